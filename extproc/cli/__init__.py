@@ -1,0 +1,46 @@
+"""The command `tokenweir`: thin commands over the use cases.
+
+Exit codes: 0 done, 1 a fault (a store can't be reached, say), 2 wrong use (an option, a setting, a value),
+3 not found.
+"""
+
+import sys
+from io import TextIOWrapper
+
+from extproc.admin.service import AdminError, NotFoundError
+from extproc.cli import config, explain, local, output, root, serve, tenant, usage
+from extproc.cli.root import FAULT, NOT_FOUND, WRONG_USE
+from extproc.envoy.server import BindError
+from extproc.local.errors import LocalError
+from extproc.ports import StoreError
+from extproc.settings import SettingsError
+
+app = root.app
+app.add_typer(config.app, name="config")
+app.add_typer(tenant.app, name="tenant")
+app.add_typer(usage.app, name="usage")
+app.add_typer(local.app, name="local")
+app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+
+
+def main() -> None:
+    """Runs the command; what a user did wrong is one line on stderr, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # Names that the terminal's encoding can't show are written out.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except NotFoundError as error:
+        _fail(error, NOT_FOUND)
+    except (AdminError, SettingsError) as error:
+        _fail(error, WRONG_USE)
+    except (StoreError, BindError, LocalError) as error:
+        _fail(error, FAULT)
+
+
+def _fail(error: Exception, code: int) -> None:
+    for line in str(error).splitlines():
+        output.note(f"tokenweir: {line}")
+    sys.exit(code)

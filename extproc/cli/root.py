@@ -1,0 +1,91 @@
+"""The root command: options that stand before every command, and what commands share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+import extproc
+from extproc import app as composition
+from extproc.admin.service import Admin
+from extproc.settings import Settings, SettingsError, load
+from extproc.store_urls import StoreURL
+
+T = TypeVar("T")
+
+FAULT, WRONG_USE, NOT_FOUND = 1, 2, 3
+
+app = typer.Typer(
+    name="tokenweir",
+    help="Token quotas and usage for LLMs behind Envoy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+    epilog="""
+Exit codes: 0 done, 1 a fault such as a store that can't be reached, 2 wrong use, 3 not found.
+
+Example: tokenweir -c tokenweir.yaml usage top --since 2026-01-01
+""",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tokenweir {extproc.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", envvar="TOKENWEIR_CONFIG", help="Settings file (YAML)."),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Token quotas and usage for LLMs behind Envoy."""
+    del version
+    context.obj = config
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """The settings that the root's --config names. Raises `SettingsError`."""
+    path: Path | None = context.find_root().obj
+    return load(path)
+
+
+def refuse_memory(name: str, url: StoreURL) -> None:
+    """Raises `SettingsError` where the store is inside another process: our own, empty one would be believed."""
+    if url.in_memory:
+        raise SettingsError(f"{name}: memory:// is inside the serving process; this command can't see it")
+
+
+def with_admin(context: typer.Context, use: Callable[[Admin], Awaitable[T]]) -> T:
+    """Runs one use case against the stores that the settings name."""
+    settings = settings_of(context)
+    refuse_memory("mongo.url", settings.mongo.url)
+
+    async def run() -> T:
+        async with _admin(settings) as admin:
+            return await use(admin)
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[Admin]:
+    stores = composition.build_stores(settings)
+    try:
+        defaults = composition.defaults(settings)
+        yield Admin(stores.tenants, stores.reports, stores.counters, defaults, composition.SystemClock().now)
+    finally:
+        await stores.aclose()

@@ -1,0 +1,137 @@
+"""Who calls: verified attributes -> `Identity`.
+
+Sources, in order: the JWT payload that Envoy's jwt_authn filter verified, then headers that the operator says
+the mesh owns, then "anonymous". The client IP is Envoy's own verdict on the peer (`source.address`); no header
+that a client can write is ever read for it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import NewType
+
+TenantId = NewType("TenantId", str)
+ServiceAccount = NewType("ServiceAccount", str)
+ClientIP = NewType("ClientIP", str)
+
+ANONYMOUS = "anonymous"
+UNKNOWN_IP = ClientIP("unknown")
+# Longer names than this are no names; the bound keeps keys, log lines and documents small.
+MAX_NAME_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The verified caller. Every part is printable, non-empty and at most `MAX_NAME_CHARS` characters."""
+
+    tenant: TenantId
+    service_account: ServiceAccount
+    client_ip: ClientIP
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableIdentity:
+    """A verified source that holds something which can't name anybody. `source` names the claim or header."""
+
+    source: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRules:
+    """Where an identity comes from.
+
+    `tenant_pattern` is searched in the service account when no claim or header names a tenant; its group
+    `tenant` (or else its first group) is the tenant. Header names are lower case.
+    """
+
+    service_account_claim: str = "sub"
+    tenant_claim: str | None = "tenant"
+    service_account_header: str | None = None
+    tenant_header: str | None = None
+    tenant_pattern: re.Pattern[str] | None = None
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        return tuple(c for c in (self.service_account_claim, self.tenant_claim) if c)
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        return tuple(h for h in (self.service_account_header, self.tenant_header) if h)
+
+
+def identify(
+    rules: IdentityRules,
+    claims: Mapping[str, object],
+    headers: Mapping[str, str],
+    source_address: str,
+) -> Identity | UnusableIdentity:
+    """Names the caller, or says which verified source is unusable.
+
+    Args:
+        rules: where to look.
+        claims: the claims of a *verified* token; empty when there was none.
+        headers: request headers by lower-case name; a repeated header's values are joined by commas.
+        source_address: Envoy's `source.address`, such as `10.0.0.7:4321` or `[2001:db8::1]:443`.
+    """
+    account = _named(rules.service_account_claim, rules.service_account_header, claims, headers)
+    if isinstance(account, UnusableIdentity):
+        return account
+    tenant = _named(rules.tenant_claim, rules.tenant_header, claims, headers)
+    if isinstance(tenant, UnusableIdentity):
+        return tenant
+    if account is None:
+        account = ANONYMOUS
+    elif tenant is None:
+        tenant = _derived_tenant(rules.tenant_pattern, account)
+    return Identity(TenantId(tenant or ANONYMOUS), ServiceAccount(account), normalise_ip(source_address))
+
+
+def normalise_ip(source_address: str) -> ClientIP:
+    """One spelling per address: no port, no brackets, no zone, IPv4-mapped IPv6 as IPv4, compressed IPv6.
+
+    What is no IP address (a Unix socket, garbage) is `UNKNOWN_IP`: all such callers share one bucket.
+    """
+    host = source_address.strip()
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return UNKNOWN_IP
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return ClientIP(str(address.ipv4_mapped))
+    return ClientIP(str(address))
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name a tenant or service account: printable, no surrounding space, bounded."""
+    return 0 < len(text) <= MAX_NAME_CHARS and text.isprintable() and text == text.strip()
+
+
+def _named(
+    claim: str | None, header: str | None, claims: Mapping[str, object], headers: Mapping[str, str]
+) -> str | UnusableIdentity | None:
+    if claim is not None and claim in claims:
+        value = claims[claim]
+        if isinstance(value, str) and is_name(value):
+            return value
+        return UnusableIdentity(claim, f"The token's claim '{claim}' must be a printable string.")
+    if header is not None and header in headers:
+        text = headers[header]
+        # A comma means that the header came twice: the mesh's and somebody else's.
+        if is_name(text) and "," not in text:
+            return text
+        return UnusableIdentity(header, f"The header '{header}' must hold one printable name.")
+    return None
+
+
+def _derived_tenant(pattern: re.Pattern[str] | None, account: str) -> str | None:
+    found = pattern.search(account) if pattern is not None else None
+    if found is None:
+        return None
+    tenant = found.groupdict().get("tenant") or next((g for g in found.groups() if g), None)
+    return tenant if tenant is not None and is_name(tenant) else None

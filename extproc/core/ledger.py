@@ -1,0 +1,64 @@
+"""The ledger's entries: one per request, the source of truth that daily usage is summed from."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from extproc.core.answers import Outcome, Settlement
+from extproc.core.identity import Identity
+from extproc.core.quota import Reservation, ReservationId
+from extproc.core.usage import NO_USAGE, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one request did to its buckets. `charge` is what was counted as used, `held` what had been held."""
+
+    id: ReservationId
+    request_id: str
+    identity: Identity
+    date: str
+    endpoint: str
+    model: str
+    stream: bool
+    outcome: Outcome
+    reason: str
+    held: int
+    charge: int
+    usage: Usage
+    status: int
+    admitted_at: datetime
+    ended_at: datetime
+
+
+def closed_entry(reservation: Reservation, settlement: Settlement, ended_at: datetime) -> Entry:
+    """The entry of a reservation that ended."""
+    return Entry(
+        id=reservation.id,
+        request_id=reservation.request_id,
+        identity=reservation.identity,
+        date=reservation.date,
+        endpoint=reservation.endpoint,
+        model=reservation.model,
+        stream=reservation.stream,
+        outcome=settlement.outcome,
+        reason=settlement.reason,
+        held=reservation.cost.total,
+        charge=settlement.charge,
+        usage=settlement.usage,
+        status=settlement.status,
+        admitted_at=reservation.admitted_at,
+        ended_at=ended_at,
+    )
+
+
+def denied_entry(reservation: Reservation, reason: str) -> Entry:
+    """The entry of a request that was denied: it held nothing and costs nothing."""
+    settlement = Settlement(Outcome.DENIED, NO_USAGE, 0, reason)
+    return replace(closed_entry(reservation, settlement, reservation.admitted_at), held=0)
+
+
+def expiry(reservation: Reservation) -> Settlement:
+    """How a reservation ends that nobody ended: charged as held, never refunded."""
+    cost = reservation.cost
+    usage = Usage(cost.prompt, cost.output, total=cost.total)
+    return Settlement(Outcome.EXPIRED, usage, cost.total, "expired")

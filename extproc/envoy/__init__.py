@@ -1,0 +1,1 @@
+"""The edge towards Envoy: protobuf <-> core values, the servicer, health and drain."""

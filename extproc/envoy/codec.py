@@ -1,0 +1,160 @@
+"""Protobuf <-> core values: what Envoy sends as events, what an exchange wants as replies."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.struct_pb2 import Value
+
+from extproc.core.exchange import (
+    BodyReply,
+    Event,
+    HeadReply,
+    ProtocolError,
+    Reject,
+    Reply,
+    RequestBody,
+    RequestHead,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHead,
+    ResponseTrailers,
+    TrailersReply,
+)
+from extproc.core.identity import IdentityRules
+from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
+
+# Envoy puts all requested attributes under the name of the filter itself.
+_ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
+# Marks an answer as ours in access logs, and lets Envoy's local_reply_config tell it from Envoy's own.
+DETAILS: Final = "tokenweir"
+_OVERWRITE: Final = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+_REQUEST_HEADERS = frozenset({":method", ":path", "content-encoding", "content-length", "x-request-id"})
+_RESPONSE_HEADERS = frozenset({":status", "content-type", "content-encoding"})
+_BAD_STATUS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataKeys:
+    """Where jwt_authn puts the verified payload: namespace and `payload_in_metadata`."""
+
+    namespace: str = "envoy.filters.http.jwt_authn"
+    payload: str = "payload"
+
+
+class Codec:
+    """Reads only the headers and claims that somebody wants; the rest stays undecoded."""
+
+    def __init__(self, rules: IdentityRules, keys: MetadataKeys) -> None:
+        self._request_headers = _REQUEST_HEADERS | frozenset(rules.headers)
+        self._claims = rules.claims
+        self._keys = keys
+
+    def event(self, message: pb.ProcessingRequest) -> Event:
+        """Raises `ProtocolError` for a message that is none of the six kinds."""
+        kind = message.WhichOneof("request")
+        match kind:
+            case "request_headers":
+                return self._request_head(message)
+            case "request_body":
+                return RequestBody(message.request_body.body, message.request_body.end_of_stream)
+            case "request_trailers":
+                return RequestTrailers()
+            case "response_headers":
+                head = message.response_headers
+                headers = _headers(head.headers, _RESPONSE_HEADERS)
+                return ResponseHead(_status(headers.get(":status", "")), headers, head.end_of_stream)
+            case "response_body":
+                return ResponseBody(message.response_body.body, message.response_body.end_of_stream)
+            case "response_trailers":
+                return ResponseTrailers()
+            case _:
+                raise ProtocolError("a message of no known kind")
+
+    def _request_head(self, message: pb.ProcessingRequest) -> RequestHead:
+        head = message.request_headers
+        return RequestHead(
+            headers=_headers(head.headers, self._request_headers),
+            claims=self._verified_claims(message.metadata_context),
+            source_address=_attribute(message, "source.address"),
+            end_of_stream=head.end_of_stream,
+        )
+
+    def _verified_claims(self, metadata: pb.Metadata) -> dict[str, object]:
+        namespaces = metadata.filter_metadata
+        if self._keys.namespace not in namespaces:
+            return {}
+        payload = namespaces[self._keys.namespace].fields.get(self._keys.payload)
+        if payload is None:
+            return {}
+        fields = payload.struct_value.fields  # empty where the payload is no object
+        return {name: _plain(fields[name]) for name in self._claims if name in fields}
+
+
+def reply_message(event: Event, reply: Reply) -> pb.ProcessingResponse:
+    """The reply to the message that `event` came from."""
+    match reply:
+        case Reject(rejection):
+            immediate = pb.ImmediateResponse(
+                status=pb.HttpStatus(code=rejection.status),
+                headers=_mutation(rejection.headers, ()),
+                body=rejection.body,
+                details=DETAILS,
+            )
+            return pb.ProcessingResponse(immediate_response=immediate)
+        case HeadReply():
+            common = pb.CommonResponse(header_mutation=_mutation(reply.set_headers, reply.remove_headers))
+            response = pb.HeadersResponse(response=common)
+            if isinstance(event, ResponseHead):
+                return pb.ProcessingResponse(response_headers=response)
+            return pb.ProcessingResponse(request_headers=response)
+        case BodyReply():
+            body = _body(reply)
+            if isinstance(event, ResponseBody):
+                return pb.ProcessingResponse(response_body=body)
+            return pb.ProcessingResponse(request_body=body)
+        case TrailersReply():
+            if isinstance(event, ResponseTrailers):
+                return pb.ProcessingResponse(response_trailers=pb.TrailersResponse())
+            return pb.ProcessingResponse(request_trailers=pb.TrailersResponse())
+
+
+def _body(reply: BodyReply) -> pb.BodyResponse:
+    if reply.data is None:
+        return pb.BodyResponse()
+    mutation = pb.BodyMutation(body=reply.data) if reply.data else pb.BodyMutation(clear_body=True)
+    return pb.BodyResponse(response=pb.CommonResponse(body_mutation=mutation))
+
+
+def _mutation(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> pb.HeaderMutation:
+    options = [
+        pb.HeaderValueOption(header=pb.HeaderValue(key=name, raw_value=value.encode()), append_action=_OVERWRITE)
+        for name, value in set_headers
+    ]
+    return pb.HeaderMutation(set_headers=options, remove_headers=remove)
+
+
+def _headers(header_map: pb.HeaderMap, wanted: frozenset[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for header in header_map.headers:
+        name = header.key
+        if name in wanted:
+            value = header.value or header.raw_value.decode("utf-8", "replace")
+            found[name] = f"{found[name]},{value}" if name in found else value
+    return found
+
+
+def _status(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) == 3 else _BAD_STATUS  # noqa: PLR2004
+
+
+def _attribute(message: pb.ProcessingRequest, name: str) -> str:
+    attributes = message.attributes
+    if _ATTRIBUTES not in attributes:
+        return ""
+    value = attributes[_ATTRIBUTES].fields.get(name)
+    return value.string_value if value is not None else ""
+
+
+def _plain(value: Value) -> object:
+    """A claim as far as a name needs it: a string as it is, anything else as something that is no string."""
+    return value.string_value if value.WhichOneof("kind") == "string_value" else None

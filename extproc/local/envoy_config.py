@@ -1,0 +1,164 @@
+"""Render `envoy.yaml`: Envoy in front of one model server, with Tokenweir as external processor."""
+
+import ipaddress
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from string import Template
+from urllib.parse import urlsplit
+
+_TEMPLATE = "envoy.yaml"
+_CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+_UNIX = "unix:"
+_HIGHEST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyOptions:
+    """What differs between two Envoys. All ports are TCP ports on 127.0.0.1."""
+
+    listener_port: int
+    admin_port: int
+    jwks_json: str
+    """The issuer's public keys, as a JSON Web Key Set."""
+    issuer: str
+    audience: str
+    processor_addresses: tuple[str, ...]
+    """One `host:port` (an IP address) or `unix:/path` for each worker; at least one."""
+    upstream_url: str
+    """`http://host[:port]` or `https://host[:port]`, without a path."""
+    upstream_sni: str | None = None
+    """The name asked for, and verified, in TLS; None is the host of the URL."""
+    upstream_ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
+    """The certificate authorities that an https upstream is verified against."""
+    identity_headers: tuple[str, ...] = ("oc_sa",)
+    """Headers that only the mesh may write; a client's copies are removed."""
+    trusted_hops: int = 0
+    """Proxies in front of this Envoy whose X-Forwarded-For entries count."""
+    forward_token: bool = False
+    """Whether the model server gets the caller's token."""
+    max_body_bytes: int = 4 << 20
+    """The largest request body; the processor's `server.max_body_bytes` should be the same."""
+    message_timeout_s: float = 1.0
+    """How long Envoy waits for the processor's answer to one message."""
+    idle_timeout_s: float = 300.0
+    """The longest silence on a request or its answer."""
+    max_connections: int = 50_000
+    """Bound on client connections, and on requests in flight to each cluster."""
+
+
+def render(options: EnvoyOptions) -> str:
+    """Return the configuration as YAML.
+
+    Every value is inserted as JSON, which is YAML too: no value can end its own string or add a key.
+
+    Raises:
+        ValueError: an address, port or URL that can not be meant.
+    """
+    template = resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    values = {name: json.dumps(value) for name, value in _values(options).items()}
+    return Template(template).substitute(values)
+
+
+def _values(options: EnvoyOptions) -> Mapping[str, object]:
+    upstream = _upstream(options)
+    if not options.processor_addresses:
+        raise ValueError("at least one processor address is needed")
+    return {
+        "listener_port": _port(options.listener_port),
+        "admin_port": _port(options.admin_port),
+        "max_connections": options.max_connections,
+        "trusted_hops": options.trusted_hops,
+        "early_mutations": _early_mutations(options.identity_headers),
+        "idle_timeout": _duration(options.idle_timeout_s),
+        "message_timeout": _duration(options.message_timeout_s),
+        "too_large_message": f"The request body is larger than {options.max_body_bytes} bytes.",
+        "max_body_bytes": options.max_body_bytes,
+        "issuer": options.issuer,
+        "audience": options.audience,
+        "jwks": options.jwks_json,
+        "forward_token": options.forward_token,
+        "headers_not_forwarded": [
+            "accept-encoding",
+            *(() if options.forward_token else _CREDENTIAL_HEADERS),
+        ],
+        "processor_endpoints": [_endpoint(address) for address in options.processor_addresses],
+        **upstream,
+    }
+
+
+def _upstream(options: EnvoyOptions) -> Mapping[str, object]:
+    url = urlsplit(options.upstream_url)
+    host = url.hostname
+    if url.scheme not in {"http", "https"} or not host or url.path not in {"", "/"}:
+        raise ValueError(f"upstream_url must be http(s)://host[:port], not {options.upstream_url!r}")
+    tls = url.scheme == "https"
+    return {
+        "upstream_host": host,
+        "upstream_port": _port(url.port or (443 if tls else 80)),
+        "upstream_authority": url.netloc.rpartition("@")[2],
+        "upstream_discovery": "STATIC" if _is_ip(host) else "STRICT_DNS",
+        "upstream_transport": _tls(options.upstream_sni or host, options.upstream_ca_file) if tls else _PLAIN,
+    }
+
+
+_PLAIN: Mapping[str, object] = {
+    "name": "envoy.transport_sockets.raw_buffer",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
+    },
+}
+
+
+def _tls(server_name: str, ca_file: str) -> Mapping[str, object]:
+    # Without a CA, Envoy verifies nothing; without a name, any certificate of that CA would do.
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "sni": server_name,
+            "common_tls_context": {
+                "validation_context": {
+                    "trusted_ca": {"filename": ca_file},
+                    "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": server_name}}],
+                },
+            },
+        },
+    }
+
+
+def _early_mutations(identity_headers: tuple[str, ...]) -> list[Mapping[str, object]]:
+    # Header names are in lower case by the time that Envoy looks at them.
+    envoys_own: Mapping[str, object] = {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}
+    return [envoys_own, *({"remove": name.lower()} for name in identity_headers)]
+
+
+def _endpoint(address: str) -> Mapping[str, object]:
+    if address.startswith(_UNIX):
+        return {"endpoint": {"address": {"pipe": {"path": address.removeprefix(_UNIX)}}}}
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not _is_ip(host) or not port.isdecimal():
+        raise ValueError(f"a processor address is ip:port or unix:/path, not {address!r}")
+    return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": _port(int(port))}}}}
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _port(port: int) -> int:
+    if not 0 < port <= _HIGHEST_PORT:
+        raise ValueError(f"{port} is not a TCP port")
+    return port
+
+
+def _duration(seconds: float) -> str:
+    if not seconds > 0:
+        raise ValueError(f"a timeout must be positive, not {seconds}")
+    return f"{seconds:.3f}s"

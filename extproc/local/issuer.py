@@ -1,0 +1,103 @@
+"""A token issuer for the demo: what a company's identity provider is to the real thing."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+try:
+    import jwt
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from jwt.algorithms import RSAAlgorithm
+except ImportError as error:  # pragma: no cover - depends on the installation
+    raise ImportError("the token issuer needs: pip install 'tokenweir[local]'") from error
+
+ISSUER: Final = "https://issuer.tokenweir.local"
+AUDIENCE: Final = "tokenweir-demo"
+TENANT_CLAIM: Final = "tenant"
+_KEY_ID = "demo"
+_KEY_BITS = 2048
+_REGISTERED = frozenset({"iss", "sub", "aud", "iat", "exp", TENANT_CLAIM})
+
+
+class TokenIssuer:
+    """Signs tokens with an RSA key that exists as long as this object does, and is never written down."""
+
+    def __init__(
+        self, *, issuer: str = ISSUER, audience: str = AUDIENCE, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`clock` gives the present in seconds since the epoch."""
+        self.issuer = issuer
+        self.audience = audience
+        self._clock = clock
+        self._key = _new_key()
+
+    def jwks_json(self) -> str:
+        """Return the public key as a JSON Web Key Set (RFC 7517)."""
+        public = RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
+        return json.dumps({"keys": [{**public, "kid": _KEY_ID, "alg": "RS256", "use": "sig"}]})
+
+    def issue(
+        self,
+        subject: str,
+        *,
+        tenant: str | None = None,
+        audience: str | None = None,
+        ttl_s: int = 3600,
+        claims: Mapping[str, object] | None = None,
+    ) -> str:
+        """Return a signed token (RS256) for `subject`, the service account.
+
+        Args:
+            subject: the claim `sub`.
+            tenant: the claim `tenant`; None leaves it out.
+            audience: the claim `aud`; None is the issuer's own audience.
+            ttl_s: seconds until it expires; negative for one that has already.
+            claims: further claims.
+
+        Raises:
+            ValueError: `claims` names a claim that the other arguments set.
+        """
+        return self._sign(self._key, self._claims(subject, tenant, audience, ttl_s, claims))
+
+    def forge(
+        self,
+        subject: str,
+        *,
+        tenant: str | None = None,
+        audience: str | None = None,
+        ttl_s: int = 3600,
+        claims: Mapping[str, object] | None = None,
+    ) -> str:
+        """Return what `issue` returns, signed by another key under the same key id: it must not verify."""
+        return self._sign(_new_key(), self._claims(subject, tenant, audience, ttl_s, claims))
+
+    def _claims(
+        self,
+        subject: str,
+        tenant: str | None,
+        audience: str | None,
+        ttl_s: int,
+        extra: Mapping[str, object] | None,
+    ) -> dict[str, object]:
+        extra = extra or {}
+        if taken := _REGISTERED & extra.keys():
+            raise ValueError(f"set by their own arguments: {', '.join(sorted(taken))}")
+        now = int(self._clock())
+        claims: dict[str, object] = {
+            **extra,
+            "iss": self.issuer,
+            "sub": subject,
+            "aud": self.audience if audience is None else audience,
+            "iat": now,
+            "exp": now + ttl_s,
+        }
+        return claims if tenant is None else {**claims, TENANT_CLAIM: tenant}
+
+    @staticmethod
+    def _sign(key: rsa.RSAPrivateKey, claims: dict[str, object]) -> str:
+        return jwt.encode(claims, key, algorithm="RS256", headers={"kid": _KEY_ID})
+
+
+def _new_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)

@@ -1,0 +1,157 @@
+"""`tokenweir local up`: start the stack, play the story, print what to try, stay or leave."""
+
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from extproc.local import stack as stacks
+from extproc.local.errors import LocalError
+from extproc.local.stack import Stack, StackOptions
+from extproc.settings import load
+
+_ACCOUNT = "console@zone-prod.example.com"
+# The sample answers briefly, as the talk's model does: a hold of 256 tokens would not fit its limit of 400.
+_SETTINGS = {"TOKENWEIR_COST__TYPICAL_OUTPUT_TOKENS": "64"}
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """The command's options."""
+
+    upstream: str | None
+    model: str | None
+    redis: str | None
+    mongo: str | None
+    port: int | None
+    story: bool
+    stay: bool
+    workers: int
+
+
+async def run(options: UpOptions) -> int:
+    """Returns the exit code: 0, 1 where the story did not end as it should, 130 where it was interrupted.
+
+    Raises `LocalError`, and `SettingsError` for the URL of a store that can't be one.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    _check_urls(options)
+    interrupted, staying = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    with tempfile.TemporaryDirectory(prefix="tokenweir-") as folder:
+        work = asyncio.create_task(_up(options, Path(folder), console, interrupted, staying))
+        stop = asyncio.create_task(interrupted.wait())
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        # Starting and the story are given up; staying ends by itself, and stopping takes its time.
+        if not staying.is_set():
+            work.cancel()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            console.print("Interrupted; everything is stopped.")
+            return 130
+
+
+def _check_urls(options: UpOptions) -> None:
+    """Before anything is started: what the processor would refuse later is said at once, and in one line."""
+    _base_url(options.upstream)
+    urls = {"TOKENWEIR_REDIS__URL": options.redis, "TOKENWEIR_MONGO__URL": options.mongo}
+    load(environment={name: url for name, url in urls.items() if url is not None})
+
+
+async def _up(
+    options: UpOptions, folder: Path, console: Console, interrupted: asyncio.Event, staying: asyncio.Event
+) -> int:
+    started = time.monotonic()
+    console.print("[bold]Starting the stack on 127.0.0.1[/bold]")
+    stack_options = StackOptions(
+        upstream=_base_url(options.upstream),
+        redis=options.redis,
+        mongo=options.mongo,
+        settings=_SETTINGS,
+        processors=options.workers,
+        gateway_port=options.port,
+    )
+    async with stacks.running(stack_options, folder, lambda part: console.print(f"  {part}")) as stack:
+        console.print(f"  ready after {time.monotonic() - started:.1f} s: {stack.gateway}\n")
+        model = options.model or await _first_model(stack)
+        good = True
+        if options.story:
+            from extproc.local.story import Caller, play
+
+            # In stores that are somebody's own, the demo must touch nobody's limits, and run twice a day.
+            own = options.redis is None and options.mongo is None
+            good = await play(stack, model, Caller.talk() if own else Caller.unique(), console)
+        _print_what_to_try(stack, model, console)
+        if options.stay:
+            staying.set()
+            console.print("\n[bold]The stack is up. Ctrl-C ends it.[/bold]")
+            await interrupted.wait()
+        console.print("\nStopping …")
+    console.print("Everything is stopped; nothing is left behind.")
+    return 0 if good else 1
+
+
+def _base_url(url: str | None) -> str | None:
+    """Without a trailing /v1, which people add because OpenAI's clients want it."""
+    if url is None:
+        return None
+    base = url.rstrip("/").removesuffix("/v1")
+    if not _is_base_url(base):
+        raise LocalError(f"--upstream must be http(s)://host[:port], not '{url}'")
+    return base
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        in_range = parts.port != 0  # raises for what is no port at all
+    except ValueError:
+        return False
+    further = parts.path or parts.query or parts.fragment or parts.username is not None
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and in_range and not further
+
+
+async def _first_model(stack: Stack) -> str:
+    import httpx
+
+    if stack.embedded_model:
+        return stacks.SAMPLE_MODEL
+    try:
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            listed = (await client.get(f"{stack.upstream}/v1/models")).json()
+        return str(listed["data"][0]["id"])
+    except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise LocalError(f"{stack.upstream}/v1/models lists no model ({error!r}): give --model") from None
+
+
+def _print_what_to_try(stack: Stack, model: str, console: Console) -> None:
+    token = stack.issuer.issue(_ACCOUNT, tenant="tenant02", ttl_s=86_400)
+    environment = " ".join(f"{name}={value}" for name, value in stack.environment.items())
+    command = Path(sys.argv[0]).name if Path(sys.argv[0]).name == "tokenweir" else f"{sys.executable} -m extproc"
+    json = '-H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json"'
+    console.print(f"""
+[bold]Try it[/bold] (tenant02 has no limits of its own: the defaults bind it)
+
+TOKEN={token}
+
+curl {stack.gateway}/v1/chat/completions {json} \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "1 + 1 =?"}}]}}'
+
+curl -N {stack.gateway}/v1/chat/completions {json} \\
+  -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "1 + 1 =?"}}]}}'
+
+export {environment}
+{command} usage daily
+{command} explain tenant02 {_ACCOUNT} 127.0.0.1
+{command} tenant set tenant02 --sa-limit 50 --ip-limit 50
+
+Metrics: {" ".join(stack.metrics)}""")

@@ -1,0 +1,25 @@
+"""Structured logs: one JSON object a line, to stderr. No secret, body or token is ever handed to a logger."""
+
+import logging
+import sys
+
+from pythonjsonlogger.json import JsonFormatter
+
+_FIELDS = "%(levelname)s %(name)s %(message)s"
+
+
+def set_up(level: str) -> None:
+    """Sends all logging to stderr as JSON, at `level` (a name such as "INFO") and above."""
+    formatter = JsonFormatter(
+        _FIELDS,
+        rename_fields={"levelname": "level", "name": "logger"},
+        timestamp="time",  # ISO 8601, UTC, with microseconds
+        json_ensure_ascii=True,  # control characters and ANSI escapes in names stay visible and harmless
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for noisy in ("pymongo", "asyncio", "grpc"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

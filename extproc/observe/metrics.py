@@ -1,0 +1,115 @@
+"""Prometheus metrics. Every label's values are a small fixed set: no identity and no model name is a label."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from extproc.core.answers import Settlement
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25)
+
+
+class Metrics:
+    """All of Tokenweir's metrics, on a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self._decisions = Counter(
+            "tokenweir_decisions", "Decisions by outcome and reason.", ("outcome", "reason"), registry=r
+        )
+        self._rejections = Counter(
+            "tokenweir_rejections",
+            "Requests answered by Tokenweir itself, by reason.",
+            ("reason",),
+            registry=r,
+        )
+        self._tokens = Counter(
+            "tokenweir_tokens", "Tokens settled, by kind (input, output, charged).", ("kind",), registry=r
+        )
+        self._closed = Counter(
+            "tokenweir_reservations_closed",
+            "Reservations ended, by outcome and reason.",
+            ("outcome", "reason"),
+            registry=r,
+        )
+        self._reserve = Histogram(
+            "tokenweir_reserve_seconds",
+            "Time that a reservation took at the counters.",
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self._ready = Gauge("tokenweir_ready", "1 while requests are served.", registry=r)
+        self._streams = Gauge("tokenweir_streams", "ext_proc streams that are open.", registry=r)
+        self._faults = Counter(
+            "tokenweir_stream_faults", "Streams that ended in a fault, by kind.", ("kind",), registry=r
+        )
+        self._queued = Gauge(
+            "tokenweir_queue_items", "Items waiting to be delivered, by queue.", ("queue",), registry=r
+        )
+        self._lost = Counter(
+            "tokenweir_queue_lost", "Items that a queue could not keep or deliver.", ("queue",), registry=r
+        )
+        self._tenants = Gauge("tokenweir_limits_tenants", "Tenants whose limits are known.", registry=r)
+        self._bad_documents = Gauge(
+            "tokenweir_limits_bad_documents", "Limit documents that can't be used.", registry=r
+        )
+        self._limits_loaded = Gauge(
+            "tokenweir_limits_loaded_timestamp_seconds",
+            "When limits were last read, since the epoch.",
+            registry=r,
+        )
+        # What alerts watch is there from the start: the step from nothing to 1 is no increase to Prometheus.
+        self._decisions.labels("unavailable", "store")
+        for kind in ("protocol", "unexpected"):
+            self._faults.labels(kind)
+
+    def decided(self, outcome: str, reason: str) -> None:
+        self._decisions.labels(outcome, reason).inc()
+
+    def rejected(self, reason: str) -> None:
+        self._rejections.labels(reason).inc()
+
+    def closed(self, settlement: Settlement) -> None:
+        self._closed.labels(settlement.outcome, settlement.reason).inc()
+        self._tokens.labels("input").inc(settlement.usage.input)
+        self._tokens.labels("output").inc(settlement.usage.output)
+        self._tokens.labels("charged").inc(settlement.charge)
+
+    def ready(self, serving: bool) -> None:
+        self._ready.set(serving)
+
+    @contextmanager
+    def reserving(self) -> Iterator[None]:
+        """Times one reservation."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self._reserve.observe(perf_counter() - start)
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Counts one open stream."""
+        self._streams.inc()
+        try:
+            yield
+        finally:
+            self._streams.dec()
+
+    def stream_fault(self, kind: str) -> None:
+        self._faults.labels(kind).inc()
+
+    def watch_queue(self, queue: str, size: Callable[[], int]) -> None:
+        self._queued.labels(queue).set_function(size)
+        self._lost.labels(queue)
+
+    def lost(self, queue: str, items: int) -> None:
+        self._lost.labels(queue).inc(items)
+
+    def limits_loaded(self, tenants: int, bad: int, at: float) -> None:
+        self._tenants.set(tenants)
+        self._bad_documents.set(bad)
+        self._limits_loaded.set(at)

@@ -1,0 +1,104 @@
+"""The connection, the collections' names, and the border where the driver's exceptions end."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bson.codec_options import DatetimeConversion
+from bson.errors import BSONError
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import ConnectionFailure, ExecutionTimeout, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from extproc.ports import StoreError
+
+TENANTS: Final = "tenantLimitation"
+DAILY: Final = "sa_ip_usage_daily"
+LEDGER: Final = "token_ledger"
+
+# Failures that repeating won't mend, because they lie in what was sent: bad values, types and field names, unknown
+# commands, documents that break a rule or are too large, duplicate keys. Rights and passwords are not among them:
+# somebody mends those, and what waits to be written must still be there then.
+_PERMANENT_CODES = frozenset({2, 9, 14, 16, 52, 55, 56, 57, 59, 72, 115, 121, 10334, 11000, 17419, 17420})
+
+Collection = AsyncCollection[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class MongoOptions:
+    """`url` may carry user, password and TLS options. `timeout_s` bounds every call."""
+
+    url: str
+    database: str = "modelToken"
+    timeout_s: float = 5.0
+
+
+class Mongo:
+    """One client and its collections."""
+
+    def __init__(self, options: MongoOptions) -> None:
+        milliseconds = int(options.timeout_s * 1000)
+        self.client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            options.url,
+            appname="tokenweir",
+            connectTimeoutMS=milliseconds,
+            serverSelectionTimeoutMS=milliseconds,
+            timeoutMS=milliseconds,
+            tz_aware=True,
+            # Other programs write here too: what Python has no date or text for must not make all unreadable.
+            datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+            unicode_decode_error_handler="replace",
+        )
+        # Acknowledged means: on a majority and in the journal. Less has been seen to lose writes.
+        self._database = self.client.get_database(
+            options.database,
+            write_concern=WriteConcern("majority", j=True),
+            read_concern=ReadConcern("majority"),
+        )
+
+    def collection(self, name: str) -> Collection:
+        return self._database[name]
+
+    async def ping(self) -> None:
+        """Returns when the server answers. Raises `StoreError`."""
+        async with translated():
+            await self.client.admin.command("ping")
+
+    async def has_transactions(self) -> bool:
+        """Whether the server is a replica set member or a mongos. Raises `StoreError`."""
+        async with translated():
+            hello = await self.client.admin.command("hello")
+        return "setName" in hello or hello.get("msg") == "isdbgrid"
+
+    async def aclose(self) -> None:
+        await self.client.close()
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turns the driver's exceptions into `StoreError`."""
+    try:
+        yield
+    except (ConnectionFailure, ExecutionTimeout) as error:
+        raise StoreError(f"MongoDB can't be reached: {_brief(error)}", transient=True) from error
+    except OperationFailure as error:
+        raise StoreError(f"MongoDB refused: {_brief(error)}", transient=_passes(error)) from error
+    except PyMongoError as error:
+        transient = getattr(error, "timeout", False)
+        raise StoreError(f"MongoDB: {_brief(error)}", transient=bool(transient)) from error
+    except (BSONError, OverflowError) as error:
+        raise StoreError(f"not a value that MongoDB can hold: {_brief(error)}", transient=False) from error
+
+
+def _passes(error: OperationFailure) -> bool:
+    if error.has_error_label("TransientTransactionError"):
+        return True
+    failed = (error.details or {}).get("writeErrors") or []  # of a bulk write
+    return _PERMANENT_CODES.isdisjoint({error.code, *(each.get("code") for each in failed)})
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]

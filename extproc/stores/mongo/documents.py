@@ -1,0 +1,126 @@
+"""The stored form of the ledger and of daily usage: entry <-> document, entries -> increments."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from math import isfinite
+from typing import Any
+
+from extproc.core.answers import Outcome
+from extproc.core.identity import ClientIP, Identity, ServiceAccount, TenantId
+from extproc.core.ledger import Entry
+from extproc.core.quota import ReservationId
+from extproc.core.usage import Usage
+from extproc.ports import DailyUsage, UsageFilter
+
+DayKey = tuple[str, str, str]  # serviceAccount, clientIP, date: the unique key of daily usage
+_USAGE = tuple(field.name for field in fields(Usage))
+_OK = range(200, 300)
+_SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated")
+
+
+def entry_document(entry: Entry) -> dict[str, Any]:
+    """The ledger document; its `_id` is the reservation id, which is what makes writing it repeatable."""
+    usage = entry.usage
+    return {
+        "_id": entry.id,
+        "tenant_id": entry.identity.tenant,
+        "serviceAccount": entry.identity.service_account,
+        "clientIP": entry.identity.client_ip,
+        "date": entry.date,
+        "endpoint": entry.endpoint,
+        "model": entry.model,
+        "stream": entry.stream,
+        "state": entry.outcome.value,
+        "reason": entry.reason,
+        "held": entry.held,
+        "charge": entry.charge,
+        "usage": {part: getattr(usage, part) for part in _USAGE},
+        "status": entry.status,
+        "request_id": entry.request_id,
+        "admitted_at": entry.admitted_at,
+        "ended_at": entry.ended_at,
+    }
+
+
+def document_entry(document: dict[str, Any]) -> Entry:
+    """The entry of a document that `entry_document` made."""
+    return Entry(
+        id=ReservationId(document["_id"]),
+        request_id=document["request_id"],
+        identity=Identity(
+            TenantId(document["tenant_id"]),
+            ServiceAccount(document["serviceAccount"]),
+            ClientIP(document["clientIP"]),
+        ),
+        date=document["date"],
+        endpoint=document["endpoint"],
+        model=document["model"],
+        stream=document["stream"],
+        outcome=Outcome(document["state"]),
+        reason=document["reason"],
+        held=document["held"],
+        charge=document["charge"],
+        usage=Usage(**{part: document["usage"].get(part, 0) for part in _USAGE}),
+        status=document["status"],
+        admitted_at=document["admitted_at"],
+        ended_at=document["ended_at"],
+    )
+
+
+def day_key(entry: Entry) -> DayKey:
+    return (entry.identity.service_account, entry.identity.client_ip, entry.date)
+
+
+def increments(entries: Sequence[Entry]) -> dict[DayKey, tuple[str, dict[str, int]]]:
+    """What entries add to daily usage: for each day its tenant and the sums, per model too."""
+    days: dict[DayKey, tuple[str, Counter[str]]] = {}
+    for entry in entries:
+        _, sums = days.setdefault(day_key(entry), (entry.identity.tenant, Counter()))
+        if entry.outcome is Outcome.DENIED:
+            sums["denied"] += 1
+            continue
+        sums["usage"] += entry.charge
+        sums["input"] += entry.usage.input
+        sums["output"] += entry.usage.output
+        sums["cached"] += entry.usage.cached
+        sums["requests"] += 1
+        sums["estimated"] += entry.outcome is Outcome.ESTIMATED
+        if entry.charge and entry.status in _OK:  # the upstream knows the model: nobody can make up names here
+            sums[f"models.{_field_name(entry.model)}"] += entry.charge
+    return {key: (tenant, {"usage": 0} | dict(sums)) for key, (tenant, sums) in days.items()}
+
+
+def daily_usage(document: dict[str, Any]) -> DailyUsage:
+    """A daily document, the talk's short form (no more than `usage`) included."""
+    return DailyUsage(
+        tenant=str(document.get("tenant_id", "")),
+        service_account=str(document.get("serviceAccount", "")),
+        client_ip=str(document.get("clientIP", "")),
+        date=str(document.get("date", "")),
+        **{name: _tokens(document.get(name)) for name in _SUMS},
+    )
+
+
+def query(wanted: UsageFilter) -> dict[str, Any]:
+    """The filter as a query. Values only ever stand behind `$eq`: no name can smuggle in an operator."""
+    fields = {
+        "tenant_id": wanted.tenant,
+        "serviceAccount": wanted.service_account,
+        "clientIP": wanted.client_ip,
+    }
+    result: dict[str, Any] = {name: {"$eq": value} for name, value in fields.items() if value is not None}
+    dates = {"$gte": wanted.since, "$lte": wanted.until}
+    if bounds := {operator: value for operator, value in dates.items() if value is not None}:
+        result["date"] = bounds
+    return result
+
+
+def _tokens(value: object) -> int:
+    """A stored sum; the legacy shell writes doubles. What is no number counts as nothing."""
+    return int(value) if isinstance(value, (int, float)) and isfinite(value) else 0
+
+
+def _field_name(model: str) -> str:
+    """A model's name as a field's name: dots and dollars mean something there."""
+    return model.replace("%", "%25").replace(".", "%2E").replace("$", "%24").replace("\0", "%00")

@@ -1,0 +1,130 @@
+"""The ledger and daily usage. Daily usage is never incremented without the ledger entry that it counts.
+
+On a replica set (or mongos) both are written in one transaction, which knows an entry by its id: repeating a
+batch changes nothing. A standalone server has no transactions: there the ledger is written first and the days
+it touches are then summed anew from it. That is as exact, but costs more the longer a day is.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, UpdateOne
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import BulkWriteError
+
+from extproc.core.ledger import Entry
+from extproc.ports import DailyUsage, UsageFilter
+from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, translated
+from extproc.stores.mongo.documents import (
+    DayKey,
+    daily_usage,
+    day_key,
+    document_entry,
+    entry_document,
+    increments,
+    query,
+)
+
+_KEY = ("serviceAccount", "clientIP", "date")
+_DUPLICATE = 11000
+
+
+class MongoLedger:
+    """Implements `ports.Ledger` and `ports.UsageReports`."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._mongo = mongo
+        self._ledger = mongo.collection(LEDGER)
+        self._daily = mongo.collection(DAILY)
+        self._transactions: bool | None = None
+
+    async def create_indexes(self) -> None:
+        """Makes what is missing. Raises `StoreError`: existing data may not be unique, say."""
+        async with translated():
+            await self._daily.create_index([(name, ASCENDING) for name in _KEY], unique=True)
+            await self._daily.create_index([("tenant_id", ASCENDING), ("date", DESCENDING)])
+            await self._ledger.create_index([(name, ASCENDING) for name in _KEY])
+            await self._ledger.create_index([("tenant_id", ASCENDING), ("ended_at", DESCENDING)])
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        if self._transactions is None:
+            self._transactions = await self._mongo.has_transactions()
+        unique = list({entry.id: entry for entry in reversed(entries)}.values())
+        unique.reverse()
+        async with translated():
+            if not self._transactions:
+                await self._write_and_sum(unique)
+                return
+            try:
+                await self._write_together(unique)
+            except BulkWriteError as error:
+                if not _only_duplicates(error):
+                    raise
+                # Some of the batch was written before (a repeated call): write the others.
+                await self._write_together(await self._unknown(unique))
+
+    async def daily(self, wanted: UsageFilter, at_most: int) -> list[DailyUsage]:
+        async with translated():
+            found = self._daily.find(query(wanted)).sort([("date", DESCENDING), ("usage", DESCENDING)])
+            return [daily_usage(document) async for document in found.limit(at_most)]
+
+    async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
+        async with translated():
+            found = self._ledger.find(query(wanted)).sort([("ended_at", DESCENDING), ("_id", DESCENDING)])
+            return [document_entry(document) async for document in found.limit(at_most)]
+
+    async def aclose(self) -> None:
+        await self._mongo.aclose()
+
+    async def _write_together(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+
+        async def write(session: AsyncClientSession) -> None:
+            await self._ledger.insert_many([entry_document(e) for e in entries], session=session)
+            await self._daily.bulk_write(_day_updates(entries), session=session, ordered=False)
+
+        async with self._mongo.client.start_session() as session:
+            await session.with_transaction(write)
+
+    async def _unknown(self, entries: Sequence[Entry]) -> list[Entry]:
+        ids = [entry.id for entry in entries]
+        known = {d["_id"] async for d in self._ledger.find({"_id": {"$in": ids}}, {"_id": 1})}
+        return [entry for entry in entries if entry.id not in known]
+
+    async def _write_and_sum(self, entries: Sequence[Entry]) -> None:
+        try:
+            await self._ledger.insert_many([entry_document(e) for e in entries], ordered=False)
+        except BulkWriteError as error:
+            if not _only_duplicates(error):
+                raise
+        for key in dict.fromkeys(map(day_key, entries)):
+            await self._sum_day(key)
+
+    async def _sum_day(self, key: DayKey) -> None:
+        day = dict(zip(_KEY, key, strict=True))
+        found = self._ledger.find({name: {"$eq": value} for name, value in day.items()})
+        whole = [document_entry(dict(document)) async for document in found]
+        for tenant, sums in increments(whole).values():
+            # Sums only grow: of two that were taken at once, the larger one saw more of the ledger.
+            await self._daily.update_one(day, {"$max": sums, "$setOnInsert": {"tenant_id": tenant}}, upsert=True)
+
+
+def _day_updates(entries: Sequence[Entry]) -> list[UpdateOne]:
+    # Sorted: two replicas that write the same days never wait for each other in a circle.
+    return [
+        UpdateOne(
+            dict(zip(_KEY, key, strict=True)),
+            {"$inc": sums, "$setOnInsert": {"tenant_id": tenant}},
+            upsert=True,
+        )
+        for key, (tenant, sums) in sorted(increments(entries).items())
+    ]
+
+
+def _only_duplicates(error: BulkWriteError) -> bool:
+    details: Mapping[str, Any] = error.details or {}
+    failed = details.get("writeErrors") or []
+    return bool(failed) and not details.get("writeConcernErrors") and all(f["code"] == _DUPLICATE for f in failed)

@@ -1,0 +1,170 @@
+"""A world to test accounting in: memory stores that can fail in the ways of real ones, and a clock to set."""
+
+import asyncio
+import itertools
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from extproc.accounting import Accounting, AccountingOptions
+from extproc.core.answers import Outcome, Settlement
+from extproc.core.endpoints import Endpoint
+from extproc.core.exchange import Ask
+from extproc.core.identity import Identity
+from extproc.core.policies import Defaults, short_limits
+from extproc.core.quota import Admitted, Costing
+from extproc.core.requests import RequestFacts
+from extproc.core.usage import Usage
+from extproc.observe.metrics import Metrics
+from extproc.ports import StoreError, UsageFilter
+from extproc.stores.memory import MemoryCounters, MemoryLedger
+
+WHO = Identity("acme", "sa", "10.0.0.1")
+COSTING = Costing(bytes_per_token=1, overhead_tokens=0, media_tokens=0, typical_output_tokens=5)
+DECISION_TIMEOUT_S = 0.02
+
+
+def away():
+    return StoreError("away", transient=True)
+
+
+def refused():
+    return StoreError("refused", transient=False)
+
+
+class Clock:
+    def __init__(self):
+        self.time = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def now(self):
+        return self.time
+
+    def passes(self, seconds):
+        self.time += timedelta(seconds=seconds)
+
+
+class Counters(MemoryCounters):
+    """Faults come from queues: each call takes one and, if it is none, is carried out."""
+
+    def __init__(self):
+        super().__init__()
+        self.hang = False
+        self.hang_after = False
+        self.before = []
+        self.after = []  # the call was carried out, its answer got lost
+        self.poison = set()
+        self.closed = []
+
+    async def reserve(self, reservation):
+        if self.hang:
+            await asyncio.Event().wait()
+        _fail(self.before)
+        decision = await super().reserve(reservation)
+        if self.hang_after:
+            await asyncio.Event().wait()
+        _fail(self.after)
+        return decision
+
+    async def close(self, closings):
+        _fail(self.before)
+        if self.poison & {closing.reservation.id for closing in closings}:
+            raise refused()
+        self.closed += closings
+        outcomes = await super().close(closings)
+        _fail(self.after)
+        return outcomes
+
+    async def overdue(self, now, at_most):
+        _fail(self.before)
+        return await super().overdue(now, at_most)
+
+
+class Ledger(MemoryLedger):
+    def __init__(self):
+        super().__init__()
+        self.before = []
+        self.after = []
+        self.calls = 0
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def append(self, entries):
+        self.calls += 1
+        await self.open.wait()
+        _fail(self.before)
+        await super().append(entries)
+        _fail(self.after)
+
+
+def _fail(faults):
+    fault = faults.pop(0) if faults else None
+    if fault is not None:
+        raise fault
+
+
+class World:
+    def __init__(self, limit=1000, **options):
+        self.clock, self.counters, self.ledger, self.metrics = Clock(), Counters(), Ledger(), Metrics()
+        self.defaults = Defaults(short_limits(limit, None), ZoneInfo("Asia/Tokyo"))
+        numbers = itertools.count(1)
+        options = {
+            "decision_timeout_s": DECISION_TIMEOUT_S,
+            "ledger_linger_s": 0.0,
+            "expiry_interval_s": 60.0,
+        } | options
+        self.accounting = Accounting(
+            counters=self.counters,
+            ledger=self.ledger,
+            limits=self.defaults,
+            clock=self.clock,
+            new_id=lambda: f"r{next(numbers)}",
+            costing=COSTING,
+            metrics=self.metrics,
+            options=AccountingOptions(**options),
+        )
+
+    async def reserve(self, cost=10, identity=WHO):
+        return await self.accounting.reserve(ask(cost, identity))
+
+    async def admitted(self, cost=10):
+        decision = await self.reserve(cost)
+        assert isinstance(decision, Admitted)
+        return decision.reservation
+
+    @asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.accounting.run())
+        try:
+            yield
+            assert not task.done(), task.exception()
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def drained(self):
+        """Everything that was queued is delivered."""
+        async with self.running():
+            assert await self.accounting.drain(5.0)
+
+    async def counts(self):
+        reservation = self.accounting._reservation(ask(1))
+        (count,) = await self.counters.read("acme", reservation.buckets)
+        return count.used, count.held
+
+    async def entries(self):
+        return await self.ledger.entries(UsageFilter(), 1000)
+
+    async def recorded(self):
+        return [(entry.outcome, entry.charge) for entry in await self.entries()]
+
+    def counted(self, name, **labels):
+        return self.metrics.registry.get_sample_value(f"tokenweir_{name}", labels) or 0
+
+
+def ask(cost=10, identity=WHO):
+    facts = RequestFacts("m", False, 1, cost - cost // 2, cost // 2, 0, False)
+    return Ask(identity, Endpoint.CHAT_COMPLETIONS, facts, "request-1")
+
+
+def usage(charge):
+    return Settlement(Outcome.SETTLED, Usage(charge - 1, 1, total=charge), charge, "usage", 200)

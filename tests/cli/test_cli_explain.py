@@ -1,0 +1,117 @@
+import asyncio
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from extproc.core.answers import Outcome
+from extproc.core.endpoints import Endpoint
+from extproc.core.identity import Identity
+from extproc.core.limits import interval_at
+from extproc.core.policies import Defaults, policy_from
+from extproc.core.quota import Cost, Reservation, bind
+from extproc.ports import Closing
+from extproc.stores.redis import RedisCounters, RedisOptions
+
+pytestmark = pytest.mark.system
+
+ACCOUNT = "console@zone-prod.example.com"
+
+
+def hold_and_settle(redis, document, identity, *, held, settled):
+    """One reservation that is still open, and one that was settled."""
+
+    async def go():
+        now = datetime.now(UTC)
+        buckets = bind(policy_from(document, Defaults((), UTC)), identity, now)
+        counters = RedisCounters(RedisOptions(redis))
+        made = [
+            Reservation(
+                uuid.uuid4().hex, "q", identity, Endpoint.CHAT_COMPLETIONS, "m", False, Cost(cost, 0), buckets, now,
+                now.date().isoformat(), now.timestamp() + 60,
+            )
+            for cost in (held, settled)
+        ]  # fmt: skip
+        for each in made:
+            await counters.reserve(each)
+        await counters.close([Closing(made[1], Outcome.SETTLED, settled)])
+        await counters.aclose()
+
+    asyncio.run(go())
+
+
+@pytest.fixture
+def tenant(stores, database):
+    """A tenant of the test's own, in whose buckets something is."""
+    document = {"tenant_id": f"t-{uuid.uuid4().hex[:8]}", "sa_limit": 12000, "ip_limit": 400}
+    database.tenantLimitation.insert_one(dict(document))
+    identity = Identity(document["tenant_id"], ACCOUNT, "15.65.196.24")
+    hold_and_settle(stores.redis, document, identity, held=30, settled=100)
+    return document["tenant_id"]
+
+
+def next_midnight():
+    # A test that runs across midnight would see the next one.
+    end = datetime.fromtimestamp(interval_at("day", datetime.now(UTC), UTC).end, UTC)
+    return {(end + timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ") for days in (-1, 0)}
+
+
+def test_explain_shows_used_held_remaining_and_reset_of_each_limit(run, tenant):
+    done = run("explain", tenant, ACCOUNT, "::ffff:15.65.196.24")
+    assert (done.code, done.err) == (0, "")
+    head, by_account, by_ip = done.rows
+    assert head == ["limit", "window", "amount", "used", "held", "remaining", "resets at"]
+    assert by_account[:-1] == ["service_account", "day", "12000", "100", "30", "11870"]
+    assert by_ip[:-1] == ["service_account+client_ip", "day", "400", "100", "30", "270"]
+    assert {by_account[-1], by_ip[-1]} <= next_midnight()
+
+
+def test_another_ip_has_its_own_bucket(run, tenant):
+    _, by_account, by_ip = run("explain", tenant, ACCOUNT, "15.65.196.25").rows
+    assert (by_account[3], by_ip[3]) == ("100", "0")
+
+
+def test_json_has_the_documented_keys(run, tenant):
+    done = run("explain", tenant, ACCOUNT, "--json").json
+    limits = done.pop("limits")
+    assert done == {
+        "tenant": tenant,
+        "service_account": ACCOUNT,
+        "client_ip": "unknown",
+        "limits_of_its_own": True,
+        "problem": None,
+    }
+    assert [list(limit) for limit in limits] == [
+        ["limit", "window", "amount", "used", "held", "remaining", "resets_at"]
+    ] * 2
+    assert limits[0]["used"] == 100
+
+
+def test_a_tenant_that_nobody_configured_is_shown_the_defaults_and_told_so(run, database):
+    done = run("explain", "no-body", "sa", "10.0.0.1")
+    assert done.code == 0
+    assert done.err == "Tenant 'no-body' has no limits of its own: the defaults bind.\n"
+    assert done.rows[1][:3] == ["service_account", "day", "100000"]
+
+
+def test_limits_that_can_not_be_used_are_told_of(run, database):
+    database.tenantLimitation.insert_one({"tenant_id": "bad", "sa_limit": 5, "timezone": "Mars/Olympus"})
+    done = run("explain", "bad", "sa")
+    assert done.code == 0
+    assert done.err.startswith("The stored limits can't be used ('timezone' is no IANA time zone")
+    assert run("explain", "bad", "sa", "--json").json["problem"].startswith("'timezone' is no IANA")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["t", "sa", "1.2.3"], "'1.2.3' is no IP address"),
+        (["t", "sa", "\x1b[31m"], r"'\x1b[31m' is no IP address"),
+        (["t\n", "sa"], "the tenant must be a printable name"),
+        (["t", ""], "the service account must be a printable name"),
+    ],
+)
+def test_an_identity_that_can_not_be_is_one_line_and_exit_code_2(run, database, arguments, message):
+    done = run("explain", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"tokenweir: {message}")

@@ -1,0 +1,208 @@
+import gc
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+
+import extproc
+from extproc.cli import app
+from extproc.local.ports import free_ports
+
+
+def commands(command=None, path=()):
+    """Every command and group, with the words that call it."""
+    command = command or typer.main.get_command(app)
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+PATHS = [path for path, _ in commands()]
+LEAVES = [path for path, command in commands() if not hasattr(command, "commands")]
+STORES = [
+    ("tenant", "list"),
+    ("tenant", "show", "t"),
+    ("tenant", "set", "t", "--sa-limit", "1"),
+    ("tenant", "delete", "t", "--yes"),
+    ("usage", "daily"),
+    ("usage", "top"),
+    ("explain", "t", "sa"),
+]
+
+
+def test_all_commands_are_known_here():
+    assert [" ".join(path) for path in LEAVES] == [
+        "serve", "explain", "config check", "config show", "tenant list", "tenant show", "tenant set",
+        "tenant delete", "usage daily", "usage top", "local up",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_the_help_of_every_command_has_an_example_of_it(run, path):
+    done = run(*path, "--help")
+    assert (done.code, done.err) == (0, "")
+    _, _, examples = done.out.partition("Example")
+    assert f"tokenweir {path[0]}" in examples or f"tokenweir.yaml {path[0]}" in examples
+    assert " ".join(path) in examples
+
+
+def test_the_help_of_the_whole_has_an_example_and_the_exit_codes(run):
+    done = run("-h")
+    assert done.code == 0
+    assert "Example: tokenweir" in done.out
+    assert "Exit codes: 0 done, 1 a fault" in done.out
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path not in LEAVES], ids=" ".join)
+def test_a_group_without_a_command_shows_its_commands(run, path):
+    done = run(*path)
+    assert done.code == 2
+    assert "Commands" in done.out + done.err
+
+
+def test_the_version_is_printed(run):
+    assert run("--version").out == f"tokenweir {extproc.__version__}\n"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+@pytest.mark.parametrize("option", ["--nonsense", "--[/red]", "--\x1b[31m"])
+def test_an_unknown_option_is_exit_code_2(run, path, option):
+    done = run(*path, option)
+    assert (done.code, done.out) == (2, "")
+    assert "No such option" in done.err
+
+
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["[/red]"], ["tenant", "[red]"], ["tenant", "show"], ["explain", "t"]]
+)
+def test_an_unknown_command_or_a_missing_argument_is_exit_code_2(run, words):
+    done = run(*words)
+    assert (done.code, done.out) == (2, "")
+    assert re.search("No such command|Missing argument", done.err)
+
+
+@pytest.mark.parametrize("value", ["nonsense", "[/red]", ""])
+def test_a_choice_that_is_none_is_exit_code_2_and_names_the_choices(run, value):
+    done = run("usage", "top", "--by", value)
+    assert (done.code, done.out) == (2, "")
+    assert "'service-account', 'client-ip'" in " ".join(done.err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("words", STORES, ids=" ".join)
+def test_a_command_that_would_look_into_an_empty_store_of_its_own_refuses(run, environment, words):
+    environment.setenv("TOKENWEIR_MONGO__URL", "memory://")
+    environment.setenv("TOKENWEIR_REDIS__URL", "memory://")
+    done = run(*words)
+    assert (done.code, done.out) == (2, "")
+    assert re.fullmatch(r"tokenweir: \w+\.url: memory:// is inside the serving process.*\n", done.err)
+
+
+# Stores that are down.
+
+
+def fails_in_one_line(done, message):
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"tokenweir: {message}")
+    assert done.err.count("\n") == 1
+    assert "hunter2" not in done.err
+
+
+@pytest.mark.system
+def test_redis_down_is_one_line_and_exit_code_1(run, database, environment):
+    (port,) = free_ports(1)
+    environment.setenv("TOKENWEIR_REDIS__URL", f"redis://u:hunter2@127.0.0.1:{port}/0")
+    started = time.monotonic()
+    fails_in_one_line(run("explain", "t", "sa", "--json"), "Redis can't be reached: ")
+    assert time.monotonic() - started < 3
+    # What needs no Redis goes on.
+    assert run("usage", "daily").code == 0
+
+
+@pytest.mark.system
+def test_a_redis_that_refuses_the_password_is_one_line_without_it(run, database, environment, stores):
+    environment.setenv("TOKENWEIR_REDIS__URL", stores.redis.replace("redis://", "redis://u:hunter2@"))
+    fails_in_one_line(run("explain", "t", "sa"), "Redis")
+
+
+# PyMongo leaves the socket of an attempt that is given up to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("words", STORES, ids=" ".join)
+def test_mongodb_down_is_one_line_and_exit_code_1(run, environment, words):
+    (port,) = free_ports(1)
+    environment.setenv("TOKENWEIR_MONGO__URL", f"mongodb://u:hunter2@127.0.0.1:{port}/?authSource=admin")
+    environment.setenv("TOKENWEIR_MONGO__TIMEOUT_S", "0.3")
+    started = time.monotonic()
+    fails_in_one_line(run(*words), "MongoDB can't be reached: ")
+    assert time.monotonic() - started < 3
+    gc.collect()
+
+
+def test_both_stores_down_ends_within_a_few_seconds_by_default(process):
+    first, second = free_ports(2)
+    variables = {
+        "TOKENWEIR_REDIS__URL": f"redis://u:hunter2@127.0.0.1:{first}",
+        "TOKENWEIR_MONGO__URL": f"mongodb://u:hunter2@127.0.0.1:{second}",
+    }
+    started = time.monotonic()
+    fails_in_one_line(process("explain", "t", "sa", **variables), "")
+    assert time.monotonic() - started < 10
+
+
+def test_serve_with_both_stores_down_logs_json_lines_without_passwords_and_ends_on_sigterm(tmp_path, environment):
+    first, second, *listen = free_ports(4)
+    for name, value in {
+        "REDIS__URL": f"redis://u:hunter2@127.0.0.1:{first}",
+        "MONGO__URL": f"mongodb://u:hunter2@127.0.0.1:{second}",
+        "SERVER__ADDRESS": f"127.0.0.1:{listen[0]}",
+        "METRICS__ADDRESS": f"127.0.0.1:{listen[1]}",
+    }.items():
+        environment.setenv(f"TOKENWEIR_{name}", value)
+    with subprocess.Popen(
+        [sys.executable, "-m", "extproc", "serve"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as child:
+        lines = [child.stderr.readline()]
+        child.send_signal(signal.SIGTERM)
+        lines += child.stderr.readlines()
+        assert child.wait(30) == 0
+    records = [json.loads(line) for line in lines]
+    assert records[0]["message"] == "not ready"
+    assert records[0]["error"].startswith("Redis can't be reached")
+    assert records[-1]["message"] == "stopped"
+    assert "hunter2" not in "".join(lines)
+
+
+# As a process.
+
+
+@pytest.mark.system
+def test_as_a_process_output_exit_codes_and_messages_are_the_same(process, database):
+    assert process("tenant", "set", "t", "--sa-limit", "5", "--json").json["sa_limit"] == 5
+    table = process("tenant", "list")
+    assert (table.code, table.rows[1]) == (0, ["t", "5", "-", "UTC", "-"])
+    assert process("tenant", "show", "nobody").code == 3
+    wrong = process("tenant", "set", "t", "--sa-limit", "-5")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert wrong.err == "tokenweir: --sa-limit must be a whole number of tokens or 'none', not '-5'\n"
+
+
+@pytest.mark.system
+def test_a_name_that_the_encoding_of_the_output_can_not_show_is_written_out(process, database):
+    database.tenantLimitation.insert_one({"tenant_id": "zoë", "sa_limit": 1})
+    done = process("tenant", "list", PYTHONIOENCODING="ascii")
+    assert (done.code, done.err) == (0, "")
+    assert r"zo\xeb" in done.out
+
+
+@pytest.mark.system
+def test_arguments_that_are_no_text_are_wrong_use(process, database):
+    done = process("usage", "daily", "--tenant", b"\xff")
+    assert (done.code, done.err) == (2, "tokenweir: the tenant must be a printable name of 1 to 256 characters\n")
+    done = process("-c", b"/\xff", "config", "check")
+    assert (done.code, done.out) == (2, "")
+    assert "can't be read" in done.err
+    assert "Traceback" not in done.err

@@ -1,0 +1,228 @@
+"""Real servers, started once per session, and every adapter of each port on them.
+
+The servers live on the session's event loop, the adapters on the loop of the test that uses them.
+"""
+
+import gc
+import os
+import signal
+import sys
+import uuid
+import warnings
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+import pytest_asyncio
+from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
+from redis.asyncio import Redis
+
+from extproc.local import parts
+from extproc.local.ports import HOST, free_ports
+from extproc.local.process import Command, start
+from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+from extproc.stores.mongo.client import Mongo, MongoOptions
+from extproc.stores.mongo.ledger import MongoLedger
+from extproc.stores.mongo.tenants import MongoTenants
+from extproc.stores.redis import RedisCounters, RedisOptions
+
+
+def _missing(error):
+    """A part that is missing is a failure in CI, where all of them have to be."""
+    if os.environ.get("CI"):
+        pytest.fail(f"a part is missing: {error}")
+    pytest.skip(str(error))
+
+
+@contextmanager
+def sockets_left_to_the_garbage():
+    """PyMongo drops the socket of a refused connection unclosed: it is collected in here, unheard."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
+@pytest.fixture
+def refusing():
+    """A context to connect in where nobody listens."""
+    return sockets_left_to_the_garbage
+
+
+@asynccontextmanager
+async def _running(child):
+    """Killed at the end: what it would write at a proper end is thrown away."""
+    try:
+        yield
+    finally:
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        await child.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def valkey(tmp_path_factory):
+    """The server as a `Part`: its url and its process."""
+    try:
+        part = await parts.start_valkey(tmp_path_factory.mktemp("valkey"), *free_ports(1))
+    except parts.MissingPartError as error:
+        _missing(error)
+    async with _running(part.process):
+        yield part
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def redis_server(tmp_path_factory):
+    try:
+        part = await parts.start_redis_server(tmp_path_factory.mktemp("redis"), *free_ports(1))
+    except parts.MissingPartError as error:
+        _missing(error)
+    async with _running(part.process):
+        yield part
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def mongo_replica_set(tmp_path_factory):
+    try:
+        with sockets_left_to_the_garbage():
+            part = await parts.start_mongo_store(tmp_path_factory.mktemp("mongo"), *free_ports(1))
+    except parts.MissingPartError as error:
+        _missing(error)
+    async with _running(part.process):
+        yield part.url
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def mongo_standalone(tmp_path_factory, mongo_replica_set):
+    (port,) = free_ports(1)
+    url = f"mongodb://{HOST}:{port}/?directConnection=true"
+    argv = (sys.executable, "-P", "-m", "secantus", "--host", HOST, "--port", str(port), "--storage-path", "data")
+    argv += ("--cache-size", "256M", "--standalone")
+    command = Command("mongo-standalone", argv, tmp_path_factory.mktemp("standalone"))
+    with sockets_left_to_the_garbage():
+        child = await start(command, _answers(url))
+    async with _running(child):
+        yield url
+
+
+def _answers(url):
+    async def ready():
+        client = AsyncMongoClient(url, serverSelectionTimeoutMS=1000)
+        try:
+            return (await client.admin.command("ping"))["ok"] == 1
+        except PyMongoError:
+            return False
+        finally:
+            await client.close()
+
+    return ready
+
+
+# ---------------------------------------------------------------- counters
+
+
+@pytest.fixture(params=["memory", "valkey", "redis_server"])
+def counters_part(request):
+    """None for the counters in memory, else the server."""
+    return None if request.param == "memory" else request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["valkey", "redis_server"])
+def redis_part(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest_asyncio.fixture
+async def counters(counters_part):
+    if counters_part is None:
+        yield MemoryCounters()
+        return
+    async with redis_client(counters_part) as client:
+        await client.flushall()
+    adapter = RedisCounters(RedisOptions(counters_part.url))
+    yield adapter
+    await adapter.aclose()
+
+
+@pytest_asyncio.fixture
+async def redis(redis_part):
+    """A plain client of an empty server, to look at what the adapter wrote."""
+    async with redis_client(redis_part) as client:
+        await client.flushall()
+        yield client
+
+
+@pytest_asyncio.fixture
+async def redis_counters(redis_part, redis):
+    adapter = RedisCounters(RedisOptions(redis_part.url))
+    yield adapter
+    await adapter.aclose()
+
+
+@asynccontextmanager
+async def redis_client(part):
+    client = Redis.from_url(part.url, decode_responses=True)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+# ---------------------------------------------------------------- ledger, tenants
+
+
+@pytest.fixture(params=["mongo_replica_set", "mongo_standalone"])
+def mongo_url(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["memory", "mongo_replica_set", "mongo_standalone"])
+def ledger_url(request):
+    return None if request.param == "memory" else request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["memory", "mongo_replica_set"])
+def tenants_url(request):
+    return None if request.param == "memory" else request.getfixturevalue(request.param)
+
+
+@asynccontextmanager
+async def new_database(url):
+    """A client on a database of its own."""
+    mongo = Mongo(MongoOptions(url, f"test_{uuid.uuid4().hex[:12]}"))
+    try:
+        yield mongo
+    finally:
+        await mongo.aclose()
+
+
+@pytest_asyncio.fixture
+async def mongo(mongo_url):
+    async with new_database(mongo_url) as mongo:
+        yield mongo
+
+
+@pytest_asyncio.fixture
+async def replica_set(mongo_replica_set):
+    async with new_database(mongo_replica_set) as mongo:
+        yield mongo
+
+
+@pytest_asyncio.fixture
+async def ledger(ledger_url):
+    if ledger_url is None:
+        yield MemoryLedger()
+        return
+    async with new_database(ledger_url) as mongo:
+        ledger = MongoLedger(mongo)
+        await ledger.create_indexes()
+        yield ledger
+
+
+@pytest_asyncio.fixture
+async def tenants(tenants_url):
+    if tenants_url is None:
+        yield MemoryTenants()
+        return
+    async with new_database(tenants_url) as mongo:
+        yield MongoTenants(mongo)

@@ -1,0 +1,203 @@
+"""What only the ledger in MongoDB must do: data that was there before, other programs' data, and faults."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from pymongo.errors import OperationFailure
+from reservations import entry, who
+
+from extproc.core.answers import Outcome
+from extproc.local.ports import HOST, free_ports
+from extproc.ports import DailyUsage, StoreError, UsageFilter
+from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, MongoOptions, translated
+from extproc.stores.mongo.ledger import MongoLedger
+
+ALL = UsageFilter()
+TALK = {"serviceAccount": "sa", "clientIP": "10.0.0.1", "date": "2026-03-01", "usage": 500}
+
+
+@pytest.fixture
+async def ledger(mongo):
+    ledger = MongoLedger(mongo)
+    await ledger.create_indexes()
+    return ledger
+
+
+async def test_the_server_tells_whether_it_has_transactions(mongo, mongo_url, mongo_replica_set):
+    assert await mongo.has_transactions() is (mongo_url == mongo_replica_set)
+
+
+async def test_a_document_of_the_talk_is_added_to_and_not_replaced(replica_set):
+    ledger = MongoLedger(replica_set)
+    daily = replica_set.collection(DAILY)
+    await daily.insert_one(TALK | {"usage": 500.0, "note": "theirs"})
+    await ledger.append([entry(20), entry(0, outcome=Outcome.DENIED)])
+    document = await daily.find_one({}, {"_id": 0})
+    assert document["usage"] == 520
+    assert document["note"] == "theirs"
+    assert (document["requests"], document["denied"]) == (1, 1)
+
+
+async def test_without_transactions_a_document_of_the_talk_never_shrinks(mongo_standalone, mongo, ledger):
+    await mongo.collection(DAILY).insert_one(dict(TALK))
+    await ledger.append([entry(20)])
+    assert (await ledger.daily(ALL, 1))[0].usage >= 500
+
+
+async def test_documents_of_the_talk_are_in_reports(ledger, mongo):
+    await mongo.collection(DAILY).insert_many([dict(TALK), TALK | {"date": "2026-03-02", "usage": 7.0}])
+    assert await ledger.daily(UsageFilter(since="2026-01-01"), 10) == [
+        DailyUsage("", "sa", "10.0.0.1", "2026-03-02", 7),
+        DailyUsage("", "sa", "10.0.0.1", "2026-03-01", 500),
+    ]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"usage": float("nan")}, {"usage": "many"}, {"usage": None}, {"tenant_id": 5}, {"requests": []}]
+)
+async def test_a_damaged_document_does_not_spoil_the_report(ledger, mongo, damage):
+    await mongo.collection(DAILY).insert_many([TALK | {"clientIP": "1"} | damage, TALK | {"clientIP": "2"}])
+    assert 500 in [day.usage for day in await ledger.daily(ALL, 10)]
+
+
+async def test_an_entry_of_a_later_version_can_be_read(ledger, mongo):
+    made = entry(5)
+    await ledger.append([made])
+    await mongo.collection(LEDGER).update_one({}, {"$set": {"new": 1, "usage.new": 1}})
+    assert await ledger.entries(ALL, 1) == [made]
+    await ledger.append([entry(6)])
+    assert (await ledger.daily(ALL, 1))[0].usage == 11
+
+
+async def test_daily_usage_says_which_models_were_used(ledger, mongo):
+    made = [entry(5, model="a.b"), entry(6, model="a.b"), entry(7, model="$c")]
+    await ledger.append(made)
+    document = await mongo.collection(DAILY).find_one({})
+    assert document["models"] == {"a%2Eb": 11, "%24c": 7}
+
+
+@pytest.mark.parametrize("status", [0, 404, 500])
+async def test_names_of_models_that_no_upstream_confirmed_are_not_kept_per_day(ledger, mongo, status):
+    await ledger.append([entry(5, model="made-up", outcome=Outcome.ESTIMATED, status=status)])
+    document = await mongo.collection(DAILY).find_one({})
+    assert document["usage"] == 5
+    assert "models" not in document
+
+
+async def test_two_that_sum_a_day_at_once_never_leave_the_smaller_sum(mongo_standalone, mongo, monkeypatch):
+    if await mongo.has_transactions():
+        return  # there days are added to
+    slow, fast = MongoLedger(mongo), MongoLedger(mongo)
+    read, goes_on = asyncio.Event(), asyncio.Event()
+    update_one = slow._daily.update_one
+
+    async def late(*arguments, **options):
+        read.set()
+        await goes_on.wait()
+        return await update_one(*arguments, **options)
+
+    monkeypatch.setattr(slow, "_daily", _With(slow._daily, update_one=late))
+    first = asyncio.create_task(slow.append([entry(1)]))
+    await read.wait()
+    await fast.append([entry(2)])
+    goes_on.set()
+    await first
+    (day,) = await fast.daily(ALL, 10)
+    assert (day.usage, day.requests) == (3, 2)
+
+
+async def test_indexes_are_made_once_and_keep_days_unique(ledger, mongo):
+    await ledger.create_indexes()
+    await mongo.collection(DAILY).insert_one(dict(TALK))
+    with pytest.raises(OperationFailure):
+        await mongo.collection(DAILY).insert_one(dict(TALK))
+
+
+async def test_days_that_are_not_unique_are_a_fault_that_names_the_index(mongo):
+    await mongo.collection(DAILY).insert_many([dict(TALK), dict(TALK)])
+    with pytest.raises(StoreError, match="serviceAccount") as caught:
+        await MongoLedger(mongo).create_indexes()
+    assert not caught.value.transient
+
+
+async def test_an_entry_that_can_not_be_written_is_refused_for_good_and_the_others_can_be(ledger):
+    good, bad = entry(5), replace(entry(6), held=2**70)
+    for _ in range(2):
+        with pytest.raises(StoreError) as caught:
+            await ledger.append([good, bad])
+        assert not caught.value.transient
+    await ledger.append([good])
+    assert [day.usage for day in await ledger.daily(ALL, 10)] == [5]
+
+
+async def test_a_day_that_can_not_be_added_to_is_refused_for_good(replica_set):
+    ledger = MongoLedger(replica_set)
+    await replica_set.collection(DAILY).insert_one(TALK | {"usage": "a lot"})
+    written = entry(1, date="2026-03-02")
+    await ledger.append([written])
+    for batch in ([entry(5)], [written, entry(5)]):  # also where the second try meets it
+        with pytest.raises(StoreError) as caught:
+            await ledger.append(batch)
+        assert not caught.value.transient
+    assert [e.charge for e in await ledger.entries(ALL, 10)] == [1]  # no entry without its day
+
+
+async def test_many_replicas_that_append_to_one_day_at_once_all_get_through(replica_set, mongo_replica_set):
+    others = [Mongo(MongoOptions(mongo_replica_set, replica_set._database.name)) for _ in range(3)]
+    ledgers = [MongoLedger(mongo) for mongo in (replica_set, *others)]
+    await ledgers[0].create_indexes()
+    await asyncio.gather(*(ledger.append([entry(1)]) for ledger in ledgers for _ in range(4)))
+    assert [day.usage for day in await ledgers[0].daily(ALL, 10)] == [16]
+    for mongo in others:
+        await mongo.aclose()
+
+
+async def test_a_server_that_is_not_there_is_a_transient_fault(refusing):
+    (port,) = free_ports(1)
+    with refusing():
+        ledger = MongoLedger(Mongo(MongoOptions(f"mongodb://{HOST}:{port}/?directConnection=true", timeout_s=0.1)))
+        for call in (ledger.append([entry()]), ledger.daily(ALL, 1)):
+            with pytest.raises(StoreError) as caught:
+                await call
+            assert caught.value.transient
+        await ledger.aclose()
+
+
+@pytest.mark.parametrize(
+    ("code", "labels", "transient"),
+    [
+        (13, [], True),  # Unauthorized: somebody mends it, and what waits must still be there then
+        (18, [], True),  # AuthenticationFailed
+        (10107, [], True),  # NotWritablePrimary
+        (112, [], True),  # WriteConflict
+        (11600, [], True),  # InterruptedAtShutdown
+        (2, [], False),  # BadValue
+        (14, [], False),  # TypeMismatch
+        (121, [], False),  # DocumentValidationFailure
+        (10334, [], False),  # BSONObjectTooLarge
+        (11000, [], False),  # DuplicateKey
+        (11000, ["TransientTransactionError"], True),
+    ],
+)
+async def test_a_refusal_is_for_good_only_where_it_lies_in_what_was_sent(code, labels, transient):
+    with pytest.raises(StoreError) as caught:
+        async with translated():
+            raise OperationFailure("no", code, {"errorLabels": labels})
+    assert caught.value.transient is transient
+
+
+class _With:
+    """An object with some of its attributes replaced."""
+
+    def __init__(self, inner, **replaced):
+        self.__dict__ |= replaced
+        self._inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+async def test_who_shares_a_service_account_and_ip_shares_the_day(ledger):
+    await ledger.append([entry(1, identity=who("t1")), entry(2, identity=who("t2"))])
+    assert [day.usage for day in await ledger.daily(ALL, 10)] == [3]

@@ -1,0 +1,311 @@
+"""What only the Redis counters must do: keys, scripts, faults of the server, and a server that came back empty."""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+from redis.crc import key_slot
+from reservations import HOSTILE, NOW, TTL_S, counts, expired, released, reservation, settled, who
+
+from extproc.core.answers import Outcome
+from extproc.core.quota import Admitted
+from extproc.local.ports import HOST, free_ports
+from extproc.ports import StoreError
+from extproc.stores.redis import TENANTS, RedisCounters, RedisOptions
+
+_TAG = re.compile(r"^tw:\{([^{}]+)\}:(b|r|open)")
+DAY_S = 86_400
+
+
+@pytest.fixture
+async def second(redis_part):
+    """Another replica."""
+    adapter = RedisCounters(RedisOptions(redis_part.url))
+    yield adapter
+    await adapter.aclose()
+
+
+# ---------------------------------------------------------------- keys
+
+
+async def test_all_keys_of_a_tenant_carry_one_hash_tag_of_its_own(redis_counters, redis):
+    slots = {}
+    for names in HOSTILE:
+        held = reservation(1, limit=1000, ip_limit=1000, identity=who(*names))
+        before = set(await redis.keys("tw:*"))
+        await redis_counters.reserve(held)
+        new = set(await redis.keys("tw:*")) - before - {TENANTS}
+        tags = {_TAG.match(key)[1] for key in new}
+        assert len(tags) == 1, new
+        assert len({key_slot(key.encode()) for key in new}) == 1
+        slots.setdefault(names[0], set()).update(tags)
+    tags = [tag for of_tenant in slots.values() for tag in of_tenant]
+    assert len(tags) == len(slots) == len(set(tags))
+
+
+async def test_every_key_is_forgotten_in_time(redis_counters, redis):
+    held, ended = reservation(10, ip_limit=100), reservation(10, ip_limit=100)
+    await redis_counters.reserve(held)
+    await redis_counters.reserve(ended)
+    await redis_counters.close([settled(ended, 5), released(reservation(1))])
+    ttls = {key: await redis.ttl(key) for key in await redis.keys("tw:{*") if not key.endswith(":open")}
+    assert len(ttls) == 5  # two buckets, three reservations
+    for key, ttl in ttls.items():
+        if ":b:" in key:
+            assert DAY_S <= ttl <= 2 * DAY_S
+        elif key.endswith(f":{held.id}"):
+            assert TTL_S < ttl <= TTL_S + DAY_S
+        else:
+            assert 0 < ttl <= 600
+    await redis_counters.close([released(held)])
+    assert not [key for key in await redis.keys("tw:*") if key.endswith(":open")]
+
+
+async def test_a_tenant_that_nobody_has_seen_for_days_is_not_asked_for_any_more(redis_counters, second, redis):
+    await redis_counters.reserve(reservation())
+    await second.overdue(NOW + timedelta(days=2.9), 10)
+    assert await redis.zcard(TENANTS) == 1
+    await second.overdue(NOW + timedelta(days=3.1), 10)
+    assert await redis.zcard(TENANTS) == 0
+
+
+async def test_a_bucket_whose_window_is_over_does_not_come_back(redis_counters, redis):
+    held = reservation(10, ip_limit=100)
+    await redis_counters.reserve(held)
+    gone = [key for key in await redis.keys("tw:*") if ":b:" in key]
+    await redis.delete(gone[0])
+    assert await redis_counters.close([settled(held, 5)]) == [Outcome.SETTLED]
+    assert not await redis.exists(gone[0])
+    assert sorted(await counts(redis_counters, held)) == [(0, 0), (5, 0)]
+
+
+async def test_a_bucket_that_was_evicted_and_came_back_never_holds_less_than_nothing(redis_counters, redis):
+    held = reservation(10)
+    await redis_counters.reserve(held)
+    await redis.delete(*[key for key in await redis.keys("tw:*") if ":b:" in key])
+    other = reservation(4)
+    await redis_counters.reserve(other)
+    assert (await redis_counters.reserve(held)).states[0].count.held == 10
+    await redis_counters.close([settled(held, 7)])
+    assert await counts(redis_counters, held) == [(7, 0)]
+    await redis_counters.close([settled(other, 4)])
+    assert await counts(redis_counters, held) == [(11, 0)]
+
+
+# ---------------------------------------------------------------- scripts
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(redis_counters, redis):
+    held = reservation(10)
+    await redis.script_flush()
+    assert isinstance(await redis_counters.reserve(held), Admitted)
+    await redis.script_flush()
+    assert await redis_counters.close([settled(held, 4)]) == [Outcome.SETTLED]
+    await redis.script_flush()
+    assert isinstance(await redis_counters.reserve(reservation(10)), Admitted)
+    assert await counts(redis_counters, held) == [(4, 10)]
+
+
+async def test_a_reservation_of_no_tokens_can_be_ended(redis_counters):
+    held = reservation(0)
+    await redis_counters.reserve(held)
+    assert await redis_counters.close([settled(held, 0)]) == [Outcome.SETTLED]
+
+
+# ---------------------------------------------------------------- expiry
+
+
+async def test_any_replica_finds_what_another_one_left_open(redis_counters, second):
+    held = reservation(10, ttl_s=1)
+    await redis_counters.reserve(held)
+    (overdue,) = await second.overdue(NOW + timedelta(seconds=2), 10)
+    assert overdue == held
+    assert await second.close([expired(overdue)]) == [Outcome.EXPIRED]
+    assert await redis_counters.close([settled(held, 3)]) == [Outcome.EXPIRED]
+    assert await counts(redis_counters, held) == [(10, 0)]
+
+
+async def test_what_can_not_be_read_is_set_aside_and_the_others_expire(redis_counters, redis, caplog):
+    broken, held = reservation(10, ttl_s=1), reservation(10, ttl_s=2)
+    for each in (broken, held):
+        await redis_counters.reserve(each)
+    await redis.hset(f"tw:{{acme}}:r:{broken.id}", "body", '{"id": 7}')
+    now = NOW + timedelta(seconds=3)
+    assert await redis_counters.overdue(now, 10) == [held]
+    assert "can't be read" in caplog.text
+    assert await redis_counters.overdue(now, 1) == [held]  # the broken one is not in the way
+    assert await counts(redis_counters, held) == [(0, 20)]
+
+
+async def test_a_reservation_that_is_forgotten_leaves_the_list_of_open_ones(redis_counters, redis):
+    held = reservation(10, ttl_s=1)
+    await redis_counters.reserve(held)
+    await redis.delete(f"tw:{{acme}}:r:{held.id}")
+    assert await redis_counters.overdue(NOW + timedelta(seconds=2), 10) == []
+    assert await redis.keys("tw:*:open") == []
+
+
+# ---------------------------------------------------------------- came back empty
+
+
+async def test_what_ends_on_a_server_that_came_back_empty_is_charged_to_nobody(redis_counters, redis):
+    held = reservation(30)
+    await redis_counters.reserve(held)
+    await redis.flushall()
+    other = reservation(10)
+    await redis_counters.reserve(other)
+    assert await redis_counters.close([settled(held, 12)]) == [Outcome.SETTLED]  # the ledger has it, still
+    assert await counts(redis_counters, held) == [(0, 10)]
+
+
+async def test_what_was_reserved_after_the_server_came_back_empty_can_expire(redis_counters, second, redis):
+    await redis_counters.reserve(reservation(10))
+    await redis.flushall()
+    held = reservation(10, at=NOW + timedelta(seconds=5), ttl_s=100)
+    await redis_counters.reserve(held)
+    assert await redis_counters.overdue(NOW + timedelta(seconds=60), 10) == []
+    assert await second.overdue(NOW + timedelta(seconds=106), 10) == [held]
+
+
+async def test_a_request_costs_one_round_trip_once_its_tenant_is_known(redis_counters, redis):
+    await redis_counters.reserve(reservation(1))
+    before = await _commands(redis)
+    for _ in range(10):
+        await redis_counters.reserve(reservation(1))
+    after = await _commands(redis)
+    assert {name: n - before.get(name, 0) for name, n in after.items() if name in ("evalsha", "zadd")} == {
+        "evalsha": 10,
+        "zadd": 10,  # from inside the script
+    }
+
+
+async def _commands(redis):
+    stats = await redis.info("commandstats")
+    return {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
+
+
+# ---------------------------------------------------------------- faults
+
+
+async def _fault(call):
+    with pytest.raises(StoreError) as caught:
+        await call
+    return caught.value
+
+
+async def test_a_server_that_is_not_there_is_a_transient_fault_and_a_fast_one():
+    (port,) = free_ports(1)
+    counters = RedisCounters(RedisOptions(f"redis://{HOST}:{port}/0"))
+    held = reservation()
+    start = time.monotonic()
+    for call in (
+        counters.reserve(held),
+        counters.close([settled(held, 1)]),
+        counters.overdue(NOW, 10),
+        counters.read("acme", held.buckets),
+        counters.ping(),
+    ):
+        assert (await _fault(call)).transient
+    assert time.monotonic() - start < 0.5
+    await counters.aclose()
+
+
+async def test_a_wrong_type_is_no_transient_fault_however_the_call_is_sent(redis_counters, redis):
+    held = reservation()
+    await redis_counters.reserve(held)
+    await redis.delete("tw:{acme}:open")
+    await redis.set("tw:{acme}:open", "x")
+    assert not (await _fault(redis_counters.reserve(reservation()))).transient
+    assert not (await _fault(redis_counters.close([settled(held, 1)]))).transient
+    assert not (await _fault(redis_counters.overdue(NOW, 10))).transient
+
+
+async def test_a_bad_argument_is_no_transient_fault(redis_counters):
+    held = reservation()
+    await redis_counters.reserve(held)
+    fault = await _fault(redis_counters.close([settled(held, "many")]))
+    assert not fault.transient
+    assert "tw:{acme}" not in str(fault)  # no key: it holds names
+
+
+async def test_a_server_out_of_memory_is_a_transient_fault(redis_counters, redis):
+    held = reservation()
+    await redis_counters.reserve(held)
+    try:
+        await redis.config_set("maxmemory", 1)
+        assert (await _fault(redis_counters.reserve(reservation()))).transient
+        assert (await _fault(redis_counters.close([settled(held, 1)]))).transient
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert await redis_counters.close([settled(held, 1)]) == [Outcome.SETTLED]
+
+
+async def test_missing_rights_or_a_wrong_password_are_transient_faults_for_somebody_mends_them(redis, redis_part):
+    await redis.execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+ping")
+    address = redis_part.url.removeprefix("redis://")
+    for user in ("weak:pw", "weak:wrong"):
+        counters = RedisCounters(RedisOptions(f"redis://{user}@{address}"))
+        assert (await _fault(counters.reserve(reservation()))).transient
+        assert (await _fault(counters.close([settled(reservation(), 1)]))).transient
+        await counters.aclose()
+    await redis.execute_command("ACL", "DELUSER", "weak")
+
+
+@contextmanager
+def _hung(part):
+    os.kill(part.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(part.process.pid, signal.SIGCONT)
+
+
+async def test_calls_given_up_on_a_hung_server_take_no_connection_with_them(redis, redis_part):
+    counters = RedisCounters(RedisOptions(redis_part.url, max_connections=4))
+    made = [reservation(1, limit=1000) for _ in range(40)]
+    await counters.reserve(made[0])
+
+    async def within_100_ms(held):
+        async with asyncio.timeout(0.1):
+            await counters.reserve(held)
+
+    for _ in range(8):  # all are cancelled at the same moment as connections become free
+        with _hung(redis_part):
+            start = time.monotonic()
+            results = await asyncio.gather(*map(within_100_ms, made), return_exceptions=True)
+            assert all(isinstance(r, TimeoutError | StoreError) for r in results)
+            assert time.monotonic() - start < 0.5
+    # Whatever arrived late is released, and what arrives later still is not opened.
+    await counters.close([released(held) for held in made])
+    assert await counts(counters, made[0]) == [(0, 0)]
+    assert isinstance(await counters.reserve(reservation(1)), Admitted)
+    assert [type(r) for r in await asyncio.gather(*(counters.reserve(reservation(1)) for _ in range(40)))] == (
+        [Admitted] * 40
+    )
+    await counters.aclose()
+
+
+async def test_a_hung_server_is_a_transient_fault_in_bounded_time(redis_part):
+    counters = RedisCounters(RedisOptions(redis_part.url, command_timeout_s=0.1, batch_timeout_s=0.2))
+    held = reservation()
+    await counters.ping()
+    with _hung(redis_part):
+        start = time.monotonic()
+        assert (await _fault(counters.reserve(held))).transient
+        assert (await _fault(counters.close([released(held)]))).transient
+        assert time.monotonic() - start < 0.6
+    await counters.aclose()
+
+
+async def test_connections_that_the_server_dropped_are_replaced(redis_counters, redis):
+    held = reservation()
+    await redis_counters.reserve(held)
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert isinstance(await redis_counters.reserve(reservation()), Admitted)
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert await redis_counters.close([settled(held, 1)]) == [Outcome.SETTLED]

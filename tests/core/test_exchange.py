@@ -1,0 +1,571 @@
+"""One exchange: the effects of every course that HTTP can take, and of those that it can't."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.core.answers import Outcome, Settlement
+from extproc.core.endpoints import Endpoint
+from extproc.core.exchange import (
+    Ask,
+    BodyReply,
+    Close,
+    Decided,
+    Exchange,
+    ExchangeRules,
+    Finish,
+    HeadReply,
+    ProtocolError,
+    Reject,
+    RequestBody,
+    RequestHead,
+    RequestTrailers,
+    Reserve,
+    ResponseBody,
+    ResponseHead,
+    ResponseTrailers,
+    StreamClosed,
+    TrailersReply,
+)
+from extproc.core.identity import IdentityRules
+from extproc.core.limits import Limit, Scope, Window
+from extproc.core.quota import Cost, Count, Denied, Unavailable, admitted, denied
+from extproc.core.rejections import DeniedStyle
+from extproc.core.usage import NO_USAGE, Usage
+
+from .samples import (
+    CALLER,
+    CUTS,
+    DAILY,
+    FEWER,
+    FUZZ,
+    NOW,
+    SAMPLES,
+    Sample,
+    bytewise,
+    mutated,
+    parts,
+    piece,
+    recorded,
+    reservation,
+    two_parts,
+    usage_chunk,
+)
+
+RULES = ExchangeRules(IdentityRules(service_account_header="oc_sa", tenant_header="x-tenant"), max_body_bytes=2000)
+CLAIMS = {"sub": CALLER.service_account, "tenant": CALLER.tenant}
+CHAT = json.dumps({"model": "tiny", "messages": [], "max_tokens": 30}).encode()
+STREAM = json.dumps({"model": "tiny", "messages": [], "stream": True}).encode()
+STREAM_WITH_USAGE = json.dumps(
+    {"model": "tiny", "messages": [], "stream": True, "stream_options": {"include_usage": True}}
+).encode()
+PLAIN = b'{"choices":[{"message":{"content":"hello"}}],"usage":{"prompt_tokens":10,"completion_tokens":16}}'
+HELD = reservation(Cost(20, 30))
+ADMITTED = admitted(HELD, [Count(100, 0)])
+FORWARDED = HeadReply(remove_headers=("accept-encoding", "oc_sa", "x-tenant"))
+QUOTA = (
+    ("x-ratelimit-limit-tokens", "12000"),
+    ("x-ratelimit-remaining-tokens", "11850"),
+    ("x-ratelimit-reset-tokens", "11h29m45s"),
+)
+SSE = {"content-type": "text/event-stream; charset=utf-8"}
+JSON = {"content-type": "application/json"}
+SETTLED = Close(HELD, Settlement(Outcome.SETTLED, Usage(10, 16, total=26), 26, "usage", 200))
+
+
+def head(end_of_stream=False, claims=CLAIMS, **headers) -> RequestHead:
+    plain = {":path": "/v1/chat/completions", ":method": "POST", "x-request-id": "q-1"}
+    named = {name.replace("__", ":").replace("_", "-"): value for name, value in headers.items()}
+    return RequestHead(plain | named, claims, "10.0.0.7:4321", end_of_stream)
+
+
+def asked(body=CHAT, rules=RULES) -> Exchange:
+    """An exchange that waits for a decision."""
+    exchange = Exchange(rules)
+    assert exchange.receive(head()) == []
+    (reserve,) = exchange.receive(RequestBody(body, end_of_stream=True))
+    assert isinstance(reserve, Reserve)
+    return exchange
+
+
+def forwarded(body=CHAT, rules=RULES) -> Exchange:
+    """An exchange that waits for the upstream's answer."""
+    exchange = asked(body, rules)
+    exchange.receive(Decided(ADMITTED, NOW))
+    return exchange
+
+
+def answering(body=CHAT, headers=JSON, status=200, rules=RULES) -> Exchange:
+    """An exchange in the middle of the upstream's answer."""
+    exchange = forwarded(body, rules)
+    exchange.receive(ResponseHead(status, headers, end_of_stream=False))
+    return exchange
+
+
+def close_of(effects, rest=()) -> Settlement:
+    """The settlement of effects that end with Close and Finish, behind the replies `rest`."""
+    *replies, close, finish = effects
+    assert replies == list(rest)
+    assert (type(close), finish) == (Close, Finish())
+    assert close.reservation is HELD
+    return close.settlement
+
+
+def rejection(effects):
+    reject, finish = effects
+    assert isinstance(reject, Reject)
+    assert finish == Finish()
+    return reject.rejection
+
+
+# ---------------------------------------------------------------- whole exchanges
+
+
+def test_a_plain_request_from_head_to_settlement():
+    exchange = Exchange(RULES)
+    assert exchange.receive(head()) == []
+    (reserve,) = exchange.receive(RequestBody(CHAT, end_of_stream=True))
+    assert reserve.ask == Ask(CALLER, Endpoint.CHAT_COMPLETIONS, reserve.ask.facts, "q-1")
+    assert (reserve.ask.facts.model, reserve.ask.facts.output_bound) == ("tiny", 30)
+    assert exchange.receive(Decided(ADMITTED, NOW)) == [FORWARDED, BodyReply()]
+    assert exchange.receive(ResponseHead(200, JSON, end_of_stream=False)) == [HeadReply(QUOTA)]
+    assert exchange.receive(ResponseBody(PLAIN[:30], end_of_stream=False)) == [BodyReply()]
+    assert exchange.receive(ResponseBody(PLAIN[30:], end_of_stream=True)) == [BodyReply(), SETTLED, Finish()]
+
+
+def test_a_stream_whose_client_did_not_ask_for_usage_asks_for_it_and_hides_it():
+    exchange = asked(STREAM)
+    before, after = exchange.receive(Decided(ADMITTED, NOW))
+    assert before == FORWARDED
+    assert json.loads(after.data) == json.loads(STREAM) | {"stream_options": {"include_usage": True}}
+    assert exchange.receive(ResponseHead(200, SSE, end_of_stream=False)) == [HeadReply(QUOTA, ("content-length",))]
+    assert exchange.receive(ResponseBody(piece("a"), end_of_stream=False)) == [BodyReply()]
+    assert exchange.receive(ResponseBody(usage_chunk(), end_of_stream=False)) == [BodyReply(b"")]
+    assert exchange.receive(ResponseBody(b"data: [DONE]\n\n", end_of_stream=True)) == [
+        BodyReply(),
+        SETTLED,
+        Finish(),
+    ]
+
+
+def test_a_stream_whose_client_asked_for_usage_passes_untouched():
+    exchange = asked(STREAM_WITH_USAGE)
+    assert exchange.receive(Decided(ADMITTED, NOW)) == [FORWARDED, BodyReply()]
+    assert exchange.receive(ResponseHead(200, SSE, end_of_stream=False)) == [HeadReply(QUOTA)]
+    assert exchange.receive(ResponseBody(usage_chunk(), end_of_stream=True)) == [BodyReply(), SETTLED, Finish()]
+
+
+def test_a_client_that_did_not_want_a_stream_but_gets_one_loses_nothing():
+    exchange = answering(CHAT, SSE)
+    assert exchange.receive(ResponseBody(usage_chunk(), end_of_stream=True)) == [BodyReply(), SETTLED, Finish()]
+
+
+# ---------------------------------------------------------------- request heads
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [head(__path="/v1/models"), head(__path=""), head(__method="OPTIONS"), RequestHead({}, {}, "", False)],
+)
+def test_what_is_not_metered_goes_on_unchanged(request_head):
+    assert Exchange(RULES).receive(request_head) == [HeadReply(), Finish()]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "reason"),
+    [
+        ({"__method": "GET"}, 405, "method"),
+        ({"__method": ""}, 405, "method"),
+        ({"content_encoding": "gzip"}, 415, "compressed"),
+        ({"content_encoding": ""}, 415, "compressed"),
+        ({"content_length": "2001"}, 413, "too_large"),
+        ({"claims": {"sub": 5}}, 403, "identity"),
+        ({"claims": {"sub": "a", "tenant": ""}}, 403, "identity"),
+        ({"claims": {}, "oc_sa": "x"}, None, None),
+    ],
+)
+def test_a_head_that_can_not_be_served_is_answered_at_once(headers, status, reason):
+    effects = Exchange(RULES).receive(head(**headers))
+    if status is None:
+        assert effects == []
+    else:
+        assert (rejection(effects).status, rejection(effects).reason) == (status, reason)
+
+
+@pytest.mark.parametrize("length", ["2000", "0", "", "-1", "x", "9" * 20, "٣٠٠٠", "3e9", "+3000"])
+def test_a_declared_length_is_believed_only_where_it_is_a_number_that_is_too_large(length):
+    assert Exchange(RULES).receive(head(content_length=length, content_encoding="Identity")) == []
+
+
+def test_a_header_that_came_twice_names_nobody():
+    request_head = replace(head(claims={}), headers=head().headers | {"oc_sa": "mesh,mallory"})
+    assert rejection(Exchange(RULES).receive(request_head)).status == 403
+
+
+def test_the_request_id_that_is_kept_is_bounded():
+    exchange = Exchange(RULES)
+    exchange.receive(head(x_request_id="x" * 5000))
+    (reserve,) = exchange.receive(RequestBody(CHAT, end_of_stream=True))
+    assert reserve.ask.request_id == "x" * 128
+
+
+def test_a_request_without_a_body_is_refused():
+    assert rejection(Exchange(RULES).receive(head(end_of_stream=True))).status == 400
+
+
+# ---------------------------------------------------------------- request bodies
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM, STREAM_WITH_USAGE], ids=["plain", "stream", "stream with usage"])
+@pytest.mark.parametrize("trailers", [True, False])
+def test_a_request_body_is_read_and_goes_upstream_the_same_however_it_is_cut(body, trailers):
+    whole = upstream = None
+    for chunks in ([body], bytewise(body), *two_parts(body)):
+        exchange = Exchange(RULES)
+        exchange.receive(head())
+        *silent, effects = [
+            exchange.receive(RequestBody(chunk, end_of_stream=not trailers and place == len(chunks) - 1))
+            for place, chunk in enumerate(chunks)
+        ] + ([exchange.receive(RequestTrailers())] if trailers else [])
+        assert all(quiet == [] for quiet in silent)
+        (reserve,) = effects
+        whole = whole or reserve
+        assert reserve == whole
+        first, *replies = exchange.receive(Decided(ADMITTED, NOW))
+        assert first == FORWARDED
+        if trailers:
+            assert replies.pop() == TrailersReply()
+        assert all(isinstance(reply, BodyReply) for reply in replies)
+        sent = b"".join(
+            chunk if reply.data is None else reply.data for chunk, reply in zip(chunks, replies, strict=True)
+        )
+        upstream = upstream or sent
+        assert sent == upstream
+    assert (upstream == body) is (body is not STREAM)
+
+
+def test_a_body_over_the_bound_is_refused_with_the_chunk_that_goes_over_it():
+    exchange = Exchange(RULES)
+    exchange.receive(head())
+    assert exchange.receive(RequestBody(b" " * 2000, end_of_stream=False)) == []
+    assert rejection(exchange.receive(RequestBody(b" ", end_of_stream=False))).status == 413
+    assert exchange.receive(RequestBody(b" ", end_of_stream=True)) == []
+
+
+def test_a_body_of_the_largest_size_is_read():
+    exchange = Exchange(RULES)
+    exchange.receive(head())
+    (reserve,) = exchange.receive(RequestBody(CHAT.ljust(2000), end_of_stream=True))
+    assert isinstance(reserve, Reserve)
+
+
+@pytest.mark.parametrize("end", ["body", "trailers"])
+def test_a_malformed_body_is_refused_at_its_end(end):
+    exchange = Exchange(RULES)
+    exchange.receive(head())
+    if end == "body":
+        effects = exchange.receive(RequestBody(b'{"model":5}', end_of_stream=True))
+    else:
+        assert exchange.receive(RequestBody(b'{"model":5}', end_of_stream=False)) == []
+        effects = exchange.receive(RequestTrailers())
+    assert json.loads(rejection(effects).body)["error"]["param"] == "model"
+
+
+# ---------------------------------------------------------------- decisions
+
+
+@pytest.mark.parametrize(("style", "status"), [(DeniedStyle.OPENAI, 429), (DeniedStyle.TALK, 400)])
+def test_a_denied_request_is_answered_in_the_style_of_the_house(style, status):
+    exchange = asked(rules=replace(RULES, denied_style=style))
+    answer = rejection(exchange.receive(Decided(denied(HELD, [Count(12_000, 0)]), NOW)))
+    assert (answer.status, answer.reason) == (status, "over_limit:service_account")
+
+
+def test_without_a_decision_the_client_is_asked_to_come_back():
+    answer = rejection(asked(rules=replace(RULES, store_retry_after_s=7)).receive(Decided(Unavailable(), NOW)))
+    assert (answer.status, dict(answer.headers)["retry-after"]) == (503, "7")
+
+
+@pytest.mark.parametrize("decision", [ADMITTED, denied(HELD, [Count(12_000, 0)]), Unavailable()])
+def test_a_decision_that_nobody_waits_for_is_a_fault_even_when_all_is_over(decision):
+    gone = asked()
+    assert gone.receive(StreamClosed()) == [Finish()]
+    for exchange in (Exchange(RULES), forwarded(), answering(), gone):
+        with pytest.raises(ProtocolError, match="Decided in state"):
+            exchange.receive(Decided(decision, NOW))
+
+
+# ---------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("name", ["vllm-chat-stream", "vllm-chat-stream-usage", "vllm-chat-stream-continuous"])
+def test_a_recorded_stream_reaches_the_client_and_the_ledger_the_same_however_it_is_cut(name):
+    body = recorded(f"{name}.body")
+    events = [e + b"\n\n" for e in body.split(b"\n\n")[:-1]]
+    hidden = frozenset({len(events) - 2} if name != "vllm-chat-stream" else ())
+    sample = Sample(tuple(events), hidden)
+    results = set()
+    for chunks in ([body], bytewise(body), *list(two_parts(body))[::7]):
+        out, settlement = drive(answering(STREAM, SSE), chunks)
+        assert out == sample.without_usage
+        results.add(settlement)
+    (settlement,) = results
+    assert settlement.charge == (26 if hidden else 50)
+
+
+def drive(exchange, chunks):
+    """What the client gets for the chunks of a complete answer, and the settlement."""
+    out, effects = b"", []
+    for place, chunk in enumerate(chunks):
+        reply, *effects = exchange.receive(ResponseBody(chunk, end_of_stream=place == len(chunks) - 1))
+        out += chunk if reply.data is None else reply.data
+    return out, close_of(effects)
+
+
+@FEWER
+@given(st.sampled_from(list(SAMPLES.values())), CUTS)
+def test_any_stream_reaches_the_client_and_the_ledger_the_same_however_it_is_cut(sample, cuts):
+    out, settlement = drive(answering(STREAM, SSE), parts(sample.body, cuts))
+    assert out == sample.without_usage
+    assert drive(answering(STREAM_WITH_USAGE, SSE), parts(sample.body, cuts)) == (sample.body, settlement)
+
+
+@pytest.mark.parametrize("status", [100, 301, 400, 404, 429, 500, 503])
+def test_an_upstream_error_passes_and_is_released_with_its_status(status):
+    exchange = forwarded(STREAM)
+    assert exchange.receive(ResponseHead(status, JSON, end_of_stream=False)) == [HeadReply()]
+    settlement = close_of(exchange.receive(ResponseBody(b"{}", end_of_stream=True)), [BodyReply()])
+    assert settlement == Settlement(Outcome.RELEASED, NO_USAGE, 0, "upstream_error", status)
+
+
+def test_recorded_errors_are_released():
+    for name, status in (("vllm-404", 404), ("vllm-400-too-long", 400)):
+        out, settlement = drive(answering(status=status), [recorded(f"{name}.body")])
+        assert out == recorded(f"{name}.body")
+        assert (settlement.outcome, settlement.status) == (Outcome.RELEASED, status)
+
+
+def test_an_answer_without_a_body_is_settled_with_its_head():
+    effects = forwarded().receive(ResponseHead(204, {}, end_of_stream=True))
+    assert close_of(effects, [HeadReply(QUOTA)]) == Settlement(
+        Outcome.ESTIMATED, Usage(20, 0, total=20), 20, "empty", 204
+    )
+    effects = forwarded().receive(ResponseHead(500, {}, end_of_stream=True))
+    assert close_of(effects, [HeadReply()]).outcome is Outcome.RELEASED
+
+
+@pytest.mark.parametrize("kind", [JSON, SSE])
+def test_a_compressed_answer_passes_and_is_estimated(kind):
+    exchange = forwarded(STREAM)
+    answer_head = ResponseHead(200, kind | {"content-encoding": "gzip"}, end_of_stream=False)
+    assert exchange.receive(answer_head) == [HeadReply(QUOTA)]
+    settlement = close_of(
+        exchange.receive(ResponseBody(b"\x1f\x8b" + b"x" * 38, end_of_stream=True)), [BodyReply()]
+    )
+    assert (settlement.reason, settlement.charge) == ("encoded", 30)
+
+
+def test_the_tightest_bucket_is_the_one_that_a_client_reads_about():
+    limits = (DAILY, Limit(Scope.TENANT, Window.MINUTE, 200))
+    tight = admitted(reservation(Cost(20, 30), limits), [Count(100, 0), Count(100, 0)])
+    exchange = asked()
+    exchange.receive(Decided(tight, NOW))
+    (reply,) = exchange.receive(ResponseHead(200, JSON, end_of_stream=False))
+    assert dict(reply.set_headers)["x-ratelimit-limit-tokens"] == "200"
+
+
+def test_the_operators_ratio_is_what_estimates_are_made_with():
+    exchange = answering(rules=replace(RULES, bytes_per_output_token=1))
+    body = b'{"choices":[{"message":{"content":"abc"}}]}'
+    assert close_of(exchange.receive(ResponseBody(body, end_of_stream=True)), [BodyReply()]).charge == 20 + 5
+
+
+@pytest.mark.parametrize("with_end", [True, False])
+def test_an_answer_may_end_with_trailers_and_its_last_event_is_read_all_the_same(with_end):
+    exchange = answering(STREAM, SSE)
+    exchange.receive(ResponseBody(piece("a"), end_of_stream=False))
+    exchange.receive(ResponseBody(usage_chunk() if with_end else usage_chunk()[:-2], end_of_stream=False))
+    assert exchange.receive(ResponseTrailers()) == [TrailersReply(), SETTLED, Finish()]
+
+
+def test_a_plain_answer_may_end_with_trailers():
+    exchange = answering()
+    exchange.receive(ResponseBody(PLAIN, end_of_stream=False))
+    assert exchange.receive(ResponseTrailers()) == [TrailersReply(), SETTLED, Finish()]
+
+
+@pytest.mark.parametrize("prefix", [[], [head()], [head(), RequestBody(b"{", end_of_stream=False)]])
+def test_an_answer_of_envoys_own_before_any_decision_passes(prefix):
+    exchange = Exchange(RULES)
+    for event in prefix:
+        exchange.receive(event)
+    assert exchange.receive(ResponseHead(408, {}, end_of_stream=False)) == [HeadReply(), Finish()]
+
+
+# ---------------------------------------------------------------- ends
+
+
+def test_a_client_that_leaves_before_the_decision_holds_nothing():
+    for exchange in (Exchange(RULES), asked()):
+        assert exchange.receive(StreamClosed()) == [Finish()]
+
+
+def test_a_client_that_leaves_before_the_answer_pays_for_the_prompt():
+    assert close_of(forwarded().receive(StreamClosed())) == Settlement(
+        Outcome.ESTIMATED, Usage(20, 0, total=20), 20, "left_before_answer"
+    )
+
+
+def test_a_request_that_could_not_be_forwarded_costs_nothing():
+    assert close_of(forwarded().receive(StreamClosed(delivered=False))) == Settlement(
+        Outcome.RELEASED, NO_USAGE, 0, "not_forwarded"
+    )
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_client_that_leaves_in_mid_answer_pays_for_what_was_seen(delivered):
+    exchange = answering(STREAM, SSE)
+    exchange.receive(ResponseBody(piece("abcdef"), end_of_stream=False))
+    assert close_of(exchange.receive(StreamClosed(delivered))) == Settlement(
+        Outcome.ESTIMATED, Usage(20, 2, total=22), 22, "cut_off", 200
+    )
+
+
+def test_what_comes_after_the_end_has_no_effect():
+    exchange = answering()
+    exchange.receive(ResponseBody(PLAIN, end_of_stream=True))
+    for event in (
+        head(),
+        RequestBody(b"", False),
+        RequestTrailers(),
+        ResponseHead(200, {}, False),
+        ResponseBody(b"", True),
+        ResponseTrailers(),
+        StreamClosed(),
+        StreamClosed(False),
+    ):
+        assert exchange.receive(event) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "event"),
+    [
+        (lambda: Exchange(RULES), RequestBody(b"", end_of_stream=True)),
+        (lambda: Exchange(RULES), RequestTrailers()),
+        (lambda: Exchange(RULES), ResponseBody(b"", end_of_stream=True)),
+        (lambda: Exchange(RULES), ResponseTrailers()),
+        (asked, head()),
+        (asked, RequestBody(b"", end_of_stream=True)),
+        (asked, RequestTrailers()),
+        (asked, ResponseBody(b"", end_of_stream=True)),
+        (forwarded, head()),
+        (forwarded, RequestBody(b"", end_of_stream=True)),
+        (forwarded, RequestTrailers()),
+        (forwarded, ResponseBody(b"", end_of_stream=True)),
+        (forwarded, ResponseTrailers()),
+        (answering, head()),
+        (answering, ResponseHead(200, {}, end_of_stream=False)),
+        (answering, RequestTrailers()),
+    ],
+)
+def test_events_in_an_order_that_http_does_not_have_are_a_fault_and_the_hold_is_still_closed(start, event):
+    exchange = start()
+    with pytest.raises(ProtocolError, match=re.escape(type(event).__name__)):
+        exchange.receive(event)
+    closed = [effect for effect in exchange.receive(StreamClosed()) if isinstance(effect, Close)]
+    assert len(closed) == (start in (forwarded, answering))
+
+
+# ---------------------------------------------------------------- anything at all
+
+BODIES = st.sampled_from([CHAT, STREAM, STREAM_WITH_USAGE, b"", b"{}", b"[", CHAT[:9], b" " * 2001])
+ANSWERS = st.sampled_from(
+    [PLAIN, b"", b"{}", b'{"error":{}}', piece("abc"), usage_chunk(10, 9000), usage_chunk()[:40]]
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        [":path", ":method", "content-encoding", "content-length", "oc_sa", "x-tenant", "content-type"]
+    ),
+    st.text(max_size=6)
+    | st.sampled_from(["/v1/chat/completions", "POST", "identity", "gzip", "10", "text/event-stream"]),
+)
+DECISIONS = st.builds(
+    lambda decide, used, held, prompt, output: decide(reservation(Cost(prompt, output)), [Count(used, held)]),
+    st.sampled_from([admitted, denied]),
+    st.integers(0, 20_000),
+    st.integers(0, 20_000),
+    st.integers(0, 60),
+    st.integers(0, 60),
+) | st.just(Unavailable())
+EVENTS = st.one_of(
+    st.just(head()),
+    st.builds(
+        RequestHead,
+        HEADERS,
+        st.dictionaries(st.sampled_from(["sub", "tenant"]), st.text()),
+        st.text(),
+        st.booleans(),
+    ),
+    st.builds(RequestBody, BODIES | mutated(BODIES) | st.binary(), st.booleans()),
+    st.just(RequestTrailers()),
+    st.builds(Decided, DECISIONS, st.just(NOW)),
+    st.builds(
+        ResponseHead,
+        st.sampled_from([200, 204, 404, 500, 0, -1]),
+        st.sampled_from([JSON, SSE, {}]) | HEADERS,
+        st.booleans(),
+    ),
+    st.builds(ResponseBody, ANSWERS | mutated(ANSWERS) | st.binary(), st.booleans()),
+    st.just(ResponseTrailers()),
+    st.builds(StreamClosed, st.booleans()),
+)
+
+
+@st.composite
+def courses(draw) -> list:
+    """A course that HTTP can take, with a few events put in, left out or exchanged."""
+    body, answer = draw(BODIES), b"".join(draw(st.lists(ANSWERS, max_size=4)))
+    events = [
+        head(),
+        *(RequestBody(chunk, False) for chunk in parts(body, draw(CUTS))),
+        RequestTrailers(),
+        Decided(draw(DECISIONS), NOW),
+        ResponseHead(draw(st.sampled_from([200, 200, 500])), draw(st.sampled_from([JSON, SSE])), False),
+        *(ResponseBody(chunk, False) for chunk in parts(answer, draw(CUTS))),
+        ResponseTrailers(),
+    ]
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.integers(0, len(events)))
+        events[place : place + draw(st.integers(0, 2))] = draw(st.lists(EVENTS, max_size=2))
+    return events
+
+
+@FUZZ
+@given(courses() | st.lists(EVENTS, max_size=12))
+def test_any_course_of_events_ends_each_hold_exactly_once_and_nothing_follows_the_end(events):
+    exchange, held, closed, finished = Exchange(RULES), [], [], False
+    for event in [*events, StreamClosed()]:
+        try:
+            effects = exchange.receive(event)
+        except ProtocolError:
+            continue
+        assert not (finished and effects)
+        if isinstance(event, Decided) and not isinstance(event.decision, Denied | Unavailable):
+            held.append(event.decision.reservation)
+        kinds = [type(effect) for effect in effects]
+        finished = finished or Finish in kinds
+        assert Finish not in kinds[:-1]
+        for close in effects:
+            if isinstance(close, Close):
+                closed.append(close.reservation)
+                settlement, most = close.settlement, close.reservation.cost.total
+                assert settlement.charge >= 0
+                assert (
+                    isinstance(event, ResponseHead | ResponseBody | ResponseTrailers) or settlement.charge <= most
+                )
+    assert finished
+    assert closed == held

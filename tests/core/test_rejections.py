@@ -1,0 +1,219 @@
+"""Denied answers, to the letter: what SDKs parse and people read."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.core import rejections
+from extproc.core.identity import UnusableIdentity
+from extproc.core.limits import Limit, Scope, Window
+from extproc.core.quota import BucketState, Cost, Count, Denied
+from extproc.core.rejections import DeniedStyle, Rejection
+from extproc.core.requests import Malformed
+
+from .samples import FUZZ, NOW, reservation
+
+
+def state(limit: Limit, used=11_990, held=0) -> BucketState:
+    return BucketState(reservation(limits=(limit,)).buckets[0], Count(used, held))
+
+
+def over(limit: Limit, style=DeniedStyle.OPENAI, now=NOW, **counts) -> Rejection:
+    return rejections.over_limit(Denied(state(limit, **counts), Cost(20, 30)), now, style)
+
+
+def error(rejection: Rejection) -> dict:
+    assert ("content-type", "application/json") in rejection.headers
+    document = json.loads(rejection.body)
+    assert list(document) == ["error"]
+    assert list(document["error"]) == ["message", "type", "param", "code"]
+    return document["error"]
+
+
+# Over a limit.
+
+
+def test_a_denied_request_is_told_all_that_it_needs_to_wait_rightly():
+    # 11:30:15 UTC is 12:30:15 in Berlin: 11 h 29 min 45 s to midnight.
+    rejection = over(Limit(Scope.SERVICE_ACCOUNT_IP, Window.DAY, 12_000))
+    assert rejection.status == 429
+    assert rejection.reason == "over_limit:service_account+client_ip"
+    assert rejection.headers == (
+        ("content-type", "application/json"),
+        ("retry-after", "41385"),
+        ("x-ratelimit-limit-tokens", "12000"),
+        ("x-ratelimit-remaining-tokens", "10"),
+        ("x-ratelimit-reset-tokens", "11h29m45s"),
+        ("x-should-retry", "false"),
+    )
+    assert error(rejection) == {
+        "message": "Usage over limit -- serviceAccount + IP. Limit 12000 tokens per day: 11990 used, "
+        "this request needs up to 50. Resets at 2026-03-04T23:00:00Z, in 11h29m45s.",
+        "type": "tokens",
+        "param": None,
+        "code": "rate_limit_exceeded",
+    }
+
+
+def test_tokens_that_others_hold_are_told():
+    message = error(over(Limit(Scope.TENANT, Window.DAY, 12_000), used=11_000, held=980))["message"]
+    assert "per day: 11000 used and 980 held by requests in flight, this request" in message
+
+
+@pytest.mark.parametrize(
+    ("scope", "opening"),
+    [
+        (Scope.TENANT, "Usage over limit -- tenant."),
+        (Scope.SERVICE_ACCOUNT, "Usage over limit -- serviceAccount."),
+        (Scope.CLIENT_IP, "Usage over limit -- IP."),
+        (Scope.SERVICE_ACCOUNT_IP, "Usage over limit -- serviceAccount + IP."),
+    ],
+)
+def test_the_message_starts_with_the_scope_and_the_talks_answer_is_nothing_else(scope, opening):
+    limit = Limit(scope, Window.DAY, 12_000)
+    assert error(over(limit))["message"].startswith(opening + " ")
+    assert over(limit, DeniedStyle.TALK) == Rejection(
+        400, (("content-type", "text/plain"),), opening.encode(), f"over_limit:{scope}"
+    )
+
+
+@pytest.mark.parametrize("window", Window)
+def test_clients_are_told_not_to_retry_only_where_the_window_is_longer_than_a_minute(window):
+    headers = dict(over(Limit(Scope.TENANT, window, 100), used=90).headers)
+    assert headers.get("x-should-retry") == (None if window is Window.MINUTE else "false")
+    assert headers["x-ratelimit-remaining-tokens"] == "10"
+
+
+@pytest.mark.parametrize(
+    ("now", "seconds"),
+    [
+        (NOW, 45),
+        (NOW + timedelta(seconds=44), 1),
+        (NOW + timedelta(seconds=44, microseconds=999_999), 1),
+        (NOW + timedelta(seconds=45), 1),
+        (NOW + timedelta(hours=1), 1),
+        (NOW + timedelta(microseconds=1), 45),
+    ],
+)
+def test_the_wait_is_whole_seconds_never_too_short_and_never_none(now, seconds):
+    headers = dict(over(Limit(Scope.TENANT, Window.MINUTE, 100), now=now).headers)
+    assert (headers["retry-after"], headers["x-ratelimit-reset-tokens"]) == (str(seconds), f"{seconds}s")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (1, "1s"),
+        (59, "59s"),
+        (60, "1m0s"),
+        (360, "6m0s"),
+        (3599, "59m59s"),
+        (3600, "1h0m0s"),
+        (41_234, "11h27m14s"),
+        (2_678_400, "744h0m0s"),
+    ],
+)
+def test_durations_are_written_as_openai_writes_them(seconds, text):
+    bucket = state(Limit(Scope.TENANT, Window.MONTH, 12_000))
+    now = datetime.fromtimestamp(bucket.bucket.interval.end - seconds, UTC)
+    assert dict(rejections.quota_headers(bucket, now))["x-ratelimit-reset-tokens"] == text
+
+
+def test_an_admitted_request_gets_the_quota_headers_only():
+    assert rejections.quota_headers(state(Limit(Scope.TENANT, Window.DAY, 12_000), used=1, held=2), NOW) == (
+        ("x-ratelimit-limit-tokens", "12000"),
+        ("x-ratelimit-remaining-tokens", "11997"),
+        ("x-ratelimit-reset-tokens", "11h29m45s"),
+    )
+
+
+@FUZZ
+@given(
+    st.sampled_from(Scope),
+    st.sampled_from(Window),
+    st.integers(0, 10**12),
+    st.integers(0, 10**13),
+    st.integers(0, 10**13),
+)
+def test_any_denial_is_an_answer_that_a_client_can_parse(scope, window, amount, used, held):
+    rejection = over(Limit(scope, window, amount), used=used, held=held)
+    assert error(rejection)["code"] == "rate_limit_exceeded"
+    headers = dict(rejection.headers)
+    assert int(headers["retry-after"]) >= 1
+    assert int(headers["x-ratelimit-remaining-tokens"]) == max(0, amount - used - held)
+
+
+# Everything else.
+
+
+def test_a_malformed_request_names_the_field():
+    rejection = rejections.malformed(Malformed("'n' must be \"one\".", "n", "invalid_value"))
+    assert (rejection.status, rejection.headers, rejection.reason) == (
+        400,
+        (("content-type", "application/json"),),
+        "malformed",
+    )
+    assert error(rejection) == {
+        "message": "'n' must be \"one\".",
+        "type": "invalid_request_error",
+        "param": "n",
+        "code": "invalid_value",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rejection", "status", "reason", "extra", "fields"),
+    [
+        (
+            rejections.too_large(4096),
+            413,
+            "too_large",
+            (),
+            {"type": "invalid_request_error", "param": None, "code": "request_too_large"},
+        ),
+        (
+            rejections.compressed("gzip"),
+            415,
+            "compressed",
+            (),
+            {"type": "invalid_request_error", "param": "content-encoding", "code": "unsupported_content_encoding"},
+        ),
+        (
+            rejections.method_not_allowed(),
+            405,
+            "method",
+            (("allow", "POST"),),
+            {"type": "invalid_request_error", "param": None, "code": "method_not_allowed"},
+        ),
+        (
+            rejections.unusable_identity(UnusableIdentity("sub", "No name.")),
+            403,
+            "identity",
+            (),
+            {"type": "permission_error", "param": "sub", "code": "unusable_identity", "message": "No name."},
+        ),
+        (
+            rejections.store_unavailable(7),
+            503,
+            "store_unavailable",
+            (("retry-after", "7"),),
+            {"type": "server_error", "param": None, "code": "quota_unavailable"},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_other_refusal_has_its_status_reason_and_openais_shape(rejection, status, reason, extra, fields):
+    assert (rejection.status, rejection.reason) == (status, reason)
+    assert rejection.headers == (("content-type", "application/json"), *extra)
+    assert error(rejection).items() >= fields.items()
+    assert error(rejection)["message"]
+
+
+def test_what_a_client_wrote_comes_back_short_and_escaped():
+    message = error(rejections.compressed('gzip"\n' + "x" * 5000))["message"]
+    assert 'content-encoding: gzip"\n' in message
+    assert len(message) < 120
+    assert "4096 bytes" in error(rejections.too_large(4096))["message"]

@@ -1,0 +1,153 @@
+import re
+from datetime import UTC, datetime
+
+import pytest
+from prometheus_client import generate_latest
+
+from extproc.accounting import Accounting, AccountingOptions
+from extproc.core.answers import Outcome, Settlement, released
+from extproc.core.endpoints import Endpoint
+from extproc.core.exchange import Ask
+from extproc.core.identity import Identity
+from extproc.core.policies import Defaults, short_limits
+from extproc.core.quota import Costing
+from extproc.core.requests import RequestFacts
+from extproc.core.usage import Usage
+from extproc.limits_follower import FollowerOptions, LimitsFollower
+from extproc.observe.metrics import Metrics
+from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Clock:
+    def now(self):
+        return NOW
+
+
+def value(metrics, sample, **labels):
+    return metrics.registry.get_sample_value(sample, labels)
+
+
+def test_only_a_reservation_that_is_charged_adds_tokens():
+    metrics = Metrics()
+    metrics.closed(Settlement(Outcome.SETTLED, Usage(10, 5, total=15), 15, "usage"))
+    metrics.closed(Settlement(Outcome.EXPIRED, Usage(2, 3, total=5), 5, "expired"))
+    metrics.closed(released("upstream_error"))
+    tokens = {kind: value(metrics, "tokenweir_tokens_total", kind=kind) for kind in ("input", "output", "charged")}
+    assert tokens == {"input": 12, "output": 8, "charged": 20}
+    assert value(metrics, "tokenweir_reservations_closed_total", outcome="settled", reason="usage") == 1
+    assert value(metrics, "tokenweir_reservations_closed_total", outcome="released", reason="upstream_error") == 1
+
+
+def test_a_stream_is_open_until_it_ends_however_it_ends():
+    metrics = Metrics()
+    with metrics.stream():
+        assert value(metrics, "tokenweir_streams") == 1
+    with pytest.raises(RuntimeError), metrics.stream():
+        raise RuntimeError
+    assert value(metrics, "tokenweir_streams") == 0
+
+
+def test_a_reservation_that_fails_is_timed_too():
+    metrics = Metrics()
+    with pytest.raises(RuntimeError), metrics.reserving():
+        raise RuntimeError
+    assert value(metrics, "tokenweir_reserve_seconds_count") == 1
+
+
+def test_the_buckets_of_a_reservations_time_reach_beyond_its_bound():
+    text = generate_latest(Metrics().registry).decode()
+    bounds = [float(b) for b in re.findall(r'tokenweir_reserve_seconds_bucket\{le="([\d.]+)"', text)]
+    assert min(bounds) <= 0.001
+    assert 0.1 in bounds
+    assert max(bounds) > 0.1
+
+
+def test_ready_is_0_until_it_is_said():
+    metrics = Metrics()
+    assert value(metrics, "tokenweir_ready") == 0
+    metrics.ready(serving=True)
+    assert value(metrics, "tokenweir_ready") == 1
+    metrics.ready(serving=False)
+    assert value(metrics, "tokenweir_ready") == 0
+
+
+def test_what_alerts_watch_is_there_before_it_happens():
+    metrics = Metrics()
+    items = [1, 2]
+    metrics.watch_queue("ledger", items.__len__)
+    assert value(metrics, "tokenweir_queue_items", queue="ledger") == 2
+    assert value(metrics, "tokenweir_queue_lost_total", queue="ledger") == 0
+    assert value(metrics, "tokenweir_stream_faults_total", kind="protocol") == 0
+    assert value(metrics, "tokenweir_stream_faults_total", kind="unexpected") == 0
+    assert value(metrics, "tokenweir_decisions_total", outcome="unavailable", reason="store") == 0
+    metrics.lost("ledger", 3)
+    assert value(metrics, "tokenweir_queue_lost_total", queue="ledger") == 3
+
+
+def test_the_limits_that_are_known_are_counted_with_when_they_were_read():
+    metrics = Metrics()
+    metrics.limits_loaded(7, 2, 1772366400.0)
+    assert value(metrics, "tokenweir_limits_tenants") == 7
+    assert value(metrics, "tokenweir_limits_bad_documents") == 2
+    assert value(metrics, "tokenweir_limits_loaded_timestamp_seconds") == 1772366400.0
+
+
+def test_two_processors_in_one_process_count_apart():
+    first, second = Metrics(), Metrics()
+    first.decided("admitted", "")
+    assert value(second, "tokenweir_decisions_total", outcome="admitted", reason="") is None
+
+
+async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
+    metrics = Metrics()
+    defaults = Defaults(short_limits(500, 400), UTC)
+    counters = MemoryCounters()
+    follower = LimitsFollower(MemoryTenants(), defaults, Clock(), metrics, FollowerOptions())
+    await follower.load()
+    ids = iter(range(10_000))
+    accounting = Accounting(
+        counters=counters,
+        ledger=MemoryLedger(),
+        limits=follower,
+        clock=Clock(),
+        new_id=lambda: f"id{next(ids)}",
+        costing=Costing(),
+        metrics=metrics,
+        options=AccountingOptions(),
+    )
+
+    async def series_after(numbers):
+        for n in numbers:
+            identity = Identity(f"canary-tenant{n}", f"canary-account{n}", f"192.0.2.{n}")
+            for bound in (20, 10_000):  # one is admitted, one denied
+                facts = RequestFacts(
+                    model=f"canary-model{n}",
+                    stream=False,
+                    output_bound=bound,
+                    choices=1,
+                    prompt_bytes=30,
+                    media_parts=0,
+                    wants_usage=False,
+                )
+                ask = Ask(identity, Endpoint.CHAT_COMPLETIONS, facts, f"canary-request{n}")
+                decision = await accounting.reserve(ask)
+                metrics.rejected("over_limit:service_account")
+                if bound == 20:
+                    metrics.closed(Settlement(Outcome.SETTLED, Usage(1, 1, total=2), 2, "usage"))
+                    assert decision.reservation
+        return generate_latest(metrics.registry).decode()
+
+    few = await series_after(range(1, 3))
+    many = await series_after(range(3, 60))
+    assert "canary" not in many
+    assert "192.0.2." not in many
+    assert len(many.splitlines()) == len(few.splitlines())
+    assert value(metrics, "tokenweir_decisions_total", outcome="admitted", reason="") == 59
+
+
+def test_labels_are_the_four_that_have_few_values():
+    metrics = Metrics()
+    names = {label for c in set(metrics.registry._names_to_collectors.values()) for label in c._labelnames}
+    assert names == {"outcome", "reason", "kind", "queue"}

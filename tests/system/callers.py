@@ -1,0 +1,155 @@
+"""A service account that nobody else has, and all that a test does with it: ask, read the ledger, read counters."""
+
+import contextlib
+import re
+import secrets
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import httpx
+from openai import AsyncOpenAI
+
+from extproc.local.stack import SAMPLE_MODEL, Stack
+
+from .waiting import until
+
+CHAT = "/v1/chat/completions"
+DEFAULT_LIMIT = 100_000  # tokens a day of a service account whose tenant nobody configured
+QUESTION = "1 + 1 =?"
+
+
+def chat(content=QUESTION, **fields):
+    """A request's body."""
+    return {"model": SAMPLE_MODEL, "messages": [{"role": "user", "content": content}], **fields}
+
+
+@dataclass
+class Records:
+    """The stores of a stack, read directly."""
+
+    database: object
+    admin: object
+
+    async def entries(self, account):
+        found = self.database["token_ledger"].find({"serviceAccount": account}).sort("admitted_at", 1)
+        return await found.to_list()
+
+    async def daily(self, account):
+        found = self.database["sa_ip_usage_daily"].find({"serviceAccount": account})
+        return await found.to_list()
+
+
+@dataclass
+class Caller:
+    """One tenant with one service account."""
+
+    stack: Stack
+    records: Records
+    tenant: str = field(default_factory=lambda: f"tenant-{secrets.token_hex(4)}")
+    account: str = ""
+    model: str = SAMPLE_MODEL
+
+    def __post_init__(self):
+        self.account = self.account or f"robot@{self.tenant}.example.com"
+        self.token = self.stack.issuer.issue(self.account, tenant=self.tenant)
+
+    @property
+    def headers(self):
+        return {"authorization": f"Bearer {self.token}"}
+
+    def on(self, stack):
+        """The same service account at another stack with the same stores."""
+        return Caller(stack, self.records, self.tenant, self.account)
+
+    def openai(self, **options):
+        options = {"max_retries": 0, "timeout": 30} | options
+        return AsyncOpenAI(base_url=f"{self.stack.gateway}/v1", api_key=self.token, **options)
+
+    def http(self, **options):
+        """Without environment proxies, and at once: whatever hangs is a failure after 15 s."""
+        options = {"base_url": self.stack.gateway, "headers": self.headers, "timeout": 15} | options
+        return httpx.AsyncClient(trust_env=False, **options)
+
+    async def post(self, body=None, *, path=CHAT, headers=None, **fields):
+        """The answer to one request; `body` is bytes, or what becomes JSON."""
+        content = {"content": body} if isinstance(body, bytes) else {"json": body or chat(**fields)}
+        async with self.http() as client:
+            sent = {"content-type": "application/json"} | (headers or {})
+            return await client.post(path, headers=sent, **content)
+
+    async def limit(self, **amounts):
+        """Sets the limits of a new tenant, and returns when every processor of the stack knows them."""
+        await self.records.admin.set_tenant(self.tenant, amounts)
+        written = time.time()
+        tenants = await self.records.database["tenantLimitation"].count_documents({})
+
+        async def known():
+            return all(
+                metrics["tokenweir_limits_tenants"] == tenants
+                and metrics["tokenweir_limits_loaded_timestamp_seconds"] > written
+                for metrics in await scrape(self.stack)
+            )
+
+        await until(known, "the new limits are known")
+
+    async def entries(self, count=1, *, within_s=5.0):
+        """The service account's ledger, once it has that many entries; never more."""
+
+        found = []
+
+        async def enough():
+            found[:] = await self.records.entries(self.account)
+            return len(found) >= count
+
+        with contextlib.suppress(AssertionError):
+            await until(enough, "so many entries", within_s=within_s)
+        assert len(found) == count, Counter((entry["state"], entry["reason"]) for entry in found)
+        return found
+
+    async def entry(self, *, within_s=5.0):
+        (only,) = await self.entries(1, within_s=within_s)
+        return only
+
+    async def nothing_recorded_but(self, count):
+        """That so many requests, and no more, were recorded. The ledger is written in order: one more comes last."""
+        answer = await self.post()
+        assert answer.status_code == 200
+        found = await self.entries(count + 1)
+        return found[:count]
+
+    async def counts(self, client_ip="127.0.0.1"):
+        """What the counters hold, by scope: `used` and `held`."""
+        explained = await self.records.admin.explain(self.tenant, self.account, client_ip)
+        return {state.bucket.limit.scope.value: state.count for state in explained.states}
+
+    async def settled(self, client_ip="127.0.0.1"):
+        """The tokens used (the same in each scope), once nothing is held any more."""
+
+        async def nothing_held():
+            counts = await self.counts(client_ip)
+            return counts if not any(count.held for count in counts.values()) else None
+
+        counts = await until(nothing_held, f"nothing is held for {self.account}")
+        (used,) = {count.used for count in counts.values()}
+        return used
+
+
+async def scrape(stack):
+    """For each processor its metrics, by name and labels as they stand in the text."""
+    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+        texts = [(await client.get(url)).text for url in stack.metrics]
+    return [_values(text) for text in texts]
+
+
+def _values(text):
+    return {m[1]: float(m[2]) for m in re.finditer(r"^(tokenweir_\S+(?: \S+)*?) (\S+)$", text, re.MULTILINE)}
+
+
+async def total(stack, name):
+    """The sum of a metric over labels and processors."""
+    sums = Counter()
+    for metrics in await scrape(stack):
+        for full, value in metrics.items():
+            sums[full.partition("{")[0]] += value
+    return sums[name]

@@ -1,0 +1,204 @@
+"""`tokenweir local up`, as somebody types it: it tells the story, proves it, and leaves nothing behind."""
+
+import asyncio
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from extproc.local.ports import HOST, free_ports
+
+from .marks import SYSTEM
+from .waiting import until
+
+pytestmark = SYSTEM
+
+MARK = "STACK_OF_A_TEST"
+
+
+@dataclass
+class Up:
+    """One run of the command. Everything that it starts inherits a mark, by which it is found."""
+
+    tmp: Path
+    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    output: str = ""
+    errors: str = ""
+    code: int | None = None
+    took_s: float = 0.0
+
+    async def run(self, *arguments, interrupt_at=None, number=signal.SIGINT):
+        """Runs it to its end; `interrupt_at`: sends a signal as soon as the output has that."""
+        started = time.monotonic()
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("TOKENWEIR_")}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "extproc", "local", "up", *arguments,
+            env=environment | {MARK: self.mark, "TMPDIR": str(self.tmp), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=self.tmp,
+        )  # fmt: skip
+        errors = asyncio.create_task(process.stderr.read())
+        try:
+            async with asyncio.timeout(60):
+                while piece := await process.stdout.read(4096):
+                    self.output += piece.decode()
+                    if interrupt_at is not None and interrupt_at in self.output:
+                        interrupt_at = None
+                        process.send_signal(number)
+                self.errors = (await errors).decode()
+                self.code = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        self.took_s = time.monotonic() - started
+        assert interrupt_at is None, self.output
+        return self
+
+    async def left_nothing_behind(self):
+        await until(lambda: not self.processes(), f"its children are gone: {self.processes()}")
+        assert list(self.tmp.iterdir()) == []
+
+    def processes(self):
+        found = []
+        wanted = f"{MARK}={self.mark}".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if wanted in (folder / "environ").read_bytes():
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def up(tmp_path):
+    return Up(tmp_path)
+
+
+def told(up):
+    assert "Traceback" not in up.output + up.errors
+    assert "  NO   " not in up.output, up.output
+    return up.output
+
+
+async def test_it_proves_that_every_token_is_counted_and_leaves_nothing_behind(up):
+    await up.run("--exit")
+    assert up.code == 0, up.output + up.errors
+    output = told(up)
+    charged, served = re.search(
+        r"yes  ledger (\d+) tokens = (\d+) tokens that the model server counted itself", output
+    ).groups()
+    assert 300 < int(charged) == int(served) <= 400
+    assert "yes  429, as it should be" in output
+    assert output.count("tokens <= the limit of 400") == 1
+    assert output.endswith("Everything is stopped; nothing is left behind.\n")
+    assert up.errors == ""
+    assert up.took_s < 60
+    await up.left_nothing_behind()
+
+
+MOMENTS = [
+    ("Starting the stack", signal.SIGINT),
+    ("  Tokenweir", signal.SIGTERM),
+    ("  Envoy", signal.SIGINT),
+    ("The same question", signal.SIGTERM),
+]
+
+
+async def test_interrupted_at_any_moment_it_leaves_nothing_behind(tmp_path):
+    async def interrupted(number, moment, kind):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        up = await Up(folder).run("--exit", interrupt_at=moment, number=kind)
+        assert up.code == 130, up.output + up.errors
+        assert "Interrupted; everything is stopped." in told(up)
+        assert up.errors == ""
+        assert up.took_s < 30
+        await up.left_nothing_behind()
+
+    await asyncio.gather(*(interrupted(n, *each) for n, each in enumerate(MOMENTS)))
+
+
+async def test_it_stays_until_it_is_interrupted(up):
+    (port,) = free_ports(1)
+    await up.run("--stay", "--no-story", "--port", str(port), interrupt_at="Ctrl-C ends it.")
+    assert up.code == 0, up.output + up.errors
+    assert f"curl http://{HOST}:{port}/v1/chat/completions" in told(up)
+    assert up.output.endswith("Everything is stopped; nothing is left behind.\n")
+    assert up.errors == ""
+    await up.left_nothing_behind()
+
+
+async def test_killed_it_takes_its_children_with_it(up):
+    await up.run("--stay", "--no-story", interrupt_at="Ctrl-C ends it.", number=signal.SIGKILL)
+    assert up.code == -signal.SIGKILL
+    await until(lambda: not up.processes(), "its children are gone")
+
+
+async def test_what_runs_already_is_used_and_nobodys_limits_are_touched(up, stack, records):
+    tenants = records.database["tenantLimitation"]
+    before = await tenants.find().to_list()
+    stores = ("--redis", stack.redis, "--mongo", stack.mongo)
+    await up.run("--exit", "--upstream", f"{stack.upstream}/v1/", "--workers", "2", *stores)
+    assert up.code == 0, up.output + up.errors
+    for part in ("Valkey", "SecantusDB", "sample model server"):
+        assert part not in told(up)
+    assert re.search(r"yes  ledger \d+ tokens of plain calls = \d+ that the client was shown", up.output)
+    after = await tenants.find().to_list()
+    assert [each for each in after if each in before] == before
+    (name,) = [each["tenant_id"] for each in after if each not in before]
+    assert name.startswith("demo-")
+    await tenants.delete_one({"tenant_id": name})
+    await up.left_nothing_behind()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--upstream", "ftp://x"], "--upstream"),
+        (["--upstream", "localhost:8000"], "--upstream"),
+        (["--upstream", "http://"], "--upstream"),
+        (["--upstream", "http://localhost:99999"], "--upstream"),
+        (["--upstream", "http://localhost:0"], "--upstream"),
+        (["--upstream", "http://localhost:port"], "--upstream"),
+        (["--upstream", "http://localhost/some/path"], "--upstream"),
+        (["--upstream", "http://user:secret@localhost"], "--upstream"),
+        (["--redis", "localhost:6379"], "redis"),
+        (["--mongo", "http://localhost"], "mongo"),
+    ],
+)
+async def test_wrong_use_is_one_clear_line(up, arguments, named):
+    await up.run("--exit", *arguments)
+    assert up.code not in (0, None)
+    (line,) = up.errors.splitlines()
+    assert line.startswith("tokenweir: ")
+    assert named in line
+    assert "Traceback" not in up.output
+    await up.left_nothing_behind()
+
+
+async def test_an_upstream_that_is_not_there_is_one_clear_line(up, stack):
+    (port,) = free_ports(1)
+    url = f"http://{HOST}:{port}"
+    await up.run("--exit", "--upstream", url, "--redis", stack.redis, "--mongo", stack.mongo)
+    assert up.code == 1
+    (line,) = up.errors.splitlines()
+    assert url in line
+    await up.left_nothing_behind()
+
+
+async def test_a_port_that_is_taken_is_named(up, stack):
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        await up.run("--exit", "--port", str(port), "--redis", stack.redis, "--mongo", stack.mongo)
+    assert up.code == 1
+    assert str(port) in up.errors
+    assert "Traceback" not in up.output + up.errors
+    await up.left_nothing_behind()

@@ -1,0 +1,142 @@
+"""What is built from the settings is built with them: each value is another than the default."""
+
+import asyncio
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from extproc import app
+from extproc.core.limits import Limit, Scope, Window
+from extproc.core.policies import Defaults
+from extproc.core.quota import Costing
+from extproc.core.rejections import DeniedStyle
+from extproc.envoy.codec import MetadataKeys
+from extproc.observe.metrics import Metrics
+from extproc.ports import StoreError
+from extproc.settings import load
+from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+
+
+def settings(**values):
+    return load(None, {f"TOKENWEIR_{name}": str(value) for name, value in values.items()})
+
+
+def test_the_cost_is_made_of_its_settings():
+    given = settings(
+        COST__PROMPT_BYTES_PER_TOKEN=5,
+        COST__PROMPT_OVERHEAD_TOKENS=6,
+        COST__MEDIA_TOKENS=7,
+        COST__TYPICAL_OUTPUT_TOKENS=8,
+    )
+    assert app.costing(given) == Costing(5, 6, 7, 8)
+
+
+def test_the_rules_of_an_exchange_are_made_of_their_settings():
+    rules = app.exchange_rules(
+        settings(
+            IDENTITY__SERVICE_ACCOUNT_CLAIM="azp",
+            IDENTITY__TENANT_CLAIM="org",
+            IDENTITY__SERVICE_ACCOUNT_HEADER="oc_sa",
+            IDENTITY__TENANT_HEADER="oc_tenant",
+            IDENTITY__TENANT_PATTERN="@([^.]+)",
+            SERVER__MAX_BODY_BYTES=2048,
+            DENIED__STYLE="talk",
+            COST__OUTPUT_BYTES_PER_TOKEN=9,
+        )
+    )
+    identity = rules.identity
+    assert (identity.service_account_claim, identity.tenant_claim) == ("azp", "org")
+    assert (identity.service_account_header, identity.tenant_header) == ("oc_sa", "oc_tenant")
+    assert identity.tenant_pattern.pattern == "@([^.]+)"
+    assert (rules.max_body_bytes, rules.denied_style, rules.bytes_per_output_token) == (2048, DeniedStyle.TALK, 9)
+
+
+def test_the_default_limits_are_made_of_their_settings():
+    prefix = "LIMITS__DEFAULT__"
+    given = settings(**{f"{prefix}SA_LIMIT": 5, f"{prefix}IP_LIMIT": 6, f"{prefix}TIMEZONE": "Asia/Tokyo"})
+    by_account = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 5)
+    by_ip = Limit(Scope.SERVICE_ACCOUNT_IP, Window.DAY, 6)
+    assert app.defaults(given) == Defaults((by_account, by_ip), ZoneInfo("Asia/Tokyo"))
+
+
+async def test_accounting_and_the_limits_follower_get_their_settings():
+    given = settings(
+        REDIS__URL="memory://",
+        MONGO__URL="memory://",
+        RESERVATION__DECISION_TIMEOUT_S=0.25,
+        RESERVATION__TTL_S=60,
+        RESERVATION__EXPIRY_INTERVAL_S=2,
+        DENIED__RECORD="false",
+        LIMITS__POLL_S=1.5,
+        LIMITS__REFRESH_S=11,
+    )
+    stores, metrics = app.build_stores(given), Metrics()
+    follower = app.build_follower(given, stores, metrics)
+    options = app.build_accounting(given, stores, follower, metrics)._options
+    assert (options.decision_timeout_s, options.reservation_ttl_s, options.expiry_interval_s) == (0.25, 60, 2)
+    assert options.record_denied is False
+    assert (follower._options.poll_s, follower._options.refresh_s) == (1.5, 11)
+
+
+async def test_memory_stores_need_nothing():
+    stores = app.build_stores(settings(REDIS__URL="memory://", MONGO__URL="memory://"))
+    assert isinstance(stores.counters, MemoryCounters)
+    assert isinstance(stores.ledger, MemoryLedger)
+    assert stores.reports is stores.ledger
+    assert isinstance(stores.tenants, MemoryTenants)
+    await stores.prepare()
+    await stores.aclose()
+
+
+async def test_redis_is_given_the_password_that_is_never_shown():
+    received = asyncio.Queue()
+
+    async def refuse(reader, writer):
+        received.put_nowait(await reader.read(1024))
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    stores = app.build_stores(
+        settings(REDIS__URL=f"redis://user:hunter%402@127.0.0.1:{port}", MONGO__URL="memory://")
+    )
+    with pytest.raises(StoreError):
+        await stores.counters.ping()
+    assert b"hunter@2" in await received.get()
+    await stores.aclose()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_mongodb_is_given_the_password_the_database_and_the_bound_of_a_call():
+    given = settings(
+        REDIS__URL="memory://",
+        MONGO__URL="mongodb://user:hunter%402@127.0.0.1:1",
+        MONGO__DATABASE="other",
+        MONGO__TIMEOUT_S=1.5,
+    )
+    stores = app.build_stores(given)
+    client = stores.mongo._mongo.client
+    assert client.options.pool_options._credentials.password == "hunter@2"
+    assert client.options.timeout == 1.5
+    assert stores.tenants._documents.full_name == "other.tenantLimitation"
+    await stores.aclose()
+
+
+def test_reservation_ids_are_128_bits_and_never_the_same():
+    made = {app.new_reservation_id() for _ in range(1000)}
+    assert len(made) == 1000
+    assert {len(bytes.fromhex(each)) for each in made} == {16}
+
+
+def test_the_clock_is_in_utc():
+    assert app.SystemClock().now().utcoffset().total_seconds() == 0
+
+
+def test_the_codec_looks_for_the_verified_token_where_the_settings_say():
+    given = settings(
+        IDENTITY__JWT_NAMESPACE="ns", IDENTITY__JWT_PAYLOAD_KEY="key", IDENTITY__SERVICE_ACCOUNT_CLAIM="azp"
+    )
+    codec = app.build_codec(given)
+    assert codec._keys == MetadataKeys("ns", "key")
+    assert "azp" in codec._claims

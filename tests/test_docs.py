@@ -1,0 +1,203 @@
+import ast
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+from extproc.admin.service import Ranked, TenantView
+from extproc.cli import app
+from extproc.core.limits import Scope
+from extproc.core.usage import Absence
+from extproc.observe.metrics import Metrics
+from extproc.ports import DailyUsage
+from extproc.settings import field_names, variable_name
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def text_of(name):
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def sections(text):
+    """Title -> text of each `##` section."""
+    return dict(part.partition("\n")[::2] for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:])
+
+
+def rows(text):
+    """The cells of a page's tables, heads left out."""
+    lines = re.findall(r"^\|(.+)\|$", text, flags=re.MULTILINE)
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+    rules = {index for index, row in enumerate(cells) if set("".join(row)) == {"-"}}
+    return [row for index, row in enumerate(cells) if index not in rules and index + 1 not in rules]
+
+
+# Settings.
+
+
+def test_the_tables_of_settings_are_what_the_settings_are():
+    # Written anew by: python docs/settings_table.py
+    page = runpy.run_path(str(DOCS / "settings_table.py"))["page"]
+    assert page(text_of("settings.md")) == text_of("settings.md")
+
+
+@pytest.mark.parametrize("name", field_names())
+def test_a_setting_is_documented_with_variable_value_default_and_meaning(name):
+    (row,) = [row for row in rows(text_of("settings.md")) if row[0] == f"`{name}`"]
+    assert row[1] == f"`{variable_name(name)}`"
+    assert len(row) == 5
+    assert all(row)
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_every_variable_that_a_page_names_is_one(page):
+    known = {variable_name(name) for name in field_names()}
+    known |= {
+        "TOKENWEIR_CONFIG",
+        "TOKENWEIR_SERVICE_HOST",
+        "TOKENWEIR_PORT",
+        "TOKENWEIR_FIXTURES",
+        "TOKENWEIR_SCHEMAS",
+    }
+    known |= {"TOKENWEIR_ENVOYS"}
+    assert set(re.findall(r"\bTOKENWEIR_\w+", text_of(page))) <= known | {"TOKENWEIR_"}
+
+
+# Metrics.
+
+
+def exported():
+    """Name on the page -> (type, labels)."""
+    metrics = Metrics()
+    found = {}
+    for family in metrics.registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        collector = metrics.registry._names_to_collectors[family.name]
+        found[name] = (family.type, collector._labelnames)
+    return found
+
+
+def documented():
+    table = text_of("metrics.md").partition("## Label values")[0]
+    return {
+        row[0].strip("`"): (row[1], tuple(re.findall(r"`(\w+)`", row[2]))) for row in rows(table) if row[3].strip()
+    }
+
+
+def test_the_table_of_metrics_is_what_is_exported():
+    assert documented() == exported()
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_every_metric_that_a_page_names_is_exported(page):
+    named = set(re.findall(r"\btokenweir_[a-z_]+", text_of(page))) - {"tokenweir_ext_proc"}
+    known = set(exported()) | {"tokenweir_reserve_seconds_bucket"}
+    assert named <= known
+
+
+def reasons_in(folder, *functions):
+    """The string constants that calls of these functions have among their arguments."""
+    found = set()
+    for path in (ROOT / "extproc" / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "attr", getattr(node.func, "id", None))
+            if name in functions:
+                arguments = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "reason")]
+                inner = [part for argument in arguments for part in ast.walk(argument)]
+                found |= {n.value for n in inner if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    return found
+
+
+def test_every_reason_that_a_reservation_ends_for_is_documented():
+    reasons = reasons_in("core", "released", "estimate", "Settlement") | set(Absence)
+    assert len(reasons) >= 10
+    table = sections(text_of("metrics.md"))["Label values"]
+    assert {reason for reason in reasons if f"`{reason}`" not in table} == set()
+
+
+def test_every_reason_of_a_rejection_is_documented():
+    line = text_of("metrics.md").partition("**`tokenweir_rejections_total`**")[2].partition("\n\n")[0]
+    written = set(re.findall(r"`([^`]+)`", line))
+    source = (ROOT / "extproc/core/rejections.py").read_text(encoding="utf-8")
+    fixed = set(re.findall(r'reason="(\w+)"', source))
+    assert written == fixed | {f"over_limit:{scope}" for scope in Scope}
+
+
+def test_every_scope_is_documented_as_a_reason_to_deny():
+    table = sections(text_of("metrics.md"))["Label values"]
+    (row,) = [row for row in rows(table) if row[0] == "`denied`"]
+    assert set(re.findall(r"`([^`]+)`", row[1])) == set(Scope)
+
+
+def test_every_other_label_value_in_the_code_is_documented():
+    values = reasons_in("envoy", "stream_fault") | reasons_in(".", "watch_queue") | reasons_in(".", "decided")
+    table = sections(text_of("metrics.md"))["Label values"]
+    assert {value for value in values if value and f"`{value}`" not in table} == set()
+    assert {"protocol", "closings", "unavailable"} <= values
+
+
+# The command line.
+
+
+def leaves(command, path=()):
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield " ".join(path), command
+        return
+    for name, each in inner.items():
+        yield from leaves(each, (*path, name))
+
+
+COMMAND = typer.main.get_command(app)
+LEAVES = dict(leaves(COMMAND))
+
+
+def options(command):
+    return {o for p in command.params if p.param_type_name == "option" for o in [*p.opts, *p.secondary_opts]}
+
+
+def test_the_commands_that_are_documented_are_the_ones_there_are():
+    assert sorted(sections(text_of("cli.md"))) == sorted(LEAVES)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_option_of_a_command_is_documented_and_no_other(name):
+    table = " ".join(row[0] for row in rows(sections(text_of("cli.md"))[name]))
+    assert set(re.findall(r"`(-[\w-]+)", table)) == options(LEAVES[name]) - {"--help", "-h"}
+
+
+def test_the_options_before_the_command_are_documented():
+    head = text_of("cli.md").partition("\n## ")[0]
+    named = set(re.findall(r"`(-[\w-]+)", " ".join(row[0] for row in rows(head))))
+    assert named == options(COMMAND) | {"--help", "-h"}
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [("tenant list", TenantView), ("usage daily", DailyUsage), ("usage top", Ranked)],
+)
+def test_the_keys_of_json_are_documented(name, record):
+    (row,) = [row for row in rows(sections(text_of("cli.md"))[name]) if row[0] == "`--json`"]
+    assert re.findall(r"`(\w+)`", row[1]) == list(record.__dataclass_fields__)
+
+
+# Dependencies.
+
+
+def test_every_dependency_has_its_reason_and_no_other_is_listed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = {"Always": project["dependencies"], **{f"Extra `{name}`": listed for name, listed in extras.items()}}
+    names = {
+        title: [re.match(r"[\w.-]+", requirement).group() for requirement in listed]
+        for title, listed in wanted.items()
+    }
+    pages = {title.partition(":")[0]: rows(text) for title, text in sections(text_of("dependencies.md")).items()}
+    assert {title: [row[0] for row in table] for title, table in pages.items()} == names
+    assert all(len(row[1]) > 5 for table in pages.values() for row in table)
