@@ -1,7 +1,7 @@
 """Reading an upstream's answer while it passes: what goes to the client, and what the exchange cost.
 
 A reader gets the bytes as they come and says what the client gets for them; at the end it says how the
-reservation ends. Only the usage chunk of a stream whose client did not ask for it is ever held back.
+reservation ends. Only the usage chunk of a stream whose client did not ask for it is ever kept from the client.
 """
 
 from dataclasses import dataclass

@@ -163,4 +163,5 @@ def _size(text: _Text | None) -> int:
         text.tool_calls,
         text.function_call,
     )
-    return sum(len(field) for field in map(bytes, fields) if field not in _NOTHING)
+    written = [field for field in map(bytes, fields) if field not in _NOTHING]
+    return sum(len(field) - 2 * field.startswith(b'"') for field in written)  # a string without its quotes
