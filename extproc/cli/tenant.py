@@ -9,6 +9,7 @@ import typer
 from extproc.admin.service import AdminError, TenantView
 from extproc.cli import output
 from extproc.cli.root import Json, with_admin
+from extproc.tables import visible
 
 app = typer.Typer(help="Tenants and their limits.", no_args_is_help=True)
 
@@ -91,7 +92,7 @@ def delete(
 
 def _ask(tenant: str) -> None:
     # On stderr: stdout is the result's. No answer (nobody there) is a no.
-    typer.echo(output.visible(f"Delete the limits of tenant '{tenant}'? [y/N]: "), err=True, nl=False)
+    typer.echo(visible(f"Delete the limits of tenant '{tenant}'? [y/N]: "), err=True, nl=False)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise AdminError("nothing was deleted; --yes deletes without asking")
 

@@ -7,6 +7,7 @@ be replaced by a real one that runs already.
 import asyncio
 import http.client
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +21,7 @@ from extproc.local.issuer import TokenIssuer
 from extproc.local.ports import HOST, free_ports
 from extproc.local.process import Child, Command, Probe, start
 
+_LIMITS_READ: Final = re.compile(rb"^tokenweir_limits_loaded_timestamp_seconds (\S+)", re.MULTILINE)
 SAMPLE_MODEL: Final = "tokenweir-sample"
 _STOP_ENVOY_FIRST_S: Final = 12.0
 
@@ -63,6 +65,11 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """Settings with which the CLI works on this stack's stores."""
         return {"TOKENWEIR_REDIS__URL": self.redis, "TOKENWEIR_MONGO__URL": self.mongo}
+
+    async def limits_read_at(self) -> float:
+        """When the processor that is furthest behind last read the limits, in seconds since the epoch."""
+        pages = await asyncio.gather(*(asyncio.to_thread(_get, url) for url in self.metrics))
+        return min(float(_LIMITS_READ.findall(page)[0]) for page in pages)
 
     async def served(self) -> dict[str, Any]:
         """What the sample model server itself has counted."""

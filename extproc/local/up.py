@@ -1,6 +1,8 @@
 """`tokenweir local up`: start the stack, play the story, print what to try, stay or leave."""
 
 import asyncio
+import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -40,7 +42,7 @@ async def run(options: UpOptions) -> int:
 
     Raises `LocalError`, and `SettingsError` for the URL of a store that can't be one.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = _Console(highlight=False, soft_wrap=True)
     _check_urls(options)
     interrupted, staying = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -58,6 +60,14 @@ async def run(options: UpOptions) -> int:
         except asyncio.CancelledError:
             console.print("Interrupted; everything is stopped.")
             return 130
+        except BrokenPipeError:  # whoever read along has gone, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # not the SystemExit of the default, which ends no task in order
 
 
 def _check_urls(options: UpOptions) -> None:
@@ -135,12 +145,12 @@ async def _first_model(stack: Stack) -> str:
 
 def _print_what_to_try(stack: Stack, model: str, console: Console) -> None:
     token = stack.issuer.issue(_ACCOUNT, tenant="tenant02", ttl_s=86_400)
-    environment = " ".join(f"{name}={value}" for name, value in stack.environment.items())
-    command = Path(sys.argv[0]).name if Path(sys.argv[0]).name == "tokenweir" else f"{sys.executable} -m extproc"
+    environment = " ".join(f"{name}='{value}'" for name, value in stack.environment.items())
+    command = _this_command()
     json = '-H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json"'
-    console.print(f"""
-[bold]Try it[/bold] (tenant02 has no limits of its own: the defaults bind it)
-
+    console.print("\n[bold]Try it[/bold] (tenant02 has no limits of its own: the defaults bind it)")
+    console.print(
+        f"""
 TOKEN={token}
 
 curl {stack.gateway}/v1/chat/completions {json} \\
@@ -154,4 +164,14 @@ export {environment}
 {command} explain tenant02 {_ACCOUNT} 127.0.0.1
 {command} tenant set tenant02 --sa-limit 50 --ip-limit 50
 
-Metrics: {" ".join(stack.metrics)}""")
+Metrics: {" ".join(stack.metrics)}""",
+        markup=False,
+    )
+
+
+def _this_command() -> str:
+    """How this command was called, so that the lines to paste work where no environment is active."""
+    called = sys.argv[0]
+    if Path(called).name != "tokenweir":
+        return f"{sys.executable} -m extproc"
+    return "tokenweir" if shutil.which("tokenweir") == called else os.path.relpath(called)
