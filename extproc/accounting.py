@@ -31,6 +31,7 @@ from extproc.ports import Clock, Closing, Counters, Ledger, Limits, StoreError
 _log = logging.getLogger(__name__)
 
 _EXPIRE_AT_ONCE = 500
+_UNDONE_AT_MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Accounting:
         self._entries: Outbox[Entry] = Outbox(
             OutboxOptions("ledger", linger_s=options.ledger_linger_s), ledger.append, metrics.lost
         )
+        self._answering = True
         metrics.watch_queue("closings", self._closings.__len__)
         metrics.watch_queue("ledger", self._entries.__len__)
 
@@ -87,11 +89,12 @@ class Accounting:
         except (StoreError, TimeoutError) as error:
             self._undo(reservation)
             self._metrics.decided("unavailable", "store")
-            _log.warning("no decision", extra={"request_id": ask.request_id, "error": _named(error)})
+            self._tell(answering=False, error=_named(error))
             return Unavailable()
         except BaseException:  # the stream was cancelled, or a fault: nothing may stay held
             self._undo(reservation)
             raise
+        self._tell(answering=True)
         self._count(reservation, decision)
         return decision
 
@@ -154,7 +157,20 @@ class Accounting:
             self._entries.put(denied_entry(reservation, scope))
 
     def _undo(self, reservation: Reservation) -> None:
-        self._closings.put(_End(reservation, released("undecided"), recorded=False))
+        # In a long outage these must not take the room of reservations that are really held. One that is left out
+        # and was made all the same expires.
+        if len(self._closings) < _UNDONE_AT_MOST:
+            self._closings.put(_End(reservation, released("undecided"), recorded=False))
+
+    def _tell(self, *, answering: bool, error: str = "") -> None:
+        """Logs when the counters fall silent and when they answer again: a line an outage, not a request."""
+        if answering is self._answering:
+            return
+        self._answering = answering
+        if answering:
+            _log.warning("decisions again")
+        else:
+            _log.error("no decisions: requests are answered with 503", extra={"error": error})
 
     async def _carry_out(self, ends: Sequence["_End"]) -> None:
         stands = await self._counters.close(

@@ -6,6 +6,7 @@ import time
 import pytest
 from world import DECISION_TIMEOUT_S, WHO, World, ask, away, refused, usage
 
+from extproc import accounting as accounting_module
 from extproc.core.answers import Outcome, released
 from extproc.core.identity import Identity
 from extproc.core.quota import Admitted, Cost, Denied, Unavailable
@@ -344,3 +345,25 @@ async def test_every_reservation_has_an_id_of_its_own():
     world = World()
     ids = {world.accounting._reservation(ask()).id for _ in range(5)}
     assert len(ids) == 5
+
+
+async def test_an_outage_is_a_line_in_the_log_at_its_beginning_and_one_at_its_end(caplog):
+    world = World()
+    world.counters.before = [away(), away(), away()]
+    for _ in range(5):
+        await world.reserve()
+    lines = [r.message for r in caplog.records if r.name == "extproc.accounting"]
+    assert lines == ["no decisions: requests are answered with 503", "decisions again"]
+
+
+async def test_what_was_never_decided_does_not_take_the_room_of_what_is_held(monkeypatch):
+    monkeypatch.setattr(accounting_module, "_UNDONE_AT_MOST", 2)
+    world = World()
+    held = await world.admitted()
+    world.counters.before = [away()] * 5
+    for _ in range(5):
+        assert isinstance(await world.reserve(), Unavailable)
+    world.accounting.close(held, usage(7))
+    async with world.running():
+        assert await world.accounting.drain(1)
+    assert [closing.outcome for closing in world.counters.closed] == [Outcome.RELEASED] * 2 + [Outcome.SETTLED]

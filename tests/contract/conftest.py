@@ -6,9 +6,9 @@ The servers live on the session's event loop, the adapters on the loop of the te
 import gc
 import os
 import signal
+import socket
 import sys
 import uuid
-import warnings
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
@@ -34,19 +34,29 @@ def _missing(error):
     pytest.skip(str(error))
 
 
+def _open_sockets():
+    # type(): isinstance would look through weak proxies, also through dead ones.
+    found = (each for each in gc.get_objects() if type(each) is socket.socket)
+    return {id(each): each for each in found if each.family == socket.AF_INET and each.fileno() >= 0}
+
+
 @contextmanager
-def sockets_left_to_the_garbage():
-    """PyMongo drops the socket of a refused connection unclosed: it is collected in here, unheard."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
+def _no_socket_left_open():
+    """PyMongo leaves a socket open where it is closed while it connects: such a one is closed here."""
+    before = _open_sockets()
+    yield
+    for each in (left for key, left in _open_sockets().items() if key not in before):
+        each.close()
 
 
-@pytest.fixture
-def refusing():
-    """A context to connect in where nobody listens."""
-    return sockets_left_to_the_garbage
+@pytest_asyncio.fixture
+async def refusing_mongo():
+    """A client of a server that is not there."""
+    (port,) = free_ports(1)
+    with _no_socket_left_open():
+        mongo = Mongo(MongoOptions(f"mongodb://{HOST}:{port}/?directConnection=true", timeout_s=0.1))
+        yield mongo
+        await mongo.aclose()
 
 
 @asynccontextmanager
@@ -84,7 +94,7 @@ async def redis_server(tmp_path_factory):
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def mongo_replica_set(tmp_path_factory):
     try:
-        with sockets_left_to_the_garbage():
+        with _no_socket_left_open():
             part = await parts.start_mongo_store(tmp_path_factory.mktemp("mongo"), *free_ports(1))
     except parts.MissingPartError as error:
         _missing(error)
@@ -99,7 +109,7 @@ async def mongo_standalone(tmp_path_factory, mongo_replica_set):
     argv = (sys.executable, "-P", "-m", "secantus", "--host", HOST, "--port", str(port), "--storage-path", "data")
     argv += ("--cache-size", "256M", "--standalone")
     command = Command("mongo-standalone", argv, tmp_path_factory.mktemp("standalone"))
-    with sockets_left_to_the_garbage():
+    with _no_socket_left_open():
         child = await start(command, _answers(url))
     async with _running(child):
         yield url
