@@ -86,7 +86,7 @@ async def redis_server(tmp_path_factory):
     try:
         part = await parts.start_redis_server(tmp_path_factory.mktemp("redis"), *free_ports(1))
     except parts.MissingPartError as error:
-        _missing(error)
+        pytest.skip(f"not run on Redis 7.0: {error}")  # the one part that no wheel brings
     async with _running(part.process):
         yield part
 
