@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from extproc.core.answers import Outcome, Settlement, released
-from extproc.core.exchange import Ask
+from extproc.core.events import Ask
 from extproc.core.ledger import Entry, closed_entry, denied_entry, expiry
 from extproc.core.limits import local_date
 from extproc.core.quota import (

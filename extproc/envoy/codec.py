@@ -5,11 +5,10 @@ from typing import Final
 
 from google.protobuf.struct_pb2 import Value
 
-from extproc.core.exchange import (
+from extproc.core.events import (
     BodyReply,
     Event,
     HeadReply,
-    ProtocolError,
     Reject,
     Reply,
     RequestBody,
@@ -20,6 +19,7 @@ from extproc.core.exchange import (
     ResponseTrailers,
     TrailersReply,
 )
+from extproc.core.exchange import ProtocolError
 from extproc.core.identity import IdentityRules
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 

@@ -9,19 +9,8 @@ from typing import Any, Protocol
 import grpc
 
 from extproc.accounting import Accounting
-from extproc.core.exchange import (
-    Close,
-    Decided,
-    Effect,
-    Event,
-    Exchange,
-    ExchangeRules,
-    Finish,
-    ProtocolError,
-    Reject,
-    Reserve,
-    StreamClosed,
-)
+from extproc.core.events import Close, Decided, Effect, Event, Finish, Reject, Reserve, StreamClosed
+from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.observe.metrics import Metrics

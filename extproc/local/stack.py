@@ -85,85 +85,97 @@ async def running(
 
     `report` is told of each part as it is started.
     """
-    async with AsyncExitStack() as stack:
-        yield await _start(options, run_dir, report, stack)
+    async with AsyncExitStack() as at_the_end:
+        starter = _Starter(options, run_dir, report, at_the_end)
+        yield await starter.start()
 
 
-async def _start(
-    options: StackOptions, run_dir: Path, report: Callable[[str], None], exits: AsyncExitStack
-) -> Stack:
-    ports = iter(free_ports(5 + 2 * options.processors))
-    children: list[Child] = []
+class _Starter:
+    """Starts one part after the other; each is stopped at the end from the moment it runs."""
 
-    def keep(child: Child) -> Child:
-        exits.push_async_callback(child.stop)
-        children.append(child)
-        return child
+    def __init__(
+        self, options: StackOptions, run_dir: Path, report: Callable[[str], None], at_the_end: AsyncExitStack
+    ) -> None:
+        self._options = options
+        self._run_dir = run_dir
+        self._report = report
+        self._at_the_end = at_the_end
+        self._ports = iter(free_ports(5 + 2 * options.processors))
+        self._children: list[Child] = []
 
-    async def redis() -> str:
-        if options.redis is not None:
-            return options.redis
-        report("Valkey (Redis protocol)")
-        part = await parts.start_valkey(run_dir, next(ports))
-        keep(part.process)
+    async def start(self) -> Stack:
+        redis, mongo, upstream = await asyncio.gather(self._redis(), self._mongo(), self._upstream())
+        stores = {"TOKENWEIR_REDIS__URL": redis, "TOKENWEIR_MONGO__URL": mongo}
+        self._report("Tokenweir")
+        settings = {**stores, **self._options.settings}
+        processors = [await self._processor(number, settings) for number in range(self._options.processors)]
+        issuer = TokenIssuer()
+        gateway = await self._envoy(issuer, upstream, tuple(p.address for p in processors))
+        return Stack(
+            run_dir=self._run_dir,
+            gateway=gateway,
+            upstream=upstream,
+            redis=redis,
+            mongo=mongo,
+            metrics=tuple(p.metrics for p in processors),
+            issuer=issuer,
+            embedded_model=self._options.upstream is None,
+            processors=tuple(p.child for p in processors),
+            children=tuple(self._children),
+        )
+
+    def _keep(self, child: Child) -> None:
+        self._at_the_end.push_async_callback(child.stop)
+        self._children.append(child)
+
+    async def _redis(self) -> str:
+        if self._options.redis is not None:
+            return self._options.redis
+        self._report("Valkey (Redis protocol)")
+        part = await parts.start_valkey(self._run_dir, next(self._ports))
+        self._keep(part.process)
         return part.url
 
-    async def mongo() -> str:
-        if options.mongo is not None:
-            return options.mongo
-        report("SecantusDB (MongoDB protocol)")
-        part = await parts.start_mongo_store(run_dir, next(ports))
-        keep(part.process)
+    async def _mongo(self) -> str:
+        if self._options.mongo is not None:
+            return self._options.mongo
+        self._report("SecantusDB (MongoDB protocol)")
+        part = await parts.start_mongo_store(self._run_dir, next(self._ports))
+        self._keep(part.process)
         return part.url
 
-    async def upstream() -> str:
-        if options.upstream is not None:
-            return options.upstream
-        report("sample model server")
-        return await _start_model(run_dir, next(ports), options.model_arguments, keep)
+    async def _upstream(self) -> str:
+        if self._options.upstream is not None:
+            return self._options.upstream
+        self._report("sample model server")
+        url = f"http://{HOST}:{next(self._ports)}"
+        argv = (sys.executable, "-m", "extproc.local.model", "--host", HOST, "--port", url.rpartition(":")[2])
+        command = Command("model", (*argv, *self._options.model_arguments), self._run_dir)
+        self._keep(await start(command, _answers(f"{url}/health", b"")))
+        return url
 
-    redis_url, mongo_url, upstream_url = await asyncio.gather(redis(), mongo(), upstream())
-    stores = {"TOKENWEIR_REDIS__URL": redis_url, "TOKENWEIR_MONGO__URL": mongo_url}
-    report("Tokenweir")
-    processors = [
-        await _start_processor(f"tokenweir-{n}", run_dir, next(ports), next(ports), {**stores, **options.settings})
-        for n in range(options.processors)
-    ]
-    for processor in processors:
-        keep(processor.child)
-    report("Envoy")
-    issuer = TokenIssuer()
-    envoy_options = EnvoyOptions(
-        listener_port=options.gateway_port or next(ports),
-        admin_port=next(ports),
-        jwks_json=issuer.jwks_json(),
-        issuer=issuer.issuer,
-        audience=issuer.audience,
-        processor_addresses=tuple(p.address for p in processors),
-        upstream_url=upstream_url,
-        **options.envoy,
-    )
-    envoy = await parts.start_envoy(run_dir, envoy_options, options.envoy_binary)
-    keep(envoy.process)
-    return Stack(
-        run_dir=run_dir,
-        gateway=envoy.url,
-        upstream=upstream_url,
-        redis=redis_url,
-        mongo=mongo_url,
-        metrics=tuple(p.metrics for p in processors),
-        issuer=issuer,
-        embedded_model=options.upstream is None,
-        processors=tuple(p.child for p in processors),
-        children=tuple(children),
-    )
+    async def _processor(self, number: int, settings: Mapping[str, str]) -> "_Processor":
+        processor = await _start_processor(
+            f"tokenweir-{number}", self._run_dir, next(self._ports), next(self._ports), settings
+        )
+        self._keep(processor.child)
+        return processor
 
-
-async def _start_model(run_dir: Path, port: int, arguments: Sequence[str], keep: Callable[[Child], Child]) -> str:
-    argv = (sys.executable, "-m", "extproc.local.model", "--host", HOST, "--port", str(port), *arguments)
-    url = f"http://{HOST}:{port}"
-    keep(await start(Command("model", argv, run_dir), _answers(f"{url}/health", b"")))
-    return url
+    async def _envoy(self, issuer: TokenIssuer, upstream: str, processors: tuple[str, ...]) -> str:
+        self._report("Envoy")
+        options = EnvoyOptions(
+            listener_port=self._options.gateway_port or next(self._ports),
+            admin_port=next(self._ports),
+            jwks_json=issuer.jwks_json(),
+            issuer=issuer.issuer,
+            audience=issuer.audience,
+            processor_addresses=processors,
+            upstream_url=upstream,
+            **self._options.envoy,
+        )
+        envoy = await parts.start_envoy(self._run_dir, options, self._options.envoy_binary)
+        self._keep(envoy.process)
+        return envoy.url
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -16,50 +17,27 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        r = self.registry
-        self._decisions = Counter(
-            "tokenweir_decisions", "Decisions by outcome and reason.", ("outcome", "reason"), registry=r
-        )
-        self._rejections = Counter(
-            "tokenweir_rejections",
-            "Requests answered by Tokenweir itself, by reason.",
-            ("reason",),
-            registry=r,
-        )
-        self._tokens = Counter(
-            "tokenweir_tokens", "Tokens settled, by kind (input, output, charged).", ("kind",), registry=r
-        )
-        self._closed = Counter(
-            "tokenweir_reservations_closed",
-            "Reservations ended, by outcome and reason.",
-            ("outcome", "reason"),
-            registry=r,
-        )
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        by_outcome = ("outcome", "reason")
+        self._decisions = counter("tokenweir_decisions", "Decisions.", by_outcome)
+        self._rejections = counter("tokenweir_rejections", "Requests answered by Tokenweir itself.", ("reason",))
+        self._tokens = counter("tokenweir_tokens", "Tokens settled: input, output, charged.", ("kind",))
+        self._closed = counter("tokenweir_reservations_closed", "Reservations ended.", by_outcome)
         self._reserve = Histogram(
             "tokenweir_reserve_seconds",
             "Time that a reservation took at the counters.",
             buckets=_SECONDS,
-            registry=r,
+            registry=self.registry,
         )
-        self._ready = Gauge("tokenweir_ready", "1 while requests are served.", registry=r)
-        self._streams = Gauge("tokenweir_streams", "ext_proc streams that are open.", registry=r)
-        self._faults = Counter(
-            "tokenweir_stream_faults", "Streams that ended in a fault, by kind.", ("kind",), registry=r
-        )
-        self._queued = Gauge(
-            "tokenweir_queue_items", "Items waiting to be delivered, by queue.", ("queue",), registry=r
-        )
-        self._lost = Counter(
-            "tokenweir_queue_lost", "Items that a queue could not keep or deliver.", ("queue",), registry=r
-        )
-        self._tenants = Gauge("tokenweir_limits_tenants", "Tenants whose limits are known.", registry=r)
-        self._bad_documents = Gauge(
-            "tokenweir_limits_bad_documents", "Limit documents that can't be used.", registry=r
-        )
-        self._limits_loaded = Gauge(
-            "tokenweir_limits_loaded_timestamp_seconds",
-            "When limits were last read, since the epoch.",
-            registry=r,
+        self._ready = gauge("tokenweir_ready", "1 while requests are served.")
+        self._streams = gauge("tokenweir_streams", "ext_proc streams that are open.")
+        self._faults = counter("tokenweir_stream_faults", "Streams that ended in a fault.", ("kind",))
+        self._queued = gauge("tokenweir_queue_items", "Items waiting to be delivered.", ("queue",))
+        self._lost = counter("tokenweir_queue_lost", "Items that a queue could not keep or deliver.", ("queue",))
+        self._tenants = gauge("tokenweir_limits_tenants", "Tenants whose limits are known.")
+        self._bad_documents = gauge("tokenweir_limits_bad_documents", "Limit documents that can't be used.")
+        self._limits_loaded = gauge(
+            "tokenweir_limits_loaded_timestamp_seconds", "When limits were last read, since the epoch."
         )
         # What alerts watch is there from the start: the step from nothing to 1 is no increase to Prometheus.
         self._decisions.labels("unavailable", "store")

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from extproc.accounting import Accounting, AccountingOptions
 from extproc.core.answers import Outcome, Settlement
 from extproc.core.endpoints import Endpoint
-from extproc.core.exchange import Ask
+from extproc.core.events import Ask
 from extproc.core.identity import Identity
 from extproc.core.policies import Defaults, short_limits
 from extproc.core.quota import Admitted, Costing

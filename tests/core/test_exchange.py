@@ -10,16 +10,13 @@ from hypothesis import strategies as st
 
 from extproc.core.answers import Outcome, Settlement
 from extproc.core.endpoints import Endpoint
-from extproc.core.exchange import (
+from extproc.core.events import (
     Ask,
     BodyReply,
     Close,
     Decided,
-    Exchange,
-    ExchangeRules,
     Finish,
     HeadReply,
-    ProtocolError,
     Reject,
     RequestBody,
     RequestHead,
@@ -31,6 +28,7 @@ from extproc.core.exchange import (
     StreamClosed,
     TrailersReply,
 )
+from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
 from extproc.core.identity import IdentityRules
 from extproc.core.limits import Limit, Scope, Window
 from extproc.core.quota import Cost, Count, Denied, Unavailable, admitted, denied

@@ -3,10 +3,9 @@
 import pytest
 from messages import claims, header_map, request_head, struct
 
-from extproc.core.exchange import (
+from extproc.core.events import (
     BodyReply,
     HeadReply,
-    ProtocolError,
     Reject,
     RequestBody,
     RequestHead,
@@ -16,6 +15,7 @@ from extproc.core.exchange import (
     ResponseTrailers,
     TrailersReply,
 )
+from extproc.core.exchange import ProtocolError
 from extproc.core.identity import IdentityRules
 from extproc.core.rejections import Rejection
 from extproc.envoy.codec import Codec, MetadataKeys, reply_message

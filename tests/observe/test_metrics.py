@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 from extproc.accounting import Accounting, AccountingOptions
 from extproc.core.answers import Outcome, Settlement, released
 from extproc.core.endpoints import Endpoint
-from extproc.core.exchange import Ask
+from extproc.core.events import Ask
 from extproc.core.identity import Identity
 from extproc.core.policies import Defaults, short_limits
 from extproc.core.quota import Costing
