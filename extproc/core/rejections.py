@@ -92,6 +92,8 @@ def over_limit(denied: Denied, now: datetime, style: DeniedStyle) -> Rejection:
         f"this request needs up to {denied.cost.total}. "
         f"Resets at {reset:%Y-%m-%dT%H:%M:%SZ}, in {_duration(seconds)}."
     )
+    if denied.cost.total > bucket.limit.amount:
+        message += " That is more than the whole limit: ask for less with max_tokens."
     headers = (("retry-after", str(seconds)), *quota_headers(denied.state, now))
     if bucket.limit.window is not Window.MINUTE:
         headers += (("x-should-retry", "false"),)  # the OpenAI SDKs would wait and ask again, in vain

@@ -58,6 +58,12 @@ def test_a_denied_request_is_told_all_that_it_needs_to_wait_rightly():
     }
 
 
+@pytest.mark.parametrize(("amount", "hopeless"), [(49, True), (50, False)])
+def test_who_asks_for_more_than_the_whole_limit_is_told_that_waiting_is_in_vain(amount, hopeless):
+    message = error(over(Limit(Scope.TENANT, Window.DAY, amount), used=1))["message"]
+    assert message.endswith("ask for less with max_tokens.") is hopeless
+
+
 def test_tokens_that_others_hold_are_told():
     message = error(over(Limit(Scope.TENANT, Window.DAY, 12_000), used=11_000, held=980))["message"]
     assert "per day: 11000 used and 980 held by requests in flight, this request" in message

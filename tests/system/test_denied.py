@@ -33,7 +33,8 @@ async def test_a_denied_answer_tells_all_that_is_needed_to_wait(scripted_caller,
     assert (error["type"], error["param"], error["code"]) == ("tokens", None, "rate_limit_exceeded")
     assert re.fullmatch(
         r"Usage over limit -- serviceAccount \+ IP\. Limit 10 tokens per day: 0 used, this request needs up to "
-        r"\d+\. Resets at \d{4}-\d\d-\d\dT00:00:00Z, in (\d+h)?(\d+m)?\d+s\.",
+        r"\d+\. Resets at \d{4}-\d\d-\d\dT00:00:00Z, in (\d+h)?(\d+m)?\d+s\. "
+        r"That is more than the whole limit: ask for less with max_tokens\.",
         error["message"],
     )
     assert 0 < int(answer.headers["retry-after"]) <= 86_400
