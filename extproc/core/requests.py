@@ -26,7 +26,7 @@ class RequestFacts:
     """What admission and metering need to know of a request.
 
     `output_bound` is tokens per choice, None where the client gave none. `prompt_bytes` is the size of all that
-    becomes prompt, media left out; `media_parts` counts images and audio that are carried inside the body.
+    becomes prompt, media left out; `media_parts` counts images and audio that the body carries or names.
     """
 
     model: str
@@ -58,6 +58,10 @@ class _Chat(msgspec.Struct):
     tools: Raw = Raw()
     functions: Raw = Raw()
     response_format: Raw = Raw()
+    # vLLM's: what they hold becomes prompt as well.
+    documents: Raw = Raw()
+    chat_template: Raw = Raw()
+    chat_template_kwargs: Raw = Raw()
 
 
 _Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
@@ -74,8 +78,15 @@ _TOKENS_RULE = f"an integer from 1 to {MAX_TOKENS}"
 _READ: Final = frozenset(_Chat.__struct_fields__)
 _OPTIONS: Final = frozenset({"include_usage", "continuous_usage_stats"})
 _OMITTED: Final = (b"", b"null")
-# Images and audio inside the body: data URLs, and `"data": "<base64>"` as in input_audio.
-_MEDIA = re.compile(rb'(?:;base64,|"data"\s{0,8}:\s{0,8}")[A-Za-z0-9+/=_-]{256,}+')
+_PROMPT: Final = ("tools", "functions", "response_format", "documents", "chat_template", "chat_template_kwargs")
+# Fields that we don't know may become prompt too: what such a body has beyond this is counted.
+_SMALL_FIELDS_BYTES: Final = 1024
+# Images and audio that a body carries or names. Within a string each quote is escaped, so a key with bare quotes
+# is a key: text that looks like this inside a message is text.
+_MEDIA_PART = re.compile(rb'"(?:image_url|input_audio|audio_url|video_url|file)"\s{0,8}:')
+_MEDIA = re.compile(
+    rb'"(?:url|data|file_data)"\s{0,8}:\s{0,8}"(?:data:[\w.+/;=-]{0,64}?;base64,)?[A-Za-z0-9+/=_-]{256,}+"'
+)
 
 
 class _FieldError(Exception):
@@ -89,7 +100,7 @@ def read_chat(body: bytes) -> RequestFacts | Malformed:
     if isinstance(raw, Malformed):
         return raw
     try:
-        return _facts(raw)
+        return _facts(raw, len(body))
     except _FieldError as error:
         return error.malformed
 
@@ -131,7 +142,7 @@ def _envelope(body: bytes) -> _Chat | Malformed:
     return _Chat(**{name: value for name, value in members if name in _READ})
 
 
-def _facts(raw: _Chat) -> RequestFacts:
+def _facts(raw: _Chat, body_bytes: int) -> RequestFacts:
     model: str = _field("model", raw.model, _model, f"a string of 1 to {MAX_MODEL_CHARS} characters")
     messages = bytes(raw.messages)
     if not messages.startswith(b"["):
@@ -142,16 +153,18 @@ def _facts(raw: _Chat) -> RequestFacts:
         _field("max_completion_tokens", raw.max_completion_tokens, _tokens, _TOKENS_RULE, absent=None),
     ]
     choices: int | None = _field("n", raw.n, _choices, f"an integer from 1 to {MAX_CHOICES}", absent=None)
-    media = _MEDIA.findall(messages) if b"base64" in messages or b'"data"' in messages else []
-    prompt_bytes = len(messages) + sum(len(r) for r in (raw.tools, raw.functions, raw.response_format))
+    parts = len(_MEDIA_PART.findall(messages))
+    media_bytes = sum(map(len, _MEDIA.findall(messages))) if parts else 0
+    known_bytes = len(messages) + sum(len(getattr(raw, name)) for name in _PROMPT)
+    further_bytes = max(0, body_bytes - known_bytes - _SMALL_FIELDS_BYTES)
     return RequestFacts(
         model=model,
         stream=stream,
         choices=choices or 1,
         # Servers disagree which of the two wins when both are given: the larger one is the safe hold.
         output_bound=max((b for b in bounds if b is not None), default=None),
-        prompt_bytes=prompt_bytes - sum(map(len, media)),
-        media_parts=len(media),
+        prompt_bytes=known_bytes - media_bytes + further_bytes,
+        media_parts=parts,
         wants_usage=_wants_usage(raw.stream_options),
     )
 

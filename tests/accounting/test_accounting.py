@@ -87,7 +87,7 @@ async def test_counters_that_hang_make_no_decision_in_bounded_time():
     world.counters.hang = True
     start = time.monotonic()
     assert isinstance(await world.reserve(), Unavailable)
-    assert DECISION_TIMEOUT_S <= time.monotonic() - start < DECISION_TIMEOUT_S + 0.2
+    assert DECISION_TIMEOUT_S <= time.monotonic() - start < DECISION_TIMEOUT_S + 2
     assert world.counted("reserve_seconds_count") == 1
 
 

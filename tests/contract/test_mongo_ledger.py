@@ -10,6 +10,7 @@ from reservations import entry, who
 from extproc.core.answers import Outcome
 from extproc.ports import DailyUsage, StoreError, UsageFilter
 from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, MongoOptions, translated
+from extproc.stores.mongo.documents import ModelNames
 from extproc.stores.mongo.ledger import MongoLedger
 
 ALL = UsageFilter()
@@ -74,6 +75,25 @@ async def test_daily_usage_says_which_models_were_used(ledger, mongo):
     await ledger.append(made)
     document = await mongo.collection(DAILY).find_one({})
     assert document["models"] == {"a%2Eb": 11, "%24c": 7}
+
+
+async def test_made_up_names_of_models_do_not_let_a_day_grow_without_bound(ledger, mongo):
+    for first in range(0, 150, 50):
+        await ledger.append([entry(2, model=f"made-up-{n}") for n in range(first, first + 50)])
+    document = await mongo.collection(DAILY).find_one({})
+    assert len(document["models"]) == 101
+    assert document["models"]["(other)"] == 100
+    assert document["usage"] == sum(document["models"].values()) == 300
+
+
+def test_models_are_told_apart_by_date_and_old_dates_are_forgotten():
+    names = ModelNames(most=1)
+    dates = [f"2026-03-{day:02}" for day in range(1, 20)]
+    assert [names.field(date, model) for date in dates for model in ("a.b", "b", "a.b")] == [
+        "a%2Eb", "(other)", "a%2Eb",
+    ] * len(dates)  # fmt: skip
+    assert names.field(dates[0], "b") == "b"
+    assert names.field(dates[-1], "b") == "(other)"
 
 
 @pytest.mark.parametrize("status", [0, 404, 500])

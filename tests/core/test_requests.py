@@ -141,20 +141,39 @@ def test_values_of_fields_that_are_not_read_may_be_anything():
 
 
 @pytest.mark.parametrize(
-    ("part", "media"),
+    ("part", "parts", "held_as_text"),
     [
-        ({"image_url": {"url": "data:image/png;base64," + "A+/=" * 400}}, 1),
-        ({"input_audio": {"data": "_-9z" * 400, "format": "wav"}}, 1),
-        ({"image_url": {"url": "data:image/png;base64," + "A" * 255}}, 0),
-        ({"image_url": {"url": "https://example.com/a.png?" + "A" * 4000}}, 0),
-        ({"text": "data: " + "A" * 4000}, 0),
+        ({"image_url": {"url": "data:image/png;base64," + "A+/=" * 400}}, 1, False),
+        ({"input_audio": {"data": "_-9z" * 400, "format": "wav"}}, 1, False),
+        ({"type": "file", "file": {"file_data": "data:application/pdf;base64," + "A" * 4000}}, 1, False),
+        ({"image_url": {"url": "https://example.com/a.png"}}, 1, False),
+        ({"image_url": {"url": "data:image/png;base64," + "A" * 255}}, 1, True),
+        ({"image_url": {"url": "https://example.com/a.png?" + "A" * 4000}}, 1, True),
+        ({"text": "data: " + "A" * 4000}, 0, True),
+        ({"text": ";base64," + "A" * 4000}, 0, True),
+        ({"text": '"image_url": {"url": "data:image/png;base64,' + "A" * 4000 + '"}'}, 0, True),
+        ({"text": '"data":"' + "A" * 4000 + '"'}, 0, True),
     ],
 )
-def test_media_inside_the_body_is_counted_as_parts_and_not_as_text(part, media):
+def test_media_is_counted_as_parts_and_not_as_text_and_text_is_never_taken_for_media(part, parts, held_as_text):
     content = [{"type": "text", "text": "what is this?"}, part, part]
     read = facts(body(messages=[{"role": "user", "content": content}]))
-    assert read.media_parts == 2 * media
-    assert (read.prompt_bytes > 500) is not bool(media)
+    assert read.media_parts == 2 * parts
+    assert (read.prompt_bytes > 500) is held_as_text
+
+
+@pytest.mark.parametrize(
+    "field", ["tools", "functions", "response_format", "documents", "chat_template", "unknown"]
+)
+def test_all_that_may_become_prompt_is_counted(field):
+    plain = facts(body()).prompt_bytes
+    more = facts(body(**{field: "x" * 30_000})).prompt_bytes
+    assert 30_000 <= more - plain + (1024 if field == "unknown" else 0) <= 30_100
+
+
+def test_small_fields_that_are_no_prompt_are_not_counted():
+    small = {"temperature": 0.5, "user": "somebody", "stop": ["a", "b"], "logit_bias": {"50256": -100}}
+    assert facts(body(**small)).prompt_bytes == facts(body()).prompt_bytes
 
 
 # ---------------------------------------------------------------- what is refused
@@ -212,7 +231,7 @@ def test_nesting_of_any_depth_gives_facts_or_a_complaint(field):
 
 def test_a_body_with_more_fields_than_anybody_needs_is_refused():
     fields = {f"f{i}": 0 for i in range(MAX_MEMBERS - len(VALID))}
-    assert facts(body(**fields)) == facts(body())
+    assert facts(body(**fields)).model == facts(body()).model
     assert f"at most {MAX_MEMBERS} fields" in problem(body(**fields, one_more=0)).message
 
 

@@ -167,7 +167,7 @@ async def refused_quickly(caller, count=6):
         error = error_of(answer, 503)
         assert (error["type"], error["code"]) == ("server_error", "quota_unavailable")
         assert int(answer.headers["retry-after"]) >= 1
-    assert took < 1.5
+    assert took < 4
 
 
 async def test_without_redis_requests_are_refused_quickly_and_cost_nothing(beside, records, script_server):

@@ -72,7 +72,33 @@ def day_key(entry: Entry) -> DayKey:
     return (entry.identity.service_account, entry.identity.client_ip, entry.date)
 
 
-def increments(entries: Sequence[Entry]) -> dict[DayKey, tuple[str, dict[str, int]]]:
+class ModelNames:
+    """Which models have a sum of their own in a date's daily usage; the ones after the first `most` share one.
+
+    A request names its model, and not every server minds: without a bound, somebody's made-up names would let a
+    document grow until it can't be written. The ledger has every name.
+    """
+
+    OTHER = "(other)"
+    _DATES = 8  # more than there are dates at one instant in all time zones, and some for entries that come late
+
+    def __init__(self, most: int = 100) -> None:
+        self._most = most
+        self._names: dict[str, set[str]] = {}
+
+    def field(self, date: str, model: str) -> str:
+        """The name of the model's field."""
+        names = self._names.setdefault(date, set())
+        if len(self._names) > self._DATES:
+            del self._names[min(self._names)]
+        if model not in names:
+            if len(names) >= self._most:
+                return self.OTHER
+            names.add(model)
+        return _field_name(model)
+
+
+def increments(entries: Sequence[Entry], models: ModelNames) -> dict[DayKey, tuple[str, dict[str, int]]]:
     """What entries add to daily usage: for each day its tenant and the sums, per model too."""
     days: dict[DayKey, tuple[str, Counter[str]]] = {}
     for entry in entries:
@@ -86,8 +112,8 @@ def increments(entries: Sequence[Entry]) -> dict[DayKey, tuple[str, dict[str, in
         sums["cached"] += entry.usage.cached
         sums["requests"] += 1
         sums["estimated"] += entry.outcome is Outcome.ESTIMATED
-        if entry.charge and entry.status in _OK:  # the upstream knows the model: nobody can make up names here
-            sums[f"models.{_field_name(entry.model)}"] += entry.charge
+        if entry.charge and entry.status in _OK:  # what the upstream refused has no model
+            sums[f"models.{models.field(entry.date, entry.model)}"] += entry.charge
     return {key: (tenant, {"usage": 0} | dict(sums)) for key, (tenant, sums) in days.items()}
 
 

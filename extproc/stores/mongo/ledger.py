@@ -17,6 +17,7 @@ from extproc.ports import DailyUsage, UsageFilter
 from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, translated
 from extproc.stores.mongo.documents import (
     DayKey,
+    ModelNames,
     daily_usage,
     day_key,
     document_entry,
@@ -37,6 +38,7 @@ class MongoLedger:
         self._ledger = mongo.collection(LEDGER)
         self._daily = mongo.collection(DAILY)
         self._transactions: bool | None = None
+        self._models = ModelNames()
 
     async def create_indexes(self) -> None:
         """Makes what is missing. Raises `StoreError`: existing data may not be unique, say."""
@@ -84,7 +86,7 @@ class MongoLedger:
 
         async def write(session: AsyncClientSession) -> None:
             await self._ledger.insert_many([entry_document(e) for e in entries], session=session)
-            await self._daily.bulk_write(_day_updates(entries), session=session, ordered=False)
+            await self._daily.bulk_write(_day_updates(entries, self._models), session=session, ordered=False)
 
         async with self._mongo.client.start_session() as session:
             await session.with_transaction(write)
@@ -107,12 +109,12 @@ class MongoLedger:
         day = dict(zip(_KEY, key, strict=True))
         found = self._ledger.find({name: {"$eq": value} for name, value in day.items()})
         whole = [document_entry(dict(document)) async for document in found]
-        for tenant, sums in increments(whole).values():
+        for tenant, sums in increments(whole, ModelNames()).values():
             # Sums only grow: of two that were taken at once, the larger one saw more of the ledger.
             await self._daily.update_one(day, {"$max": sums, "$setOnInsert": {"tenant_id": tenant}}, upsert=True)
 
 
-def _day_updates(entries: Sequence[Entry]) -> list[UpdateOne]:
+def _day_updates(entries: Sequence[Entry], models: ModelNames) -> list[UpdateOne]:
     # Sorted: two replicas that write the same days never wait for each other in a circle.
     return [
         UpdateOne(
@@ -120,7 +122,7 @@ def _day_updates(entries: Sequence[Entry]) -> list[UpdateOne]:
             {"$inc": sums, "$setOnInsert": {"tenant_id": tenant}},
             upsert=True,
         )
-        for key, (tenant, sums) in sorted(increments(entries).items())
+        for key, (tenant, sums) in sorted(increments(entries, models).items())
     ]
 
 
