@@ -233,7 +233,7 @@ class CostSettings(_Section):
     )
     prompt_overhead_tokens: int = Field(default=8, ge=0, le=100_000, description="Added for the chat template.")
     media_tokens: int = Field(
-        default=1024, ge=0, le=1_000_000, description="Held for each image or audio part in the body."
+        default=1024, ge=0, le=1_000_000, description="Held for each image, audio or file part."
     )
     typical_output_tokens: int = Field(
         default=256, ge=1, le=1_000_000, description="Held per choice where the client gave no output bound."

@@ -139,7 +139,7 @@ class Exchange:
         identity = identify(self._rules.identity, head.claims, headers, head.source_address)
         if isinstance(identity, UnusableIdentity):
             return self._reject(rejections.unusable_identity(identity))
-        encoding = headers.get("content-encoding", "identity")
+        encoding = headers.get("content-encoding") or "identity"
         if encoding.lower() != "identity":
             return self._reject(rejections.compressed(encoding))
         if _declared_length(headers) > self._rules.max_body_bytes:

@@ -19,6 +19,7 @@ ANONYMOUS = "anonymous"
 UNKNOWN_IP = ClientIP("unknown")
 # Longer names than this are no names; the bound keeps keys, log lines and documents small.
 MAX_NAME_CHARS = 256
+_NAME_RULE = f"1 to {MAX_NAME_CHARS} printable characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +120,13 @@ def _named(
         value = claims[claim]
         if isinstance(value, str) and is_name(value):
             return value
-        return UnusableIdentity(claim, f"The token's claim '{claim}' must be a printable string.")
+        return UnusableIdentity(claim, f"The token's claim '{claim}' must be a string: {_NAME_RULE}.")
     if header is not None and header in headers:
         text = headers[header]
         # A comma means that the header came twice: the mesh's and somebody else's.
         if is_name(text) and "," not in text:
             return text
-        return UnusableIdentity(header, f"The header '{header}' must hold one printable name.")
+        return UnusableIdentity(header, f"The header '{header}' must hold one name: {_NAME_RULE}.")
     return None
 
 

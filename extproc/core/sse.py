@@ -15,6 +15,7 @@ _UNFINISHED_BYTES = 2
 # Two line ends in a row. A CR that ends the buffer counts as one at once (waiting would hold an event back);
 # an LF that follows later belongs to it and is taken along by `Framer._swallow_lf`.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+_BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -90,6 +91,7 @@ class Framer:
 
 
 def _data(raw: bytes) -> bytes | None:
+    raw = raw.removeprefix(_BOM)  # may stand before the first event, and says nothing
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
         return raw[6:-2]  # one line: what every model server sends
     lines = [line for line in _LINE_END.split(raw) if line == b"data" or line.startswith(b"data:")]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -13,12 +14,17 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
+from extproc.app import build_stores
 from extproc.local import stack as stacks
 from extproc.local.errors import LocalError
+from extproc.local.ports import HOST
 from extproc.local.stack import Stack, StackOptions
-from extproc.settings import load
+from extproc.ports import StoreError
+from extproc.settings import Settings, load
+from extproc.store_urls import masked
 
-_ACCOUNT = "console@zone-prod.example.com"
+# Not the account of the story: daily usage is kept per account, whoever its tenant is.
+_ACCOUNT = "console@zone-test.example.com"
 # The sample answers briefly, as the talk's model does: a hold of 256 tokens would not fit its limit of 400.
 _SETTINGS = {"TOKENWEIR_COST__TYPICAL_OUTPUT_TOKENS": "64"}
 
@@ -45,7 +51,7 @@ async def run(options: UpOptions) -> int:
     console = _Console(highlight=False, soft_wrap=True)
     _check_urls(options)
     interrupted, staying = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
     with tempfile.TemporaryDirectory(prefix="tokenweir-") as folder:
         work = asyncio.create_task(_up(options, Path(folder), console, interrupted, staying))
@@ -73,17 +79,47 @@ class _Console(Console):
 def _check_urls(options: UpOptions) -> None:
     """Before anything is started: what the processor would refuse later is said at once, and in one line."""
     _base_url(options.upstream)
+    settings = _store_settings(options)
+    if settings.redis.url.in_memory or settings.mongo.url.in_memory:
+        raise LocalError("memory:// can't be shared with the processor; leave the option out")
+
+
+def _store_settings(options: UpOptions) -> Settings:
     urls = {"TOKENWEIR_REDIS__URL": options.redis, "TOKENWEIR_MONGO__URL": options.mongo}
-    load(environment={name: url for name, url in urls.items() if url is not None})
+    return load(environment={name: url for name, url in urls.items() if url is not None})
+
+
+async def _check_what_is_there(options: UpOptions) -> None:
+    """Asks what runs already before anything is started. Raises `LocalError` in one line."""
+    if options.port is not None:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, options.port))
+            except OSError as error:
+                raise LocalError(f"--port {options.port} can't be listened on: {error.strerror}") from None
+    stores = build_stores(_store_settings(options))
+    try:
+        if options.redis is not None:
+            await stores.counters.ping()
+        if options.mongo is not None:
+            await stores.tenants.documents()
+    except StoreError as error:
+        raise LocalError(str(error)) from None
+    finally:
+        await stores.aclose()
 
 
 async def _up(
     options: UpOptions, folder: Path, console: Console, interrupted: asyncio.Event, staying: asyncio.Event
 ) -> int:
+    await _check_what_is_there(options)
+    upstream = _base_url(options.upstream)
+    model = options.model or (stacks.SAMPLE_MODEL if upstream is None else await _first_model(upstream))
     started = time.monotonic()
     console.print("[bold]Starting the stack on 127.0.0.1[/bold]")
     stack_options = StackOptions(
-        upstream=_base_url(options.upstream),
+        upstream=upstream,
         redis=options.redis,
         mongo=options.mongo,
         settings=_SETTINGS,
@@ -92,7 +128,6 @@ async def _up(
     )
     async with stacks.running(stack_options, folder, lambda part: console.print(f"  {part}")) as stack:
         console.print(f"  ready after {time.monotonic() - started:.1f} s: {stack.gateway}\n")
-        model = options.model or await _first_model(stack)
         good = True
         if options.story:
             from extproc.local.story import Caller, play
@@ -130,22 +165,23 @@ def _is_base_url(url: str) -> bool:
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and in_range and not further
 
 
-async def _first_model(stack: Stack) -> str:
+async def _first_model(upstream: str) -> str:
     import httpx
 
-    if stack.embedded_model:
-        return stacks.SAMPLE_MODEL
     try:
         async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
-            listed = (await client.get(f"{stack.upstream}/v1/models")).json()
+            listed = (await client.get(f"{upstream}/v1/models")).json()
         return str(listed["data"][0]["id"])
-    except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise LocalError(f"{stack.upstream}/v1/models lists no model ({error!r}): give --model") from None
+    except httpx.HTTPError as error:
+        raise LocalError(f"--upstream {upstream} does not answer: {error}") from None
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise LocalError(f"{upstream}/v1/models lists no model: give --model") from None
 
 
 def _print_what_to_try(stack: Stack, model: str, console: Console) -> None:
     token = stack.issuer.issue(_ACCOUNT, tenant="tenant02", ttl_s=86_400)
-    environment = " ".join(f"{name}='{value}'" for name, value in stack.environment.items())
+    # Of somebody's own store, the password is not for the screen.
+    environment = " ".join(f"{name}='{masked(value)}'" for name, value in stack.environment.items())
     command = _this_command()
     json = '-H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json"'
     console.print("\n[bold]Try it[/bold] (tenant02 has no limits of its own: the defaults bind it)")

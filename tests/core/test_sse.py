@@ -219,3 +219,8 @@ def test_every_byte_is_looked_at_a_fixed_number_of_times(monkeypatch, unit, step
         assert counting.looked_at <= 3 * size
         work.append(counting.looked_at)
     assert work[1] <= 2.05 * work[0]
+
+
+def test_a_byte_order_mark_before_the_first_event_does_not_hide_it():
+    (event,) = Framer().feed(b"\xef\xbb\xbfdata: a\n\n")
+    assert event == Event(b"\xef\xbb\xbfdata: a\n\n", b"a")

@@ -1,6 +1,7 @@
 """`tokenweir local up`, as somebody types it: it tells the story, proves it, and leaves nothing behind."""
 
 import asyncio
+import json
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ import pytest
 from extproc.local.ports import HOST, free_ports
 
 from .marks import SYSTEM
+from .upstreams import ANSWER, Upstream
 from .waiting import until
 
 pytestmark = SYSTEM
@@ -151,12 +153,45 @@ async def test_what_runs_already_is_used_and_nobodys_limits_are_touched(up, stac
     for part in ("Valkey", "SecantusDB", "sample model server"):
         assert part not in told(up)
     assert re.search(r"yes  ledger \d+ tokens of plain calls = \d+ that the client was shown", up.output)
-    after = await tenants.find().to_list()
-    assert [each for each in after if each in before] == before
-    (name,) = [each["tenant_id"] for each in after if each not in before]
-    assert name.startswith("demo-")
-    await tenants.delete_one({"tenant_id": name})
+    assert await tenants.find().to_list() == before
+    (name,) = re.findall(r"Usage and ledger of (demo-\w+) stay in your MongoDB", told(up))
+    assert await records.database["sa_ip_usage_daily"].count_documents({"tenant_id": name}) == 1
     await up.left_nothing_behind()
+
+
+async def test_a_server_that_reports_no_usage_is_told_of_and_is_no_failure(up):
+    async def without_usage(received, reply):
+        if received.method == "GET":
+            await reply.whole(b'{"data": [{"id": "toy"}]}')
+        elif received.json.get("stream"):
+            piece = ANSWER | {"choices": [{"index": 0, "delta": {"content": "Two."}}], "usage": None}
+            await reply.stream([b"data: " + json.dumps(piece).encode() + b"\n\n"] * 3 + [b"data: [DONE]\n\n"])
+        else:
+            await reply.whole(json.dumps(ANSWER | {"usage": None}).encode())
+
+    async with Upstream(script=without_usage).serving() as upstream:
+        await up.run("--exit", "--upstream", upstream.url)
+    assert up.code == 0, up.output + up.errors
+    assert re.search(r"\d+ requests are estimated: no usage was reported for them", up.output)
+
+
+async def test_what_is_not_there_is_told_of_before_anything_is_started(up):
+    (port,) = free_ports(1)
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        busy = taken.getsockname()[1]
+        for arguments, words in (
+            (["--redis", f"redis://{HOST}:{port}"], "Redis can't be reached"),
+            (["--mongo", f"mongodb://{HOST}:{port}"], "MongoDB can't be reached"),
+            (["--upstream", f"http://{HOST}:{port}"], "does not answer"),
+            (["--port", str(busy)], "Address already in use"),
+            (["--mongo", "memory://"], "memory://"),
+        ):
+            up.output = ""
+            await up.run("--exit", *arguments)
+            (line,) = up.errors.splitlines()
+            assert (up.code, words in line, up.output) == (1, True, ""), line
 
 
 @pytest.mark.parametrize(

@@ -101,4 +101,6 @@ def _passes(error: OperationFailure) -> bool:
 
 
 def _brief(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    # The driver goes on about its timeouts and all that it knows of the topology.
+    return text.partition(" (configured timeouts")[0].partition(", Timeout:")[0][:300]
