@@ -150,9 +150,11 @@ class Accounting:
     def _count(self, reservation: Reservation, decision: Admitted | Denied) -> None:
         if isinstance(decision, Admitted):
             self._metrics.decided("admitted", "")
+            _log.debug("admitted", extra={"reservation": reservation.id, "held": reservation.cost.total})
             return
         scope = decision.state.bucket.limit.scope
         self._metrics.decided("denied", scope)
+        _log.debug("denied", extra={"reservation": reservation.id, "scope": scope})
         if self._options.record_denied:
             self._entries.put(denied_entry(reservation, scope))
 
@@ -187,6 +189,7 @@ class Accounting:
                 # It expired first, by whichever replica: the ledger keeps one entry per reservation.
                 settlement = expiry(end.reservation)
             self._metrics.closed(settlement)
+            _log.debug("closed", extra=_told(end.reservation, settlement))
             self._entries.put(closed_entry(end.reservation, settlement, now))
 
     async def _expire(self) -> None:
@@ -206,6 +209,16 @@ class _End:
     reservation: Reservation
     settlement: Settlement
     recorded: bool
+
+
+def _told(reservation: Reservation, settlement: Settlement) -> dict[str, object]:
+    return {
+        "request_id": reservation.request_id,
+        "reservation": reservation.id,
+        "outcome": settlement.outcome,
+        "reason": settlement.reason,
+        "charge": settlement.charge,
+    }
 
 
 def _named(error: BaseException) -> str:

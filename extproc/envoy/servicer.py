@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import grpc
 
 from extproc.accounting import Accounting
-from extproc.core.events import Close, Decided, Effect, Event, Finish, Reject, Reserve, StreamClosed
+from extproc.core.events import Close, Decided, Effect, Event, Finish, Reject, RequestHead, Reserve, StreamClosed
 from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
+from extproc.observe import logs
 from extproc.observe.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class Servicer:
         try:
             while (message := await channel.read()) is not None:
                 event = self._codec.event(message)
+                if isinstance(event, RequestHead):
+                    logs.request_id.set(event.headers.get("x-request-id", ""))
                 effects.extend(exchange.receive(event))
                 while effects:
                     if isinstance(effects[0], Finish):
@@ -81,6 +84,7 @@ class Servicer:
             case _:
                 if isinstance(effect, Reject):
                     self._metrics.rejected(effect.rejection.reason)
+                    _log.debug("rejected", extra={"reason": effect.rejection.reason})
                 await channel.write(reply_message(event, effect))
         return []
 

@@ -1,9 +1,16 @@
-"""Structured logs: one JSON object a line, to stderr. No secret, body or token is ever handed to a logger."""
+"""Structured logs: one JSON object a line, to stderr. No secret, body or token is ever handed to a logger.
+
+Whatever is logged while a request is served carries that request's id.
+"""
 
 import logging
 import sys
+from contextvars import ContextVar
 
 from pythonjsonlogger.json import JsonFormatter
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Envoy's `x-request-id` of the request that the current task serves."""
 
 _FIELDS = "%(levelname)s %(name)s %(message)s"
 
@@ -18,8 +25,16 @@ def set_up(level: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(_with_request_id)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
     for noisy in ("pymongo", "asyncio", "grpc"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+def _with_request_id(record: logging.LogRecord) -> bool:
+    served = request_id.get()
+    if served and not hasattr(record, "request_id"):
+        record.request_id = served
+    return True

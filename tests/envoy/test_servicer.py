@@ -24,6 +24,7 @@ from extproc.core.quota import Denied, Unavailable
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.servicer import Servicer
+from extproc.observe import logs
 from extproc.observe.metrics import Metrics
 
 RULES = ExchangeRules(IdentityRules())
@@ -98,6 +99,16 @@ async def test_every_message_is_answered_and_the_usage_is_settled():
         "10.0.0.1",
     )
     assert (ask.facts.model, ask.request_id) == ("m", "id-1")
+
+
+async def test_what_is_logged_on_the_way_knows_the_request():
+    class Listening(Books):
+        async def reserve(self, ask):
+            self.known = logs.request_id.get()
+            return await super().reserve(ask)
+
+    books, _ = await asyncio.create_task(played(EXCHANGE, Listening()))
+    assert books.known == "id-1"
 
 
 async def test_a_stream_is_answered_chunk_by_chunk_and_settled_on_its_usage():

@@ -162,3 +162,21 @@ async def test_no_message_of_a_redis_that_refuses_holds_the_password(reply):
         await server.wait_closed()
     assert SECRET not in message
     assert message.startswith("Redis")
+
+
+async def test_what_is_logged_while_a_request_is_served_carries_its_id_and_no_other(lines):
+    written = lines("DEBUG")
+    log = logging.getLogger("extproc.x")
+
+    async def serve(name):
+        logs.request_id.set(name)
+        await asyncio.sleep(0)
+        log.debug("one")
+        log.debug("other", extra={"request_id": "its own"})
+
+    await asyncio.gather(*(asyncio.create_task(serve(name)) for name in ("r1", "r2")))
+    log.debug("nobody's")
+    found = [(line["message"], line.get("request_id")) for line in written() if line["logger"] == "extproc.x"]
+    assert sorted(found, key=str) == [
+        ("nobody's", None), ("one", "r1"), ("one", "r2"), ("other", "its own"), ("other", "its own"),
+    ]  # fmt: skip
