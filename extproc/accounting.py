@@ -150,7 +150,8 @@ class Accounting:
     def _count(self, reservation: Reservation, decision: Admitted | Denied) -> None:
         if isinstance(decision, Admitted):
             self._metrics.decided("admitted", "")
-            _log.debug("admitted", extra={"reservation": reservation.id, "held": reservation.cost.total})
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("admitted", extra={"reservation": reservation.id, "held": reservation.cost.total})
             return
         scope = decision.state.bucket.limit.scope
         self._metrics.decided("denied", scope)
@@ -189,7 +190,8 @@ class Accounting:
                 # It expired first, by whichever replica: the ledger keeps one entry per reservation.
                 settlement = expiry(end.reservation)
             self._metrics.closed(settlement)
-            _log.debug("closed", extra=_told(end.reservation, settlement))
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("closed", extra=_told(end.reservation, settlement))
             self._entries.put(closed_entry(end.reservation, settlement, now))
 
     async def _expire(self) -> None:
