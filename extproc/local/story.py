@@ -17,6 +17,7 @@ from rich.text import Text
 from extproc.admin.service import Admin
 from extproc.app import SystemClock, build_stores, defaults
 from extproc.core.answers import Outcome
+from extproc.core.identity import TenantId
 from extproc.core.ledger import Entry
 from extproc.local.stack import Stack
 from extproc.ports import DailyUsage, UsageFilter, UsageReports
@@ -80,10 +81,12 @@ async def play(stack: Stack, model: str, caller: Caller, console: Console) -> bo
         served = await _served_tokens(stack)
         counted = served - served_before if served is not None and served_before is not None else None
         _prove(entries, counted, sum(seen), score)
-        if caller != Caller.talk():
-            await admin.delete_tenant(caller.tenant)
-            console.print(f"\nUsage and ledger of {caller.tenant} stay in your MongoDB; its limits are deleted.")
     finally:
+        if caller != Caller.talk():
+            await stores.tenants.delete(TenantId(caller.tenant))
+            console.print(
+                f"\nThe limits of {caller.tenant} are deleted again; its usage and ledger stay in MongoDB."
+            )
         await stores.aclose()
     return score.good
 
@@ -92,11 +95,10 @@ async def _set_limits(admin: Admin, stack: Stack, caller: Caller, score: _Score)
     _title(score.console, "A platform engineer sets the limits of a tenant")
     await admin.set_tenant(caller.tenant, {"sa_limit": SA_LIMIT, "ip_limit": IP_LIMIT})
     written, started = time.time(), time.monotonic()
-    while (effective := await stack.limits_read_at() > written) is False:
-        if time.monotonic() - started > _IN_EFFECT_S:
-            break
+    took = 0.0
+    while not (effective := await stack.limits_read_at() > written) and took < _IN_EFFECT_S:
         await asyncio.sleep(0.05)
-    took = time.monotonic() - started
+        took = time.monotonic() - started
     score.console.print(f"  {caller.tenant}: sa_limit {SA_LIMIT}, ip_limit {IP_LIMIT} tokens a day")
     score.check(effective, f"in effect after {took:.1f} s")
 

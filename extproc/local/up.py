@@ -19,7 +19,6 @@ from extproc.local import stack as stacks
 from extproc.local.errors import LocalError
 from extproc.local.ports import HOST
 from extproc.local.stack import Stack, StackOptions
-from extproc.ports import StoreError
 from extproc.settings import Settings, load
 from extproc.store_urls import masked
 
@@ -46,7 +45,7 @@ class UpOptions:
 async def run(options: UpOptions) -> int:
     """Returns the exit code: 0, 1 where the story did not end as it should, 130 where it was interrupted.
 
-    Raises `LocalError`, and `SettingsError` for the URL of a store that can't be one.
+    Raises `LocalError`, `StoreError`, and `SettingsError` for the URL of a store that can't be one.
     """
     console = _Console(highlight=False, soft_wrap=True)
     _check_urls(options)
@@ -90,7 +89,7 @@ def _store_settings(options: UpOptions) -> Settings:
 
 
 async def _check_what_is_there(options: UpOptions) -> None:
-    """Asks what runs already before anything is started. Raises `LocalError` in one line."""
+    """Asks what runs already before anything is started. Raises `LocalError` or `StoreError`, in one line."""
     if options.port is not None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -104,8 +103,6 @@ async def _check_what_is_there(options: UpOptions) -> None:
             await stores.counters.ping()
         if options.mongo is not None:
             await stores.tenants.documents()
-    except StoreError as error:
-        raise LocalError(str(error)) from None
     finally:
         await stores.aclose()
 

@@ -3,13 +3,11 @@
 The servers live on the session's event loop, the adapters on the loop of the test that uses them.
 """
 
-import gc
 import os
 import signal
-import socket
 import sys
 import uuid
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
@@ -34,29 +32,13 @@ def _missing(error):
     pytest.skip(str(error))
 
 
-def _open_sockets():
-    # type(): isinstance would look through weak proxies, also through dead ones.
-    found = (each for each in gc.get_objects() if type(each) is socket.socket)
-    return {id(each): each for each in found if each.family == socket.AF_INET and each.fileno() >= 0}
-
-
-@contextmanager
-def _no_socket_left_open():
-    """PyMongo leaves a socket open where it is closed while it connects: such a one is closed here."""
-    before = _open_sockets()
-    yield
-    for each in (left for key, left in _open_sockets().items() if key not in before):
-        each.close()
-
-
 @pytest_asyncio.fixture
 async def refusing_mongo():
     """A client of a server that is not there."""
     (port,) = free_ports(1)
-    with _no_socket_left_open():
-        mongo = Mongo(MongoOptions(f"mongodb://{HOST}:{port}/?directConnection=true", timeout_s=0.1))
-        yield mongo
-        await mongo.aclose()
+    mongo = Mongo(MongoOptions(f"mongodb://{HOST}:{port}/?directConnection=true", timeout_s=0.1))
+    yield mongo
+    await mongo.aclose()
 
 
 @asynccontextmanager
@@ -94,8 +76,7 @@ async def redis_server(tmp_path_factory):
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def mongo_replica_set(tmp_path_factory):
     try:
-        with _no_socket_left_open():
-            part = await parts.start_mongo_store(tmp_path_factory.mktemp("mongo"), *free_ports(1))
+        part = await parts.start_mongo_store(tmp_path_factory.mktemp("mongo"), *free_ports(1))
     except parts.MissingPartError as error:
         _missing(error)
     async with _running(part.process):
@@ -109,8 +90,7 @@ async def mongo_standalone(tmp_path_factory, mongo_replica_set):
     argv = (sys.executable, "-P", "-m", "secantus", "--host", HOST, "--port", str(port), "--storage-path", "data")
     argv += ("--cache-size", "256M", "--standalone")
     command = Command("mongo-standalone", argv, tmp_path_factory.mktemp("standalone"))
-    with _no_socket_left_open():
-        child = await start(command, _answers(url))
+    child = await start(command, _answers(url))
     async with _running(child):
         yield url
 

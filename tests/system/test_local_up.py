@@ -154,7 +154,7 @@ async def test_what_runs_already_is_used_and_nobodys_limits_are_touched(up, stac
         assert part not in told(up)
     assert re.search(r"yes  ledger \d+ tokens of plain calls = \d+ that the client was shown", up.output)
     assert await tenants.find().to_list() == before
-    (name,) = re.findall(r"Usage and ledger of (demo-\w+) stay in your MongoDB", told(up))
+    (name,) = re.findall(r"The limits of (demo-\w+) are deleted again", told(up))
     assert await records.database["sa_ip_usage_daily"].count_documents({"tenant_id": name}) == 1
     await up.left_nothing_behind()
 
