@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from extproc.core.answers import Outcome, Settlement, released
 from extproc.core.events import Ask
 from extproc.core.ledger import Entry, closed_entry, denied_entry, expiry
 from extproc.core.limits import local_date
@@ -24,6 +23,7 @@ from extproc.core.quota import (
     bind,
     cost_of,
 )
+from extproc.core.settlement import Outcome, Settlement, released
 from extproc.observe.metrics import Metrics
 from extproc.outbox import Outbox, OutboxOptions
 from extproc.ports import Clock, Closing, Counters, Ledger, Limits, StoreError

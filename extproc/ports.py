@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from extproc.core.answers import Outcome
 from extproc.core.identity import TenantId
 from extproc.core.ledger import Entry
 from extproc.core.limits import Bucket
 from extproc.core.quota import Admitted, Count, Denied, Policy, Reservation
+from extproc.core.settlement import Outcome
 
 
 class StoreError(Exception):

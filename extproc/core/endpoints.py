@@ -5,9 +5,21 @@ from urllib.parse import unquote
 
 
 class Endpoint(StrEnum):
-    """The kinds of endpoint that are metered."""
+    """The kinds of endpoint that are metered, or answered by us. All but the last three count tokens."""
 
     CHAT_COMPLETIONS = "chat_completions"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    RERANK = "rerank"
+    SCORE = "score"
+    TRANSCRIPTIONS = "audio_transcriptions"
+    SPEECH = "audio_speech"
+    IMAGES = "images"
+    PREDICT = "predict"  # KServe v1, a model that is no LLM: requests are counted
+    INFER = "infer"  # KServe v2 (Open Inference Protocol): the same
+    ROUTE = "route"  # any route that Envoy's ratelimit filter asks about: the same
 
 
 _EXACT = {"/v1/chat/completions": Endpoint.CHAT_COMPLETIONS}

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from extproc.core.answers import Settlement
 from extproc.core.endpoints import Endpoint
 from extproc.core.identity import Identity
 from extproc.core.quota import Decision, Reservation
 from extproc.core.rejections import Rejection
 from extproc.core.requests import RequestFacts
+from extproc.core.settlement import Settlement
 
 Headers = Mapping[str, str]
 

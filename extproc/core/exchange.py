@@ -13,16 +13,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from extproc.core import rejections
-from extproc.core.answers import (
-    AnswerReader,
-    ErrorAnswer,
-    Estimates,
-    JsonAnswer,
-    OpaqueAnswer,
-    Settlement,
-    StreamAnswer,
-    released,
-)
+from extproc.core.answers import AnswerReader, ErrorAnswer, JsonAnswer, OpaqueAnswer, StreamAnswer
 from extproc.core.endpoints import Endpoint, classify
 from extproc.core.events import (
     Ask,
@@ -50,6 +41,7 @@ from extproc.core.identity import Identity, IdentityRules, UnusableIdentity, ide
 from extproc.core.quota import Admitted, Denied, Reservation, Unavailable, tightest
 from extproc.core.rejections import DeniedStyle, Rejection
 from extproc.core.requests import Malformed, RequestFacts, read_chat, with_usage
+from extproc.core.settlement import Estimates, Settlement, released
 
 
 class ProtocolError(Exception):

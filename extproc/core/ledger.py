@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from extproc.core.answers import Outcome, Settlement
 from extproc.core.identity import Identity
 from extproc.core.quota import Reservation, ReservationId
+from extproc.core.settlement import Outcome, Settlement
 from extproc.core.usage import NO_USAGE, Usage
 
 

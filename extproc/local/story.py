@@ -16,9 +16,9 @@ from rich.text import Text
 
 from extproc.admin.service import Admin
 from extproc.app import SystemClock, build_stores, defaults
-from extproc.core.answers import Outcome
 from extproc.core.identity import TenantId
 from extproc.core.ledger import Entry
+from extproc.core.settlement import Outcome
 from extproc.local.stack import Stack
 from extproc.ports import DailyUsage, UsageFilter, UsageReports
 from extproc.settings import load

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from extproc.core.answers import Outcome
 from extproc.core.identity import TenantId
 from extproc.core.ledger import Entry
 from extproc.core.limits import Bucket
 from extproc.core.quota import Admitted, Count, Denied, Reservation, ReservationId, admitted, decide
+from extproc.core.settlement import Outcome
 from extproc.ports import Closing, DailyUsage, Document, StoreError, TenantRecord, UsageFilter
 
 _NOTHING = Count(0, 0)

@@ -30,10 +30,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from extproc.core.answers import Outcome
 from extproc.core.identity import TenantId
 from extproc.core.limits import Bucket
 from extproc.core.quota import Admitted, Count, Denied, Reservation, admitted, denied
+from extproc.core.settlement import Outcome
 from extproc.ports import Closing, StoreError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import pytest
 from world import DECISION_TIMEOUT_S, WHO, World, ask, away, refused, usage
 
 from extproc import accounting as accounting_module
-from extproc.core.answers import Outcome, released
 from extproc.core.identity import Identity
 from extproc.core.quota import Admitted, Cost, Denied, Unavailable
+from extproc.core.settlement import Outcome, released
 
 
 async def spin(times=50):

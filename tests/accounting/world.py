@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from extproc.accounting import Accounting, AccountingOptions
-from extproc.core.answers import Outcome, Settlement
 from extproc.core.endpoints import Endpoint
 from extproc.core.events import Ask
 from extproc.core.identity import Identity
 from extproc.core.policies import Defaults, short_limits
 from extproc.core.quota import Admitted, Costing
 from extproc.core.requests import RequestFacts
+from extproc.core.settlement import Outcome, Settlement
 from extproc.core.usage import Usage
 from extproc.observe.metrics import Metrics
 from extproc.ports import StoreError, UsageFilter

@@ -5,13 +5,13 @@ import pytest
 
 from extproc.admin import service
 from extproc.admin.service import Admin, AdminError, By, NotFoundError
-from extproc.core.answers import Outcome
 from extproc.core.endpoints import Endpoint
 from extproc.core.identity import Identity
 from extproc.core.ledger import Entry
 from extproc.core.limits import MAX_AMOUNT
 from extproc.core.policies import Defaults, short_limits
 from extproc.core.quota import Cost, Reservation, bind
+from extproc.core.settlement import Outcome
 from extproc.core.usage import Usage
 from extproc.ports import Closing, TenantRecord, UsageFilter
 from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants

@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from extproc.core.answers import Outcome
 from extproc.core.endpoints import Endpoint
 from extproc.core.identity import Identity
 from extproc.core.limits import interval_at
 from extproc.core.policies import Defaults, policy_from
 from extproc.core.quota import Cost, Reservation, bind
+from extproc.core.settlement import Outcome
 from extproc.ports import Closing
 from extproc.stores.redis import RedisCounters, RedisOptions
 

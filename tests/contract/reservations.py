@@ -3,12 +3,12 @@
 import itertools
 from datetime import UTC, datetime, timedelta
 
-from extproc.core.answers import Outcome
 from extproc.core.endpoints import Endpoint
 from extproc.core.identity import Identity
 from extproc.core.ledger import Entry
 from extproc.core.limits import Bucket, Limit, Scope, Window, interval_at
 from extproc.core.quota import Cost, Reservation
+from extproc.core.settlement import Outcome
 from extproc.core.usage import Usage
 from extproc.ports import Closing
 

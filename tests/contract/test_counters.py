@@ -20,8 +20,8 @@ from reservations import (
     who,
 )
 
-from extproc.core.answers import Outcome
 from extproc.core.quota import Admitted, BucketState, Cost, Count, Denied
+from extproc.core.settlement import Outcome
 from extproc.ports import StoreError
 
 # ---------------------------------------------------------------- reserving

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from reservations import HOSTILE, entry, who
 
-from extproc.core.answers import Outcome
+from extproc.core.settlement import Outcome
 from extproc.core.usage import Usage
 from extproc.ports import DailyUsage, UsageFilter
 

@@ -7,7 +7,7 @@ import pytest
 from pymongo.errors import OperationFailure
 from reservations import entry, who
 
-from extproc.core.answers import Outcome
+from extproc.core.settlement import Outcome
 from extproc.ports import DailyUsage, StoreError, UsageFilter
 from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, MongoOptions, translated
 from extproc.stores.mongo.documents import ModelNames

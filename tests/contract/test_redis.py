@@ -12,8 +12,8 @@ import pytest
 from redis.crc import key_slot
 from reservations import HOSTILE, NOW, TTL_S, counts, expired, released, reservation, settled, who
 
-from extproc.core.answers import Outcome
 from extproc.core.quota import Admitted
+from extproc.core.settlement import Outcome
 from extproc.local.ports import HOST, free_ports
 from extproc.ports import StoreError
 from extproc.stores.redis import TENANTS, RedisCounters, RedisOptions

@@ -5,18 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core import answers, sse
-from extproc.core.answers import (
-    MAX_ANSWER_BYTES,
-    ErrorAnswer,
-    Estimates,
-    JsonAnswer,
-    OpaqueAnswer,
-    Outcome,
-    Settlement,
-    StreamAnswer,
-    released,
-)
+from extproc.core.answers import MAX_ANSWER_BYTES, ErrorAnswer, JsonAnswer, OpaqueAnswer, StreamAnswer
 from extproc.core.quota import Cost
+from extproc.core.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.usage import NO_USAGE, Usage
 
 from .samples import (

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.answers import Outcome, Settlement
 from extproc.core.endpoints import Endpoint
 from extproc.core.events import (
     Ask,
@@ -33,6 +32,7 @@ from extproc.core.identity import IdentityRules
 from extproc.core.limits import Limit, Scope, Window
 from extproc.core.quota import Cost, Count, Denied, Unavailable, admitted, denied
 from extproc.core.rejections import DeniedStyle
+from extproc.core.settlement import Outcome, Settlement
 from extproc.core.usage import NO_USAGE, Usage
 
 from .samples import (

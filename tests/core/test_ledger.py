@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from extproc.core.answers import Outcome, Settlement
 from extproc.core.ledger import Entry, closed_entry, denied_entry, expiry
 from extproc.core.quota import Cost
+from extproc.core.settlement import Outcome, Settlement
 from extproc.core.usage import NO_USAGE, Usage
 
 from .samples import CALLER, NOW, reservation

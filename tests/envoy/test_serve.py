@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from messages import EXCHANGE, REPLIES, kinds, request_body, request_head
 
 from extproc import app
-from extproc.core.answers import Outcome
+from extproc.core.settlement import Outcome
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.server import SERVICE, BindError
 from extproc.local.ports import HOST, free_ports

@@ -5,13 +5,13 @@ import pytest
 from prometheus_client import generate_latest
 
 from extproc.accounting import Accounting, AccountingOptions
-from extproc.core.answers import Outcome, Settlement, released
 from extproc.core.endpoints import Endpoint
 from extproc.core.events import Ask
 from extproc.core.identity import Identity
 from extproc.core.policies import Defaults, short_limits
 from extproc.core.quota import Costing
 from extproc.core.requests import RequestFacts
+from extproc.core.settlement import Outcome, Settlement, released
 from extproc.core.usage import Usage
 from extproc.limits_follower import FollowerOptions, LimitsFollower
 from extproc.observe.metrics import Metrics

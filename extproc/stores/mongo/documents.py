@@ -6,10 +6,10 @@ from dataclasses import fields
 from math import isfinite
 from typing import Any
 
-from extproc.core.answers import Outcome
 from extproc.core.identity import ClientIP, Identity, ServiceAccount, TenantId
 from extproc.core.ledger import Entry
 from extproc.core.quota import ReservationId
+from extproc.core.settlement import Outcome
 from extproc.core.usage import Usage
 from extproc.ports import DailyUsage, UsageFilter
 
