@@ -19,6 +19,13 @@ _FORMS = {
     "identity.tenant_header": "header name, or null",
     "identity.tenant_pattern": "regular expression with a group, or null",
     "limits.default.timezone": "IANA time zone",
+    "limits.default.limits": "list of limits, as YAML or JSON",
+    "models": "list of entries, as YAML or JSON",
+    "alerts.thresholds": "list of up to 10 integers, 1 to 1000",
+    "alerts.windows": "list of windows",
+    "alerts.webhook_url": "URL: `https://`, `http://`, or null",
+    "alerts.webhook_proxy": "URL: `http://`, `https://`, or null",
+    "alerts.webhook_secret": "text, 16 to 512 characters, or null",
 }
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true, false"}
 
@@ -40,16 +47,24 @@ def page(text: str) -> str:
 
 
 def _table(schema: dict[str, Any], section: str, lines: list[str]) -> str:
-    about = _resolved(schema, _field(schema, section)).get("description", "").splitlines()
+    about = [] if not section else _resolved(schema, _field(schema, section)).get("description", "").splitlines()
     head = "| setting | variable | value | default | meaning |\n|---|---|---|---|---|\n"
-    return f"## {section}\n\n" + (f"{about[0]}\n\n" if about else "") + head + "".join(lines)
+    return f"## {section or 'models'}\n\n" + (f"{about[0]}\n\n" if about else "") + head + "".join(lines)
 
 
 def _row(name: str, field: dict[str, Any]) -> str:
     default = field.get("default")
-    shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    shown = _shown(default)
     value = _FORMS.get(name) or _value(field)
     return f"| `{name}` | `{variable_name(name)}` | {value} | `{shown}` | {field['description']} |\n"
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "null"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"[{', '.join(map(str, default))}]" if isinstance(default, (list, tuple)) else str(default)
 
 
 def _value(field: dict[str, Any]) -> str:

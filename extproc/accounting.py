@@ -7,23 +7,35 @@ carry the end of a reservation to the counters and from there to the ledger.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
 
+from extproc.core.alerting import Alert
+from extproc.core.binding import Policy, bind
+from extproc.core.costs import NO_COST
+from extproc.core.endpoints import Endpoint
 from extproc.core.events import Ask
-from extproc.core.ledger import Entry, closed_entry, denied_entry, expiry
-from extproc.core.limits import local_date
+from extproc.core.hits import Hit
+from extproc.core.identity import Identity
+from extproc.core.insight import Insight
+from extproc.core.ledger import Entry, closed_entry, denied_entry
+from extproc.core.limits import Bucket, Mode, Subject, Unit, Window, local_date
+from extproc.core.models import Models
 from extproc.core.quota import (
     Admitted,
-    Costing,
     Decision,
     Denied,
     Reservation,
     ReservationId,
+    Suspended,
     Unavailable,
-    bind,
-    cost_of,
 )
-from extproc.core.settlement import Outcome, Settlement, released
+from extproc.core.settlement import Outcome, Settlement, charges, expiry, released
+from extproc.core.usage import NO_USAGE
+from extproc.estimator import Estimator
+from extproc.held import Held, Open
+from extproc.insights import insight_into
 from extproc.observe.metrics import Metrics
 from extproc.outbox import Outbox, OutboxOptions
 from extproc.ports import Clock, Closing, Counters, Ledger, Limits, StoreError
@@ -43,6 +55,14 @@ class AccountingOptions:
     expiry_interval_s: float = 5.0
     ledger_linger_s: float = 0.1
     record_denied: bool = True
+    thresholds: tuple[int, ...] = ()
+    alert_windows: frozenset[Window] = frozenset(Window)
+
+
+class AlertSink(Protocol):
+    """Takes alerts. Returns at once and raises nothing."""
+
+    def put(self, alert: Alert) -> None: ...
 
 
 class Accounting:
@@ -56,7 +76,9 @@ class Accounting:
         limits: Limits,
         clock: Clock,
         new_id: Callable[[], ReservationId],
-        costing: Costing,
+        models: Models,
+        estimator: Estimator,
+        alerts: AlertSink,
         metrics: Metrics,
         options: AccountingOptions,
     ) -> None:
@@ -64,9 +86,12 @@ class Accounting:
         self._limits = limits
         self._clock = clock
         self._new_id = new_id
-        self._costing = costing
+        self._models = models
+        self._estimator = estimator
+        self._alerts = alerts
         self._metrics = metrics
         self._options = options
+        self._held = Held(counters, clock, options.reservation_ttl_s, metrics.lost)
         self._closings: Outbox[_End] = Outbox(OutboxOptions("closings"), self._carry_out, metrics.lost)
         self._entries: Outbox[Entry] = Outbox(
             OutboxOptions("ledger", linger_s=options.ledger_linger_s), ledger.append, metrics.lost
@@ -74,6 +99,7 @@ class Accounting:
         self._answering = True
         metrics.watch_queue("closings", self._closings.__len__)
         metrics.watch_queue("ledger", self._entries.__len__)
+        metrics.watch_queue("renewals", lambda: self._held.waiting)
 
     async def reserve(self, ask: Ask) -> Decision:
         """Decides, and holds the cost where it fits. Raises nothing of the counters'; may be cancelled.
@@ -81,26 +107,82 @@ class Accounting:
         Where no answer comes in time, nothing stays held: a release follows, which also stops a reservation
         that the counters have not seen yet.
         """
-        reservation = self._reservation(ask)
+        now = self._clock.now()
+        policy = self._limits.policy(ask.identity.tenant)
+        suspended = policy.suspension(ask.identity)
+        if suspended is not None:
+            return self._suspended(self._uncounted(policy, ask, now), suspended)
+        buckets = bind(policy, ask.identity, now, Subject(ask.facts.model, ask.endpoint))
+        strict = any(bucket.limit.mode is Mode.STRICT for bucket in buckets)
+        estimate = await self._estimator.estimate(
+            ask.endpoint, ask.facts, strict=strict, min_output_tokens=policy.min_output_tokens
+        )
+        reservation = replace(
+            self._uncounted(policy, ask, now),
+            cost=estimate.cost,
+            buckets=buckets,
+            weights=policy.weights_for(ask.facts.model, estimate.weights),
+            bound=estimate.bound,
+        )
+        decision = await self._decide(reservation)
+        if isinstance(decision, Admitted):
+            shadow = tuple(state.bucket.limit.kind for state in decision.shadowed)
+            self._held.add(Open(decision.reservation, estimate.lesson, shadow))
+        elif isinstance(decision, Denied) and self._options.record_denied:
+            self._entries.put(denied_entry(reservation, decision.state.bucket.limit.scope))
+        return decision
+
+    async def hit(self, hit: Hit) -> Decision:
+        """Decides on a request that only counts as one, and counts it where it fits. As `reserve` otherwise."""
+        now = self._clock.now()
+        policy = self._limits.policy(hit.identity.tenant)
+        suspended = policy.suspension(hit.identity)
+        if suspended is not None:
+            self._metrics.decided("denied", "suspended")
+            return Suspended(suspended)
+        subject = Subject(hit.model, Endpoint.ROUTE)
+        buckets = [b for b in bind(policy, hit.identity, now, subject) if b.limit.unit is Unit.REQUESTS]
+        buckets += [limit.bucket(now, policy.zone) for limit in hit.extra]
+        reservation = Reservation(
+            id=self._new_id(),
+            request_id="",
+            identity=hit.identity,
+            endpoint=Endpoint.ROUTE,
+            model=hit.model or "",
+            stream=False,
+            cost=NO_COST,
+            buckets=tuple(buckets),
+            admitted_at=now,
+            date=local_date(now, policy.zone),
+            deadline=now.timestamp() + self._options.reservation_ttl_s,
+            requests=hit.hits,
+        )
+        if not buckets:
+            self._metrics.decided("admitted", "")
+            return Admitted(reservation, ())
+        decision = await self._decide(reservation)
+        if isinstance(decision, Admitted):
+            counted = Settlement(Outcome.SETTLED, NO_USAGE, 0, "request")
+            self._closings.put(_End(Open(decision.reservation), counted, recorded=False))
+        return decision
+
+    async def inspect(self, identity: Identity, subject: Subject) -> Insight | Unavailable:
+        """What binds an identity now, with the counts. Holds nothing; raises nothing of the counters'."""
+        now = self._clock.now()
+        policy = self._limits.policy(identity.tenant)
         try:
             async with asyncio.timeout(self._options.decision_timeout_s):
-                with self._metrics.reserving():
-                    decision = await self._counters.reserve(reservation)
-        except (StoreError, TimeoutError) as error:
-            self._undo(reservation)
-            self._metrics.decided("unavailable", "store")
-            self._tell(answering=False, error=_named(error))
+                return await insight_into(self._counters, policy, identity, now, subject)
+        except (StoreError, TimeoutError):
             return Unavailable()
-        except BaseException:  # the stream was cancelled, or a fault: nothing may stay held
-            self._undo(reservation)
-            raise
-        self._tell(answering=True)
-        self._count(reservation, decision)
-        return decision
+
+    def grow(self, reservation: Reservation) -> None:
+        """Holds what the reservation says now, which is more than before. Returns at once."""
+        self._held.grow(reservation)
 
     def close(self, reservation: Reservation, settlement: Settlement) -> None:
         """Ends a reservation, exactly once on the counters however often it is called. Returns at once."""
-        self._closings.put(_End(reservation, settlement, recorded=True))
+        self._closings.put(_End(self._held.end(reservation), settlement, recorded=True))
 
     async def run(self) -> None:
         """Carries out what is queued and expires what nobody ended, until cancelled."""
@@ -108,6 +190,7 @@ class Accounting:
             group.create_task(self._closings.run())
             group.create_task(self._entries.run())
             group.create_task(self._expire())
+            group.create_task(self._held.run())
 
     async def drain(self, timeout_s: float) -> bool:
         """Waits until all that was closed is counted and recorded; False where the time did not suffice."""
@@ -127,12 +210,29 @@ class Accounting:
         """Ends reservations whose deadline has passed, of any replica; charged as held. Raises `StoreError`."""
         overdue = await self._counters.overdue(self._clock.now(), _EXPIRE_AT_ONCE)
         for reservation in overdue:
-            self._closings.put(_End(reservation, expiry(reservation), recorded=True))
+            recorded = reservation.endpoint is not Endpoint.ROUTE  # hits are not in the ledger
+            self._closings.put(_End(Open(reservation), expiry(reservation), recorded))
         return len(overdue)
 
-    def _reservation(self, ask: Ask) -> Reservation:
-        now = self._clock.now()
-        policy = self._limits.policy(ask.identity.tenant)
+    async def _decide(self, reservation: Reservation) -> Admitted | Denied | Unavailable:
+        try:
+            async with asyncio.timeout(self._options.decision_timeout_s):
+                with self._metrics.reserving():
+                    decision = await self._counters.reserve(reservation)
+        except (StoreError, TimeoutError) as error:
+            self._undo(reservation)
+            self._metrics.decided("unavailable", "store")
+            self._tell(answering=False, error=_named(error))
+            return Unavailable()
+        except BaseException:  # the stream was cancelled, or a fault: nothing may stay held
+            self._undo(reservation)
+            raise
+        self._tell(answering=True)
+        self._count(reservation, decision)
+        return decision
+
+    def _uncounted(self, policy: Policy, ask: Ask, now: datetime) -> Reservation:
+        """What is known of a request before anything is said of its cost."""
         return Reservation(
             id=self._new_id(),
             request_id=ask.request_id,
@@ -140,30 +240,37 @@ class Accounting:
             endpoint=ask.endpoint,
             model=ask.facts.model,
             stream=ask.facts.stream,
-            cost=cost_of(ask.facts, self._costing),
-            buckets=bind(policy, ask.identity, now),
+            cost=NO_COST,
+            buckets=(),
             admitted_at=now,
             date=local_date(now, policy.zone),
             deadline=now.timestamp() + self._options.reservation_ttl_s,
         )
 
+    def _suspended(self, reservation: Reservation, reason: str) -> Suspended:
+        self._metrics.decided("denied", "suspended")
+        if self._options.record_denied:
+            self._entries.put(denied_entry(reservation, "suspended"))
+        return Suspended(reason)
+
     def _count(self, reservation: Reservation, decision: Admitted | Denied) -> None:
         if isinstance(decision, Admitted):
             self._metrics.decided("admitted", "")
+            for state in decision.shadowed:
+                self._metrics.shadowed(state.bucket.limit.scope)
             if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("admitted", extra={"reservation": reservation.id, "held": reservation.cost.total})
+                _log.debug("admitted", extra={"reservation": reservation.id, "held": decision.reservation.held})
             return
         scope = decision.state.bucket.limit.scope
         self._metrics.decided("denied", scope)
         _log.debug("denied", extra={"reservation": reservation.id, "scope": scope})
-        if self._options.record_denied:
-            self._entries.put(denied_entry(reservation, scope))
 
     def _undo(self, reservation: Reservation) -> None:
         # In a long outage these must not take the room of reservations that are really held. One that is left out
         # and was made all the same expires.
         if len(self._closings) < _UNDONE_AT_MOST:
-            self._closings.put(_End(reservation, released("undecided"), recorded=False))
+            undone = released("undecided", forwarded=False)
+            self._closings.put(_End(Open(reservation), undone, recorded=False))
 
     def _tell(self, *, answering: bool, error: str = "") -> None:
         """Logs when the counters fall silent and when they answer again: a line an outage, not a request."""
@@ -176,23 +283,38 @@ class Accounting:
             _log.error("no decisions: requests are answered with 503", extra={"error": error})
 
     async def _carry_out(self, ends: Sequence["_End"]) -> None:
-        stands = await self._counters.close(
-            [Closing(e.reservation, e.settlement.outcome, e.settlement.charge) for e in ends]
-        )
+        stands = await self._counters.close([self._closing(end) for end in ends], self._options.thresholds)
         now = self._clock.now()
-        for end, outcome in zip(ends, stands, strict=True):
-            if not end.recorded:
-                continue
-            settlement = end.settlement
-            if outcome is not settlement.outcome:
-                if outcome is not Outcome.EXPIRED:
-                    continue  # ended before, in another way: recorded then
-                # It expired first, by whichever replica: the ledger keeps one entry per reservation.
-                settlement = expiry(end.reservation)
-            self._metrics.closed(settlement)
-            if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("closed", extra=_told(end.reservation, settlement))
-            self._entries.put(closed_entry(end.reservation, settlement, now))
+        for end, closed in zip(ends, stands, strict=True):
+            reservation = end.opened.reservation
+            for crossed in closed.crossed:
+                alert = Alert(reservation.identity.tenant, crossed.bucket, crossed.used, crossed.threshold, now)
+                self._alerts.put(alert)
+            if end.recorded:
+                self._record(end, closed.outcome, now)
+
+    def _closing(self, end: "_End") -> Closing:
+        reservation = end.opened.reservation
+        watched = tuple(self._watched(bucket) for bucket in reservation.buckets)
+        return Closing(reservation, end.settlement.outcome, charges(reservation, end.settlement), watched)
+
+    def _watched(self, bucket: Bucket) -> bool:
+        return bucket.limit.window in self._options.alert_windows and not bucket.limit.shadow
+
+    def _record(self, end: "_End", outcome: Outcome, now: datetime) -> None:
+        settlement, reservation = end.settlement, end.opened.reservation
+        if outcome is not settlement.outcome:
+            if outcome is not Outcome.EXPIRED:
+                return  # ended before, in another way: recorded then
+            # It expired first, by whichever replica: the ledger keeps one entry per reservation.
+            settlement = expiry(reservation)
+        else:
+            self._estimator.learn(end.opened.lesson, settlement, bounded=reservation.output_bound is not None)
+        self._metrics.closed(settlement)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("closed", extra=_told(reservation, settlement))
+        price = self._models.profile(reservation.model).prices.of(settlement.usage)
+        self._entries.put(closed_entry(reservation, settlement, now, shadow=end.opened.shadow, price=price))
 
     async def _expire(self) -> None:
         while True:
@@ -208,7 +330,7 @@ class Accounting:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    reservation: Reservation
+    opened: Open
     settlement: Settlement
     recorded: bool
 

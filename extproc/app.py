@@ -2,25 +2,43 @@
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from extproc.accounting import Accounting, AccountingOptions
+from extproc.alerts.alerts import Alerts
+from extproc.core.costs import Costing, Weights
 from extproc.core.exchange import ExchangeRules
 from extproc.core.identity import IdentityRules
-from extproc.core.policies import Defaults, short_limits
-from extproc.core.quota import Costing, ReservationId
+from extproc.core.models import FREE, ModelProfile, Models
+from extproc.core.policies import Defaults
+from extproc.core.quota import ReservationId
 from extproc.envoy.codec import Codec, MetadataKeys
+from extproc.estimator import Estimator, NoCounter, PromptCounter
 from extproc.limits_follower import FollowerOptions, LimitsFollower
 from extproc.observe.metrics import Metrics
 from extproc.ports import Counters, Ledger, TenantStore, UsageReports
-from extproc.settings import IdentitySettings, Settings
+from extproc.settings import IdentitySettings, ModelSettings, Settings, SettingsError
 from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
+from extproc.tokenizing import Assignment, TokenizerError, load_counter
+
+# Fields of a model's settings that are called the same in `Costing`.
+_SAME_NAMES = (
+    "media_tokens",
+    "typical_output_tokens",
+    "media_bound_tokens",
+    "prompt_bound_factor",
+    "template_bound_tokens",
+    "message_bound_tokens",
+    "max_output_tokens",
+    "min_output_tokens",
+    "output_field",
+)
 
 
 class SystemClock:
@@ -74,8 +92,7 @@ def build_stores(settings: Settings) -> Stores:
 
 def defaults(settings: Settings) -> Defaults:
     default = settings.limits.default
-    limits = short_limits(default.sa_limit, default.ip_limit)
-    return Defaults(limits, ZoneInfo(default.timezone))
+    return Defaults(default.parsed(), ZoneInfo(default.timezone))
 
 
 def build_follower(settings: Settings, stores: Stores, metrics: Metrics) -> LimitsFollower:
@@ -83,32 +100,99 @@ def build_follower(settings: Settings, stores: Stores, metrics: Metrics) -> Limi
     return LimitsFollower(stores.tenants, defaults(settings), SystemClock(), metrics, options)
 
 
-def build_accounting(settings: Settings, stores: Stores, limits: LimitsFollower, metrics: Metrics) -> Accounting:
+def build_alerts(settings: Settings, metrics: Metrics) -> Alerts:
+    """Alerts by metric and log line, and by webhook where one is set."""
+    alerts = settings.alerts
+    if alerts.webhook_url is None or alerts.webhook_secret is None:
+        return Alerts(metrics)
+    from extproc.alerts.post import Post, PostOptions  # httpx: only where it is used
+    from extproc.alerts.webhook import Webhook, WebhookOptions
+
+    proxy = alerts.webhook_proxy
+    options = PostOptions(
+        url=alerts.webhook_url.get_secret_value(),
+        secret=alerts.webhook_secret.get_secret_value().encode(),
+        timeout_s=alerts.webhook_timeout_s,
+        proxy_url=proxy.get_secret_value() if proxy is not None else None,
+    )
+    post = Post(options, SystemClock())
+    return Alerts(metrics, [Webhook(WebhookOptions(post.host), post, metrics)])
+
+
+def build_counter(settings: Settings, metrics: Metrics) -> PromptCounter:
+    """The tokenizers that the models' settings name, loaded. Raises `SettingsError`."""
+    entries = [
+        Assignment(model.match, model.tokenizer, f"models.{i}.tokenizer")
+        for i, model in enumerate(settings.models)
+        if model.tokenizer is not None
+    ]
+    try:
+        return load_counter(entries, metrics.prompt_not_counted) if entries else NoCounter()
+    except TokenizerError as error:
+        raise SettingsError(str(error)) from None
+
+
+def build_accounting(
+    settings: Settings,
+    stores: Stores,
+    limits: LimitsFollower,
+    counter: PromptCounter,
+    alerts: Alerts,
+    metrics: Metrics,
+) -> Accounting:
     reservation = settings.reservation
+    known = models(settings)
     return Accounting(
         counters=stores.counters,
         ledger=stores.ledger,
         limits=limits,
         clock=SystemClock(),
         new_id=new_reservation_id,
-        costing=costing(settings),
+        models=known,
+        estimator=Estimator(known, counter, metrics, learn=settings.cost.learn),
+        alerts=alerts,
         metrics=metrics,
         options=AccountingOptions(
             decision_timeout_s=reservation.decision_timeout_s,
             reservation_ttl_s=reservation.ttl_s,
             expiry_interval_s=reservation.expiry_interval_s,
             record_denied=settings.denied.record,
+            thresholds=settings.alerts.thresholds,
+            alert_windows=frozenset(settings.alerts.windows),
         ),
     )
 
 
-def costing(settings: Settings) -> Costing:
+def models(settings: Settings) -> Models:
+    """What is known of models: the general costs, and what differs for single ones."""
     cost = settings.cost
-    return Costing(
+    general = Costing(
         bytes_per_token=cost.prompt_bytes_per_token,
         overhead_tokens=cost.prompt_overhead_tokens,
         media_tokens=cost.media_tokens,
         typical_output_tokens=cost.typical_output_tokens,
+        media_bound_tokens=cost.media_bound_tokens,
+        prompt_bound_factor=cost.prompt_bound_factor,
+        template_bound_tokens=cost.template_bound_tokens,
+        message_bound_tokens=cost.message_bound_tokens,
+        max_output_tokens=cost.max_output_tokens,
+        min_output_tokens=cost.min_output_tokens,
+    )
+    weights = cost.weights.parsed()
+    profiles = [(model.match, _profile(model, general, weights)) for model in settings.models]
+    return Models(ModelProfile(general, weights), profiles)
+
+
+def _profile(model: ModelSettings, general: Costing, weights: Weights) -> ModelProfile:
+    own = {
+        "bytes_per_token": model.prompt_bytes_per_token,
+        "overhead_tokens": model.prompt_overhead_tokens,
+        **{name: getattr(model, name) for name in _SAME_NAMES},
+    }
+    return ModelProfile(
+        costing=replace(general, **{name: value for name, value in own.items() if value is not None}),
+        weights=model.weights.parsed() if model.weights is not None else weights,
+        prices=model.prices.parsed() if model.prices is not None else FREE,
     )
 
 

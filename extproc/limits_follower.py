@@ -10,9 +10,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from extproc.core.binding import Policy
 from extproc.core.identity import TenantId
 from extproc.core.policies import BadDocument, Defaults, policy_from
-from extproc.core.quota import Policy
 from extproc.observe.metrics import Metrics
 from extproc.ports import Clock, Document, StoreError, TenantStore
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from extproc.core.binding import Policy
 from extproc.core.identity import TenantId
 from extproc.core.ledger import Entry
 from extproc.core.limits import Bucket
-from extproc.core.quota import Admitted, Count, Denied, Policy, Reservation
+from extproc.core.quota import Admitted, Count, Denied, Reservation
 from extproc.core.settlement import Outcome
 
 
@@ -20,6 +21,10 @@ class StoreError(Exception):
         self.transient = transient
 
 
+class ConflictError(Exception):
+    """The document was changed since it was read: nothing was written. Read again."""
+
+
 class Clock(Protocol):
     """The time of day."""
 
@@ -29,32 +34,59 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """The end of a reservation, as the counters see it: what was held goes back, `charge` is used."""
+    """The end of a reservation, as the counters see it: what was held goes back, `charges` (one a bucket) is used.
+
+    `watched` says of which buckets thresholds are looked at.
+    """
 
     reservation: Reservation
     outcome: Outcome
-    charge: int
+    charges: tuple[int, ...]
+    watched: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """A bucket whose use reached a threshold (percent of its amount), for the first time in its life."""
+
+    bucket: Bucket
+    used: int
+    threshold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The outcome that stands, and the thresholds that this end crossed."""
+
+    outcome: Outcome
+    crossed: tuple[Crossed, ...] = ()
 
 
 class Counters(Protocol):
     """Buckets and reservations. Each call is atomic per tenant and safe to repeat; all raise `StoreError`."""
 
     async def reserve(self, reservation: Reservation) -> Admitted | Denied:
-        """Checks every bucket, then holds the cost in all or in none.
+        """Checks every bucket, then holds in all or in none.
 
         Repeating it with the same reservation id holds nothing more. A reservation that was closed already (a
         release that overtook it) is not opened again.
         """
 
-    async def close(self, closings: Sequence[Closing]) -> list[Outcome]:
+    async def renew(self, reservations: Sequence[Reservation]) -> None:
+        """Lets open reservations live until their new deadline and hold what they now have to, never less.
+
+        One that is not open is left alone.
+        """
+
+    async def close(self, closings: Sequence[Closing], thresholds: Sequence[int] = ()) -> list[Closed]:
         """Ends reservations; a second end of the same reservation changes nothing.
 
         Returns for each the outcome that stands, which is another one's where that came first. An unknown
-        reservation changes no bucket.
+        reservation changes no bucket. `thresholds` are percentages, ascending.
         """
 
     async def overdue(self, now: datetime, at_most: int) -> list[Reservation]:
-        """Reservations whose deadline is before `now` and that nobody ended, of any replica."""
+        """Reservations as they were granted whose deadline is before `now`, and that no replica ended."""
 
     async def read(self, tenant: TenantId, buckets: Sequence[Bucket]) -> list[Count]:
         """The counts as they stand; (0, 0) for a bucket that nothing was counted in yet."""
@@ -89,15 +121,6 @@ class Limits(Protocol):
 Document = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class TenantRecord:
-    """The short form of a tenant's limits; None where a limit does not bind."""
-
-    tenant: TenantId
-    sa_limit: int | None
-    ip_limit: int | None
-
-
 class TenantStore(Protocol):
     """The stored limits of all tenants (`tenantLimitation`). Every call raises `StoreError`."""
 
@@ -107,8 +130,13 @@ class TenantStore(Protocol):
     async def document(self, tenant: TenantId) -> Document | None:
         """One tenant's document, or None."""
 
-    async def put(self, record: TenantRecord) -> bool:
-        """Writes the limits, keeping every other field of the document. True where the tenant is new."""
+    async def update(self, tenant: TenantId, fields: Document, version: int | None = None) -> bool:
+        """Writes fields of the tenant's document and keeps all others; one that is None goes. True: it is new.
+
+        Each update adds 1 to the document's `version`. With `version` (0: there is no document, or it has none)
+        nothing is written to any other: raises `ConflictError` then. Who edits a document by other means is only
+        seen where they add to it too.
+        """
 
     async def delete(self, tenant: TenantId) -> bool:
         """Removes the tenant; False where there was none."""
@@ -136,7 +164,7 @@ class UsageFilter:
 
 @dataclass(frozen=True, slots=True)
 class DailyUsage:
-    """The usage of one service account + client IP on one date, in tokens and requests."""
+    """The usage of one service account + client IP on one date, in tokens and requests; `price` as in `Entry`."""
 
     tenant: str
     service_account: str
@@ -149,6 +177,7 @@ class DailyUsage:
     requests: int = 0
     denied: int = 0
     estimated: int = 0
+    price: int = 0
 
 
 class UsageReports(Protocol):
@@ -159,3 +188,9 @@ class UsageReports(Protocol):
 
     async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
         """The ledger itself, newest first."""
+
+    def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
+        """The ledger in the order of admission, oldest first, however long; one that asks again starts anew.
+
+        What is appended meanwhile may or may not be among them.
+        """

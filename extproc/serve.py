@@ -11,6 +11,7 @@ from prometheus_client import start_http_server
 
 from extproc import app
 from extproc.accounting import Accounting
+from extproc.envoy.rate_limit import RateLimitServicer
 from extproc.envoy.server import BindError, Server, ServerOptions
 from extproc.envoy.servicer import GrpcServicer, Servicer
 from extproc.limits_follower import LimitsFollower
@@ -22,12 +23,14 @@ _log = logging.getLogger(__name__)
 _RETRY_S = 1.0
 # What is queued gets this long after the last stream ended, on top of server.drain_s.
 _FLUSH_S = 5.0
+# One more attempt at the webhook.
+_ALERTS_S = 3.0
 
 
 async def serve(settings: Settings) -> int:
     """Runs the processor until SIGTERM or SIGINT. Returns the exit code: 0 where nothing was left behind.
 
-    Raises `BindError` where an address can't be listened on.
+    Raises `BindError` where an address can't be listened on, `SettingsError` where a tokenizer can't be loaded.
     """
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -38,11 +41,14 @@ async def serve(settings: Settings) -> int:
         stores = app.build_stores(settings)
         at_the_end.push_async_callback(stores.aclose)
         follower = app.build_follower(settings, stores, metrics)
-        accounting = app.build_accounting(settings, stores, follower, metrics)
+        alerts = app.build_alerts(settings, metrics)
+        counter = app.build_counter(settings, metrics)
+        at_the_end.callback(counter.close)
+        accounting = app.build_accounting(settings, stores, follower, counter, alerts, metrics)
         server = _server(settings, accounting, metrics)
         address = server.bind()
         at_the_end.callback(_serve_metrics(settings.metrics.address, metrics))
-        background: asyncio.Future[Any] = asyncio.gather(accounting.run(), follower.run())
+        background: asyncio.Future[Any] = asyncio.gather(accounting.run(), follower.run(), alerts.run())
         stopped: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
         at_the_end.push_async_callback(_cancel, background, stopped)
         if await _ready(stores, follower, stopping):
@@ -54,6 +60,7 @@ async def serve(settings: Settings) -> int:
             metrics.ready(serving=False)
             await server.stop(settings.server.drain_s)
         clean = await accounting.drain(_FLUSH_S)
+        await alerts.drain(_ALERTS_S)  # after the closings, which make some
         if background.done():  # it never ends by itself: say what ended it
             await background
     _log.info("stopped", extra={"everything_recorded": clean})
@@ -63,9 +70,17 @@ async def serve(settings: Settings) -> int:
 def _server(settings: Settings, accounting: Accounting, metrics: Metrics) -> Server:
     rules, codec = app.exchange_rules(settings), app.build_codec(settings)
     servicer = Servicer(rules, codec, accounting, metrics, app.SystemClock().now)
+    rate_limits = RateLimitServicer(
+        accounting.hit,
+        metrics,
+        app.SystemClock().now,
+        tenant_pattern=rules.identity.tenant_pattern,
+        style=settings.denied.style,
+    )
     options = settings.server
     return Server(
         GrpcServicer(servicer, metrics),
+        rate_limits,
         ServerOptions(options.address, options.max_body_bytes, options.max_streams),
     )
 

@@ -15,8 +15,10 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -24,9 +26,15 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from extproc.core.limits import MAX_AMOUNT
+from extproc.alerts.urls import ProxyURL, WebhookURL, proxy_url, webhook_url
+from extproc.core.costs import MAX_OUTPUT_BOUND, Weights
+from extproc.core.fields import FieldError, Fields
+from extproc.core.limits import MAX_AMOUNT, Limit, Unit, Window
+from extproc.core.models import Prices
+from extproc.core.policies import DocumentMode, limits_from, weights_from
 from extproc.core.rejections import DeniedStyle
 from extproc.store_urls import StoreURL, mongo_url, redis_url
+from extproc.tokenizing import tokenizer_spec
 
 PREFIX: Final = "TOKENWEIR_"
 _NESTING: Final = "__"
@@ -102,6 +110,36 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 RedisURL = Annotated[StoreURL, AfterValidator(redis_url)]
 MongoURL = Annotated[StoreURL, AfterValidator(mongo_url)]
 DatabaseName = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_database_name)]
+Tokenizer = Annotated[str, AfterValidator(tokenizer_spec)]
+Weight = Annotated[float, Field(ge=0, le=100)]
+Price = Annotated[float, Field(ge=0, le=100_000)]
+
+
+def _listed(value: object) -> object:
+    """A list in an environment variable is YAML, of which JSON is a part."""
+    if not isinstance(value, str):
+        return () if value is None else value
+    try:
+        return yaml.safe_load(value) or ()
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ValueError("must be a list, as YAML or JSON") from None
+
+
+def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("names a threshold twice")
+    return tuple(sorted(values))
+
+
+Entries = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_listed)]
+Percent = Annotated[int, Field(strict=True, ge=1, le=1000)]  # over 100: what soft mode overshoots
+Thresholds = Annotated[
+    tuple[Percent, ...], Field(max_length=10), BeforeValidator(_listed), AfterValidator(_ascending)
+]
+Windows = Annotated[tuple[Window, ...], BeforeValidator(_listed)]
+CheckedWebhookURL = Annotated[WebhookURL, AfterValidator(webhook_url)]
+CheckedProxyURL = Annotated[ProxyURL, AfterValidator(proxy_url)]
+WebhookSecret = Annotated[SecretStr, Field(min_length=16, max_length=512)]
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -130,7 +168,9 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     """The gRPC server."""
 
-    address: Address = Field(default="127.0.0.1:50051", description="Where ext_proc and gRPC health are served.")
+    address: Address = Field(
+        default="127.0.0.1:50051", description="Where ext_proc, rate limits and gRPC health are served."
+    )
     max_body_bytes: int = Field(
         default=4 << 20,
         ge=1024,
@@ -199,19 +239,42 @@ class IdentitySettings(_Section):
 
 
 class DefaultLimitSettings(_Section):
-    """What binds a tenant that nobody configured."""
+    """What binds a tenant that nobody configured, and one whose document sets no limit of its own."""
 
     sa_limit: Tokens | None = Field(default=100_000, description="Tokens a day per service account.")
     ip_limit: Tokens | None = Field(default=None, description="Tokens a day per service account + client IP.")
+    ratelimit_each_sa_per_minute: Tokens | None = Field(
+        default=None, description="Requests a minute per service account."
+    )
+    ratelimit_ip_per_minute: Tokens | None = Field(default=None, description="Requests a minute per client IP.")
+    limits: Entries = Field(default=(), description="Further limits, as `limits` of a tenant's document.")
+    mode: DocumentMode = Field(
+        default=DocumentMode.RESERVE, description="Mode of the ones above; those in `limits` may have their own."
+    )
     timezone: Zone = Field(
         default="UTC", description="IANA time zone of windows, where a tenant has none of its own."
     )
 
     @model_validator(mode="after")
     def _binds(self) -> Self:
-        if self.sa_limit is None and self.ip_limit is None:
-            raise ValueError("set sa_limit or ip_limit: an unknown tenant must have some limit")
+        if not any(limit.unit is Unit.TOKENS for limit in self.parsed()):
+            raise ValueError("set sa_limit or ip_limit: an unknown tenant must have some limit on tokens")
         return self
+
+    def parsed(self) -> tuple[Limit, ...]:
+        """The limits that these settings stand for. Raises `ValueError`."""
+        document = {
+            "sa_limit": self.sa_limit,
+            "ip_limit": self.ip_limit,
+            "ratelimitEachSAPerMinute": self.ratelimit_each_sa_per_minute,
+            "ratelimitIPPerMinute": self.ratelimit_ip_per_minute,
+            "mode": self.mode.value,
+            "limits": list(self.limits),
+        }
+        try:
+            return limits_from(document)
+        except FieldError as error:
+            raise ValueError(str(error)) from None
 
 
 class LimitsSettings(_Section):
@@ -225,22 +288,150 @@ class LimitsSettings(_Section):
     refresh_s: Seconds = Field(default=30.0, description="Seconds between reads where there is one.")
 
 
+class WeightSettings(_Section):
+    """How much a token counts, by its kind; a tenant's own weights go before these."""
+
+    input: Weight = Field(default=1.0, description="A token of the prompt.")
+    cached_input: Weight | None = Field(
+        default=None, description="A token of the prompt that the upstream had cached; null: as input."
+    )
+    output: Weight = Field(default=1.0, description="A generated token.")
+    reasoning: Weight | None = Field(default=None, description="A generated token of reasoning; null: as output.")
+
+    @model_validator(mode="after")
+    def _exact(self) -> Self:
+        self.parsed()
+        return self
+
+    def parsed(self) -> Weights:
+        """As integers. Raises `ValueError`."""
+        try:
+            return weights_from(Fields(self.model_dump()))
+        except FieldError as error:
+            raise ValueError(str(error)) from None
+
+
+class PriceSettings(_Section):
+    """What a million tokens cost; for reports."""
+
+    input: Price = Field(default=0.0, description="A million tokens of prompt.")
+    cached_input: Price | None = Field(default=None, description="A million cached ones; null: as input.")
+    output: Price = Field(default=0.0, description="A million generated tokens.")
+
+    def parsed(self) -> Prices:
+        cached = self.input if self.cached_input is None else self.cached_input
+        return Prices(*(round(price * 1_000_000) for price in (self.input, cached, self.output)))
+
+
 class CostSettings(_Section):
-    """What a request holds before its answer is known."""
+    """What a request holds before its answer is known, and how its tokens count."""
 
     prompt_bytes_per_token: int = Field(
-        default=3, ge=1, le=16, description="Bytes of prompt JSON counted as one token."
+        default=3, ge=1, le=16, description="Bytes of prompt JSON counted as one token, until it is learned."
     )
     prompt_overhead_tokens: int = Field(default=8, ge=0, le=100_000, description="Added for the chat template.")
     media_tokens: int = Field(
         default=1024, ge=0, le=1_000_000, description="Held for each image, audio or file part."
     )
     typical_output_tokens: int = Field(
-        default=256, ge=1, le=1_000_000, description="Held per choice where the client gave no output bound."
+        default=256,
+        ge=1,
+        le=1_000_000,
+        description="Held per choice where the client gave no output bound, until it is learned.",
+    )
+    learn: bool = Field(
+        default=True, description="Whether prompt and output estimates follow what settled usage shows, per model."
     )
     output_bytes_per_token: int = Field(
         default=4, ge=1, le=16, description="Bytes of answer counted as one token, when estimating."
     )
+    media_bound_tokens: int = Field(
+        default=16_384,
+        ge=0,
+        le=1_000_000,
+        description="Strict mode: the most that an image, audio or file can be.",
+    )
+    prompt_bound_factor: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="Strict mode: how much longer, in bytes, a tokenizer's normalization can make a text.",
+    )
+    template_bound_tokens: int = Field(
+        default=64, ge=0, le=100_000, description="Strict mode: the most that a chat template adds to a request."
+    )
+    message_bound_tokens: int = Field(
+        default=16,
+        ge=0,
+        le=10_000,
+        description="Strict mode with a tokenizer: the most that a chat template adds to each message.",
+    )
+    max_output_tokens: int = Field(
+        default=1024,
+        ge=1,
+        le=MAX_OUTPUT_BOUND,
+        description="Strict mode: written per choice where the client gave no output bound.",
+    )
+    min_output_tokens: int = Field(
+        default=16,
+        ge=1,
+        le=MAX_OUTPUT_BOUND,
+        description="Strict mode: a request for which fewer are left is denied, unless it asked for fewer.",
+    )
+    weights: WeightSettings = WeightSettings()
+    currency: str = Field(
+        default="USD", min_length=1, max_length=8, description="What prices are given in; for reports."
+    )
+
+
+class ModelSettings(_Section):
+    """What differs for the models that `match` (a glob) names; of several entries the first one counts."""
+
+    match: str = Field(min_length=1, max_length=256)
+    prompt_bytes_per_token: int | None = Field(default=None, ge=1, le=16)
+    prompt_overhead_tokens: int | None = Field(default=None, ge=0, le=100_000)
+    media_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
+    typical_output_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    media_bound_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
+    prompt_bound_factor: int | None = Field(default=None, ge=1, le=16)
+    template_bound_tokens: int | None = Field(default=None, ge=0, le=100_000)
+    message_bound_tokens: int | None = Field(default=None, ge=0, le=10_000)
+    max_output_tokens: int | None = Field(default=None, ge=1, le=MAX_OUTPUT_BOUND)
+    min_output_tokens: int | None = Field(default=None, ge=1, le=MAX_OUTPUT_BOUND)
+    output_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    weights: WeightSettings | None = None
+    prices: PriceSettings | None = None
+    tokenizer: Tokenizer | None = None
+
+
+class AlertSettings(_Section):
+    """What is told when a bucket's usage reaches a part of its limit."""
+
+    thresholds: Thresholds = Field(
+        default=(80, 95, 100),
+        description="Percentages of a limit that alert, once per bucket and window. Empty: none do.",
+    )
+    windows: Windows = Field(
+        default=tuple(Window), description="Windows whose limits alert; per-minute ones may alert every minute."
+    )
+    webhook_url: CheckedWebhookURL | None = Field(
+        default=None, description="Where alerts are posted as signed JSON; null: only metric and log line."
+    )
+    webhook_secret: WebhookSecret | None = Field(
+        default=None, description="What they are signed with; needed where webhook_url is set."
+    )
+    webhook_timeout_s: Annotated[float, Field(ge=0.1, le=60.0)] = Field(
+        default=5.0, description="Bound of one attempt. Attempts go on for an hour."
+    )
+    webhook_proxy: CheckedProxyURL | None = Field(
+        default=None, description="HTTP proxy to the webhook. HTTP_PROXY and its kin are not read."
+    )
+
+    @model_validator(mode="after")
+    def _signed(self) -> Self:
+        if self.webhook_url is not None and self.webhook_secret is None:
+            raise ValueError("set webhook_secret too: receivers must be able to tell alerts from forgeries")
+        return self
 
 
 class DeniedSettings(_Section):
@@ -261,6 +452,9 @@ class ReservationSettings(_Section):
     expiry_interval_s: Seconds = Field(default=5.0, description="Seconds between looks for such reservations.")
 
 
+ModelList = Annotated[tuple[ModelSettings, ...], BeforeValidator(_listed)]
+
+
 class Settings(_Section):
     """Everything that can be set."""
 
@@ -272,7 +466,9 @@ class Settings(_Section):
     identity: IdentitySettings = IdentitySettings()
     limits: LimitsSettings = LimitsSettings()
     cost: CostSettings = CostSettings()
+    models: ModelList = Field(default=(), description="What differs for single models; see below the tables.")
     denied: DeniedSettings = DeniedSettings()
+    alerts: AlertSettings = AlertSettings()
     reservation: ReservationSettings = ReservationSettings()
 
 

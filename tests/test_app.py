@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from extproc import app
+from extproc.core.costs import Costing
 from extproc.core.limits import Limit, Scope, Window
 from extproc.core.policies import Defaults
-from extproc.core.quota import Costing
 from extproc.core.rejections import DeniedStyle
 from extproc.envoy.codec import MetadataKeys
 from extproc.observe.metrics import Metrics
@@ -28,7 +28,7 @@ def test_the_cost_is_made_of_its_settings():
         COST__MEDIA_TOKENS=7,
         COST__TYPICAL_OUTPUT_TOKENS=8,
     )
-    assert app.costing(given) == Costing(5, 6, 7, 8)
+    assert app.models(given).profile("any").costing == Costing(5, 6, 7, 8)
 
 
 def test_the_rules_of_an_exchange_are_made_of_their_settings():
@@ -67,14 +67,21 @@ async def test_accounting_and_the_limits_follower_get_their_settings():
         RESERVATION__TTL_S=60,
         RESERVATION__EXPIRY_INTERVAL_S=2,
         DENIED__RECORD="false",
+        ALERTS__THRESHOLDS="[50]",
+        ALERTS__WINDOWS="[day]",
+        COST__LEARN="false",
         LIMITS__POLL_S=1.5,
         LIMITS__REFRESH_S=11,
     )
     stores, metrics = app.build_stores(given), Metrics()
     follower = app.build_follower(given, stores, metrics)
-    options = app.build_accounting(given, stores, follower, metrics)._options
+    alerts, counter = app.build_alerts(given, metrics), app.build_counter(given, metrics)
+    accounting = app.build_accounting(given, stores, follower, counter, alerts, metrics)
+    options = accounting._options
     assert (options.decision_timeout_s, options.reservation_ttl_s, options.expiry_interval_s) == (0.25, 60, 2)
     assert options.record_denied is False
+    assert (options.thresholds, options.alert_windows) == ((50,), {Window.DAY})
+    assert accounting._estimator._learned is None
     assert (follower._options.poll_s, follower._options.refresh_s) == (1.5, 11)
 
 

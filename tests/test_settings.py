@@ -45,6 +45,11 @@ def test_a_variable_of_a_nested_section_has_two_underscores_per_level():
 def test_every_setting_can_be_set_by_its_variable():
     given = {"limits.default.ip_limit": "5", "identity.tenant_pattern": "@(x)", "identity.tenant_header": "h"}
     given["identity.service_account_header"] = "h"
+    given |= {"limits.default.limits": "[]", "models": "[{match: a}]", "alerts.windows": "[day]"}
+    given |= {"cost.weights.cached_input": "0.5", "cost.weights.reasoning": "2", "alerts.thresholds": "[5]"}
+    given |= {f"limits.default.ratelimit_{part}_per_minute": "5" for part in ("ip", "each_sa")}
+    given |= {"alerts.webhook_url": "null", "alerts.webhook_proxy": "http://proxy:3128"}
+    given |= {"alerts.webhook_secret": "0123456789abcdef"}
     for name in field_names():
         value = Settings()
         for part in name.split("."):
@@ -151,7 +156,7 @@ def test_a_bad_value_is_named_with_what_would_be_right(name, value, message):
 
 def test_no_limit_at_all_for_unknown_tenants_is_refused():
     (line,) = problems(TOKENWEIR_LIMITS__DEFAULT__SA_LIMIT="null")
-    assert line == "limits.default: set sa_limit or ip_limit: an unknown tenant must have some limit"
+    assert line == "limits.default: set sa_limit or ip_limit: an unknown tenant must have some limit on tokens"
 
 
 def test_a_header_is_kept_in_lower_case():

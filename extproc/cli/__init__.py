@@ -8,7 +8,7 @@ import sys
 from io import TextIOWrapper
 
 from extproc.admin.service import AdminError, NotFoundError
-from extproc.cli import config, explain, local, output, root, serve, tenant, usage
+from extproc.cli import config, explain, local, output, root, serve, simulate, tenant, usage
 from extproc.cli.root import FAULT, NOT_FOUND, WRONG_USE
 from extproc.envoy.server import BindError
 from extproc.local.errors import LocalError
@@ -22,6 +22,7 @@ app.add_typer(usage.app, name="usage")
 app.add_typer(local.app, name="local")
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate)
 
 
 def main() -> None:

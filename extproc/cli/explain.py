@@ -8,7 +8,9 @@ import typer
 from extproc.admin.service import Explanation
 from extproc.cli import output
 from extproc.cli.root import Json, refuse_memory, settings_of, with_admin
+from extproc.core.endpoints import Endpoint
 from extproc.core.identity import UNKNOWN_IP
+from extproc.core.limits import Limit
 from extproc.core.quota import BucketState
 
 EXAMPLES = """
@@ -16,8 +18,21 @@ Examples:
 
     tokenweir explain tenant01 console@zone-prod.example.com 15.65.196.24
 
-    tokenweir explain tenant01 console@zone-prod.example.com --json
+    tokenweir explain tenant01 console@zone-prod.example.com --model llama-3 --endpoint embeddings --json
 """
+_COLUMNS = (
+    "limit",
+    "window",
+    "amount",
+    "used",
+    "held",
+    "remaining",
+    "resets at",
+    "unit",
+    "mode",
+    "model",
+    "endpoint",
+)
 
 
 def explain(
@@ -25,11 +40,15 @@ def explain(
     tenant: Annotated[str, typer.Argument(help="The tenant.")],
     service_account: Annotated[str, typer.Argument(help="The service account.")],
     client_ip: Annotated[str, typer.Argument(help="The client IP.")] = UNKNOWN_IP,
+    model: Annotated[str | None, typer.Option(help="For this model: limits on models have counts then.")] = None,
+    endpoint: Annotated[Endpoint | None, typer.Option(help="For this kind of endpoint; likewise.")] = None,
     json: Json = False,
 ) -> None:
     """Show which limits bind an identity now: used, held, remaining, reset."""
     refuse_memory("redis.url", settings_of(context).redis.url)
-    found = with_admin(context, lambda admin: admin.explain(tenant, service_account, client_ip))
+    found = with_admin(
+        context, lambda admin: admin.explain(tenant, service_account, client_ip, model=model, endpoint=endpoint)
+    )
     if json:
         output.as_json(_document(found))
         return
@@ -37,10 +56,12 @@ def explain(
         output.note(f"The stored limits can't be used ({found.problem}): the defaults bind.")
     elif not found.known:
         output.note(f"Tenant '{tenant}' has no limits of its own: the defaults bind.")
-    rows = (tuple(_row(state).values()) for state in found.states)
-    output.as_table(
-        ("limit", "window", "amount", "used", "held", "remaining", "resets at"), rows, "No limit binds."
-    )
+    if found.insight.suspended is not None:
+        output.note(f"Suspended, nothing is admitted: {found.insight.suspended}")
+    rows = [_cells(_row(limit, state), limit) for limit, state in found.insight.limits]
+    output.as_table(_COLUMNS, rows, "No limit binds.")
+    if any(state is None for _, state in found.insight.limits):
+        output.note("Limits without counts depend on what is asked for: give --model or --endpoint.")
 
 
 def _document(found: Explanation) -> dict[str, object]:
@@ -50,18 +71,34 @@ def _document(found: Explanation) -> dict[str, object]:
         "client_ip": found.identity.client_ip,
         "limits_of_its_own": found.known,
         "problem": found.problem,
-        "limits": [_row(state) for state in found.states],
+        "suspended": found.insight.suspended,
+        "limits": [_row(limit, state) for limit, state in found.insight.limits],
     }
 
 
-def _row(state: BucketState) -> dict[str, object]:
-    limit = state.bucket.limit
+def _row(limit: Limit, state: BucketState | None) -> dict[str, object]:
     return {
         "limit": limit.scope.value,
         "window": limit.window.value,
         "amount": limit.amount,
-        "used": state.count.used,
-        "held": state.count.held,
-        "remaining": state.remaining,
-        "resets_at": datetime.fromtimestamp(state.bucket.interval.end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "used": state.count.used if state is not None else None,
+        "held": state.count.held if state is not None else None,
+        "remaining": state.remaining if state is not None else None,
+        "resets_at": _end(state) if state is not None else None,
+        "unit": limit.unit.value,
+        "mode": limit.mode.value,
+        "shadow": limit.shadow,
+        "model": limit.model,
+        "endpoints": list(limit.endpoints),
     }
+
+
+def _end(state: BucketState) -> str:
+    return output.instant(datetime.fromtimestamp(state.bucket.interval.end, UTC))
+
+
+def _cells(row: dict[str, object], limit: Limit) -> tuple[object, ...]:
+    mode = f"shadow of {limit.mode.value}" if limit.shadow else limit.mode.value
+    further = {**row, "mode": mode, "endpoints": ", ".join(limit.endpoints)}
+    del further["shadow"]
+    return tuple(further.values())

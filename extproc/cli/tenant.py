@@ -1,30 +1,33 @@
-"""`tokenweir tenant list|show|set|delete`."""
+"""`tokenweir tenant list|show|set|delete|suspend|resume|top-up|apply`."""
 
-import re
 import sys
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from extproc.admin.service import AdminError, TenantView
-from extproc.cli import output
+from extproc.admin.applying import Planned, Verdict
+from extproc.admin.documents import plain
+from extproc.admin.errors import AdminError
+from extproc.cli import output, tenant_limit, values
+from extproc.cli.files import read_documents
 from extproc.cli.root import Json, with_admin
+from extproc.cli.tenant_tables import print_detail, print_edited, print_views
+from extproc.core.limits import Mode, Scope, Unit, Window
+from extproc.core.policies import DocumentMode
 from extproc.tables import visible
 
 app = typer.Typer(help="Tenants and their limits.", no_args_is_help=True)
-
-_COLUMNS = ("tenant", "sa_limit", "ip_limit", "timezone", "problem")
-_NONE = "none"
+app.add_typer(tenant_limit.app, name="limit")
 
 Name = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
-SaLimit = Annotated[
-    str | None,
-    typer.Option("--sa-limit", metavar="TOKENS|none", help="Tokens a day per service account."),
+Account = Annotated[
+    str | None, typer.Option("--service-account", "--sa", help="Only this service account of the tenant.")
 ]
-IpLimit = Annotated[
-    str | None,
-    typer.Option("--ip-limit", metavar="TOKENS|none", help="Tokens a day per service account + client IP."),
-]
+
+
+def _amount_option(name: str, help_: str, what: str = "TOKENS") -> object:
+    return typer.Option(name, metavar=f"{what}|none", help=help_)
 
 
 @app.command("list", epilog="Example: tokenweir tenant list --json")
@@ -34,15 +37,30 @@ def list_(context: typer.Context, json: Json = False) -> None:
     if json:
         output.as_json(views)
     else:
-        output.as_table(
-            _COLUMNS, map(_row, views), "No tenant has limits of its own; the defaults bind everybody."
-        )
+        print_views(views, "No tenant has limits of its own; the defaults bind everybody.")
 
 
-@app.command(epilog="Example: tokenweir tenant show tenant01")
+@app.command(
+    epilog="""
+Examples:
+
+    tokenweir tenant show tenant01
+
+    tokenweir tenant show tenant01 --json | tokenweir tenant apply -f -
+"""
+)
 def show(context: typer.Context, tenant: Name, json: Json = False) -> None:
-    """Show one tenant's limits. Exit code 3 where it has none of its own."""
-    _print(with_admin(context, lambda admin: admin.tenant(tenant)), json)
+    """Show all limits that bind one tenant. With --json its whole document, as `tenant apply` reads it.
+
+    Exit code 3 where it has none of its own.
+    """
+    detail = with_admin(context, lambda admin: admin.limits.detail(tenant))
+    if json:
+        if detail.view.problem is not None:
+            output.note(f"The document can't be used ({detail.view.problem}): the defaults bind.")
+        output.as_json(plain(detail.document))
+    else:
+        print_detail(detail)
 
 
 @app.command(
@@ -52,25 +70,163 @@ Examples:
 
     tokenweir tenant set tenant01 --sa-limit 12000 --ip-limit 400
 
-    tokenweir tenant set tenant01 --ip-limit none
+    tokenweir tenant set tenant01 --ip-limit none --each-sa-per-minute 60
+
+    tokenweir tenant set tenant01 --mode shadow --shadows strict --timezone Europe/Berlin
 """,
 )
 def set_(
     context: typer.Context,
     tenant: Name,
-    sa_limit: SaLimit = None,
-    ip_limit: IpLimit = None,
+    sa_limit: Annotated[str | None, _amount_option("--sa-limit", "Tokens a day per service account.")] = None,
+    ip_limit: Annotated[
+        str | None, _amount_option("--ip-limit", "Tokens a day per service account + client IP.")
+    ] = None,
+    each_sa_per_minute: Annotated[
+        str | None,
+        _amount_option("--each-sa-per-minute", "Requests a minute per service account.", "REQUESTS"),
+    ] = None,
+    ip_per_minute: Annotated[
+        str | None, _amount_option("--ip-per-minute", "Requests a minute per client IP.", "REQUESTS")
+    ] = None,
+    mode: Annotated[
+        DocumentMode | None, typer.Option(help="How limits without a mode of their own admit.")
+    ] = None,
+    shadows: Annotated[Mode | None, typer.Option(help="With `--mode shadow`: which mode it tries out.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(metavar="ZONE|none", help="IANA time zone of the windows.")
+    ] = None,
+    min_output_tokens: Annotated[
+        str | None,
+        _amount_option("--min-output-tokens", "Strict mode: a request for which fewer are left is denied."),
+    ] = None,
+    unlimited: Annotated[
+        bool | None,
+        typer.Option("--unlimited/--limited", help="Whether the defaults leave the tenant alone."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Set limits; the ones not named stay. In effect on every replica within 5 seconds."""
-    given = {"sa_limit": sa_limit, "ip_limit": ip_limit}
-    changes = {name: _amount(name, text) for name, text in given.items() if text is not None}
+    amounts = {
+        "sa_limit": ("--sa-limit", sa_limit, "tokens"),
+        "ip_limit": ("--ip-limit", ip_limit, "tokens"),
+        "ratelimitEachSAPerMinute": ("--each-sa-per-minute", each_sa_per_minute, "requests"),
+        "ratelimitIPPerMinute": ("--ip-per-minute", ip_per_minute, "requests"),
+        "min_output_tokens": ("--min-output-tokens", min_output_tokens, "tokens"),
+    }
+    changes: dict[str, object] = {
+        field: values.amount(option, text, what)
+        for field, (option, text, what) in amounts.items()
+        if text is not None
+    }
+    if mode is not None:
+        changes["mode"] = mode.value
+    if shadows is not None:
+        changes["shadows"] = shadows.value
+    if timezone is not None:
+        changes["timezone"] = None if timezone == values.NONE else timezone
+    if unlimited is not None:
+        changes["unlimited"] = unlimited or None
     if not changes:
-        raise AdminError("nothing to set: give --sa-limit, --ip-limit or both")
-    view, new = with_admin(context, lambda admin: admin.set_tenant(tenant, changes))
-    if not json:
-        typer.echo(f"{'Created' if new else 'Updated'} tenant '{tenant}'.")
-    _print(view, json)
+        raise AdminError("nothing to set: give --sa-limit, --ip-limit or another option")
+    print_edited(tenant, with_admin(context, lambda admin: admin.limits.set(tenant, changes)), json)
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    tokenweir tenant suspend tenant01 --reason 'unpaid since January'
+
+    tokenweir tenant suspend tenant01 --service-account batch@zone-prod.example.com --reason 'runaway job'
+"""
+)
+def suspend(
+    context: typer.Context,
+    tenant: Name,
+    reason: Annotated[str, typer.Option(help="Callers read it in the answer.")],
+    service_account: Account = None,
+    json: Json = False,
+) -> None:
+    """Admit nothing any more, until `tenant resume`. In effect on every replica within 5 seconds."""
+    done = with_admin(context, lambda admin: admin.limits.suspend(tenant, reason, service_account))
+    print_edited(tenant, done, json)
+
+
+@app.command(epilog="Example: tokenweir tenant resume tenant01")
+def resume(context: typer.Context, tenant: Name, service_account: Account = None, json: Json = False) -> None:
+    """End a suspension."""
+    done = with_admin(context, lambda admin: admin.limits.resume(tenant, service_account))
+    print_edited(tenant, done, json)
+
+
+@app.command(
+    "top-up",
+    epilog="""
+Examples:
+
+    tokenweir tenant top-up tenant01 --amount 50000 --until +2h
+
+    tokenweir tenant top-up tenant01 --amount 1000000 --until 2026-03-01T00:00Z --scope tenant --window month
+""",
+)
+def top_up(
+    context: typer.Context,
+    tenant: Name,
+    amount: Annotated[int, typer.Option(min=1, help="How much more.")],
+    until: Annotated[
+        str, typer.Option(metavar="INSTANT|+TIME", help="When it ends: 2026-03-01T00:00Z, +2h, +3d.")
+    ],
+    scope: Annotated[Scope, typer.Option(help="Scope of the limits that it raises.")] = Scope.SERVICE_ACCOUNT,
+    window: Annotated[Window, typer.Option(help="Their window.")] = Window.DAY,
+    unit: Annotated[Unit, typer.Option(help="Their unit.")] = Unit.TOKENS,
+    model: Annotated[str | None, typer.Option(metavar="GLOB", help="Their model, where they have one.")] = None,
+    service_account: Account = None,
+    json: Json = False,
+) -> None:
+    """Raise limits for a while. Top-ups that are over are dropped from the document."""
+    item: dict[str, object] = {
+        "scope": scope.value,
+        "window": window.value,
+        "unit": unit.value,
+        "amount": amount,
+        "until": values.instant("--until", until, datetime.now(UTC)),
+    }
+    further = {"service_account": service_account, "model": model}
+    item |= {name: value for name, value in further.items() if value is not None}
+    print_edited(tenant, with_admin(context, lambda admin: admin.limits.top_up(tenant, item)), json)
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    tokenweir tenant apply -f tenants.yaml --dry-run
+
+    tokenweir tenant show tenant01 --json | tokenweir tenant apply -f -
+"""
+)
+def apply(
+    context: typer.Context,
+    file: Annotated[
+        str, typer.Option("--file", "-f", metavar="FILE", help="Documents as YAML or JSON; `-`: stdin.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    json: Json = False,
+) -> None:
+    """Make documents what binds their tenants: fields that a document does not have go.
+
+    All are checked first: where one can't be used, none is written. Tenants that are not in the file stay.
+    """
+    documents = read_documents(file)
+    planned = with_admin(context, lambda admin: admin.apply(documents, dry_run=dry_run))
+    if json:
+        output.as_json([_plan_document(each) for each in planned])
+        return
+    rows = [row for each in planned for row in _plan_rows(each)]
+    output.as_table(("tenant", "verdict", "field", "before", "after"), rows, "")
+    if dry_run:
+        output.note("Nothing was written: --dry-run.")
 
 
 @app.command(epilog="Example: tokenweir tenant delete tenant01 --yes")
@@ -87,7 +243,7 @@ def delete(
     if json:
         output.as_json({"deleted": tenant})
     else:
-        typer.echo(f"Deleted the limits of tenant '{tenant}'.")
+        typer.echo(visible(f"Deleted the limits of tenant '{tenant}'."))
 
 
 def _ask(tenant: str) -> None:
@@ -97,22 +253,22 @@ def _ask(tenant: str) -> None:
         raise AdminError("nothing was deleted; --yes deletes without asking")
 
 
-def _amount(name: str, text: str) -> int | None:
-    if text == _NONE:
-        return None
-    # Longer numbers than that are refused by their value; Python refuses to read some thousands of digits.
-    if not re.fullmatch("[0-9]{1,30}", text):
-        option = f"--{name.replace('_', '-')}"
-        raise AdminError(f"{option} must be a whole number of tokens or 'none', not {text[:40]!r}")
-    return int(text)
+def _plan_rows(planned: Planned) -> list[tuple[object, ...]]:
+    if planned.verdict is Verdict.UNCHANGED or not planned.changes:
+        return [(planned.tenant, planned.verdict.value, None, None, None)]
+    return [
+        (planned.tenant, planned.verdict.value, change.field, _brief(change.before), _brief(change.after))
+        for change in planned.changes
+    ]
 
 
-def _print(view: TenantView, json: bool) -> None:
-    if json:
-        output.as_json(view)
-    else:
-        output.as_table(_COLUMNS, [_row(view)], "")
+def _brief(value: object) -> str | int | None:
+    return value if isinstance(value, (str, int)) or value is None else output.json_line(value)
 
 
-def _row(view: TenantView) -> tuple[object, ...]:
-    return (view.tenant, view.sa_limit, view.ip_limit, view.timezone, view.problem)
+def _plan_document(planned: Planned) -> dict[str, object]:
+    return {
+        "tenant": planned.tenant,
+        "verdict": planned.verdict.value,
+        "changes": [{"field": c.field, "before": c.before, "after": c.after} for c in planned.changes],
+    }

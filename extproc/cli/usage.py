@@ -1,13 +1,21 @@
-"""`tokenweir usage daily|top`."""
+"""`tokenweir usage daily|top|entries|export|shadow`."""
 
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from extproc.admin.service import MAX_ROWS, By
+from extproc.admin.service import MAX_ROWS, Admin, By, Ranked
 from extproc.cli import output
-from extproc.cli.root import Json, with_admin
-from extproc.ports import UsageFilter
+from extproc.cli.ledger_file import line_of
+from extproc.cli.root import Json, settings_of, with_admin
+from extproc.cli.simulate import LedgerFile, Top, print_report, report_shadows
+from extproc.core.ledger import Entry
+from extproc.ports import DailyUsage, UsageFilter
+
+T = TypeVar("T")
 
 app = typer.Typer(help="What was used.", no_args_is_help=True)
 
@@ -23,6 +31,62 @@ _DAILY = (
     "date", "tenant", "service account", "client IP", "usage", "input", "output", "cached", "requests", "denied",
     "estimated",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DailyRow:
+    """A line of `usage daily --json`."""
+
+    tenant: str
+    service_account: str
+    client_ip: str
+    date: str
+    usage: int
+    input: int
+    output: int
+    cached: int
+    requests: int
+    denied: int
+    estimated: int
+    price_billionths: int
+    cost: str
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class TopRow:
+    """A line of `usage top --json`."""
+
+    name: str
+    usage: int
+    input: int
+    output: int
+    requests: int
+    denied: int
+    price_billionths: int
+    cost: str
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """A line of `usage entries`."""
+
+    admitted_at: str
+    tenant: str
+    service_account: str
+    client_ip: str
+    endpoint: str
+    model: str
+    outcome: str
+    reason: str
+    held: int
+    charge: int
+    input: int
+    output: int
+    status: int
+    request_id: str
+    id: str
 
 
 @app.command(
@@ -44,23 +108,22 @@ def daily(
     limit: Rows = 1000,
     json: Json = False,
 ) -> None:
-    """Show usage per service account, client IP and date, newest first."""
+    """Show usage per service account, client IP and date, newest first; its cost where models have prices."""
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
     days = with_admin(context, lambda admin: admin.daily(wanted, limit + 1))
-    if len(days) > limit:
-        output.note(f"There is more: these are the first {limit} rows. Use a filter or --limit.")
-        days = days[:limit]
+    days = _at_most(days, limit)
+    currency = settings_of(context).cost.currency
     if json:
-        output.as_json(days)
+        output.as_json([DailyRow(**_priced(day, currency)) for day in days])
         return
-    rows = (
+    rows = [
         (
             d.date, d.tenant, d.service_account, d.client_ip, d.usage, d.input, d.output, d.cached, d.requests,
             d.denied, d.estimated,
         )
         for d in days
-    )  # fmt: skip
-    output.as_table(_DAILY, rows, "No usage on record that fits.")
+    ]  # fmt: skip
+    _print_priced(_DAILY, rows, [day.price for day in days], currency)
 
 
 @app.command(
@@ -86,9 +149,146 @@ def top(
     """Show who used the most."""
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
     ranked = with_admin(context, lambda admin: admin.top(wanted, by, limit))
+    currency = settings_of(context).cost.currency
     if json:
-        output.as_json(ranked)
+        output.as_json([TopRow(**_priced(each, currency)) for each in ranked])
         return
-    rows = ((r.name, r.usage, r.input, r.output, r.requests, r.denied) for r in ranked)
+    rows = [(r.name, r.usage, r.input, r.output, r.requests, r.denied) for r in ranked]
     columns = (by.value.replace("-", " ").replace("ip", "IP"), "usage", "input", "output", "requests", "denied")
+    _print_priced(columns, rows, [each.price for each in ranked], currency)
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    tokenweir usage entries --tenant tenant01 --limit 20
+
+    tokenweir usage entries --sa console@zone-prod.example.com --since 2026-01-01 --json
+"""
+)
+def entries(
+    context: typer.Context,
+    tenant: Tenant = None,
+    service_account: Account = None,
+    client_ip: IP = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Rows = 100,
+    json: Json = False,
+) -> None:
+    """Show the ledger: one line per request, the one that ended last first."""
+    wanted = UsageFilter(tenant, service_account, client_ip, since, until)
+    found = with_admin(context, lambda admin: admin.entries(wanted, limit + 1))
+    rows = [_entry_row(entry) for entry in _at_most(found, limit)]
+    if json:
+        output.as_json(rows)
+        return
+    columns = [name.replace("_", " ") for name in EntryRow.__dataclass_fields__]
+    output.as_table(columns, [tuple(asdict(row).values()) for row in rows], "No request on record that fits.")
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    tokenweir usage export --since 2026-01-01 --until 2026-01-31 > ledger.jsonl
+
+    tokenweir usage export --tenant tenant01 | gzip > ledger.jsonl.gz
+"""
+)
+def export(
+    context: typer.Context,
+    tenant: Tenant = None,
+    service_account: Account = None,
+    client_ip: IP = None,
+    since: Since = None,
+    until: Until = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Always so: JSON lines, as mongoexport writes them.")
+    ] = False,
+) -> None:
+    """Write the ledger as JSON lines in the order of admission, however long: `simulate --ledger` reads it."""
+    del json
+    wanted = UsageFilter(tenant, service_account, client_ip, since, until)
+
+    async def write(admin: Admin) -> None:
+        async for entry in admin.replay(wanted):
+            sys.stdout.write(line_of(entry) + "\n")  # echo would flush each line
+
+    with_admin(context, write)
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    tokenweir usage shadow --since 2026-01-01
+
+    tokenweir usage shadow --ledger ledger.jsonl --json
+"""
+)
+def shadow(
+    context: typer.Context,
+    ledger: LedgerFile = None,
+    tenant: Tenant = None,
+    service_account: Account = None,
+    client_ip: IP = None,
+    since: Since = None,
+    until: Until = None,
+    top: Top = 20,
+    json: Json = False,
+) -> None:
+    """Show whom the shadow limits in force would have denied, in the form of `simulate`."""
+    wanted = UsageFilter(tenant, service_account, client_ip, since, until)
+    print_report(report_shadows(context, wanted, ledger), top, json=json, newly=False)
+
+
+def _at_most(rows: list[T], limit: int) -> list[T]:
+    if len(rows) > limit:
+        output.note(f"There is more: these are the first {limit} rows. Use a filter or --limit.")
+    return rows[:limit]
+
+
+def _priced(record: DailyUsage | Ranked, currency: str) -> dict[str, Any]:
+    fields = asdict(record)
+    price = fields.pop("price")
+    return {**fields, "price_billionths": price, "cost": decimal_text(price), "currency": currency}
+
+
+def decimal_text(billionths: int) -> str:
+    """A price as an exact decimal with at least two places."""
+    whole, rest = divmod(billionths, 10**9)
+    places = f"{rest:09}".rstrip("0")
+    return f"{whole}.{places:0<2}"
+
+
+def _print_priced(
+    columns: tuple[str, ...], rows: Sequence[tuple[object, ...]], prices: Sequence[int], currency: str
+) -> None:
+    """With a column for the cost where anything has one."""
+    if any(prices):
+        columns = (*columns, f"cost ({currency})")
+        rows = [(*row, decimal_text(price)) for row, price in zip(rows, prices, strict=True)]
     output.as_table(columns, rows, "No usage on record that fits.")
+
+
+def _entry_row(entry: Entry) -> EntryRow:
+    who, usage = entry.identity, entry.usage
+    return EntryRow(
+        admitted_at=output.instant(entry.admitted_at),
+        tenant=who.tenant,
+        service_account=who.service_account,
+        client_ip=who.client_ip,
+        endpoint=entry.endpoint,
+        model=entry.model,
+        outcome=entry.outcome.value,
+        reason=entry.reason,
+        held=entry.held,
+        charge=entry.charge,
+        input=usage.input,
+        output=usage.output,
+        status=entry.status,
+        request_id=entry.request_id,
+        id=entry.id,
+    )

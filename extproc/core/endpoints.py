@@ -1,11 +1,16 @@
-"""Path -> endpoint kind. What is spelled differently but means the same path is metered all the same."""
+"""Method and path -> what is asked for. What is spelled differently but means the same is metered all the same."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 from urllib.parse import unquote
+
+MAX_MODEL_CHARS: Final = 256
 
 
 class Endpoint(StrEnum):
-    """The kinds of endpoint that are metered, or answered by us. All but the last three count tokens."""
+    """The kinds of endpoint that are metered, or answered by us. All but the last four count tokens."""
 
     CHAT_COMPLETIONS = "chat_completions"
     COMPLETIONS = "completions"
@@ -20,36 +25,150 @@ class Endpoint(StrEnum):
     PREDICT = "predict"  # KServe v1, a model that is no LLM: requests are counted
     INFER = "infer"  # KServe v2 (Open Inference Protocol): the same
     ROUTE = "route"  # any route that Envoy's ratelimit filter asks about: the same
+    QUOTA = "quota"  # a caller asks for its own limits: the answer is ours, and free
 
 
-_EXACT = {"/v1/chat/completions": Endpoint.CHAT_COMPLETIONS}
-_LAST_SEGMENTS = {("chat", "completions"): Endpoint.CHAT_COMPLETIONS}
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request is for. `model` is the one that the path names, None where the body has to.
+
+    A name from a path is as the client wrote it, decoded, at most `MAX_MODEL_CHARS` + 1 characters: whether it is
+    one that can be metered is for `read_request` to say.
+    """
+
+    endpoint: Endpoint
+    model: str | None = None
+
+
+_LAST_TWO: Final = {
+    ("chat", "completions"): Endpoint.CHAT_COMPLETIONS,
+    ("completions", "batch"): Endpoint.CHAT_COMPLETIONS,  # vLLM: many conversations in one request
+    ("responses", "compact"): Endpoint.RESPONSES,
+    ("audio", "transcriptions"): Endpoint.TRANSCRIPTIONS,
+    ("audio", "translations"): Endpoint.TRANSCRIPTIONS,
+    ("audio", "speech"): Endpoint.SPEECH,
+    ("images", "generations"): Endpoint.IMAGES,
+    ("images", "edits"): Endpoint.IMAGES,
+    ("images", "variations"): Endpoint.IMAGES,
+    ("v1", "quota"): Endpoint.QUOTA,
+}
+_LAST: Final = {
+    "completions": Endpoint.COMPLETIONS,
+    "responses": Endpoint.RESPONSES,
+    "messages": Endpoint.MESSAGES,
+    "embeddings": Endpoint.EMBEDDINGS,
+    "rerank": Endpoint.RERANK,
+    "score": Endpoint.SCORE,
+    # What servers serve beside the standard: vLLM's and SGLang's pooling, Cohere's embed, llama.cpp's own names.
+    "completion": Endpoint.COMPLETIONS,
+    "infill": Endpoint.COMPLETIONS,
+    "embedding": Endpoint.EMBEDDINGS,
+    "embed": Endpoint.EMBEDDINGS,
+    "encode": Endpoint.EMBEDDINGS,
+    "pooling": Endpoint.EMBEDDINGS,
+    "classify": Endpoint.EMBEDDINGS,
+    "reranking": Endpoint.RERANK,
+    "generative_scoring": Endpoint.SCORE,
+    # SageMaker's door takes any kind of body. We let in chats, and those are metered.
+    "invocations": Endpoint.CHAT_COMPLETIONS,
+}
+_TARGETS: Final = {endpoint: Target(endpoint) for endpoint in Endpoint}
+# Nearly every request: no need to take these apart.
+_EXACT: Final = {
+    "/v1/" + name: _TARGETS[endpoint]
+    for name, endpoint in (
+        ("chat/completions", Endpoint.CHAT_COMPLETIONS),
+        ("completions", Endpoint.COMPLETIONS),
+        ("embeddings", Endpoint.EMBEDDINGS),
+        ("responses", Endpoint.RESPONSES),
+        ("messages", Endpoint.MESSAGES),
+    )
+}
+# TensorFlow Serving speaks v1 too, with two verbs more.
+_V1_VERBS: Final = frozenset({"predict", "explain", "classify", "regress"})
+_V2_VERBS: Final = frozenset({"infer", "explain", "generate", "generate_stream"})
+_VERSIONS: Final = frozenset({"versions", "labels"})
+_READING: Final = frozenset({"GET", "HEAD"})
 # A server decodes a path once, a proxy before it perhaps once more.
-_DECODINGS = 3
+_DECODINGS: Final = 3
 
 
-def classify(path: str) -> Endpoint | None:
-    """The endpoint kind of a request path, or None where nothing is metered.
+def classify(method: str, path: str) -> Target | None:
+    """What a request is for, or None where nothing is metered.
 
-    Model servers mount the API under prefixes of their own (`/openai/v1/...`), so the last segments decide.
+    Model servers mount their API under prefixes of their own (`/openai/v1/...`), so the last segments decide.
     Percent-escapes, doubled slashes, dot segments, path parameters, backslashes, a trailing slash and letter
     case are all seen through: an upstream that is lenient about one of them must not be a way past the meter.
+
+    A metered path is metered whatever the method is: to let only POST through is the caller's business, and keeps
+    WebSockets out as well. Only where a GET can mean the description of a model that has an endpoint's name, the
+    method decides.
     """
     exact = _EXACT.get(path)
     if exact is not None:
         return exact
-    segments = _segments(path.partition("?")[0].partition("#")[0])
-    return _LAST_SEGMENTS.get((segments[-2], segments[-1])) if len(segments) > 1 else None
+    raw = _segments(path.partition("?")[0].partition("#")[0])
+    names = [_plain(segment) for segment in raw]
+    plain = [name.lower() for name in names]
+    if not plain:
+        return None
+    kserve = _v1(raw, names, plain) or _v2(names, plain)
+    if kserve is not None:
+        return kserve if kserve.model or method not in _READING else None
+    endpoint = _LAST_TWO.get((plain[-2], plain[-1])) if len(plain) > 1 else None
+    if endpoint is None:
+        endpoint = _LAST.get(plain[-1])
+        if endpoint is Endpoint.MESSAGES and plain[-3:-2] == ["threads"] and plain[-2] != "v1":
+            return None  # an assistant's thread: text is put there, none is generated
+        if endpoint is not None and method in _READING and "models" in plain[:-1]:
+            return None
+    return None if endpoint is None else _TARGETS[endpoint]
+
+
+def _v1(raw: Sequence[str], names: Sequence[str], plain: Sequence[str]) -> Target | None:
+    """`.../models/NAME[/versions/V]:predict`. The verb may stand behind a path parameter, or before one."""
+    if "models" not in plain[:-1]:
+        return None
+    for last in (names[-1], raw[-1].strip()):
+        name, colon, verb = last.rpartition(":")
+        if colon and verb.lower() in _V1_VERBS:
+            return Target(Endpoint.PREDICT, _model([*names[_after_models(plain) : -1], name]))
+    return None
+
+
+def _v2(names: Sequence[str], plain: Sequence[str]) -> Target | None:
+    """`.../v2/models/NAME[/versions/V]/infer`, and Triton's generate extension, which is no OpenAI API either."""
+    if plain[-1] not in _V2_VERBS or "models" not in plain[:-1]:
+        return None
+    start = _after_models(plain)
+    if plain[start - 2 : start - 1] != ["v2"]:
+        return None
+    return Target(Endpoint.INFER, _model(names[start:-1]))
+
+
+def _after_models(plain: Sequence[str]) -> int:
+    return len(plain) - 1 - plain[-2::-1].index("models")
+
+
+def _model(parts: Sequence[str]) -> str:
+    # A slash in a name may have been escaped: the parts are one name, but for the version at its end.
+    if len(parts) > 2 and parts[-2].lower() in _VERSIONS:  # noqa: PLR2004 - name, "versions", version
+        parts = parts[:-2]
+    return "/".join(parts)[: MAX_MODEL_CHARS + 1]
 
 
 def _segments(path: str) -> list[str]:
     for _ in range(_DECODINGS):
         path = unquote(path)
     kept: list[str] = []
-    for raw in path.replace("\\", "/").lower().split("/"):
-        segment = raw.partition(";")[0].strip()
+    for raw in path.replace("\\", "/").split("/"):
+        segment = _plain(raw)
         if segment == "..":
             del kept[-1:]
         elif segment not in ("", "."):
-            kept.append(segment)
+            kept.append(raw)
     return kept
+
+
+def _plain(segment: str) -> str:
+    return segment.partition(";")[0].strip()

@@ -6,7 +6,9 @@ from datetime import datetime
 
 from extproc.core.endpoints import Endpoint
 from extproc.core.identity import Identity
-from extproc.core.quota import Decision, Reservation
+from extproc.core.insight import Insight
+from extproc.core.limits import Subject
+from extproc.core.quota import Decision, Reservation, Unavailable
 from extproc.core.rejections import Rejection
 from extproc.core.requests import RequestFacts
 from extproc.core.settlement import Settlement
@@ -46,6 +48,14 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspected:
+    """The answer to `Inspect`; `now` is when it came."""
+
+    insight: Insight | Unavailable
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseHead:
     status: int
     headers: Headers
@@ -78,6 +88,7 @@ Event = (
     | RequestBody
     | RequestTrailers
     | Decided
+    | Inspected
     | ResponseHead
     | ResponseBody
     | ResponseTrailers
@@ -102,6 +113,21 @@ class Reserve:
     """Decide and hold; the decision comes back as `Decided`."""
 
     ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Tell what binds an identity; the answer comes back as `Inspected`."""
+
+    identity: Identity
+    subject: Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """The answer outgrows what is held for it: hold what the reservation says now. Nothing waits for it."""
+
+    reservation: Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +171,4 @@ class Finish:
 
 
 Reply = HeadReply | BodyReply | TrailersReply | Reject
-Effect = Reserve | Reply | Close | Finish
+Effect = Reserve | Inspect | Reply | Grow | Close | Finish

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import assert_never
+from urllib.parse import parse_qs
 
 from extproc.core import rejections
-from extproc.core.answers import AnswerReader, ErrorAnswer, JsonAnswer, OpaqueAnswer, StreamAnswer
-from extproc.core.endpoints import Endpoint, classify
+from extproc.core.answers import AnswerReader, OpaqueAnswer, answer_reader
+from extproc.core.endpoints import Endpoint, Target, classify
 from extproc.core.events import (
     Ask,
     BodyReply,
@@ -23,8 +24,11 @@ from extproc.core.events import (
     Effect,
     Event,
     Finish,
+    Grow,
     Headers,
     HeadReply,
+    Inspect,
+    Inspected,
     Reject,
     Reply,
     RequestBody,
@@ -38,10 +42,13 @@ from extproc.core.events import (
     TrailersReply,
 )
 from extproc.core.identity import Identity, IdentityRules, UnusableIdentity, identify
-from extproc.core.quota import Admitted, Denied, Reservation, Unavailable, tightest
+from extproc.core.insight import quota_document
+from extproc.core.limits import Subject
+from extproc.core.quota import Admitted, Denied, Reservation, Suspended, Unavailable
 from extproc.core.rejections import DeniedStyle, Rejection
-from extproc.core.requests import Malformed, RequestFacts, read_chat, with_usage
-from extproc.core.settlement import Estimates, Settlement, released
+from extproc.core.requests import MAX_MODEL_CHARS, Malformed, RequestFacts, read_request, upstream_body
+from extproc.core.settlement import Estimates, Outcome, Settlement, released
+from extproc.core.usage import NO_USAGE
 
 
 class ProtocolError(Exception):
@@ -61,6 +68,7 @@ class ExchangeRules:
 
 class _State(Enum):
     REQUEST_HEAD = auto()
+    INSPECTION = auto()
     REQUEST_BODY = auto()
     DECISION = auto()
     RESPONSE_HEAD = auto()
@@ -69,6 +77,12 @@ class _State(Enum):
 
 
 _OK = range(200, 300)
+# Their streams report usage when asked to; all others do it anyway.
+_USAGE_ON_REQUEST = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
+# The least that the hold of a long stream grows by.
+_GROWTH_TOKENS = 64
+# A longer path than this asks about no model.
+_PATH = 4096
 
 
 class Exchange:
@@ -78,7 +92,8 @@ class Exchange:
         self._rules = rules
         self._state = _State.REQUEST_HEAD
         self._request_id = ""
-        self._endpoint: Endpoint | None = None
+        self._target: Target | None = None
+        self._content_type = ""
         self._identity: Identity | None = None
         self._chunks: list[bytes] = []
         self._body_bytes = 0
@@ -100,6 +115,15 @@ class Exchange:
                 return []
             case StreamClosed():
                 return self._end(complete=False, forwarded=event.delivered)
+            case RequestHead() | RequestBody() | RequestTrailers() | Inspected():
+                return self._on_request(event)
+            case ResponseHead() | ResponseBody() | ResponseTrailers():
+                return self._on_response(event)
+            case _:
+                assert_never(event)
+
+    def _on_request(self, event: RequestHead | RequestBody | RequestTrailers | Inspected) -> list[Effect]:
+        match event:
             case RequestHead():
                 self._expect(event, _State.REQUEST_HEAD)
                 return self._on_request_head(event)
@@ -107,49 +131,71 @@ class Exchange:
                 return self._on_request_body(event)
             case RequestTrailers():
                 return self._on_request_trailers()
+            case _:
+                self._expect(event, _State.INSPECTION)
+                return self._on_inspected(event)
+
+    def _on_response(self, event: ResponseHead | ResponseBody | ResponseTrailers) -> list[Effect]:
+        match event:
             case ResponseHead():
                 return self._on_response_head(event)
             case ResponseBody():
                 self._expect(event, _State.RESPONSE_BODY)
                 return self._on_response_body(event)
-            case ResponseTrailers():
+            case _:
                 self._expect(event, _State.RESPONSE_BODY)
                 return self._on_response_trailers()
-            case _:
-                assert_never(event)
+
+    @property
+    def _endpoint(self) -> Endpoint | None:
+        return self._target.endpoint if self._target is not None else None
 
     # ------------------------------------------------ request
 
     def _on_request_head(self, head: RequestHead) -> list[Effect]:
         headers = head.headers
-        self._endpoint = classify(headers.get(":path", ""))
         method = headers.get(":method", "")
-        if self._endpoint is None or method == "OPTIONS":  # a CORS preflight costs nothing
+        self._target = target = classify(method, headers.get(":path", ""))
+        if target is None or method == "OPTIONS":  # a CORS preflight costs nothing
             return self._finish(HeadReply())
-        if method != "POST":
-            return self._reject(rejections.method_not_allowed())
+        wanted = "GET" if target.endpoint is Endpoint.QUOTA else "POST"
+        if method != wanted:
+            return self._reject(rejections.method_not_allowed(wanted, target.endpoint))
         identity = identify(self._rules.identity, head.claims, headers, head.source_address)
         if isinstance(identity, UnusableIdentity):
-            return self._reject(rejections.unusable_identity(identity))
+            return self._reject(rejections.unusable_identity(identity, target.endpoint))
+        if target.endpoint is Endpoint.QUOTA:
+            self._state = _State.INSPECTION
+            return [Inspect(identity, Subject(_queried_model(headers[":path"])))]
         encoding = headers.get("content-encoding") or "identity"
         if encoding.lower() != "identity":
-            return self._reject(rejections.compressed(encoding))
+            return self._reject(rejections.compressed(encoding, target.endpoint))
         if _declared_length(headers) > self._rules.max_body_bytes:
-            return self._reject(rejections.too_large(self._rules.max_body_bytes))
+            return self._reject(rejections.too_large(self._rules.max_body_bytes, target.endpoint))
         self._identity = identity
         self._request_id = headers.get("x-request-id", "")[:128]
+        self._content_type = headers.get("content-type", "")
         self._state = _State.REQUEST_BODY
         return self._on_request_end() if head.end_of_stream else []
 
+    def _on_inspected(self, inspected: Inspected) -> list[Effect]:
+        if isinstance(inspected.insight, Unavailable):
+            return self._reject(rejections.store_unavailable(self._rules.store_retry_after_s))
+        return self._reject(rejections.document(quota_document(inspected.insight, inspected.now), "quota"))
+
     def _on_request_body(self, body: RequestBody) -> list[Effect]:
-        if self._admitted is not None and not body.data.strip():
-            return [BodyReply()]  # the end of a body that was whole before
+        if self._admitted is not None and self._passes_on(body):
+            return [BodyReply()]
         self._expect(body, _State.REQUEST_BODY)
         self._chunks.append(body.data)
         self._body_bytes += len(body.data)
         if self._body_bytes > self._rules.max_body_bytes:
-            return self._reject(rejections.too_large(self._rules.max_body_bytes))
+            return self._reject(rejections.too_large(self._rules.max_body_bytes, self._endpoint))
         return self._on_request_end() if body.end_of_stream or self._is_whole() else []
+
+    def _passes_on(self, body: RequestBody) -> bool:
+        """Whether this is the end of a body that was whole before, or the rest of one that is not read."""
+        return not body.data.strip() or self._uncounted()
 
     def _on_request_trailers(self) -> list[Effect]:
         if self._admitted is not None:
@@ -164,15 +210,19 @@ class Exchange:
         Envoy shows the trailers only when the pieces before them were answered, so waiting for them would be for
         ever. Its `buffer` filter gives the body in one piece; what may follow a JSON object changes nothing in it.
         """
-        return len(self._chunks) == 1 and isinstance(read_chat(self._chunks[0]), RequestFacts)
+        return len(self._chunks) == 1 and isinstance(self._read(self._chunks[0]), RequestFacts)
+
+    def _read(self, body: bytes) -> RequestFacts | Malformed:
+        assert self._target is not None  # noqa: S101 - set with the state that leads here
+        return read_request(self._target, body, self._content_type)
 
     def _on_request_end(self) -> list[Effect]:
-        facts = read_chat(b"".join(self._chunks))
+        facts = self._read(b"".join(self._chunks))
         if isinstance(facts, Malformed):
-            return self._reject(rejections.malformed(facts))
+            return self._reject(rejections.malformed(facts, self._endpoint))
         assert self._identity is not None  # noqa: S101 - set with the state that leads here
         assert self._endpoint is not None  # noqa: S101
-        self._facts = facts
+        self._facts = replace(facts, prompt=b"")  # most of a body: not to be kept as long as the answer takes
         self._state = _State.DECISION
         return [Reserve(Ask(self._identity, self._endpoint, facts, self._request_id))]
 
@@ -182,22 +232,28 @@ class Exchange:
                 self._admitted = admitted
                 self._decided_at = decided.now
                 self._state = _State.RESPONSE_HEAD
-                return self._forward()
+                return self._forward(admitted.reservation)
             case Denied() as denied:
-                return self._reject(rejections.over_limit(denied, decided.now, self._rules.denied_style))
+                style = self._rules.denied_style
+                return self._reject(rejections.over_limit(denied, decided.now, style, self._endpoint))
+            case Suspended(reason):
+                return self._reject(rejections.suspended(reason, self._endpoint))
             case Unavailable():
-                return self._reject(rejections.store_unavailable(self._rules.store_retry_after_s))
+                retry_after_s = self._rules.store_retry_after_s
+                return self._reject(rejections.store_unavailable(retry_after_s, self._endpoint))
             case _:
                 assert_never(decided.decision)
 
-    def _forward(self) -> list[Effect]:
-        # The identity headers of a client are never the upstream's to trust; an answer must arrive readable.
-        removed = ("accept-encoding", *self._rules.identity.headers)
-        effects: list[Effect] = [HeadReply(remove_headers=removed)]
-        if self._hides_usage():
+    def _forward(self, reservation: Reservation) -> list[Effect]:
+        # The identity headers of a client are never the upstream's to trust. Without accept-encoding a server
+        # may encode as it likes; an answer must arrive readable.
+        plain = (("accept-encoding", "identity"),)
+        effects: list[Effect] = [HeadReply(plain, self._rules.identity.headers)]
+        body = self._upstream_body(reservation)
+        if body is not None:
             # The replies to all chunks but the last empty them; the last carries the whole body.
             effects += [BodyReply(b"") for _ in self._chunks[1:]]
-            effects.append(BodyReply(with_usage(b"".join(self._chunks))))
+            effects.append(BodyReply(body))
         else:
             effects += [BodyReply() for _ in self._chunks]
         if self._trailers:
@@ -205,8 +261,24 @@ class Exchange:
         self._chunks.clear()
         return effects
 
+    def _upstream_body(self, reservation: Reservation) -> bytes | None:
+        """The body as the upstream gets it, None where nothing changes."""
+        bound = reservation.output_bound
+        if self._target is None or not (self._hides_usage() or bound is not None):
+            return None
+        field = reservation.bound.field if reservation.bound is not None else None
+        body = b"".join(self._chunks)
+        return upstream_body(
+            self._target, body, add_usage=self._hides_usage(), output_bound=bound, bound_field=field
+        )
+
     def _hides_usage(self) -> bool:
-        return self._facts is not None and self._facts.stream and not self._facts.wants_usage
+        return (
+            self._endpoint in _USAGE_ON_REQUEST
+            and self._facts is not None
+            and self._facts.stream
+            and not self._facts.wants_usage
+        )
 
     # ------------------------------------------------ response
 
@@ -217,31 +289,48 @@ class Exchange:
         self._expect(head, _State.RESPONSE_HEAD)
         self._status = head.status
         self._state = _State.RESPONSE_BODY
-        self._reader, hides = self._choose_reader(head, self._admitted.reservation)
-        state = tightest(self._admitted.states)
-        quota = rejections.quota_headers(state, self._decided_at) if head.status in _OK else ()
-        reply = HeadReply(quota, ("content-length",) if hides else ())
+        self._reader = reader = self._read_answer(head, self._admitted.reservation)
+        quota = rejections.quota_headers(self._admitted.states, self._decided_at) if head.status in _OK else ()
+        reply = HeadReply(quota, ("content-length",) if reader.changes_body else ())
         return [reply, *self._end(complete=True)] if head.end_of_stream else [reply]
 
-    def _choose_reader(self, head: ResponseHead, reservation: Reservation) -> tuple[AnswerReader, bool]:
-        estimates = Estimates(reservation.cost, self._rules.bytes_per_output_token)
-        if head.status not in _OK:
-            return ErrorAnswer(), False
-        if head.headers.get("content-encoding", "identity").lower() != "identity":
-            return OpaqueAnswer(estimates), False
-        if head.headers.get("content-type", "").lower().startswith("text/event-stream"):
-            hides = self._hides_usage()
-            return StreamAnswer(estimates, hide_usage=hides), hides
-        return JsonAnswer(estimates), False
+    def _read_answer(self, head: ResponseHead, reservation: Reservation) -> AnswerReader:
+        bounded = reservation.output_bound is not None
+        estimates = Estimates.of(reservation, self._rules.bytes_per_output_token)
+        if self._uncounted() and head.status in _OK:
+            return OpaqueAnswer(estimates)
+        return answer_reader(
+            head.status,
+            head.headers,
+            reservation.endpoint,
+            estimates,
+            hide_usage=self._hides_usage(),
+            output_bound=reservation.output_held if bounded else None,
+        )
 
     def _on_response_body(self, body: ResponseBody) -> list[Effect]:
         assert self._reader is not None  # noqa: S101 - set with the state that leads here
         out = self._reader.feed(body.data)
         if not body.end_of_stream:
-            return [BodyReply(None if out is body.data else out)]
+            return [BodyReply(None if out is body.data else out), *self._grown()]
         rest = self._reader.finish()
         reply = BodyReply(None if out is body.data and not rest else out + rest)
         return [reply, *self._end(complete=True)]
+
+    def _grown(self) -> list[Effect]:
+        """Holds more where the answer has outgrown what is held: others must not be admitted to what is gone."""
+        assert self._reader is not None  # noqa: S101 - set with the state that leads here
+        assert self._admitted is not None  # noqa: S101
+        reservation, written = self._admitted.reservation, self._reader.output_tokens
+        if reservation.strict or written < reservation.cost.output or self._facts is None:
+            return []
+        if not (self._facts.stream and self._facts.counts_tokens):
+            return []
+        cost = replace(reservation.cost, output=written + max(_GROWTH_TOKENS, reservation.cost.output))
+        grown = replace(reservation, cost=cost)
+        self._admitted = replace(self._admitted, reservation=grown)
+        self._reader.estimates = Estimates.of(grown, self._rules.bytes_per_output_token)
+        return [Grow(grown)]
 
     def _on_response_trailers(self) -> list[Effect]:
         assert self._reader is not None  # noqa: S101 - set with the state that leads here
@@ -261,13 +350,19 @@ class Exchange:
         return [Close(reservation, replace(settlement, status=self._status)), Finish()]
 
     def _settlement(self, reservation: Reservation, *, complete: bool, forwarded: bool) -> Settlement:
+        if self._uncounted() and self._status in _OK:
+            return Settlement(Outcome.SETTLED, NO_USAGE, 0, "request")
         if self._reader is not None:
-            return self._reader.settlement(complete=complete)
+            return _flagged(self._reader.settlement(complete=complete), self._reader)
         if not forwarded:
-            return released("not_forwarded")
+            return released("not_forwarded", forwarded=False)
         # The upstream had the request and nothing came back: the prompt was read all the same.
-        estimates = Estimates(reservation.cost, self._rules.bytes_per_output_token)
+        estimates = Estimates.of(reservation, self._rules.bytes_per_output_token)
         return estimates.estimate(0, 0, "left_before_answer")
+
+    def _uncounted(self) -> bool:
+        """Whether the request only counts as one."""
+        return self._facts is not None and not self._facts.counts_tokens
 
     def _reject(self, rejection: Rejection) -> list[Effect]:
         return self._finish(Reject(rejection))
@@ -282,6 +377,18 @@ class Exchange:
             raise ProtocolError(f"{type(event).__name__} in state {self._state.name}")
 
 
+def _flagged(settlement: Settlement, reader: AnswerReader) -> Settlement:
+    """Says so where the upstream went beyond its bound, also if the prompt left room for it in the hold."""
+    on_usage = settlement.outcome is Outcome.SETTLED and settlement.reason == "usage"
+    return replace(settlement, reason="overran") if on_usage and reader.overran else settlement
+
+
 def _declared_length(headers: Headers) -> int:
     text = headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0  # noqa: PLR2004
+
+
+def _queried_model(path: str) -> str | None:
+    """The model that `?model=` names, for limits that count by model."""
+    values = parse_qs(path.partition("?")[2]).get("model") if len(path) < _PATH else None
+    return values[0][:MAX_MODEL_CHARS] if values else None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from extproc.core.costs import NO_COST, Cost
 from extproc.core.identity import Identity
 from extproc.core.quota import Reservation, ReservationId
 from extproc.core.settlement import Outcome, Settlement
@@ -11,7 +12,12 @@ from extproc.core.usage import NO_USAGE, Usage
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one request did to its buckets. `charge` is what was counted as used, `held` what had been held."""
+    """What one request did to its buckets.
+
+    `charge` is what was counted as used, `held` what had been held, both in weighted tokens. `cost` is what it was
+    expected to need, whether it was admitted or not. `shadow` names the shadow limits (their kinds) that would
+    have denied it. `price` is in billionths of the currency that the prices are given in.
+    """
 
     id: ReservationId
     request_id: str
@@ -28,9 +34,19 @@ class Entry:
     status: int
     admitted_at: datetime
     ended_at: datetime
+    cost: Cost = NO_COST
+    shadow: tuple[str, ...] = ()
+    price: int = 0
 
 
-def closed_entry(reservation: Reservation, settlement: Settlement, ended_at: datetime) -> Entry:
+def closed_entry(
+    reservation: Reservation,
+    settlement: Settlement,
+    ended_at: datetime,
+    *,
+    shadow: tuple[str, ...] = (),
+    price: int = 0,
+) -> Entry:
     """The entry of a reservation that ended."""
     return Entry(
         id=reservation.id,
@@ -42,12 +58,15 @@ def closed_entry(reservation: Reservation, settlement: Settlement, ended_at: dat
         stream=reservation.stream,
         outcome=settlement.outcome,
         reason=settlement.reason,
-        held=reservation.cost.total,
+        held=reservation.held,
         charge=settlement.charge,
         usage=settlement.usage,
         status=settlement.status,
         admitted_at=reservation.admitted_at,
         ended_at=ended_at,
+        cost=Cost(reservation.cost.prompt, reservation.output_held),
+        shadow=shadow,
+        price=price,
     )
 
 
@@ -55,10 +74,3 @@ def denied_entry(reservation: Reservation, reason: str) -> Entry:
     """The entry of a request that was denied: it held nothing and costs nothing."""
     settlement = Settlement(Outcome.DENIED, NO_USAGE, 0, reason)
     return replace(closed_entry(reservation, settlement, reservation.admitted_at), held=0)
-
-
-def expiry(reservation: Reservation) -> Settlement:
-    """How a reservation ends that nobody ended: charged as held, never refunded."""
-    cost = reservation.cost
-    usage = Usage(cost.prompt, cost.output, total=cost.total)
-    return Settlement(Outcome.EXPIRED, usage, cost.total, "expired")

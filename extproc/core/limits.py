@@ -1,12 +1,15 @@
 """Limits and the calendar: scope x unit x window x amount, and the bucket that each counts in."""
 
+import re
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, assert_never
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+from extproc.core.endpoints import Endpoint
 from extproc.core.identity import Identity
 
 # Amounts and sums stay far below 2**53, where numbers in Redis' Lua lose their last digit.
@@ -14,39 +17,67 @@ MAX_AMOUNT = 10**12
 
 
 class Scope(StrEnum):
-    """The identity parts that a limit counts by."""
+    """The identity parts that a limit counts by, joined by "+"; the tenant's bucket has none."""
 
     TENANT = "tenant"
     SERVICE_ACCOUNT = "service_account"
     CLIENT_IP = "client_ip"
     SERVICE_ACCOUNT_IP = "service_account+client_ip"
+    MODEL = "model"
+    SERVICE_ACCOUNT_MODEL = "service_account+model"
+    CLIENT_IP_MODEL = "client_ip+model"
+    SERVICE_ACCOUNT_IP_MODEL = "service_account+client_ip+model"
+    ENDPOINT = "endpoint"
+    SERVICE_ACCOUNT_ENDPOINT = "service_account+endpoint"
+    CLIENT_IP_ENDPOINT = "client_ip+endpoint"
+    SERVICE_ACCOUNT_IP_ENDPOINT = "service_account+client_ip+endpoint"
 
     @property
     def label(self) -> str:
         """The scope's name in a denied answer; the talk's words."""
-        return _LABELS[self]
+        return " + ".join(_LABELS.get(name, name) for name in self.split("+"))
 
-    def parts(self, identity: Identity) -> tuple[str, ...]:
-        """The concrete identity parts of this scope, the tenant left out (it is in every key)."""
-        match self:
-            case Scope.TENANT:
-                return ()
-            case Scope.SERVICE_ACCOUNT:
-                return (identity.service_account,)
-            case Scope.CLIENT_IP:
-                return (identity.client_ip,)
-            case Scope.SERVICE_ACCOUNT_IP:
-                return (identity.service_account, identity.client_ip)
-            case _:
-                assert_never(self)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parts."""
+        return _NAMES[self]
+
+    def parts(self, identity: Identity, subject: "Subject") -> tuple[str, ...] | None:
+        """The concrete parts of this scope, the tenant left out (it is in every key); None: one is not known."""
+        found = tuple(_part(name, identity, subject) for name in _NAMES[self])
+        return found if None not in found else None  # type: ignore[return-value]
 
 
-_LABELS = {
-    Scope.TENANT: "tenant",
-    Scope.SERVICE_ACCOUNT: "serviceAccount",
-    Scope.CLIENT_IP: "IP",
-    Scope.SERVICE_ACCOUNT_IP: "serviceAccount + IP",
-}
+_LABELS = {"service_account": "serviceAccount", "client_ip": "IP"}
+_NAMES = {scope: tuple(scope.split("+")) if scope is not Scope.TENANT else () for scope in Scope}
+
+
+class Unit(StrEnum):
+    """What a limit counts."""
+
+    TOKENS = "tokens"  # the weighted cost; without weights all tokens
+    INPUT_TOKENS = "input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+    REQUESTS = "requests"
+
+
+class Mode(StrEnum):
+    """How a limit admits."""
+
+    SOFT = "soft"  # used < limit
+    RESERVE = "reserve"  # used + held + cost <= limit
+    STRICT = "strict"  # the same with a proven bound of the cost
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is asked for: a model and an endpoint kind; None where that is not known."""
+
+    model: str | None = None
+    endpoint: Endpoint | None = None
+
+
+NO_SUBJECT: Final = Subject()
 
 
 class Window(StrEnum):
@@ -65,11 +96,39 @@ _SECONDS: Final = {Window.MINUTE: 60, Window.HOUR: 3600}
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `amount` tokens (0 <= amount <= MAX_AMOUNT) per scope and window."""
+    """At most `amount` (0 <= amount <= MAX_AMOUNT) of a unit per scope and window.
+
+    `model` (a glob: * and ?) and `endpoints` narrow it to what they name; without them it binds everything. One
+    that is `shadow` never denies: it counts what it would have denied, in a bucket of its own.
+    """
 
     scope: Scope
     window: Window
     amount: int
+    unit: Unit = Unit.TOKENS
+    mode: Mode = Mode.RESERVE
+    shadow: bool = False
+    model: str | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What tells limits apart but for their amount and mode: two of one kind share their buckets."""
+        kind = f"{self.scope}:{self.window}"
+        if self.unit is not Unit.TOKENS:
+            kind += f"~{self.unit}"
+        if self.model is not None:
+            # "~" is what parts a kind, and quote leaves it as it is.
+            kind += f"~m={quote(self.model, safe='').replace('~', '%7E')}"
+        if self.endpoints:
+            kind += f"~e={','.join(sorted(self.endpoints))}"
+        return kind + "~shadow" if self.shadow else kind
+
+    def binds(self, subject: Subject) -> bool:
+        """Whether it counts what is asked for. What is not known is not bound by a limit that narrows it."""
+        if self.model is not None and (subject.model is None or not matches(self.model, subject.model)):
+            return False
+        return not self.endpoints or subject.endpoint in self.endpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +154,20 @@ class Bucket:
         The amount is not part of it: a limit raised in mid-window keeps its counter.
         """
         escaped = ":".join(quote(part, safe="@") for part in self.parts)
-        return f"{self.limit.scope}:{self.limit.window}:{self.interval.start}:{escaped}"
+        return f"{self.limit.kind}:{self.interval.start}:{escaped}"
+
+
+def matches(glob: str, name: str) -> bool:
+    """Whether a glob (* any text, ? any character; nothing else is special) matches a whole name."""
+    return _compiled(glob).fullmatch(name) is not None
+
+
+@lru_cache(maxsize=4096)
+def _compiled(glob: str) -> re.Pattern[str]:
+    # Each star gives up nothing once the text after it matched: linear in the name for every glob.
+    first, *rest = (re.escape(part).replace(r"\?", ".") for part in re.sub(r"\*+", "*", glob).split("*"))
+    middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
+    return re.compile(first + middle + (f".*{rest[-1]}" if rest else ""), re.DOTALL)
 
 
 def interval_at(window: Window, now: datetime, zone: ZoneInfo) -> Interval:
@@ -128,6 +200,18 @@ def interval_at(window: Window, now: datetime, zone: ZoneInfo) -> Interval:
 def local_date(now: datetime, zone: ZoneInfo) -> str:
     """The tenant's calendar date at `now`, as YYYY-MM-DD: the date of daily usage, and of the day's buckets."""
     return _date_at(now, zone).isoformat()
+
+
+def _part(name: str, identity: Identity, subject: Subject) -> str | None:
+    match name:
+        case "service_account":
+            return identity.service_account
+        case "client_ip":
+            return identity.client_ip
+        case "model":
+            return subject.model
+        case _:
+            return subject.endpoint
 
 
 def _date_at(now: datetime, zone: ZoneInfo) -> date:

@@ -1,21 +1,44 @@
-"""The answers that a client gets from us instead of the upstream's."""
+"""The answers that a client gets from us instead of the upstream's, in the shape of the endpoint's API."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
+from extproc.core.endpoints import Endpoint
 from extproc.core.identity import UnusableIdentity
-from extproc.core.limits import Window
-from extproc.core.quota import BucketState, Denied
+from extproc.core.limits import Unit, Window
+from extproc.core.quota import BucketState, Denied, tightest
 from extproc.core.requests import Malformed
 
 _JSON = ("content-type", "application/json")
+_UNITS: Final = {
+    Unit.TOKENS: "tokens",
+    Unit.INPUT_TOKENS: "input tokens",
+    Unit.OUTPUT_TOKENS: "output tokens",
+    Unit.REQUESTS: "requests",
+}
+_BOUND_FIELDS: Final = {
+    Endpoint.CHAT_COMPLETIONS: "max_tokens",
+    Endpoint.COMPLETIONS: "max_tokens",
+    Endpoint.MESSAGES: "max_tokens",
+    Endpoint.RESPONSES: "max_output_tokens",
+}
+_KSERVE: Final = (Endpoint.PREDICT, Endpoint.INFER)
+# Anthropic's names for kinds of error, by status.
+_ANTHROPIC_TYPES: Final = {
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "api_error",
+}
 
 
 class DeniedStyle(StrEnum):
-    """How a denied request is answered: as OpenAI does, or the talk's answer to the letter."""
+    """How a denied request is answered: as the endpoint's API does, or the talk's answer to the letter."""
 
     OPENAI = "openai"
     TALK = "talk"
@@ -31,82 +54,100 @@ class Rejection:
     reason: str
 
 
-def malformed(problem: Malformed) -> Rejection:
-    return _openai(400, problem.message, problem.code, param=problem.param, reason="malformed")
+def malformed(problem: Malformed, endpoint: Endpoint | None = None) -> Rejection:
+    return _error(400, problem.message, problem.code, endpoint, param=problem.param, reason="malformed")
 
 
-def too_large(max_body_bytes: int) -> Rejection:
+def too_large(max_body_bytes: int, endpoint: Endpoint | None = None) -> Rejection:
     message = f"The request body is larger than {max_body_bytes} bytes; send a smaller one."
-    return _openai(413, message, "request_too_large", reason="too_large")
+    return _error(413, message, "request_too_large", endpoint, reason="too_large")
 
 
-def compressed(encoding: str) -> Rejection:
+def compressed(encoding: str, endpoint: Endpoint | None = None) -> Rejection:
     message = f"'content-encoding: {encoding[:32]}' can't be read; send the body uncompressed."
-    return _openai(415, message, "unsupported_content_encoding", param="content-encoding", reason="compressed")
+    code = "unsupported_content_encoding"
+    return _error(415, message, code, endpoint, param="content-encoding", reason="compressed")
 
 
-def method_not_allowed() -> Rejection:
-    return _openai(
-        405,
-        "This endpoint takes POST only.",
-        "method_not_allowed",
-        reason="method",
-        extra=(("allow", "POST"),),
+def method_not_allowed(method: str = "POST", endpoint: Endpoint | None = None) -> Rejection:
+    message = f"This endpoint takes {method} only."
+    allow = (("allow", method),)
+    return _error(405, message, "method_not_allowed", endpoint, reason="method", extra=allow)
+
+
+def unusable_identity(problem: UnusableIdentity, endpoint: Endpoint | None = None) -> Rejection:
+    kind = "permission_error"
+    return _error(
+        403, problem.message, "unusable_identity", endpoint, kind=kind, param=problem.source, reason="identity"
     )
 
 
-def unusable_identity(problem: UnusableIdentity) -> Rejection:
-    return _openai(
-        403,
-        problem.message,
-        "unusable_identity",
-        kind="permission_error",
-        param=problem.source,
-        reason="identity",
-    )
+def suspended(reason: str, endpoint: Endpoint | None = None) -> Rejection:
+    """The answer to a caller for whom nothing is admitted."""
+    message = f"Access is suspended: {reason}." if not reason.endswith(".") else f"Access is suspended: {reason}"
+    if reason == "suspended":
+        message = "Access is suspended."
+    return _error(403, message, "suspended", endpoint, kind="permission_error", reason="suspended")
 
 
-def store_unavailable(retry_after_s: int) -> Rejection:
-    return _openai(
+def store_unavailable(retry_after_s: int, endpoint: Endpoint | None = None) -> Rejection:
+    return _error(
         503,
         "Token quotas can't be checked at the moment; try again shortly.",
         "quota_unavailable",
+        endpoint,
         kind="server_error",
         reason="store_unavailable",
         extra=(("retry-after", str(retry_after_s)),),
     )
 
 
-def over_limit(denied: Denied, now: datetime, style: DeniedStyle) -> Rejection:
+def document(content: object, reason: str) -> Rejection:
+    """An answer of ours that is no error."""
+    return Rejection(200, (_JSON, ("cache-control", "no-store")), msgspec.json.encode(content), reason)
+
+
+def over_limit(denied: Denied, now: datetime, style: DeniedStyle, endpoint: Endpoint | None = None) -> Rejection:
     """The answer to a request that fits in no more: 429 with all that a client needs to wait rightly."""
     bucket = denied.state.bucket
-    opening = f"Usage over limit -- {bucket.limit.scope.label}."
-    reason = f"over_limit:{bucket.limit.scope}"
+    limit = bucket.limit
+    opening = f"Usage over limit -- {limit.scope.label}."
+    reason = f"over_limit:{limit.scope}"
     if style is DeniedStyle.TALK:
         return Rejection(400, (("content-type", "text/plain"),), opening.encode(), reason)
     seconds = _seconds_left(denied.state, now)
     count, reset = denied.state.count, datetime.fromtimestamp(bucket.interval.end, UTC)
     held = f" and {count.held} held by requests in flight" if count.held else ""
+    need = f", this request needs up to {denied.need}" if limit.unit is not Unit.REQUESTS else ""
     message = (
-        f"{opening} Limit {bucket.limit.amount} tokens per {bucket.limit.window}: {count.used} used{held}, "
-        f"this request needs up to {denied.cost.total}. "
+        f"{opening} Limit {limit.amount} {_UNITS[limit.unit]} per {limit.window}: {count.used} used{held}{need}. "
         f"Resets at {reset:%Y-%m-%dT%H:%M:%SZ}, in {_duration(seconds)}."
     )
-    if denied.cost.total > bucket.limit.amount:
-        message += " That is more than the whole limit: ask for less with max_tokens."
-    headers = (("retry-after", str(seconds)), *quota_headers(denied.state, now))
-    if bucket.limit.window is not Window.MINUTE:
+    if denied.need > limit.amount and limit.unit is not Unit.REQUESTS:
+        field = _BOUND_FIELDS.get(endpoint) if endpoint is not None else None
+        message += f" That is more than the whole limit: ask for less{f' with {field}' if field else ''}."
+    headers = (("retry-after", str(seconds)), *quota_headers((denied.state,), now))
+    if limit.window is not Window.MINUTE:
         headers += (("x-should-retry", "false"),)  # the OpenAI SDKs would wait and ask again, in vain
-    return _openai(429, message, "rate_limit_exceeded", kind="tokens", reason=reason, extra=headers)
+    kind = "requests" if limit.unit is Unit.REQUESTS else "tokens"
+    return _error(429, message, "rate_limit_exceeded", endpoint, kind=kind, reason=reason, extra=headers)
 
 
-def quota_headers(state: BucketState, now: datetime) -> tuple[tuple[str, str], ...]:
-    """Limit, remaining and reset of one bucket, in OpenAI's header names and duration format."""
-    return (
-        ("x-ratelimit-limit-tokens", str(state.bucket.limit.amount)),
-        ("x-ratelimit-remaining-tokens", str(state.remaining)),
-        ("x-ratelimit-reset-tokens", _duration(_seconds_left(state, now))),
-    )
+def quota_headers(states: tuple[BucketState, ...], now: datetime) -> tuple[tuple[str, str], ...]:
+    """Limit, remaining and reset in OpenAI's header names and duration format.
+
+    Of the tightest bucket that counts tokens, and of the tightest one that counts requests.
+    """
+    headers: tuple[tuple[str, str], ...] = ()
+    for unit, requests in (("tokens", False), ("requests", True)):
+        state = tightest(states, requests=requests)
+        if state is not None:
+            headers += (
+                (f"x-ratelimit-limit-{unit}", str(state.bucket.limit.amount)),
+                (f"x-ratelimit-remaining-{unit}", str(state.remaining)),
+                (f"x-ratelimit-reset-{unit}", _duration(_seconds_left(state, now))),
+            )
+    return headers
 
 
 def _seconds_left(state: BucketState, now: datetime) -> int:
@@ -120,15 +161,23 @@ def _duration(seconds: int) -> str:
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{seconds}s"
 
 
-def _openai(
+def _error(
     status: int,
     message: str,
     code: str,
+    endpoint: Endpoint | None,
     *,
     reason: str,
     kind: str = "invalid_request_error",
     param: str | None = None,
     extra: tuple[tuple[str, str], ...] = (),
 ) -> Rejection:
-    error = {"message": message, "type": kind, "param": param, "code": code}
-    return Rejection(status, (_JSON, *extra), msgspec.json.encode({"error": error}), reason)
+    content: dict[str, object]
+    if endpoint is Endpoint.MESSAGES:
+        told = _ANTHROPIC_TYPES.get(status, "invalid_request_error")
+        content = {"type": "error", "error": {"type": told, "message": message}}
+    elif endpoint in _KSERVE:
+        content = {"error": message}
+    else:
+        content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return Rejection(status, (_JSON, *extra), msgspec.json.encode(content), reason)

@@ -7,8 +7,9 @@ event). The concatenation of all `Event.raw`, that of `Framer.close` included, i
 import re
 from dataclasses import dataclass
 
-# An event larger than this is passed on unread: it can't be a usage chunk, and memory stays bounded.
-MAX_EVENT_BYTES = 1 << 20
+# An event larger than this is passed on unread, so that memory stays bounded. It is as much as a plain answer may
+# have: an image comes with its usage in one event, encoded, and so does a whole answer in `response.completed`.
+MAX_EVENT_BYTES = 8 << 20
 # A blank line that has not come whole yet: CRLF of CRLF CRLF.
 _UNFINISHED_BYTES = 2
 

@@ -28,7 +28,9 @@ _ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
 # Marks an answer as ours in access logs, and lets Envoy's local_reply_config tell it from Envoy's own.
 DETAILS: Final = "tokenweir"
 _OVERWRITE: Final = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-_REQUEST_HEADERS = frozenset({":method", ":path", "content-encoding", "content-length", "x-request-id"})
+_REQUEST_HEADERS = frozenset(
+    {":method", ":path", "content-encoding", "content-length", "content-type", "x-request-id"}
+)
 _RESPONSE_HEADERS = frozenset({":status", "content-type", "content-encoding"})
 _BAD_STATUS: Final = 500
 

@@ -1,4 +1,4 @@
-"""The gRPC server: ext_proc, health, and a drain that loses nothing."""
+"""The gRPC server: ext_proc, rate limits, health, and a drain that loses nothing."""
 
 import asyncio
 import logging
@@ -8,6 +8,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
+from extproc.envoy.rate_limit import SERVICE as RATE_LIMIT_SERVICE
+from extproc.envoy.rate_limit import RateLimitServicer, rate_limit_handler
 from extproc.envoy.servicer import GrpcServicer
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
@@ -32,7 +34,7 @@ class ServerOptions:
 class Server:
     """Serves from `start` until `stop`; takes its address with `bind`."""
 
-    def __init__(self, servicer: GrpcServicer, options: ServerOptions) -> None:
+    def __init__(self, servicer: GrpcServicer, rate_limits: RateLimitServicer, options: ServerOptions) -> None:
         self._options = options
         self._server = grpc.aio.server(
             options=[
@@ -48,7 +50,7 @@ class Server:
             response_serializer=pb.ProcessingResponse.SerializeToString,
         )
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, {"Process": method}),)
+            (grpc.method_handlers_generic_handler(SERVICE, {"Process": method}), rate_limit_handler(rate_limits))
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -64,7 +66,7 @@ class Server:
 
     async def start(self) -> None:
         """Serves, and reports itself healthy."""
-        for service in ("", SERVICE):
+        for service in ("", SERVICE, RATE_LIMIT_SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
 

@@ -9,7 +9,20 @@ from typing import Any, Protocol
 import grpc
 
 from extproc.accounting import Accounting
-from extproc.core.events import Close, Decided, Effect, Event, Finish, Reject, RequestHead, Reserve, StreamClosed
+from extproc.core.events import (
+    Close,
+    Decided,
+    Effect,
+    Event,
+    Finish,
+    Grow,
+    Inspect,
+    Inspected,
+    Reject,
+    RequestHead,
+    Reserve,
+    StreamClosed,
+)
 from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
@@ -77,6 +90,11 @@ class Servicer:
         match effect:
             case Reserve(ask):
                 return exchange.receive(Decided(await self._accounting.reserve(ask), self._now()))
+            case Inspect(identity, subject):
+                insight = await self._accounting.inspect(identity, subject)
+                return exchange.receive(Inspected(insight, self._now()))
+            case Grow(reservation):
+                self._accounting.grow(reservation)
             case Close(reservation, settlement):
                 self._accounting.close(reservation, settlement)
             case Finish():

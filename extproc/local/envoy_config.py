@@ -79,10 +79,7 @@ def _values(options: EnvoyOptions) -> Mapping[str, object]:
         "audience": options.audience,
         "jwks": options.jwks_json,
         "forward_token": options.forward_token,
-        "headers_not_forwarded": [
-            "accept-encoding",
-            *(() if options.forward_token else _CREDENTIAL_HEADERS),
-        ],
+        "headers_not_forwarded": [] if options.forward_token else list(_CREDENTIAL_HEADERS),
         "processor_endpoints": [_endpoint(address) for address in options.processor_addresses],
         **upstream,
     }

@@ -29,7 +29,8 @@ def set_up(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("pymongo", "asyncio", "grpc"):
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for each form that is malformed
+    for noisy in ("pymongo", "asyncio", "grpc", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from extproc.core.settlement import Settlement
 
+# Up to 0.99 it was too low; 0.99 to 1.01 is a count by a tokenizer.
+_RATIOS = (0.5, 0.75, 0.9, 0.99, 1.01, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25)
 
 
@@ -29,6 +31,20 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._shadowed = counter(
+            "tokenweir_shadow_denied", "Requests that a shadow limit would have denied.", ("scope",)
+        )
+        self._alerts = counter("tokenweir_alerts", "Thresholds that buckets reached.", ("threshold", "scope"))
+        self._posts = counter("tokenweir_webhook_posts", "Alerts sent to the webhook.", ("outcome",))
+        self._estimate = Histogram(
+            "tokenweir_prompt_estimate_ratio",
+            "Estimated tokens of a prompt, divided by what the upstream counted.",
+            buckets=_RATIOS,
+            registry=self.registry,
+        )
+        self._uncounted = counter(
+            "tokenweir_prompts_not_counted", "Prompts that a tokenizer should have counted.", ("reason",)
+        )
         self._ready = gauge("tokenweir_ready", "1 while requests are served.")
         self._streams = gauge("tokenweir_streams", "ext_proc streams that are open.")
         self._faults = counter("tokenweir_stream_faults", "Streams that ended in a fault.", ("kind",))
@@ -41,6 +57,10 @@ class Metrics:
         )
         # What alerts watch is there from the start: the step from nothing to 1 is no increase to Prometheus.
         self._decisions.labels("unavailable", "store")
+        for reason in ("too_large", "busy", "slow", "failed"):
+            self._uncounted.labels(reason)
+        for outcome in ("delivered", "failed", "refused"):
+            self._posts.labels(outcome)
         for kind in ("protocol", "unexpected"):
             self._faults.labels(kind)
 
@@ -55,6 +75,21 @@ class Metrics:
         self._tokens.labels("input").inc(settlement.usage.input)
         self._tokens.labels("output").inc(settlement.usage.output)
         self._tokens.labels("charged").inc(settlement.charge)
+
+    def shadowed(self, scope: str) -> None:
+        self._shadowed.labels(scope).inc()
+
+    def alerted(self, threshold: int, scope: str) -> None:
+        self._alerts.labels(str(threshold), scope).inc()
+
+    def posted(self, outcome: str) -> None:
+        self._posts.labels(outcome).inc()
+
+    def prompt_not_counted(self, reason: str) -> None:
+        self._uncounted.labels(reason).inc()
+
+    def estimated(self, ratio: float) -> None:
+        self._estimate.observe(ratio)
 
     def ready(self, serving: bool) -> None:
         self._ready.set(serving)

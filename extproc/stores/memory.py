@@ -10,47 +10,64 @@ from extproc.core.ledger import Entry
 from extproc.core.limits import Bucket
 from extproc.core.quota import Admitted, Count, Denied, Reservation, ReservationId, admitted, decide
 from extproc.core.settlement import Outcome
-from extproc.ports import Closing, DailyUsage, Document, StoreError, TenantRecord, UsageFilter
+from extproc.ports import Closed, Closing, ConflictError, Crossed, DailyUsage, Document, StoreError, UsageFilter
 
+_Key = tuple[str, str]
 _NOTHING = Count(0, 0)
 
 
 @dataclass(slots=True)
 class _Open:
     reservation: Reservation
-    outcome: Outcome | None = None
+    holds: list[int]
+    closed: Closed | None = None
 
 
 class MemoryCounters:
     """Counters in a dict. Atomic because nothing in a call waits."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], Count] = {}
+        self._counts: dict[_Key, Count] = {}
+        self._alerted: dict[_Key, int] = {}
         self._reservations: dict[ReservationId, _Open] = {}
 
     async def reserve(self, reservation: Reservation) -> Admitted | Denied:
         known = self._reservations.get(reservation.id)
-        tenant = reservation.identity.tenant
-        counts = await self.read(tenant, reservation.buckets)
-        if known is not None and known.outcome is not None:
+        counts = await self.read(reservation.identity.tenant, reservation.buckets)
+        if known is not None and known.closed is not None:
             raise StoreError("the reservation was ended before it was made", transient=False)
         if known is not None:
-            return admitted(reservation, [Count(c.used, c.held - reservation.cost.total) for c in counts])
+            before = [Count(c.used, c.held - hold) for c, hold in zip(counts, known.holds, strict=True)]
+            bound = known.reservation.bound
+            return admitted(reservation, before, bound.output if bound is not None else 0)
         decision = decide(reservation, counts)
         if isinstance(decision, Admitted):
-            self._reservations[reservation.id] = _Open(reservation)
-            for state in decision.states:
-                self._counts[tenant, state.bucket.key] = state.count
+            granted = decision.reservation
+            self._reservations[reservation.id] = _Open(granted, [granted.hold(b.limit) for b in granted.buckets])
+            for key, state in zip(_keys(reservation), decision.states, strict=True):
+                self._counts[key] = state.count
         return decision
 
-    async def close(self, closings: Sequence[Closing]) -> list[Outcome]:
-        return [self._close(closing) for closing in closings]
+    async def renew(self, reservations: Sequence[Reservation]) -> None:
+        for reservation in reservations:
+            known = self._reservations.get(reservation.id)
+            if known is None or known.closed is not None or known.reservation.deadline > reservation.deadline:
+                continue
+            known.reservation = reservation
+            for i, (key, bucket) in enumerate(zip(_keys(reservation), reservation.buckets, strict=True)):
+                more = max(0, reservation.hold(bucket.limit) - known.holds[i])
+                known.holds[i] += more
+                count = self._counts.get(key, _NOTHING)
+                self._counts[key] = Count(count.used, count.held + more)
+
+    async def close(self, closings: Sequence[Closing], thresholds: Sequence[int] = ()) -> list[Closed]:
+        return [self._close(closing, thresholds) for closing in closings]
 
     async def overdue(self, now: datetime, at_most: int) -> list[Reservation]:
         due = (
             known.reservation
             for known in self._reservations.values()
-            if known.outcome is None and known.reservation.deadline < now.timestamp()
+            if known.closed is None and known.reservation.deadline < now.timestamp()
         )
         return sorted(due, key=lambda r: r.deadline)[:at_most]
 
@@ -63,20 +80,38 @@ class MemoryCounters:
     async def aclose(self) -> None:
         """Nothing to give back."""
 
-    def _close(self, closing: Closing) -> Outcome:
+    def _close(self, closing: Closing, thresholds: Sequence[int]) -> Closed:
         reservation = closing.reservation
         known = self._reservations.get(reservation.id)
         if known is None:
-            self._reservations[reservation.id] = _Open(reservation, closing.outcome)
-            return closing.outcome
-        if known.outcome is not None:
-            return known.outcome
-        known.outcome = closing.outcome
-        for bucket in reservation.buckets:
-            key = (reservation.identity.tenant, bucket.key)
-            count = self._counts[key]
-            self._counts[key] = Count(count.used + closing.charge, count.held - reservation.cost.total)
-        return closing.outcome
+            closed = Closed(closing.outcome)
+            self._reservations[reservation.id] = _Open(reservation, [], closed)
+            return closed
+        if known.closed is not None:
+            return known.closed if known.closed.outcome is closing.outcome else Closed(known.closed.outcome)
+        crossed: list[Crossed] = []
+        watched = closing.watched or (True,) * len(reservation.buckets)
+        for i, (key, bucket) in enumerate(zip(_keys(reservation), reservation.buckets, strict=True)):
+            count = self._counts.get(key, _NOTHING)
+            used = count.used + closing.charges[i]
+            self._counts[key] = Count(used, count.held - known.holds[i])
+            if self._counts[key] == _NOTHING:
+                del self._counts[key]
+            if watched[i] and bucket.limit.amount:
+                crossed += self._cross(key, bucket, used, thresholds)
+        known.closed = Closed(closing.outcome, tuple(crossed))
+        return known.closed
+
+    def _cross(self, key: _Key, bucket: Bucket, used: int, thresholds: Sequence[int]) -> list[Crossed]:
+        before = self._alerted.get(key, 0)
+        reached = [t for t in thresholds if t > before and used * 100 >= bucket.limit.amount * t]
+        if reached:
+            self._alerted[key] = reached[-1]
+        return [Crossed(bucket, used, threshold) for threshold in reached]
+
+
+def _keys(reservation: Reservation) -> list[_Key]:
+    return [(reservation.identity.tenant, bucket.key) for bucket in reservation.buckets]
 
 
 class MemoryLedger:
@@ -105,6 +140,11 @@ class MemoryLedger:
         rows = [e for e in self._entries.values() if _wanted(wanted, _added(_day_of(e), e))]
         return sorted(rows, key=lambda e: e.ended_at, reverse=True)[:at_most]
 
+    async def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
+        rows = [e for e in self._entries.values() if _wanted(wanted, _added(_day_of(e), e))]
+        for entry in sorted(rows, key=lambda e: (e.admitted_at, e.id)):
+            yield entry
+
     async def aclose(self) -> None:
         """Nothing to give back."""
 
@@ -123,13 +163,18 @@ class MemoryTenants:
         found = self._documents.get(tenant)
         return dict(found) if found is not None else None
 
-    async def put(self, record: TenantRecord) -> bool:
-        new = record.tenant not in self._documents
-        document = self._documents.setdefault(record.tenant, {"tenant_id": record.tenant})
-        for name, amount in (("sa_limit", record.sa_limit), ("ip_limit", record.ip_limit)):
+    async def update(self, tenant: TenantId, fields: Document, version: int | None = None) -> bool:
+        new = tenant not in self._documents
+        document = self._documents.get(tenant, {"tenant_id": tenant})
+        before = document.get("version", 0)
+        if version is not None and before != version:
+            raise ConflictError(f"tenant '{tenant}' was changed meanwhile")
+        self._documents[tenant] = document
+        for name, value in fields.items():
             document.pop(name, None)
-            if amount is not None:
-                document[name] = amount
+            if value is not None:
+                document[name] = value
+        document["version"] = before + 1  # type: ignore[operator]
         self._changed.set()
         return new
 
@@ -164,6 +209,7 @@ def _added(day: DailyUsage, entry: Entry) -> DailyUsage:
         requests=day.requests + (not denied),
         denied=day.denied + denied,
         estimated=day.estimated + (entry.outcome is Outcome.ESTIMATED),
+        price=day.price + entry.price,
     )
 
 

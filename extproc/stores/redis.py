@@ -2,8 +2,8 @@
 
 Keys, all parts percent-escaped, one hash tag per tenant so that a Cluster keeps a tenant on one node:
 
-    tw:{<tenant>}:b:<bucket>   hash    used, held
-    tw:{<tenant>}:r:<id>       hash    outcome, cost, body
+    tw:{<tenant>}:b:<bucket>   hash    used, held, alerted
+    tw:{<tenant>}:r:<id>       hash    outcome, output, body, and what each bucket holds: 1, 2, ...
     tw:{<tenant>}:open         zset    open reservations by deadline
     tw:tenants                 zset    tenants that may have open reservations, by when one was last made
 
@@ -26,15 +26,16 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from extproc.core.identity import TenantId
-from extproc.core.limits import Bucket
+from extproc.core.limits import Bucket, Mode
 from extproc.core.quota import Admitted, Count, Denied, Reservation, admitted, denied
 from extproc.core.settlement import Outcome
-from extproc.ports import Closing, StoreError
+from extproc.ports import Closed, Closing, Crossed, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,6 +54,8 @@ _FORGET_TENANT_S: Final = 3 * 86_400
 _SEEN_MAX: Final = 10_000
 _OVERDUE_PER_TENANT: Final = 100
 _ENDED: Final = -1  # reserve.lua's verdict on a reservation that is over
+_Argument = str | int | float | bytes
+_Call = tuple[Reservation, Sequence[_Argument]]  # and what a script has to know beside the keys
 # An error code at the start of a message. redis-py takes ERR away, the code of whatever has none of its own.
 _CODE = re.compile(r"[A-Z]{3,} ")
 
@@ -94,36 +97,42 @@ class RedisCounters:
         self._timeout_s = options.command_timeout_s
         self._batch_timeout_s = options.batch_timeout_s
         self._reserve = self._redis.register_script(_lua("reserve"))
+        self._renew = self._redis.register_script(_lua("renew"))
         self._close = self._redis.register_script(_lua("close"))
         self._seen: dict[str, float] = {}  # tenants that reserved here, and when they last did
         self._announced_at = 0.0
 
     async def reserve(self, reservation: Reservation) -> Admitted | Denied:
         tenant = quote(reservation.identity.tenant, safe="")
-        buckets = reservation.buckets
         admitted_at = reservation.admitted_at.timestamp()
-        args: list[str | int | float | bytes] = [
+        bound = reservation.bound
+        args: list[_Argument] = [
             reservation.id,
-            reservation.cost.total,
+            *((bound.output, bound.least) if bound is not None else (0, 0)),
             reservation.deadline,
             msgspec.json.encode(reservation),
-            max(1, int(reservation.deadline - admitted_at)) + _OPEN_GRACE_S,
+            _kept_s(reservation, admitted_at),
         ]
-        for bucket in buckets:
-            args += (bucket.limit.amount, bucket.interval.end + _BUCKET_GRACE_S)
+        for bucket in reservation.buckets:
+            limit = bucket.limit
+            demand = reservation.demand(limit)
+            rule = (limit.mode is Mode.SOFT) + 2 * limit.shadow
+            args += (limit.amount, _forgotten_at(bucket), rule, demand.fixed, demand.slope)
         async with _translated(self._timeout_s):
             await self._announce(tenant, admitted_at)
             reply = await self._reserve(keys=_keys(tenant, reservation), args=args)
         return _decision(reservation, reply)
 
-    async def close(self, closings: Sequence[Closing]) -> list[Outcome]:
+    async def renew(self, reservations: Sequence[Reservation]) -> None:
         async with _translated(self._batch_timeout_s):
-            try:
-                replies = await self._close_all(closings)
-            except NoScriptError:  # the server was restarted or flushed
-                await self._redis.script_load(self._close.script)
-                replies = await self._close_all(closings)
-        return [Outcome(str(reply, "ascii")) for reply in replies]
+            await self._scripted(self._renew, [(r, _renewal(r)) for r in reservations])
+
+    async def close(self, closings: Sequence[Closing], thresholds: Sequence[int] = ()) -> list[Closed]:
+        percent = ",".join(map(str, thresholds))
+        calls = [(closing.reservation, _ending(closing, percent)) for closing in closings]
+        async with _translated(self._batch_timeout_s):
+            replies = await self._scripted(self._close, calls)
+        return [_closed(closing, reply) for closing, reply in zip(closings, replies, strict=True)]
 
     async def overdue(self, now: datetime, at_most: int) -> list[Reservation]:
         async with _translated(self._batch_timeout_s):
@@ -170,30 +179,29 @@ class RedisCounters:
             await self._redis.zadd(TENANTS, cast("dict[Any, Any]", self._seen), gt=True)
             self._announced_at = now
 
-    async def _close_all(self, closings: Sequence[Closing]) -> list[bytes]:
+    async def _scripted(self, script: AsyncScript, calls: Sequence[_Call]) -> list[Any]:
+        """One call of the script for each reservation, in one round trip."""
+        try:
+            return await self._call_all(script, calls)
+        except NoScriptError:  # the server was restarted or flushed
+            await self._redis.script_load(script.script)
+            return await self._call_all(script, calls)
+
+    async def _call_all(self, script: AsyncScript, calls: Sequence[_Call]) -> list[Any]:
         pipe = self._redis.pipeline(transaction=False)
-        for closing in closings:
-            reservation = closing.reservation
+        for reservation, args in calls:
             keys = _keys(quote(reservation.identity.tenant, safe=""), reservation)
-            pipe.evalsha(
-                self._close.sha,
-                len(keys),
-                *keys,
-                reservation.id,
-                closing.outcome,
-                closing.charge,
-                _END_MEMORY_S,
-            )
+            pipe.evalsha(script.sha, len(keys), *keys, *args)
         return await _replies(pipe)
 
     async def _open_reservations(self, ids: Sequence[tuple[str, str]]) -> list[Reservation]:
         pipe = self._redis.pipeline(transaction=False)
         for tenant, reservation_id in ids:
-            pipe.hget(_reservation_key(tenant, reservation_id), "body")
+            pipe.hmget(_reservation_key(tenant, reservation_id), "body", "output")
         found: list[Reservation] = []
         gone = self._redis.pipeline(transaction=False)
-        for (tenant, reservation_id), body in zip(ids, await _replies(pipe), strict=True):
-            reservation = _read(body) if body is not None else None
+        for (tenant, reservation_id), (body, output) in zip(ids, await _replies(pipe), strict=True):
+            reservation = _read(body, int(output or 0)) if body is not None else None
             if reservation is not None:
                 found.append(reservation)
                 continue
@@ -206,11 +214,44 @@ class RedisCounters:
 
 
 def _decision(reservation: Reservation, reply: Sequence[int]) -> Admitted | Denied:
-    verdict, *numbers = reply
-    if verdict == _ENDED:
+    if reply[0] == _ENDED:
         raise StoreError("the reservation was ended before it was made", transient=False)
+    verdict, output, *numbers = reply
     counts = [Count(used, held) for used, held in zip(numbers[::2], numbers[1::2], strict=True)]
-    return (admitted if verdict else denied)(reservation, counts)
+    return admitted(reservation, counts, output) if verdict else denied(reservation, counts)
+
+
+def _renewal(reservation: Reservation) -> list[_Argument]:
+    kept_s = _kept_s(reservation, reservation.admitted_at.timestamp())
+    args: list[_Argument] = [reservation.id, reservation.deadline, msgspec.json.encode(reservation), kept_s]
+    for bucket in reservation.buckets:
+        args += (reservation.hold(bucket.limit), _forgotten_at(bucket))
+    return args
+
+
+def _ending(closing: Closing, thresholds: str) -> list[_Argument]:
+    buckets = closing.reservation.buckets
+    args: list[_Argument] = [closing.reservation.id, closing.outcome, _END_MEMORY_S, thresholds]
+    watched = closing.watched or (True,) * len(buckets)
+    for bucket, charge, looked_at in zip(buckets, closing.charges, watched, strict=True):
+        args += (charge, bucket.limit.amount if looked_at else 0, _forgotten_at(bucket))
+    return args
+
+
+def _closed(closing: Closing, reply: Sequence[Any]) -> Closed:
+    outcome, *numbers = reply
+    buckets = closing.reservation.buckets
+    found = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+    crossed = tuple(Crossed(buckets[i - 1], used, threshold) for i, used, threshold in found)
+    return Closed(Outcome(str(outcome, "ascii")), crossed)
+
+
+def _forgotten_at(bucket: Bucket) -> int:
+    return bucket.interval.end + _BUCKET_GRACE_S
+
+
+def _kept_s(reservation: Reservation, since: float) -> int:
+    return max(1, int(reservation.deadline - since)) + _OPEN_GRACE_S
 
 
 def _keys(tenant: str, reservation: Reservation) -> list[str]:
@@ -235,9 +276,9 @@ def _lua(name: str) -> str:
     return (files("extproc.stores") / "lua" / f"{name}.lua").read_text()
 
 
-def _read(body: bytes) -> Reservation | None:
+def _read(body: bytes, output: int) -> Reservation | None:
     try:
-        return _reservation.decode(body)
+        return _reservation.decode(body).granted(output)
     except (msgspec.DecodeError, UnicodeError):
         return None
 

@@ -4,11 +4,12 @@ import asyncio
 import time
 
 import pytest
-from world import DECISION_TIMEOUT_S, WHO, World, ask, away, refused, usage
+from world import DECISION_TIMEOUT_S, WHO, World, away, refused, usage
 
 from extproc import accounting as accounting_module
+from extproc.core.costs import Cost
 from extproc.core.identity import Identity
-from extproc.core.quota import Admitted, Cost, Denied, Unavailable
+from extproc.core.quota import Admitted, Denied, Unavailable
 from extproc.core.settlement import Outcome, released
 
 
@@ -343,7 +344,7 @@ async def test_overdue_reservations_are_looked_for_again_and_again_and_faults_do
 
 async def test_every_reservation_has_an_id_of_its_own():
     world = World()
-    ids = {world.accounting._reservation(ask()).id for _ in range(5)}
+    ids = {(await world.admitted()).id for _ in range(5)}
     assert len(ids) == 5
 
 

@@ -7,14 +7,19 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from extproc.accounting import Accounting, AccountingOptions
+from extproc.core.binding import bind
+from extproc.core.costs import Costing
 from extproc.core.endpoints import Endpoint
 from extproc.core.events import Ask
 from extproc.core.identity import Identity
-from extproc.core.policies import Defaults, short_limits
-from extproc.core.quota import Admitted, Costing
+from extproc.core.limits import Subject
+from extproc.core.models import FREE, ModelProfile, Models
+from extproc.core.policies import BadDocument, Defaults, policy_from, short_limits
+from extproc.core.quota import Admitted
 from extproc.core.requests import RequestFacts
 from extproc.core.settlement import Outcome, Settlement
 from extproc.core.usage import Usage
+from extproc.estimator import Estimator
 from extproc.observe.metrics import Metrics
 from extproc.ports import StoreError, UsageFilter
 from extproc.stores.memory import MemoryCounters, MemoryLedger
@@ -54,6 +59,8 @@ class Counters(MemoryCounters):
         self.after = []  # the call was carried out, its answer got lost
         self.poison = set()
         self.closed = []
+        self.renewed = []
+        self.hang_reads = False
 
     async def reserve(self, reservation):
         if self.hang:
@@ -65,14 +72,24 @@ class Counters(MemoryCounters):
         _fail(self.after)
         return decision
 
-    async def close(self, closings):
+    async def close(self, closings, thresholds=()):
         _fail(self.before)
         if self.poison & {closing.reservation.id for closing in closings}:
             raise refused()
         self.closed += closings
-        outcomes = await super().close(closings)
+        outcomes = await super().close(closings, thresholds)
         _fail(self.after)
         return outcomes
+
+    async def renew(self, reservations):
+        _fail(self.before)
+        self.renewed += reservations
+        await super().renew(reservations)
+
+    async def read(self, tenant, buckets):
+        if self.hang_reads:
+            await asyncio.Event().wait()
+        return await super().read(tenant, buckets)
 
     async def overdue(self, now, at_most):
         _fail(self.before)
@@ -102,11 +119,46 @@ def _fail(faults):
         raise fault
 
 
+class Alerts(list):
+    put = list.append
+
+
+class Tokenizer:
+    """Counts a token for every character of a prompt's texts, for models called m."""
+
+    def __init__(self):
+        self.answer = lambda texts: sum(map(len, texts))
+
+    def knows(self, model):
+        return model == "counted"
+
+    async def count(self, model, texts):
+        return self.answer(texts)
+
+    def close(self):
+        pass
+
+
+class Policies:
+    """Limits to set by hand; a tenant without any has the defaults."""
+
+    def __init__(self, defaults):
+        self.defaults = defaults
+        self.documents = {}
+
+    def policy(self, tenant):
+        read = policy_from({"tenant_id": tenant} | self.documents.get(tenant, {}), self.defaults)
+        assert not isinstance(read, BadDocument), read
+        return read
+
+
 class World:
-    def __init__(self, limit=1000, **options):
+    def __init__(self, limit=1000, costing=COSTING, prices=FREE, **options):
         self.clock, self.counters, self.ledger, self.metrics = Clock(), Counters(), Ledger(), Metrics()
         self.defaults = Defaults(short_limits(limit, None), ZoneInfo("Asia/Tokyo"))
+        self.limits, self.alerts = Policies(self.defaults), Alerts()
         numbers = itertools.count(1)
+        models = Models(ModelProfile(costing, prices=prices))
         options = {
             "decision_timeout_s": DECISION_TIMEOUT_S,
             "ledger_linger_s": 0.0,
@@ -115,10 +167,12 @@ class World:
         self.accounting = Accounting(
             counters=self.counters,
             ledger=self.ledger,
-            limits=self.defaults,
+            limits=self.limits,
             clock=self.clock,
             new_id=lambda: f"r{next(numbers)}",
-            costing=COSTING,
+            models=models,
+            estimator=Estimator(models, Tokenizer(), self.metrics),
+            alerts=self.alerts,
             metrics=self.metrics,
             options=AccountingOptions(**options),
         )
@@ -146,9 +200,10 @@ class World:
         async with self.running():
             assert await self.accounting.drain(5.0)
 
-    async def counts(self):
-        reservation = self.accounting._reservation(ask(1))
-        (count,) = await self.counters.read("acme", reservation.buckets)
+    async def counts(self, identity=WHO):
+        policy = self.limits.policy(identity.tenant)
+        (bucket,) = bind(policy, identity, self.clock.now(), Subject("m", Endpoint.CHAT_COMPLETIONS))
+        (count,) = await self.counters.read(identity.tenant, [bucket])
         return count.used, count.held
 
     async def entries(self):
@@ -161,9 +216,17 @@ class World:
         return self.metrics.registry.get_sample_value(f"tokenweir_{name}", labels) or 0
 
 
-def ask(cost=10, identity=WHO):
-    facts = RequestFacts("m", False, 1, cost - cost // 2, cost // 2, 0, False)
-    return Ask(identity, Endpoint.CHAT_COMPLETIONS, facts, "request-1")
+def ask(cost=10, identity=WHO, endpoint=Endpoint.CHAT_COMPLETIONS, **facts):
+    fields = {
+        "model": "m",
+        "stream": False,
+        "choices": 1,
+        "output_bound": cost // 2,
+        "prompt_bytes": cost - cost // 2,
+        "media_parts": 0,
+        "wants_usage": False,
+    }
+    return Ask(identity, endpoint, RequestFacts(**(fields | facts)), "request-1")
 
 
 def usage(charge):

@@ -5,15 +5,17 @@ import pytest
 
 from extproc.admin import service
 from extproc.admin.service import Admin, AdminError, By, NotFoundError
+from extproc.core.binding import bind
+from extproc.core.costs import Cost
 from extproc.core.endpoints import Endpoint
 from extproc.core.identity import Identity
 from extproc.core.ledger import Entry
 from extproc.core.limits import MAX_AMOUNT
 from extproc.core.policies import Defaults, short_limits
-from extproc.core.quota import Cost, Reservation, bind
+from extproc.core.quota import Reservation
 from extproc.core.settlement import Outcome
 from extproc.core.usage import Usage
-from extproc.ports import Closing, TenantRecord, UsageFilter
+from extproc.ports import Closing, UsageFilter
 from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -90,7 +92,9 @@ async def test_a_limit_set_to_none_no_longer_binds_and_the_other_stays():
 
 async def test_the_last_limit_can_not_be_removed():
     setup = Setup({"tenant_id": "acme", "sa_limit": 1})
-    with pytest.raises(AdminError, match="at least one of sa_limit, ip_limit must stay"):
+    with pytest.raises(
+        AdminError, match="at least one limit on tokens must stay; to use the defaults, delete the tenant"
+    ):
         await setup.admin.set_tenant("acme", {"sa_limit": None})
     assert (await setup.tenants.document("acme"))["sa_limit"] == 1
 
@@ -104,12 +108,14 @@ async def test_the_bounds_of_an_amount_can_be_set(amount):
 @pytest.mark.parametrize("amount", [-1, MAX_AMOUNT + 1, 2**70])
 async def test_an_amount_out_of_bounds_is_refused_and_nothing_is_written(amount):
     setup = Setup()
-    with pytest.raises(AdminError, match="'sa_limit' must be from 0 to 1000000000000 tokens"):
+    with pytest.raises(AdminError, match="'sa_limit' must be a whole number of tokens from 0 to 1000000000000"):
         await setup.admin.set_tenant("acme", {"sa_limit": amount})
     assert await setup.tenants.documents() == []
 
 
-@pytest.mark.parametrize(("changes", "message"), [({}, "nothing to set"), ({"limit": 1}, "'limit' is no limit")])
+@pytest.mark.parametrize(
+    ("changes", "message"), [({}, "nothing to set"), ({"limit": 1}, "'limit' is no field that can be set")]
+)
 async def test_a_change_of_nothing_or_of_no_limit_is_refused(changes, message):
     setup = Setup()
     with pytest.raises(AdminError, match=message):
@@ -290,7 +296,7 @@ async def test_explain_tells_used_held_and_remaining_of_each_limit_that_binds():
     first, second = a_reservation(setup, identity, 100), a_reservation(setup, identity, 30)
     await setup.counters.reserve(first)
     await setup.counters.reserve(second)
-    await setup.counters.close([Closing(first, Outcome.SETTLED, 60)])
+    await setup.counters.close([Closing(first, Outcome.SETTLED, (60,))])
     found = await setup.admin.explain("acme", "sa", "10.0.0.1")
     (state,) = found.states
     assert (found.known, found.problem, found.identity) == (False, None, identity)
@@ -300,7 +306,7 @@ async def test_explain_tells_used_held_and_remaining_of_each_limit_that_binds():
 
 async def test_explain_shows_a_tenants_own_limits():
     setup = Setup()
-    await setup.tenants.put(TenantRecord("acme", 12, 4))
+    await setup.tenants.update("acme", {"sa_limit": 12, "ip_limit": 4})
     found = await setup.admin.explain("acme", "sa", "10.0.0.1")
     assert found.known
     assert [(s.bucket.limit.scope.value, s.bucket.limit.amount) for s in found.states] == [

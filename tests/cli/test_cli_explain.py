@@ -4,11 +4,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from extproc.core.binding import bind
+from extproc.core.costs import Cost
 from extproc.core.endpoints import Endpoint
 from extproc.core.identity import Identity
 from extproc.core.limits import interval_at
 from extproc.core.policies import Defaults, policy_from
-from extproc.core.quota import Cost, Reservation, bind
+from extproc.core.quota import Reservation
 from extproc.core.settlement import Outcome
 from extproc.ports import Closing
 from extproc.stores.redis import RedisCounters, RedisOptions
@@ -34,7 +36,7 @@ def hold_and_settle(redis, document, identity, *, held, settled):
         ]  # fmt: skip
         for each in made:
             await counters.reserve(each)
-        await counters.close([Closing(made[1], Outcome.SETTLED, settled)])
+        await counters.close([Closing(made[1], Outcome.SETTLED, (settled,) * len(buckets))])
         await counters.aclose()
 
     asyncio.run(go())
@@ -60,10 +62,13 @@ def test_explain_shows_used_held_remaining_and_reset_of_each_limit(run, tenant):
     done = run("explain", tenant, ACCOUNT, "::ffff:15.65.196.24")
     assert (done.code, done.err) == (0, "")
     head, by_account, by_ip = done.rows
-    assert head == ["limit", "window", "amount", "used", "held", "remaining", "resets at"]
-    assert by_account[:-1] == ["service_account", "day", "12000", "100", "30", "11870"]
-    assert by_ip[:-1] == ["service_account+client_ip", "day", "400", "100", "30", "270"]
-    assert {by_account[-1], by_ip[-1]} <= next_midnight()
+    assert head == [
+        "limit", "window", "amount", "used", "held", "remaining", "resets at", "unit", "mode", "model", "endpoint",
+    ]  # fmt: skip
+    assert by_account[:6] == ["service_account", "day", "12000", "100", "30", "11870"]
+    assert by_ip[:6] == ["service_account+client_ip", "day", "400", "100", "30", "270"]
+    assert {by_account[6], by_ip[6]} <= next_midnight()
+    assert by_account[7:] == by_ip[7:] == ["tokens", "reserve", "-", "-"]
 
 
 def test_another_ip_has_its_own_bucket(run, tenant):
@@ -80,10 +85,14 @@ def test_json_has_the_documented_keys(run, tenant):
         "client_ip": "unknown",
         "limits_of_its_own": True,
         "problem": None,
+        "suspended": None,
     }
     assert [list(limit) for limit in limits] == [
-        ["limit", "window", "amount", "used", "held", "remaining", "resets_at"]
-    ] * 2
+        [
+            "limit", "window", "amount", "used", "held", "remaining", "resets_at", "unit", "mode", "shadow",
+            "model", "endpoints",
+        ]
+    ] * 2  # fmt: skip
     assert limits[0]["used"] == 100
 
 
@@ -115,3 +124,54 @@ def test_an_identity_that_can_not_be_is_one_line_and_exit_code_2(run, database, 
     done = run("explain", *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"tokenweir: {message}")
+
+
+def test_limits_that_need_a_model_or_endpoint_have_counts_once_it_is_named(run, database):
+    limits = [
+        {"scope": "model", "window": "day", "amount": 7, "mode": "shadow", "shadows": "strict"},
+        {
+            "scope": "tenant",
+            "window": "hour",
+            "amount": 8,
+            "unit": "requests",
+            "endpoint": ["embeddings", "score"],
+        },
+        {"scope": "tenant", "window": "hour", "amount": 9, "model": "big-*", "mode": "soft"},
+    ]
+    database.tenantLimitation.insert_one({"tenant_id": "acme", "sa_limit": 5, "limits": limits})
+
+    def known(*options):
+        return {
+            (row["amount"], row["mode"], row["shadow"]): row["used"]
+            for row in run("explain", "acme", "sa", "--json", *options).json["limits"]
+        }
+
+    sa, model, endpoint, big = (
+        (5, "reserve", False),
+        (7, "strict", True),
+        (8, "reserve", False),
+        (9, "soft", False),
+    )
+    assert known() == {sa: 0, model: None, endpoint: None, big: None}
+    assert known("--model", "big-1") == {sa: 0, model: 0, endpoint: None, big: 0}
+    assert known("--model", "small", "--endpoint", "score") == {sa: 0, model: 0, endpoint: 0}
+    assert known("--endpoint", "completions") == {sa: 0, model: None, big: None}
+    table = run("explain", "acme", "sa")
+    assert table.err == "Limits without counts depend on what is asked for: give --model or --endpoint.\n"
+    assert table.rows[2] == ["model", "day", "7", *"----", "tokens", "shadow of strict", "-", "-"]
+    assert table.rows[3][7:] == ["requests", "reserve", "-", "embeddings, score"]
+    assert run("explain", "acme", "sa", "--model", "m", "--endpoint", "score").err == ""
+
+
+def test_who_is_suspended_is_told_so(run, database):
+    database.tenantLimitation.insert_one({"tenant_id": "acme", "sa_limit": 5, "suspended": "unpaid"})
+    done = run("explain", "acme", "sa")
+    assert (done.code, done.err) == (0, "Suspended, nothing is admitted: unpaid\n")
+    assert run("explain", "acme", "sa", "--json").json["suspended"] == "unpaid"
+
+
+@pytest.mark.parametrize("options", [["--endpoint", "nonsense"], ["--model", "\x1b[31m"], ["--model", ""]])
+def test_a_subject_that_can_not_be_is_exit_code_2(run, database, options):
+    done = run("explain", "t", "sa", *options)
+    assert (done.code, done.out) == (2, "")
+    assert "\x1b" not in done.err

@@ -28,16 +28,25 @@ STORES = [
     ("tenant", "show", "t"),
     ("tenant", "set", "t", "--sa-limit", "1"),
     ("tenant", "delete", "t", "--yes"),
+    ("tenant", "suspend", "t", "--reason", "r"),
+    ("tenant", "resume", "t"),
+    ("tenant", "top-up", "t", "--amount", "1", "--until", "+1h"),
+    ("tenant", "limit", "add", "t", "tenant:1/day"),
+    ("tenant", "limit", "remove", "t", "tenant/day"),
     ("usage", "daily"),
     ("usage", "top"),
+    ("usage", "entries"),
+    ("usage", "export"),
+    ("usage", "shadow"),
     ("explain", "t", "sa"),
 ]
 
 
 def test_all_commands_are_known_here():
     assert [" ".join(path) for path in LEAVES] == [
-        "serve", "explain", "config check", "config show", "tenant list", "tenant show", "tenant set",
-        "tenant delete", "usage daily", "usage top", "local up",
+        "serve", "explain", "simulate", "config check", "config show", "tenant list", "tenant show", "tenant set",
+        "tenant suspend", "tenant resume", "tenant top-up", "tenant apply", "tenant delete", "tenant limit add",
+        "tenant limit remove", "usage daily", "usage top", "usage entries", "usage export", "usage shadow", "local up",
     ]  # fmt: skip
 
 
@@ -179,7 +188,7 @@ def test_serve_with_both_stores_down_logs_json_lines_without_passwords_and_ends_
 def test_as_a_process_output_exit_codes_and_messages_are_the_same(process, database):
     assert process("tenant", "set", "t", "--sa-limit", "5", "--json").json["sa_limit"] == 5
     table = process("tenant", "list")
-    assert (table.code, table.rows[1]) == (0, ["t", "5", "-", "UTC", "-"])
+    assert (table.code, table.rows[1]) == (0, ["t", "5", "-", "UTC", "-", "-", "1"])
     assert process("tenant", "show", "nobody").code == 3
     wrong = process("tenant", "set", "t", "--sa-limit", "-5")
     assert (wrong.code, wrong.out) == (2, "")

@@ -80,6 +80,9 @@ def test_daily_json_has_the_documented_keys(run, usage):
         "requests": 3,
         "denied": 2,
         "estimated": 1,
+        "price_billionths": 0,
+        "cost": "0.00",
+        "currency": "USD",
     }
 
 
@@ -124,7 +127,9 @@ def test_top_ranks_by_service_account_where_nothing_is_said(run, usage):
 def test_every_filter_of_top_filters(run, usage, options, names):
     done = run("usage", "top", *options, "--json")
     assert [row["name"] for row in done.json] == names
-    assert list(done.json[0]) == ["name", "usage", "input", "output", "requests", "denied"]
+    assert list(done.json[0]) == [
+        "name", "usage", "input", "output", "requests", "denied", "price_billionths", "cost", "currency",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["daily", "top"])

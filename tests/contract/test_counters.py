@@ -14,13 +14,15 @@ from reservations import (
     bucket,
     counts,
     expired,
+    outcomes,
     released,
     reservation,
     settled,
     who,
 )
 
-from extproc.core.quota import Admitted, BucketState, Cost, Count, Denied
+from extproc.core.costs import Cost
+from extproc.core.quota import Admitted, BucketState, Count, Denied
 from extproc.core.settlement import Outcome
 from extproc.ports import StoreError
 
@@ -43,7 +45,7 @@ async def test_what_does_not_fit_in_one_bucket_is_held_in_none(counters, limit, 
     decision = await counters.reserve(held)
     assert isinstance(decision, Denied)
     assert decision.state == BucketState(next(b for b in held.buckets if b.limit.amount == 29), Count(0, 0))
-    assert decision.cost == held.cost
+    assert decision.need == held.cost.total
     assert await counts(counters, held) == [(0, 0), (0, 0)]
 
 
@@ -145,7 +147,7 @@ async def test_another_window_is_another_bucket(counters):
 async def test_settling_charges_the_actual_cost_and_gives_the_difference_back(counters):
     held = reservation(30, ip_limit=100)
     await counters.reserve(held)
-    assert await counters.close([settled(held, 12)]) == [Outcome.SETTLED]
+    assert await outcomes(counters, [settled(held, 12)]) == [Outcome.SETTLED]
     assert await counts(counters, held) == [(12, 0), (12, 0)]
 
 
@@ -161,8 +163,8 @@ async def test_what_outgrew_its_hold_is_charged_in_full(counters):
 async def test_settling_twice_charges_once(counters):
     held = reservation(30)
     await counters.reserve(held)
-    assert await counters.close([settled(held, 12), settled(held, 13)]) == [Outcome.SETTLED] * 2
-    assert await counters.close([settled(held, 14)]) == [Outcome.SETTLED]
+    assert await outcomes(counters, [settled(held, 12), settled(held, 13)]) == [Outcome.SETTLED] * 2
+    assert await outcomes(counters, [settled(held, 14)]) == [Outcome.SETTLED]
     assert await counts(counters, held) == [(12, 0)]
 
 
@@ -176,14 +178,14 @@ async def test_two_that_settle_at_once_charge_once(counters):
 async def test_releasing_gives_all_back(counters):
     held = reservation(30, ip_limit=100)
     await counters.reserve(held)
-    assert await counters.close([released(held)]) == [Outcome.RELEASED]
+    assert await outcomes(counters, [released(held)]) == [Outcome.RELEASED]
     assert await counts(counters, held) == [(0, 0), (0, 0)]
 
 
 async def test_expiring_charges_what_was_held(counters):
     held = reservation(30)
     await counters.reserve(held)
-    assert await counters.close([expired(held)]) == [Outcome.EXPIRED]
+    assert await outcomes(counters, [expired(held)]) == [Outcome.EXPIRED]
     assert await counts(counters, held) == [(30, 0)]
 
 
@@ -191,7 +193,7 @@ async def test_settling_after_it_expired_changes_nothing_and_says_so(counters):
     held = reservation(30)
     await counters.reserve(held)
     await counters.close([expired(held)])
-    assert await counters.close([settled(held, 12)]) == [Outcome.EXPIRED]
+    assert await outcomes(counters, [settled(held, 12)]) == [Outcome.EXPIRED]
     assert await counts(counters, held) == [(30, 0)]
 
 
@@ -199,15 +201,15 @@ async def test_expiring_after_it_was_settled_changes_nothing_and_says_so(counter
     held = reservation(30)
     await counters.reserve(held)
     await counters.close([settled(held, 12)])
-    assert await counters.close([expired(held)]) == [Outcome.SETTLED]
+    assert await outcomes(counters, [expired(held)]) == [Outcome.SETTLED]
     assert await counts(counters, held) == [(12, 0)]
 
 
 async def test_the_end_of_an_unknown_reservation_changes_no_bucket(counters):
     held, unknown = reservation(30), reservation(20)
     await counters.reserve(held)
-    assert await counters.close([settled(unknown, 20)]) == [Outcome.SETTLED]
-    assert await counters.close([released(unknown)]) == [Outcome.SETTLED]  # the first end stands
+    assert await outcomes(counters, [settled(unknown, 20)]) == [Outcome.SETTLED]
+    assert await outcomes(counters, [released(unknown)]) == [Outcome.SETTLED]  # the first end stands
     assert await counts(counters, held) == [(0, 30)]
 
 
@@ -215,9 +217,9 @@ async def test_a_batch_ends_each_reservation_in_its_order(counters):
     made = [reservation(10, identity=who(tenant=f"t{n}")) for n in range(5)]
     await asyncio.gather(*map(counters.reserve, made))
     ends = [settled(made[0], 1), released(made[1]), expired(made[2]), settled(made[3], 4)]
-    assert await counters.close(ends) == [end.outcome for end in ends]
+    assert await outcomes(counters, ends) == [end.outcome for end in ends]
     assert [await counts(counters, held) for held in made] == [[(1, 0)], [(0, 0)], [(10, 0)], [(4, 0)], [(0, 10)]]
-    assert await counters.close([]) == []
+    assert await outcomes(counters, []) == []
 
 
 # ---------------------------------------------------------------- expiry
@@ -321,7 +323,7 @@ class Model:
             self.ended[held.id] = closing.outcome
             if self.open.pop(held.id, None):
                 for each in held.buckets:
-                    self.used[each.key] = self.used.get(each.key, 0) + closing.charge
+                    self.used[each.key] = self.used.get(each.key, 0) + closing.charges[0]
         return self.ended[held.id]
 
 
@@ -346,7 +348,7 @@ async def test_any_sequence_of_calls_ends_as_in_a_plain_model(counters, seed):
         else:
             charge = dice.choice([0, held.cost.total, dice.randint(0, 80)])
             closing = dice.choice([settled(held, charge), released(held), expired(held)])
-            assert await counters.close([closing]) == [model.close(closing)], where
+            assert await outcomes(counters, [closing]) == [model.close(closing)], where
         for each, (used, in_flight) in zip(held.buckets, await counts(counters, held), strict=True):
             assert (used, in_flight) == (model.used.get(each.key, 0), model.held(each.key)), where
             assert in_flight >= 0, where

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 from reservations import HOSTILE, entry, who
 
+from extproc.core.costs import Cost
 from extproc.core.settlement import Outcome
 from extproc.core.usage import Usage
 from extproc.ports import DailyUsage, UsageFilter
 
 ALL = UsageFilter()
-_SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated")
+_SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated", "price")
 
 
 async def summed(ledger):
@@ -28,6 +29,7 @@ async def summed(ledger):
         for part in ("input", "output", "cached"):
             day[part] += getattr(each.usage, part)
         day["requests"] += 1
+        day["price"] += each.price
         day["estimated"] += each.outcome is Outcome.ESTIMATED
     return days
 
@@ -45,10 +47,17 @@ async def test_what_was_appended_can_be_read_back_as_it_was(ledger):
         replace(entry(7), usage=Usage(4, 3, 2, 1, 7), reason="cut_off", status=200, stream=False),
         entry(0, outcome=Outcome.DENIED, status=0),
         entry(9, outcome=Outcome.ESTIMATED),
+        entry(
+            5,
+            cost=Cost(40, 2000),
+            shadow=("service_account:day~shadow", "tenant:month~shadow"),
+            price=3_500_000_000,
+        ),
+        entry(0, outcome=Outcome.DENIED, cost=Cost(12, 256), shadow=("client_ip:minute~requests~shadow",)),
     ]
     await ledger.append(made)
     assert await ledger.entries(ALL, 10) == made[::-1]  # newest first
-    assert await ledger.entries(ALL, 2) == made[:1:-1]
+    assert await ledger.entries(ALL, 2) == made[:-3:-1]
 
 
 async def test_daily_usage_is_the_sum_of_a_day_per_service_account_and_ip(ledger):
@@ -58,6 +67,14 @@ async def test_daily_usage_is_the_sum_of_a_day_per_service_account_and_ip(ledger
     first, second = await ledger.daily(ALL, 10)
     assert first == DailyUsage("acme", "sa", "10.0.0.1", "2026-03-01", 38, 19, 19, 9, 3, 1, 1)
     assert second == DailyUsage("acme", "sa", "10.0.0.2", "2026-03-01", 5, 3, 2, 1, 1, 0, 0)
+
+
+async def test_daily_usage_has_the_price_of_what_was_used(ledger):
+    billion = 10**9  # the price of one unit of the currency
+    await ledger.append([entry(1, price=2 * billion), entry(1), entry(1, price=1)])
+    await ledger.append([entry(1, price=40_000_000 * billion), entry(0, outcome=Outcome.DENIED)])
+    await ledger.append([entry(1, date="2026-03-02")])
+    assert [day.price for day in await ledger.daily(ALL, 10)] == [0, 40_000_002 * billion + 1]
 
 
 async def test_a_day_of_denials_only_has_no_usage(ledger):
@@ -126,7 +143,8 @@ async def test_daily_usage_is_the_sum_over_the_ledger_after_every_append(ledger)
             identity = who(account=dice.choice("ab"), ip=dice.choice(["1", "2"]))
             outcome = dice.choice([Outcome.SETTLED, Outcome.ESTIMATED, Outcome.EXPIRED, Outcome.DENIED])
             date = dice.choice(["2026-03-01", "2026-03-02"])
-            made.append(entry(dice.randint(0, 50), identity=identity, outcome=outcome, date=date))
+            price = 0 if outcome is Outcome.DENIED else dice.choice([0, dice.randint(1, 10**10)])
+            made.append(entry(dice.randint(0, 50), identity=identity, outcome=outcome, date=date, price=price))
         await ledger.append(dice.sample(made, min(len(made), 6)))
         assert await stored(ledger) == await summed(ledger)
 

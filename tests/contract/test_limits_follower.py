@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from reservations import short
 
 from extproc.core.policies import Defaults, short_limits
 from extproc.limits_follower import FollowerOptions, LimitsFollower
 from extproc.observe.metrics import Metrics
-from extproc.ports import StoreError, TenantRecord
+from extproc.ports import StoreError
 from extproc.stores.memory import MemoryTenants
 from extproc.stores.mongo.client import TENANTS
 from extproc.stores.mongo.tenants import MongoTenants
@@ -201,9 +202,9 @@ async def test_an_earlier_state_never_replaces_a_later_one(store, metrics):
 async def test_a_change_binds_at_once_where_the_store_tells_of_it(store, metrics):
     follower = follower_of(store, metrics)
     async with running(follower):
-        await store.put(TenantRecord("a", 100, None))
+        await store.update("a", short(100, None))
         assert await until(lambda: sa_limit(follower) == 100) < 5
-        await store.put(TenantRecord("a", 200, None))
+        await store.update("a", short(200, None))
         assert await until(lambda: sa_limit(follower) == 200) < 5
 
 
@@ -212,7 +213,7 @@ async def test_a_burst_of_changes_is_read_once(store, metrics):
     async with running(follower):
         await until(lambda: store.reads == 1)
         for amount in range(1, 50):
-            await store.put(TenantRecord("a", amount, None))
+            await store.update("a", short(amount, None))
             await asyncio.sleep(0)
         await until(lambda: sa_limit(follower) == 49)
         assert store.reads == 2
@@ -222,7 +223,7 @@ async def test_changes_are_found_by_polling_where_the_store_can_not_be_watched(s
     store.watchable = False
     follower = follower_of(store, metrics, POLLING)
     async with running(follower):
-        await store.put(TenantRecord("a", 100, None))
+        await store.update("a", short(100, None))
         assert await until(lambda: sa_limit(follower) == 100) < 5
 
 
@@ -243,7 +244,7 @@ async def test_watching_is_taken_up_again(store, metrics):
         await until(lambda: store.reads > 2)
         store.watchable = True
         await until(lambda: follower._watching)
-        await store.put(TenantRecord("a", 100, None))
+        await store.update("a", short(100, None))
         await until(lambda: sa_limit(follower) == 100)
 
 
@@ -252,7 +253,7 @@ async def test_a_change_that_could_not_be_read_is_read_as_soon_as_the_store_is_b
     async with running(follower):
         await until(lambda: store.reads == 1)
         store.broken = True
-        await store.put(TenantRecord("a", 100, None))
+        await store.update("a", short(100, None))
         await until(lambda: store.reads > 2)
         store.broken = False
         assert await until(lambda: sa_limit(follower) == 100) < 5
@@ -286,7 +287,7 @@ async def test_a_change_in_mongodb_binds_within_five_seconds_also_without_a_chan
     tenants = MongoTenants(replica_set)
     follower = LimitsFollower(_Unwatchable(tenants), DEFAULTS, Clock(), metrics, FollowerOptions(poll_s=0.1))
     async with running(follower):
-        await tenants.put(TenantRecord("a", 100, None))
+        await tenants.update("a", short(100, None))
         assert await until(lambda: sa_limit(follower) == 100) < 5
 
 

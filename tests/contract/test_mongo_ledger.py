@@ -7,6 +7,7 @@ import pytest
 from pymongo.errors import OperationFailure
 from reservations import entry, who
 
+from extproc.core.costs import Cost
 from extproc.core.settlement import Outcome
 from extproc.ports import DailyUsage, StoreError, UsageFilter
 from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, MongoOptions, translated
@@ -68,6 +69,23 @@ async def test_an_entry_of_a_later_version_can_be_read(ledger, mongo):
     assert await ledger.entries(ALL, 1) == [made]
     await ledger.append([entry(6)])
     assert (await ledger.daily(ALL, 1))[0].usage == 11
+
+
+async def test_an_entry_of_an_earlier_version_can_be_read_and_counts_in_its_day(ledger, mongo):
+    made = entry(5)
+    await ledger.append([made])
+    await mongo.collection(LEDGER).update_one({}, {"$unset": {"cost": 1, "shadow": 1, "price": 1}})
+    await mongo.collection(DAILY).update_one({}, {"$unset": {"price": 1}})
+    # What it was expected to need is not known any more in parts: it is what was held.
+    assert await ledger.entries(ALL, 1) == [replace(made, cost=Cost(0, made.held), shadow=(), price=0)]
+    assert [day.price for day in await ledger.daily(ALL, 1)] == [0]
+    await ledger.append([entry(6, price=7)])
+    assert [(day.usage, day.price) for day in await ledger.daily(ALL, 1)] == [(11, 7)]
+
+
+async def test_a_price_that_is_no_number_does_not_spoil_the_report(ledger, mongo):
+    await mongo.collection(DAILY).insert_one(TALK | {"price": "dear"})
+    assert [(day.usage, day.price) for day in await ledger.daily(ALL, 1)] == [(500, 0)]
 
 
 async def test_daily_usage_says_which_models_were_used(ledger, mongo):

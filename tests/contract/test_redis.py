@@ -2,20 +2,37 @@
 
 import asyncio
 import os
+import random
 import re
 import signal
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from redis.crc import key_slot
-from reservations import HOSTILE, NOW, TTL_S, counts, expired, released, reservation, settled, who
+from reservations import (
+    HOSTILE,
+    NOW,
+    TTL_S,
+    bucket,
+    counts,
+    expired,
+    outcomes,
+    released,
+    reservation,
+    settled,
+    strictly,
+    who,
+)
 
-from extproc.core.quota import Admitted
-from extproc.core.settlement import Outcome
+from extproc.core.costs import Cost, Weights
+from extproc.core.quota import Admitted, Denied
+from extproc.core.settlement import Estimates, Outcome, charges
+from extproc.core.usage import Usage
 from extproc.local.ports import HOST, free_ports
-from extproc.ports import StoreError
+from extproc.ports import Closing, StoreError
 from extproc.stores.redis import TENANTS, RedisCounters, RedisOptions
 
 _TAG = re.compile(r"^tw:\{([^{}]+)\}:(b|r|open)")
@@ -28,6 +45,11 @@ async def second(redis_part):
     adapter = RedisCounters(RedisOptions(redis_part.url))
     yield adapter
     await adapter.aclose()
+
+
+async def buckets_of(redis):
+    """The keys of all buckets that there are."""
+    return sorted(key for key in await redis.keys("tw:*") if ":b:" in key)
 
 
 # ---------------------------------------------------------------- keys
@@ -77,9 +99,9 @@ async def test_a_tenant_that_nobody_has_seen_for_days_is_not_asked_for_any_more(
 async def test_a_bucket_whose_window_is_over_does_not_come_back(redis_counters, redis):
     held = reservation(10, ip_limit=100)
     await redis_counters.reserve(held)
-    gone = [key for key in await redis.keys("tw:*") if ":b:" in key]
+    gone = await buckets_of(redis)
     await redis.delete(gone[0])
-    assert await redis_counters.close([settled(held, 5)]) == [Outcome.SETTLED]
+    assert await outcomes(redis_counters, [settled(held, 5)]) == [Outcome.SETTLED]
     assert not await redis.exists(gone[0])
     assert sorted(await counts(redis_counters, held)) == [(0, 0), (5, 0)]
 
@@ -87,7 +109,7 @@ async def test_a_bucket_whose_window_is_over_does_not_come_back(redis_counters, 
 async def test_a_bucket_that_was_evicted_and_came_back_never_holds_less_than_nothing(redis_counters, redis):
     held = reservation(10)
     await redis_counters.reserve(held)
-    await redis.delete(*[key for key in await redis.keys("tw:*") if ":b:" in key])
+    await redis.delete(*await buckets_of(redis))
     other = reservation(4)
     await redis_counters.reserve(other)
     assert (await redis_counters.reserve(held)).states[0].count.held == 10
@@ -95,6 +117,110 @@ async def test_a_bucket_that_was_evicted_and_came_back_never_holds_less_than_not
     assert await counts(redis_counters, held) == [(7, 0)]
     await redis_counters.close([settled(other, 4)])
     assert await counts(redis_counters, held) == [(11, 0)]
+
+
+async def test_a_bucket_whose_window_is_over_does_not_come_back_by_renewing(redis_counters, redis):
+    held = reservation(Cost(4, 6), ip_limit=100)
+    await redis_counters.reserve(held)
+    gone = await buckets_of(redis)
+    await redis.delete(gone[0])
+    grown = replace(held, cost=Cost(4, 16))
+    await redis_counters.renew([grown])
+    assert await buckets_of(redis) == gone[1:]
+    assert sorted(await counts(redis_counters, held)) == [(0, 0), (0, 20)]
+    await redis_counters.close([settled(grown, 15)])
+    assert sorted(await counts(redis_counters, held)) == [(0, 0), (15, 0)]
+
+
+async def test_what_held_nothing_does_not_bring_back_a_bucket_whose_window_is_long_over(redis_counters, redis):
+    days_ago = NOW - timedelta(days=3)
+    for grown in (False, True):
+        held = reservation(0, buckets=(bucket(who(), 100, now=days_ago),))
+        await redis_counters.reserve(held)
+        if grown:
+            held = replace(held, cost=Cost(2, 3))
+            await redis_counters.renew([held])
+            assert await buckets_of(redis) == []
+        await redis_counters.close([settled(held, 90)], (80,))
+        assert await buckets_of(redis) == []
+
+
+@pytest.mark.parametrize("end", [released, lambda held: settled(held, 0)])
+async def test_a_bucket_in_which_nothing_stands_in_the_end_leaves_no_key_behind(redis_counters, redis, end):
+    first, second = reservation(10, ip_limit=100), reservation(10, ip_limit=100)
+    nothing = reservation(0, ip_limit=100)
+    for held in (first, second, nothing):
+        await redis_counters.reserve(held)
+    for held in (first, nothing):
+        await redis_counters.close([end(held)], (80,))
+        assert len(await buckets_of(redis)) == 2
+    await redis_counters.close([end(second)], (80,))
+    assert await buckets_of(redis) == []
+
+
+async def test_a_denied_request_leaves_no_key_behind(redis_counters, redis):
+    await redis_counters.reserve(reservation(11, limit=10, ip_limit=100))
+    assert await redis.keys("tw:{*") == []
+
+
+async def test_a_bucket_is_forgotten_at_the_same_time_whoever_made_it(redis_counters, redis):
+    end = (NOW.replace(hour=0, minute=0, second=0) + timedelta(days=2)).timestamp()
+    nothing, other, grown = reservation(0), reservation(5, limit=100), reservation(0)
+    for held in (nothing, other, grown):
+        await redis_counters.reserve(held)
+    assert await redis.expiretime((await buckets_of(redis))[0]) == end
+    await redis_counters.close([released(other)])
+    await redis_counters.close([settled(nothing, 5)])  # made by its end
+    assert await redis.expiretime((await buckets_of(redis))[0]) == end
+    await redis.delete(*await buckets_of(redis))
+    await redis_counters.renew([replace(grown, cost=Cost(1, 1))])
+    assert await redis.expiretime((await buckets_of(redis))[0]) == end
+
+
+async def test_a_renewed_reservation_is_kept_for_as_long_as_it_may_last(redis_counters, redis):
+    held = reservation(10)
+    await redis_counters.reserve(held)
+    await redis_counters.renew([replace(held, deadline=held.deadline + 3 * DAY_S)])
+    ttl = await redis.ttl(f"tw:{{acme}}:r:{held.id}")
+    assert TTL_S + 3 * DAY_S < ttl <= TTL_S + 4 * DAY_S
+
+
+async def test_of_a_reservation_that_ended_no_more_is_kept_than_how(redis_counters, redis):
+    held = reservation(90)
+    await redis_counters.reserve(held)
+    await redis_counters.close([settled(held, 90)], (80, 95))
+    assert await redis.hgetall(f"tw:{{acme}}:r:{held.id}") == {"outcome": "settled", "crossed": "1 90 80"}
+
+
+# ---------------------------------------------------------------- at once
+
+
+async def test_two_hundred_strict_requests_at_once_never_exceed_the_limit_whatever_they_use(redis_part, redis):
+    dice = random.Random(20260303)
+    replicas = [RedisCounters(RedisOptions(redis_part.url)) for _ in range(4)]
+    made = []
+    for _ in range(200):
+        output, weights = dice.randint(10, 60), Weights(*(dice.randint(1, 3000) for _ in range(4)))
+        sizes = {"prompt": dice.randint(0, 20), "output": output, "least": dice.randint(1, 10)}
+        made.append(strictly(1000, **sizes, choices=dice.randint(1, 2), weights=weights))
+    decisions = await asyncio.gather(*(dice.choice(replicas).reserve(held) for held in made))
+    granted = [d.reservation for d in decisions if isinstance(d, Admitted)]
+    denied = [d for d in decisions if isinstance(d, Denied)]
+    ((used, held),) = await counts(replicas[0], made[0])
+    assert (used, held) == (0, sum(r.hold(r.buckets[0].limit) for r in granted))
+    assert held <= 1000
+    assert len(granted) + len(denied) == 200
+    assert all(1000 - d.state.count.used - d.state.count.held < d.need for d in denied)
+    assert any(was.bound.output > r.bound.output for was in made for r in granted if was.id == r.id)
+
+    more = Usage(10_000, 10_000, 0, 0, 20_000)
+    ends = [(r, Estimates.of(r, 4).settle(more, complete=True)) for r in granted]
+    await asyncio.gather(
+        *(dice.choice(replicas).close([Closing(r, end.outcome, charges(r, end))]) for r, end in ends)
+    )
+    assert await counts(replicas[0], made[0]) == [(held, 0)]
+    for replica in replicas:
+        await replica.aclose()
 
 
 # ---------------------------------------------------------------- scripts
@@ -105,7 +231,10 @@ async def test_scripts_that_the_server_forgot_are_sent_again(redis_counters, red
     await redis.script_flush()
     assert isinstance(await redis_counters.reserve(held), Admitted)
     await redis.script_flush()
-    assert await redis_counters.close([settled(held, 4)]) == [Outcome.SETTLED]
+    await redis_counters.renew([replace(held, cost=Cost(5, 6))])
+    assert await counts(redis_counters, held) == [(0, 11)]
+    await redis.script_flush()
+    assert await outcomes(redis_counters, [settled(held, 4)]) == [Outcome.SETTLED]
     await redis.script_flush()
     assert isinstance(await redis_counters.reserve(reservation(10)), Admitted)
     assert await counts(redis_counters, held) == [(4, 10)]
@@ -114,7 +243,7 @@ async def test_scripts_that_the_server_forgot_are_sent_again(redis_counters, red
 async def test_a_reservation_of_no_tokens_can_be_ended(redis_counters):
     held = reservation(0)
     await redis_counters.reserve(held)
-    assert await redis_counters.close([settled(held, 0)]) == [Outcome.SETTLED]
+    assert await outcomes(redis_counters, [settled(held, 0)]) == [Outcome.SETTLED]
 
 
 # ---------------------------------------------------------------- expiry
@@ -125,8 +254,8 @@ async def test_any_replica_finds_what_another_one_left_open(redis_counters, seco
     await redis_counters.reserve(held)
     (overdue,) = await second.overdue(NOW + timedelta(seconds=2), 10)
     assert overdue == held
-    assert await second.close([expired(overdue)]) == [Outcome.EXPIRED]
-    assert await redis_counters.close([settled(held, 3)]) == [Outcome.EXPIRED]
+    assert await outcomes(second, [expired(overdue)]) == [Outcome.EXPIRED]
+    assert await outcomes(redis_counters, [settled(held, 3)]) == [Outcome.EXPIRED]
     assert await counts(redis_counters, held) == [(10, 0)]
 
 
@@ -159,7 +288,7 @@ async def test_what_ends_on_a_server_that_came_back_empty_is_charged_to_nobody(r
     await redis.flushall()
     other = reservation(10)
     await redis_counters.reserve(other)
-    assert await redis_counters.close([settled(held, 12)]) == [Outcome.SETTLED]  # the ledger has it, still
+    assert await outcomes(redis_counters, [settled(held, 12)]) == [Outcome.SETTLED]  # the ledger has it, still
     assert await counts(redis_counters, held) == [(0, 10)]
 
 
@@ -205,6 +334,7 @@ async def test_a_server_that_is_not_there_is_a_transient_fault_and_a_fast_one():
     start = time.monotonic()
     for call in (
         counters.reserve(held),
+        counters.renew([held]),
         counters.close([settled(held, 1)]),
         counters.overdue(NOW, 10),
         counters.read("acme", held.buckets),
@@ -221,6 +351,7 @@ async def test_a_wrong_type_is_no_transient_fault_however_the_call_is_sent(redis
     await redis.delete("tw:{acme}:open")
     await redis.set("tw:{acme}:open", "x")
     assert not (await _fault(redis_counters.reserve(reservation()))).transient
+    assert not (await _fault(redis_counters.renew([held]))).transient
     assert not (await _fault(redis_counters.close([settled(held, 1)]))).transient
     assert not (await _fault(redis_counters.overdue(NOW, 10))).transient
 
@@ -231,6 +362,7 @@ async def test_a_bad_argument_is_no_transient_fault(redis_counters):
     fault = await _fault(redis_counters.close([settled(held, "many")]))
     assert not fault.transient
     assert "tw:{acme}" not in str(fault)  # no key: it holds names
+    assert await counts(redis_counters, held) == [(0, 10)]
 
 
 async def test_a_server_out_of_memory_is_a_transient_fault(redis_counters, redis):
@@ -242,7 +374,7 @@ async def test_a_server_out_of_memory_is_a_transient_fault(redis_counters, redis
         assert (await _fault(redis_counters.close([settled(held, 1)]))).transient
     finally:
         await redis.config_set("maxmemory", 0)
-    assert await redis_counters.close([settled(held, 1)]) == [Outcome.SETTLED]
+    assert await outcomes(redis_counters, [settled(held, 1)]) == [Outcome.SETTLED]
 
 
 async def test_missing_rights_or_a_wrong_password_are_transient_faults_for_somebody_mends_them(redis, redis_part):
@@ -297,6 +429,7 @@ async def test_a_hung_server_is_a_transient_fault_in_bounded_time(redis_part):
     with _hung(redis_part):
         start = time.monotonic()
         assert (await _fault(counters.reserve(held))).transient
+        assert (await _fault(counters.renew([held]))).transient
         assert (await _fault(counters.close([released(held)]))).transient
         assert time.monotonic() - start < 1.5
     await counters.aclose()
@@ -308,4 +441,4 @@ async def test_connections_that_the_server_dropped_are_replaced(redis_counters, 
     await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     assert isinstance(await redis_counters.reserve(reservation()), Admitted)
     await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    assert await redis_counters.close([settled(held, 1)]) == [Outcome.SETTLED]
+    assert await outcomes(redis_counters, [settled(held, 1)]) == [Outcome.SETTLED]

@@ -13,10 +13,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from extproc.core.binding import Policy, bind
+from extproc.core.costs import MAX_WEIGHT, Bound, Cost, Weights
 from extproc.core.endpoints import Endpoint
 from extproc.core.identity import ClientIP, Identity, ServiceAccount, TenantId
 from extproc.core.limits import Limit, Scope, Window
-from extproc.core.quota import Cost, Policy, Reservation, ReservationId, bind
+from extproc.core.quota import Reservation, ReservationId
+from extproc.core.usage import Usage
 
 FUZZ = settings(max_examples=200, deadline=None)
 FEWER = settings(max_examples=60, deadline=None)
@@ -46,6 +49,37 @@ def reservation(cost=HELD, limits=(DAILY,), **changes):
         "deadline": NOW.timestamp() + 600,
     }
     return Reservation(**(fields | changes))
+
+
+# ---------------------------------------------------------------- weights, usage, bounds
+
+_weight = st.sampled_from([0, 1, 100, 333, 1000, 1001, 2500, MAX_WEIGHT]) | st.integers(0, 3000)
+WEIGHTS = st.builds(Weights, _weight, _weight, _weight, _weight)
+
+
+@st.composite
+def usages(draw: st.DrawFn, most: int = 60) -> Usage:
+    """Any usage that the readers may give, with up to `most` tokens of each kind."""
+    tokens_in, tokens_out, further = (draw(st.integers(0, most)) for _ in range(3))
+    return Usage(
+        input=tokens_in,
+        output=tokens_out,
+        cached=draw(st.integers(0, tokens_in)),
+        reasoning=draw(st.integers(0, tokens_out)),
+        total=tokens_in + tokens_out + draw(st.sampled_from([0, further])),
+    )
+
+
+@st.composite
+def bounds(draw: st.DrawFn, most: int = 60) -> Bound:
+    output = draw(st.integers(0, most))
+    return Bound(
+        prompt=draw(st.integers(0, most)),
+        output=output,
+        least=draw(st.integers(0, output)),
+        choices=draw(st.integers(1, 3)),
+        writable=draw(st.booleans()),
+    )
 
 
 # ---------------------------------------------------------------- recorded answers

@@ -1,15 +1,30 @@
 """Reading answers in passing: the client loses nothing but the usage chunk, and the charge never depends on the cuts."""
 
+import gzip
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core import answers, sse
-from extproc.core.answers import MAX_ANSWER_BYTES, ErrorAnswer, JsonAnswer, OpaqueAnswer, StreamAnswer
-from extproc.core.quota import Cost
+from extproc.core.answers import (
+    MAX_ANSWER_BYTES,
+    EncodedAnswer,
+    ErrorAnswer,
+    JsonAnswer,
+    OpaqueAnswer,
+    StreamAnswer,
+    TokenlessAnswer,
+    answer_reader,
+)
+from extproc.core.costs import Cost
+from extproc.core.endpoints import Endpoint
 from extproc.core.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.usage import NO_USAGE, Usage
 
+from .answer_samples import ANSWERS, counts, no_choices, text_chunk
+from .answer_samples import STREAMS as SERVERS
 from .samples import (
     CUTS,
     DONE,
@@ -21,6 +36,7 @@ from .samples import (
     Sample,
     bytewise,
     event,
+    mutated,
     parts,
     piece,
     recorded,
@@ -137,7 +153,7 @@ def test_an_event_of_several_megabytes_passes():
         ("continuous usage", Outcome.SETTLED, 12, "usage"),
         ("data over several lines", Outcome.SETTLED, 26, "usage"),
         ("usage without a blank line", Outcome.SETTLED, 26, "usage"),
-        ("an error with usage", Outcome.SETTLED, 3, "usage"),
+        ("an error with usage", Outcome.ESTIMATED, 3 + 1, "absurd"),
         ("an error before content", Outcome.RELEASED, 0, "upstream_error"),
         ("an error and no content", Outcome.RELEASED, 0, "upstream_error"),
         ("an error after content", Outcome.ESTIMATED, 20 + 1, "missing"),
@@ -271,7 +287,7 @@ def test_a_plain_answer_too_large_to_keep_passes_and_is_estimated():
     assert all(reader.feed(chunk) is chunk for _ in range(9))
     assert sum(map(len, reader._parts)) <= MAX_ANSWER_BYTES
     assert reader.settlement(complete=True) == Settlement(
-        Outcome.ESTIMATED, Usage(20, 9 << 18, total=20 + (9 << 18)), 20 + (9 << 18), "unreadable"
+        Outcome.ESTIMATED, Usage(20, 9 << 18, total=20 + (9 << 18)), 20 + (9 << 18), "unreadable", capped=True
     )
 
 
@@ -295,7 +311,7 @@ def test_an_upstream_error_passes_and_is_released(complete):
 def test_a_compressed_answer_passes_and_is_estimated_from_its_size(complete):
     out, settlement = run(OpaqueAnswer(HELD), [b"\x1f\x8b", b"x" * 15], complete=complete)
     assert out == b"\x1f\x8b" + b"x" * 15
-    assert settlement == Settlement(Outcome.ESTIMATED, Usage(20, 5, total=25), 25, "encoded")
+    assert settlement == Settlement(Outcome.ESTIMATED, Usage(20, 5, total=25), 25, "encoded", capped=True)
     assert run(OpaqueAnswer(HELD), [], complete=complete)[1].charge == 20
 
 
@@ -326,3 +342,415 @@ def test_a_plain_answer_is_parsed_once_however_it_is_cut(monkeypatch, step):
     )
     run(JsonAnswer(HELD), [PLAIN[i : i + step] for i in range(0, len(PLAIN), step)])
     assert parsed == [PLAIN]
+
+
+# ---------------------------------------------------------------- servers as they are
+
+ROOMY = Estimates(Cost(1000, 5000), bytes_per_token=4)
+SSE = {"content-type": "text/event-stream; charset=utf-8"}
+JSON = {"content-type": "application/json"}
+
+
+def reader_of(
+    headers=JSON, endpoint=Endpoint.CHAT_COMPLETIONS, estimates=ROOMY, *, status=200, hide=False, bound=None
+):
+    return answer_reader(status, headers, endpoint, estimates, hide_usage=hide, output_bound=bound)
+
+
+@pytest.mark.parametrize("sample", SERVERS.values(), ids=SERVERS)
+def test_a_stream_of_any_server_is_settled_on_its_usage_however_it_is_cut(sample):
+    expected = Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
+    hidden = sample.without_usage if sample.endpoint is Endpoint.CHAT_COMPLETIONS else sample.body
+    if sample.endpoint is Endpoint.COMPLETIONS:
+        hidden = sample.without_usage
+    for chunks in ([sample.body], bytewise(sample.body), *two_parts(sample.body)):
+        assert run(reader_of(SSE, sample.endpoint, hide=True), chunks) == (hidden, expected)
+    for chunks in ([sample.body], bytewise(sample.body)):
+        reader = reader_of(SSE, sample.endpoint)
+        assert all(reader.feed(chunk) is chunk for chunk in chunks)
+        assert (reader.finish(), reader.settlement(complete=True)) == (b"", expected)
+
+
+@FEWER
+@given(st.sampled_from(list(SERVERS.values())), CUTS)
+def test_a_stream_of_any_server_is_settled_the_same_cut_at_random(sample, cuts):
+    reader = reader_of(SSE, sample.endpoint, bound=10_000)
+    out, settlement = run(reader, parts(sample.body, cuts))
+    assert out == sample.body
+    assert (settlement.usage, reader.overran) == (sample.usage, False)
+
+
+@pytest.mark.parametrize("sample", SERVERS.values(), ids=SERVERS)
+def test_wherever_a_stream_of_any_server_ends_early_the_charge_grows_with_it_and_stays_within_the_hold(sample):
+    tight = Estimates(Cost(5, 30), bytes_per_token=4)
+    for at in range(0, len(sample.body) + 1, 7):
+        reader = reader_of(SSE, sample.endpoint, tight)
+        settlement = run(reader, [sample.body[:at]], complete=False)[1]
+        assert 0 <= settlement.charge <= 35
+        pieces = reader.output_tokens
+        assert settlement.charge > 0 or not pieces
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [("vllm-anthropic-stream", Usage(10, 8, total=18)), ("vllm-responses-stream", Usage(9, 8, total=17))],
+)
+def test_a_recorded_stream_of_another_api_is_settled_on_its_usage_however_it_is_cut(name, usage):
+    body = recorded(f"{name}.body")
+    expected = (body, Settlement(Outcome.SETTLED, usage, usage.total, "usage"))
+    endpoint = Endpoint.MESSAGES if "anthropic" in name else Endpoint.RESPONSES
+    for chunks in ([body], bytewise(body), *([body[:at], body[at:]] for at in range(0, len(body), 11))):
+        reader = reader_of(SSE, endpoint, hide=True)
+        assert run(reader, chunks) == expected
+        assert reader.output_tokens == 8
+
+
+def test_a_recorded_stream_of_messages_that_ends_early_is_charged_for_what_came():
+    events = recorded("vllm-anthropic-stream.body").split(b"\n\n")
+    body = b"\n\n".join(events[:7]) + b"\n\n"  # the opening and five deltas, of 3, 3, 5, 7 and 7 bytes
+    reader = reader_of(SSE, Endpoint.MESSAGES)
+    settlement = run(reader, [body], complete=False)[1]
+    assert (settlement.outcome, settlement.reason) == (Outcome.ESTIMATED, "cut_off")
+    assert settlement.usage.input == 10
+    assert reader.output_tokens == 5 <= settlement.usage.output <= 8
+
+
+@pytest.mark.parametrize("name", RECORDED_STREAMS[2:])
+def test_continuous_usage_is_exact_to_the_last_chunk_seen(name):
+    events = recorded(f"{name}.body").split(b"\n\n")
+    for count in range(1, 18):
+        settlement = run(reader_of(SSE), [b"\n\n".join(events[:count]) + b"\n\n"], complete=False)[1]
+        expected = Usage(10, count - 1, total=9 + count)
+        assert settlement == Settlement(Outcome.SETTLED, expected, 9 + count, "cut_off", capped=True)
+
+
+@pytest.mark.parametrize("sample", ANSWERS.values(), ids=ANSWERS)
+def test_a_plain_answer_of_any_server_is_settled_on_its_usage(sample):
+    for chunks in ([sample.body], bytewise(sample.body)):
+        out, settlement = run(reader_of(), chunks)
+        assert out == sample.body
+        if isinstance(sample.usage, Usage):
+            assert settlement == Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
+        else:
+            assert (settlement.outcome, settlement.reason) == (Outcome.ESTIMATED, sample.usage)
+
+
+# ---------------------------------------------------------------- the reader for an answer
+
+
+@pytest.mark.parametrize(
+    ("headers", "endpoint", "status", "kind"),
+    [
+        (JSON, Endpoint.CHAT_COMPLETIONS, 200, JsonAnswer),
+        ({}, Endpoint.CHAT_COMPLETIONS, 201, JsonAnswer),
+        ({"content-type": "text/plain"}, Endpoint.TRANSCRIPTIONS, 200, JsonAnswer),
+        (SSE, Endpoint.MESSAGES, 200, StreamAnswer),
+        ({"content-type": " Text/Event-Stream"}, Endpoint.CHAT_COMPLETIONS, 200, StreamAnswer),
+        (SSE | {"content-encoding": "identity"}, Endpoint.CHAT_COMPLETIONS, 200, StreamAnswer),
+        (SSE | {"content-encoding": ""}, Endpoint.CHAT_COMPLETIONS, 200, StreamAnswer),
+        (SSE | {"content-encoding": "GZIP"}, Endpoint.CHAT_COMPLETIONS, 200, EncodedAnswer),
+        (JSON | {"content-encoding": "identity, deflate"}, Endpoint.CHAT_COMPLETIONS, 200, EncodedAnswer),
+        (JSON | {"content-encoding": "br"}, Endpoint.CHAT_COMPLETIONS, 200, OpaqueAnswer),
+        (JSON | {"content-encoding": "zstd"}, Endpoint.CHAT_COMPLETIONS, 200, OpaqueAnswer),
+        (JSON | {"content-encoding": "gzip, gzip"}, Endpoint.CHAT_COMPLETIONS, 200, OpaqueAnswer),
+        ({"content-type": "audio/mpeg"}, Endpoint.SPEECH, 200, OpaqueAnswer),
+        ({"content-type": "image/png"}, Endpoint.IMAGES, 200, OpaqueAnswer),
+        ({"content-type": "application/octet-stream"}, Endpoint.SPEECH, 200, OpaqueAnswer),
+        (JSON, Endpoint.PREDICT, 200, TokenlessAnswer),
+        (SSE, Endpoint.INFER, 200, TokenlessAnswer),
+        (SSE, Endpoint.CHAT_COMPLETIONS, 500, ErrorAnswer),
+        (JSON, Endpoint.INFER, 404, ErrorAnswer),
+        (JSON, Endpoint.CHAT_COMPLETIONS, 304, ErrorAnswer),
+    ],
+)
+def test_the_head_of_an_answer_decides_how_it_is_read(headers, endpoint, status, kind):
+    assert type(reader_of(headers, endpoint, status=status)) is kind
+
+
+def test_usage_is_hidden_only_where_the_api_has_a_chunk_for_it_and_it_can_be_taken_out():
+    def changes(endpoint=Endpoint.CHAT_COMPLETIONS, headers=SSE, **options):
+        return reader_of(headers, endpoint, **options).changes_body
+
+    assert changes(hide=True)
+    assert changes(Endpoint.COMPLETIONS, hide=True)
+    assert changes(bound=5)
+    assert not changes()
+    assert not changes(Endpoint.RESPONSES, hide=True)
+    assert not changes(headers=SSE | {"content-encoding": "gzip"}, hide=True, bound=5)
+    assert not changes(headers=SSE | {"content-encoding": "br"}, hide=True, bound=5)
+    assert not changes(headers=JSON, hide=True, bound=5)
+    assert not changes(status=500, hide=True, bound=5)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_the_answer_of_a_model_without_tokens_is_settled_with_none(complete):
+    reader = reader_of(endpoint=Endpoint.PREDICT)
+    out, settlement = run(reader, [b'{"predictions":[1]}'], complete=complete)
+    assert out == b'{"predictions":[1]}'
+    assert (settlement.outcome, settlement.usage, settlement.charge) == (Outcome.SETTLED, NO_USAGE, 0)
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.EMBEDDINGS, Endpoint.RERANK, Endpoint.SCORE])
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_generates_nothing_costs_its_prompt_where_there_is_no_usage(endpoint, complete):
+    for body in (b'{"data":[0.25]}', b'[{"index":0,"score":0.5}]', b'{"content":"abc"}', b"x" * 100):
+        settlement = run(reader_of(endpoint=endpoint), [body], complete=complete)[1]
+        assert (settlement.outcome, settlement.usage) == (Outcome.ESTIMATED, Usage(1000, 0, total=1000))
+
+
+def test_a_binary_answer_is_estimated_and_nothing_of_it_is_kept():
+    for reader in (reader_of({"content-type": "audio/mpeg"}, Endpoint.SPEECH), reader_of({}, Endpoint.SPEECH)):
+        chunk = b"ID3\x04" + bytes(100)
+        assert all(reader.feed(chunk) is chunk for _ in range(50))
+        assert not getattr(reader, "_parts", [])
+        reader.finish()
+        settlement = reader.settlement(complete=True)
+        assert (settlement.outcome, settlement.usage.output) == (Outcome.ESTIMATED, 50 * 104 // 4)
+        assert settlement.reason == ("binary" if isinstance(reader, OpaqueAnswer) else "unreadable")
+        assert not reader.overran
+
+
+def test_white_space_before_a_plain_answer_does_not_hide_it():
+    assert run(reader_of(), [b"", b" \r\n", b"\n " + PLAIN])[1].charge == 26
+
+
+def test_a_hold_that_grew_bounds_the_estimate_of_every_reader():
+    body = b"x" * 400
+    zipped = JSON | {"content-encoding": "gzip"}
+    for headers, chunk in (
+        (JSON, body),
+        (SSE, event(body.decode())),
+        (zipped, body),
+        ({"content-type": "audio/x"}, body),
+    ):
+        for hold, output in ((10, 10), (60, 60)):
+            reader = reader_of(headers, estimates=Estimates(Cost(20, 10), 4))
+            reader.feed(chunk)
+            reader.finish()
+            reader.estimates = Estimates(Cost(20, hold), 4)
+            assert reader.estimates.cost.output == hold
+            assert reader.settlement(complete=True).usage.output == output
+    error = reader_of(status=500)
+    error.estimates = HELD
+    assert error.estimates is HELD
+    truncated = reader_of(zipped, estimates=Estimates(Cost(20, 10), 4))
+    truncated.feed(gzip.compress(b'{"choices":[{"text":"%s"}]}' % body))
+    truncated.estimates = Estimates(Cost(20, 60), 4)
+    assert truncated.settlement(complete=True).usage.output == 60
+
+
+# ---------------------------------------------------------------- compressed
+
+
+CODINGS = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("name", ["azure", "anthropic", "responses"])
+def test_a_compressed_stream_passes_and_is_settled_on_its_usage_however_it_is_cut(coding, name):
+    sample = SERVERS[name]
+    body = CODINGS[coding](sample.body)
+    expected = Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
+    for chunks in ([body], bytewise(body), *two_parts(body)):
+        reader = reader_of(SSE | {"content-encoding": coding}, sample.endpoint, hide=True)
+        assert all(reader.feed(chunk) is chunk for chunk in chunks)
+        assert (reader.finish(), reader.settlement(complete=True)) == (b"", expected)
+        assert reader.output_tokens == sample.usage.output
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_compressed_plain_answer_passes_and_is_settled_on_its_usage(coding):
+    body = CODINGS[coding](PLAIN)
+    for chunks in ([body], bytewise(body)):
+        reader = reader_of(JSON | {"content-encoding": coding}, bound=10)
+        assert run(reader, chunks) == (body, Settlement(Outcome.SETTLED, Usage(10, 16, total=26), 26, "usage"))
+        assert reader.overran
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_is_corrupt_is_estimated_from_its_size(complete):
+    body = gzip.compress(SERVERS["azure"].body)
+    body = body[:-8] + bytes(8)
+    out, settlement = run(reader_of(SSE | {"content-encoding": "gzip"}), [body], complete=complete)
+    assert out == body
+    assert (settlement.outcome, settlement.reason) == (Outcome.ESTIMATED, "encoded")
+    assert settlement.usage.output == -(-len(body) // 4)
+
+
+def test_a_compressed_answer_that_ends_early_is_charged_for_what_was_read():
+    body = gzip.compress(PLAIN)
+    settlement = run(reader_of(JSON | {"content-encoding": "gzip"}), [body[:-20]], complete=True)[1]
+    assert (settlement.outcome, settlement.reason) == (Outcome.ESTIMATED, "unreadable")
+    stream = SERVERS["azure"].body
+    settlement = run(reader_of(SSE | {"content-encoding": "gzip"}), [gzip.compress(stream)[:-8]], complete=False)[
+        1
+    ]
+    assert (settlement.outcome, settlement.usage) == (Outcome.SETTLED, Usage(10, 16, total=26))
+
+
+def test_a_bomb_passes_and_is_estimated_from_its_compressed_size():
+    body = gzip.compress(bytes(20 << 20))
+    for headers in (JSON, SSE):
+        reader = reader_of(headers | {"content-encoding": "gzip"}, bound=5)
+        out, settlement = run(reader, [body])
+        assert out is body or out == body
+        assert (settlement.reason, settlement.usage.output) == ("encoded", min(5000, -(-len(body) // 4)))
+
+
+# ---------------------------------------------------------------- beyond the bound
+
+
+def chunks_of(count, *, start=1, **fields):
+    return [text_chunk("a", usage=counts(10, n), **fields) for n in range(start, start + count)]
+
+
+def closing(*indexes):
+    last = [text_chunk("", "length", index) for index in indexes]
+    return b"".join(last) + DONE
+
+
+def test_a_stream_ends_at_its_bound_and_is_still_read_however_it_is_cut():
+    sent = chunks_of(9)
+    body = b"".join([*sent, text_chunk("", "stop"), no_choices(usage=counts(10, 9)), DONE])
+    expected = b"".join(sent[:5]) + closing(0)
+    for hide in (True, False):
+        for chunks in ([body], bytewise(body), *two_parts(body)):
+            reader = reader_of(SSE, bound=5, hide=hide)
+            out, settlement = run(reader, chunks)
+            assert out == expected
+            assert reader.overran
+            assert settlement.usage == Usage(10, 9, total=19)
+            assert reader.output_tokens == 9
+
+
+@pytest.mark.parametrize("hide", [True, False])
+def test_without_usage_on_the_way_pieces_count_and_a_few_more_are_let_pass(hide):
+    sent = [text_chunk("a") for _ in range(30)]
+    usage = no_choices(usage=counts(10, 30))
+    reader = reader_of(SSE, bound=5, hide=hide)
+    out, settlement = run(reader, [*sent, text_chunk("", "stop"), usage, DONE])
+    assert out == b"".join(sent[:13]) + closing(0)
+    assert settlement.usage == Usage(10, 30, total=40)
+
+
+def test_each_choice_may_have_a_few_pieces_more_and_gets_its_own_end():
+    sent = [text_chunk("a", index=n % 2) for n in range(40)]
+    out, _ = run(reader_of(SSE, bound=4), [*sent, DONE])
+    assert out == b"".join(sent[:20]) + closing(0, 1)
+
+
+def test_a_choice_that_has_ended_gets_no_second_end():
+    sent = [text_chunk("a", index=1, usage=counts(10, 1)), text_chunk("", "stop", index=1), *chunks_of(9, start=2)]
+    out, _ = run(reader_of(SSE, bound=4), [*sent, DONE])
+    assert out == b"".join(sent[:5]) + closing(0)
+
+
+def test_a_stream_within_its_bound_passes_whole():
+    for sample in (SERVERS["azure"], SERVERS["completions"]):
+        reader = reader_of(SSE, bound=16)
+        assert run(reader, bytewise(sample.body))[0] == sample.body
+        assert not reader.overran
+
+
+def test_what_is_known_only_at_the_end_flags_the_stream_and_takes_nothing_away():
+    for sample in (
+        SERVERS["azure"],
+        SERVERS["completions"],
+        SERVERS["gemini: usage as it grows, and a total that knows more"],
+    ):
+        reader = reader_of(SSE, bound=15)
+        out = run(reader, [sample.body])[0]
+        assert reader.overran
+        assert (out == sample.body) == (sample.hidden != frozenset())
+
+
+@pytest.mark.parametrize("name", ["anthropic", "responses", "cloudflare's own, text with the usage"])
+def test_a_stream_of_another_shape_is_flagged_and_passes(name):
+    sample = SERVERS[name]
+    reader = reader_of(SSE, sample.endpoint, bound=3)
+    assert run(reader, bytewise(sample.body))[0] == sample.body
+    assert reader.overran
+    assert not reader_of(SSE, sample.endpoint).overran
+
+
+def test_after_the_end_nothing_comes_through_not_even_what_has_the_same_size():
+    reader = reader_of(SSE, bound=1)
+    sent = chunks_of(3)
+    reader.feed(sent[0])
+    assert reader.feed(sent[1]) == closing(0)
+    for chunk in (sent[2], b": ping\n\n", b"\n", DONE, b"data: half"):
+        assert reader.feed(chunk) == b""
+    assert reader.finish() == b""
+
+
+def test_an_end_of_the_size_of_the_chunk_that_it_replaces_is_not_taken_for_it():
+    ending = closing(0, 1)
+    over = text_chunk("a", usage=counts(10, 9))
+    over = over.replace(b'"a"', b'"' + b"a" * (len(ending) - len(over) + 1) + b'"')
+    assert len(over) == len(ending)
+    reader = reader_of(SSE, bound=1)
+    assert reader.feed(first := text_chunk("a", index=1)) is first
+    assert reader.feed(over) == ending
+
+
+def test_the_line_feed_after_the_last_event_is_cut_off_with_it():
+    body = b"".join(chunks_of(9)).replace(b"\n", b"\r\n")
+    for parts_of in (bytewise(body), [body]):
+        out = run(reader_of(SSE, bound=5), parts_of)[0]
+        assert out == b"".join(chunks_of(5)).replace(b"\n", b"\r\n") + closing(0)
+
+
+def test_a_last_event_beyond_the_bound_that_has_no_end_is_replaced_too():
+    body = b"".join(chunks_of(6))[:-1]
+    assert run(reader_of(SSE, bound=5), [body])[0] == b"".join(chunks_of(5)) + closing(0)
+
+
+def test_a_plain_answer_beyond_the_bound_is_flagged_and_passes():
+    for bound, overran in ((15, True), (16, False), (None, False)):
+        reader = reader_of(bound=bound)
+        assert not reader.overran
+        assert run(reader, [PLAIN])[0] == PLAIN
+        assert (reader.overran, reader.output_tokens) == (overran, 16)
+    unknown = reader_of(bound=1)
+    run(unknown, [b"{}"])
+    assert not unknown.overran
+
+
+# ---------------------------------------------------------------- anything at all
+
+
+@FUZZ
+@given(
+    st.binary(max_size=60) | mutated(st.sampled_from([s.body for s in SERVERS.values()])),
+    st.sampled_from(list(Endpoint)),
+    st.sampled_from([SSE, JSON, {}, {"content-type": "audio/mpeg"}]),
+    st.sampled_from(["", "gzip", "deflate", "br"]),
+    st.none() | st.integers(0, 20),
+    st.booleans(),
+    CUTS,
+)
+def test_any_bytes_are_read_by_any_reader(body, endpoint, headers, coding, bound, hide, cuts):  # noqa: PLR0917
+    whole = CODINGS[coding](body) if coding in CODINGS and cuts else body
+    results = []
+    for chunks in ([whole], parts(whole, cuts)):
+        reader = reader_of(headers | {"content-encoding": coding}, endpoint, HELD, hide=hide, bound=bound)
+        out, settlement = run(reader, chunks)
+        assert reader.changes_body or out == whole
+        assert settlement.charge >= 0
+        results.append((out, settlement, reader.overran, reader.output_tokens))
+    assert results[0] == results[1]
+
+
+def test_the_events_that_are_read_grow_in_proportion_to_the_stream(monkeypatch):
+    parsed = []
+    monkeypatch.setattr(
+        answers, "read_answer", lambda text, read=answers.read_answer: parsed.append(len(text)) or read(text)
+    )
+    work = []
+    for times in (10, 40):
+        parsed.clear()
+        body = gzip.compress(SERVERS["azure"].body * times)
+        run(reader_of(SSE | {"content-encoding": "gzip"}), bytewise(body))
+        run(reader_of(SSE, bound=1), bytewise(SERVERS["azure"].body * times))
+        work.append((len(parsed), sum(parsed)))
+    assert work[1] == (4 * work[0][0], 4 * work[0][1])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.core.costs import Bound, Cost
 from extproc.core.endpoints import Endpoint
 from extproc.core.events import (
     Ask,
@@ -15,7 +16,10 @@ from extproc.core.events import (
     Close,
     Decided,
     Finish,
+    Grow,
     HeadReply,
+    Inspect,
+    Inspected,
     Reject,
     RequestBody,
     RequestHead,
@@ -29,8 +33,9 @@ from extproc.core.events import (
 )
 from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
 from extproc.core.identity import IdentityRules
-from extproc.core.limits import Limit, Scope, Window
-from extproc.core.quota import Cost, Count, Denied, Unavailable, admitted, denied
+from extproc.core.insight import Insight
+from extproc.core.limits import Limit, Mode, Scope, Subject, Window
+from extproc.core.quota import BucketState, Count, Denied, Suspended, Unavailable, admitted, decide, denied
 from extproc.core.rejections import DeniedStyle
 from extproc.core.settlement import Outcome, Settlement
 from extproc.core.usage import NO_USAGE, Usage
@@ -63,7 +68,7 @@ STREAM_WITH_USAGE = json.dumps(
 PLAIN = b'{"choices":[{"message":{"content":"hello"}}],"usage":{"prompt_tokens":10,"completion_tokens":16}}'
 HELD = reservation(Cost(20, 30))
 ADMITTED = admitted(HELD, [Count(100, 0)])
-FORWARDED = HeadReply(remove_headers=("accept-encoding", "oc_sa", "x-tenant"))
+FORWARDED = HeadReply((("accept-encoding", "identity"),), ("oc_sa", "x-tenant"))
 QUOTA = (
     ("x-ratelimit-limit-tokens", "12000"),
     ("x-ratelimit-remaining-tokens", "11850"),
@@ -395,7 +400,7 @@ def test_recorded_errors_are_released():
 def test_an_answer_without_a_body_is_settled_with_its_head():
     effects = forwarded().receive(ResponseHead(204, {}, end_of_stream=True))
     assert close_of(effects, [HeadReply(QUOTA)]) == Settlement(
-        Outcome.ESTIMATED, Usage(20, 0, total=20), 20, "empty", 204
+        Outcome.ESTIMATED, Usage(20, 0, total=20), 20, "empty", 204, capped=True
     )
     effects = forwarded().receive(ResponseHead(500, {}, end_of_stream=True))
     assert close_of(effects, [HeadReply()]).outcome is Outcome.RELEASED
@@ -459,13 +464,13 @@ def test_a_client_that_leaves_before_the_decision_holds_nothing():
 
 def test_a_client_that_leaves_before_the_answer_pays_for_the_prompt():
     assert close_of(forwarded().receive(StreamClosed())) == Settlement(
-        Outcome.ESTIMATED, Usage(20, 0, total=20), 20, "left_before_answer"
+        Outcome.ESTIMATED, Usage(20, 0, total=20), 20, "left_before_answer", capped=True
     )
 
 
 def test_a_request_that_could_not_be_forwarded_costs_nothing():
     assert close_of(forwarded().receive(StreamClosed(delivered=False))) == Settlement(
-        Outcome.RELEASED, NO_USAGE, 0, "not_forwarded"
+        Outcome.RELEASED, NO_USAGE, 0, "not_forwarded", forwarded=False
     )
 
 
@@ -474,7 +479,7 @@ def test_a_client_that_leaves_in_mid_answer_pays_for_what_was_seen(delivered):
     exchange = answering(STREAM, SSE)
     exchange.receive(ResponseBody(piece("abcdef"), end_of_stream=False))
     assert close_of(exchange.receive(StreamClosed(delivered))) == Settlement(
-        Outcome.ESTIMATED, Usage(20, 2, total=22), 22, "cut_off", 200
+        Outcome.ESTIMATED, Usage(20, 2, total=22), 22, "cut_off", 200, capped=True
     )
 
 
@@ -521,6 +526,179 @@ def test_events_in_an_order_that_http_does_not_have_are_a_fault_and_the_hold_is_
     assert len(closed) == (start in (forwarded, answering))
 
 
+# ---------------------------------------------------------------- a caller's own quota
+
+
+def test_a_caller_may_ask_what_is_left_for_it():
+    exchange = Exchange(RULES)
+    (inspect,) = exchange.receive(head(__path="/v1/quota?model=gpt%2D4", __method="GET", end_of_stream=True))
+    assert inspect == Inspect(CALLER, Subject("gpt-4"))
+    state = BucketState(HELD.buckets[0], Count(5, 7))
+    answer = rejection(exchange.receive(Inspected(Insight(CALLER, ((DAILY, state),)), NOW)))
+    assert (answer.status, answer.reason) == (200, "quota")
+    document = json.loads(answer.body)
+    assert (document["service_account"], document["limits"][0]["remaining"]) == (CALLER.service_account, 11_988)
+
+
+@pytest.mark.parametrize("query", ["", "?", "?x=1", "?model=", "?model=" + "x" * 5000])
+def test_a_question_that_names_no_model_is_about_all_that_do_not_need_one(query):
+    (inspect,) = Exchange(RULES).receive(head(__path="/v1/quota" + query, __method="GET", end_of_stream=True))
+    assert inspect.subject == Subject()
+
+
+def test_the_quota_is_only_read():
+    answer = rejection(Exchange(RULES).receive(head(__path="/v1/quota")))
+    assert (answer.status, dict(answer.headers)["allow"]) == (405, "GET")
+    nobody = head(__path="/v1/quota", __method="GET", claims={"sub": 5})
+    assert rejection(Exchange(RULES).receive(nobody)).status == 403
+
+
+def test_a_quota_that_can_not_be_read_is_said_so():
+    exchange = Exchange(RULES)
+    exchange.receive(head(__path="/v1/quota", __method="GET"))
+    assert rejection(exchange.receive(Inspected(Unavailable(), NOW))).status == 503
+
+
+def test_an_answer_about_a_quota_that_nobody_waits_for_is_a_fault():
+    with pytest.raises(ProtocolError, match="Inspected in state"):
+        asked().receive(Inspected(Unavailable(), NOW))
+
+
+# ---------------------------------------------------------------- suspended callers
+
+
+def test_a_suspended_caller_reads_why():
+    answer = rejection(asked().receive(Decided(Suspended("unpaid bill"), NOW)))
+    assert answer.status == 403
+    assert b"unpaid bill" in answer.body
+
+
+# ---------------------------------------------------------------- strict limits
+
+STRICT = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 12_000, mode=Mode.STRICT)
+BOUNDED = reservation(Cost(20, 30), (STRICT,), bound=Bound(60, 40, least=5))
+
+
+def strictly(body=STREAM, headers=SSE, output=25):
+    """An exchange in the middle of an answer whose output bound was lowered to `output`; and the body sent."""
+    exchange = asked(body)
+    _, *replies = exchange.receive(Decided(admitted(BOUNDED, [Count(100, 0)], output), NOW))
+    exchange.receive(ResponseHead(200, headers, end_of_stream=False))
+    return exchange, b"".join(reply.data for reply in replies)
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM, STREAM_WITH_USAGE])
+def test_the_bound_that_was_granted_is_written_into_the_request(body):
+    _, sent = strictly(body)
+    assert json.loads(sent)["max_tokens"] == 25
+
+
+def test_the_bound_is_written_where_the_operator_says():
+    named = replace(BOUNDED, bound=replace(BOUNDED.bound, field="max_completion_tokens"))
+    exchange = asked(STREAM)
+    _, reply = exchange.receive(Decided(admitted(named, [Count(100, 0)], 25), NOW))
+    assert json.loads(reply.data).items() >= {"max_completion_tokens": 25}.items()
+    assert "max_tokens" not in json.loads(reply.data)
+
+
+def test_what_an_upstream_generates_beyond_its_bound_is_never_charged():
+    exchange, _ = strictly(CHAT, JSON)
+    *_, close, finish = exchange.receive(
+        ResponseBody(PLAIN.replace(b'"completion_tokens":16', b'"completion_tokens":5000'), end_of_stream=True)
+    )
+    assert finish == Finish()
+    assert (close.settlement.charge, close.settlement.reason) == (60 + 25, "overran")
+    assert close.settlement.usage.output == 5000
+
+
+@pytest.mark.parametrize(("output", "reason"), [(25, "usage"), (26, "overran"), (60, "overran")])
+def test_an_upstream_that_ignores_its_bound_is_flagged_where_the_prompt_left_room_for_it(output, reason):
+    exchange, _ = strictly(CHAT, JSON)
+    answer = PLAIN.replace(b'"completion_tokens":16', b'"completion_tokens":%d' % output)
+    *_, close, _ = exchange.receive(ResponseBody(answer, end_of_stream=True))
+    assert (close.settlement.charge, close.settlement.reason) == (10 + output, reason)
+    assert close.settlement.charge < close.reservation.held
+
+
+def test_leaving_a_stream_that_ignores_its_bound_stays_a_leaving():
+    exchange, _ = strictly(STREAM_WITH_USAGE)
+    exchange.receive(ResponseBody(piece("x") + usage_chunk(10, 40), end_of_stream=False))
+    close, _ = exchange.receive(StreamClosed())
+    assert close.settlement.reason == "cut_off"
+
+
+def test_a_stream_that_ignores_its_bound_is_cut_off():
+    exchange, _ = strictly()
+    (reply,) = exchange.receive(ResponseBody(piece("x") * 60, end_of_stream=False))
+    assert reply.data.count(b'"content"') <= 25 + 8
+    assert reply.data.endswith(b"data: [DONE]\n\n")
+    assert b'"finish_reason":"length"' in reply.data
+    assert exchange.receive(ResponseBody(piece("y"), end_of_stream=False)) == [BodyReply(b"")]
+
+
+# ---------------------------------------------------------------- answers that outgrow their hold
+
+
+def test_the_hold_of_a_stream_grows_with_it_and_what_was_generated_is_charged():
+    exchange = answering(STREAM, SSE)
+    assert exchange.receive(ResponseBody(piece("x") * 29, end_of_stream=False)) == [BodyReply()]
+    reply, grow = exchange.receive(ResponseBody(piece("x"), end_of_stream=False))
+    assert reply == BodyReply()
+    assert grow == Grow(replace(HELD, cost=Cost(20, 30 + 64)))
+    assert exchange.receive(ResponseBody(piece("x") * 50, end_of_stream=False)) == [BodyReply()]
+    close, finish = exchange.receive(StreamClosed())
+    assert finish == Finish()
+    assert close.reservation == grow.reservation
+    assert close.settlement.charge == 20 + 80
+
+
+def test_a_large_hold_doubles():
+    wide = admitted(reservation(Cost(20, 100)), [Count(0, 0)])
+    exchange = asked(STREAM)
+    exchange.receive(Decided(wide, NOW))
+    exchange.receive(ResponseHead(200, SSE, end_of_stream=False))
+    _, grow = exchange.receive(ResponseBody(piece("x") * 110, end_of_stream=False))
+    assert grow.reservation.cost == Cost(20, 210)
+
+
+def test_only_streams_and_only_holds_that_are_no_bound_grow():
+    exchange, _ = strictly(output=25)
+    assert exchange.receive(ResponseBody(piece("x") * 25, end_of_stream=False)) == [BodyReply()]
+    exchange = answering(CHAT, SSE)
+    assert exchange.receive(ResponseBody(piece("x") * 50, end_of_stream=False)) == [BodyReply()]
+
+
+# ---------------------------------------------------------------- requests that only count as one
+
+UNCOUNTED = admitted(replace(HELD, cost=Cost(0, 0), endpoint=Endpoint.PREDICT), [Count(100, 0)])
+
+
+def predicting() -> Exchange:
+    exchange = Exchange(RULES)
+    exchange.receive(head(__path="/v1/models/iris:predict"))
+    (reserve,) = exchange.receive(RequestBody(b"\x00any", end_of_stream=False))
+    assert (reserve.ask.endpoint, reserve.ask.facts.model) == (Endpoint.PREDICT, "iris")
+    assert exchange.receive(Decided(UNCOUNTED, NOW)) == [FORWARDED, BodyReply()]
+    return exchange
+
+
+def test_what_is_not_read_passes_in_any_number_of_pieces_and_costs_a_request():
+    exchange = predicting()
+    assert exchange.receive(RequestBody(b"thing", end_of_stream=True)) == [BodyReply()]
+    exchange.receive(ResponseHead(200, JSON, end_of_stream=False))
+    reply, close, _ = exchange.receive(ResponseBody(b'{"predictions":[1]}', end_of_stream=True))
+    assert reply == BodyReply()
+    assert close.settlement == Settlement(Outcome.SETTLED, NO_USAGE, 0, "request", 200)
+
+
+def test_a_prediction_that_fails_costs_a_request_all_the_same():
+    exchange = predicting()
+    exchange.receive(ResponseHead(500, JSON, end_of_stream=False))
+    *_, close, _ = exchange.receive(ResponseBody(b"{}", end_of_stream=True))
+    assert close.settlement == Settlement(Outcome.RELEASED, NO_USAGE, 0, "upstream_error", 500)
+    assert close.settlement.forwarded
+
+
 # ---------------------------------------------------------------- anything at all
 
 BODIES = st.sampled_from([CHAT, STREAM, STREAM_WITH_USAGE, b"", b"{}", b"[", CHAT[:9], b" " * 2001])
@@ -535,13 +713,12 @@ HEADERS = st.dictionaries(
     | st.sampled_from(["/v1/chat/completions", "POST", "identity", "gzip", "10", "text/event-stream"]),
 )
 DECISIONS = st.builds(
-    lambda decide, used, held, prompt, output: decide(reservation(Cost(prompt, output)), [Count(used, held)]),
-    st.sampled_from([admitted, denied]),
+    lambda used, held, prompt, output: decide(reservation(Cost(prompt, output)), [Count(used, held)]),
     st.integers(0, 20_000),
     st.integers(0, 20_000),
     st.integers(0, 60),
     st.integers(0, 60),
-) | st.just(Unavailable())
+) | st.sampled_from([Unavailable(), Suspended("unpaid")])
 EVENTS = st.one_of(
     st.just(head()),
     st.builds(
@@ -595,12 +772,14 @@ def test_any_course_of_events_ends_each_hold_exactly_once_and_nothing_follows_th
         except ProtocolError:
             continue
         assert not (finished and effects)
-        if isinstance(event, Decided) and not isinstance(event.decision, Denied | Unavailable):
+        if isinstance(event, Decided) and not isinstance(event.decision, Denied | Unavailable | Suspended):
             held.append(event.decision.reservation)
         kinds = [type(effect) for effect in effects]
         finished = finished or Finish in kinds
         assert Finish not in kinds[:-1]
         for close in effects:
+            if isinstance(close, Grow):
+                held[-1] = close.reservation
             if isinstance(close, Close):
                 closed.append(close.reservation)
                 settlement, most = close.settlement, close.reservation.cost.total

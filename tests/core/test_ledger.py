@@ -2,14 +2,16 @@
 
 from datetime import timedelta
 
-from extproc.core.ledger import Entry, closed_entry, denied_entry, expiry
-from extproc.core.quota import Cost
-from extproc.core.settlement import Outcome, Settlement
+from extproc.core.costs import NO_COST, Bound, Cost, Weights
+from extproc.core.ledger import Entry, closed_entry, denied_entry
+from extproc.core.limits import Limit, Mode, Scope, Window
+from extproc.core.settlement import Outcome, Settlement, expiry
 from extproc.core.usage import NO_USAGE, Usage
 
 from .samples import CALLER, NOW, reservation
 
 LATER = NOW + timedelta(seconds=3)
+STRICT = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 1000, mode=Mode.STRICT)
 
 
 def test_an_entry_says_what_was_held_and_what_was_charged():
@@ -30,7 +32,26 @@ def test_an_entry_says_what_was_held_and_what_was_charged():
         status=200,
         admitted_at=NOW,
         ended_at=LATER,
+        cost=Cost(20, 30),
     )
+
+
+def test_an_entry_names_the_shadows_that_would_have_denied_and_the_price():
+    settlement = Settlement(Outcome.SETTLED, Usage(10, 16, total=26), 26, "usage")
+    entry = closed_entry(reservation(), settlement, LATER, shadow=("tenant:day~shadow",), price=7)
+    assert (entry.shadow, entry.price) == (("tenant:day~shadow",), 7)
+
+
+def test_what_is_weighted_is_held_weighted_and_expected_unweighted():
+    entry = closed_entry(reservation(Cost(20, 30), weights=Weights(output=3000)), expiry(reservation()), LATER)
+    assert (entry.held, entry.cost) == (110, Cost(20, 30))
+
+
+def test_under_a_strict_limit_the_output_that_was_granted_is_what_was_expected():
+    entry = closed_entry(
+        reservation(Cost(20, 30), (STRICT,), bound=Bound(25, 8, 1, 2)), expiry(reservation()), LATER
+    )
+    assert (entry.held, entry.cost) == (25 + 16, Cost(20, 16))
 
 
 def test_a_denied_request_held_nothing_and_costs_nothing():
@@ -38,7 +59,15 @@ def test_a_denied_request_held_nothing_and_costs_nothing():
     assert (entry.outcome, entry.reason) == (Outcome.DENIED, "over_limit:tenant")
     assert (entry.held, entry.charge, entry.usage, entry.status) == (0, 0, NO_USAGE, 0)
     assert entry.ended_at == entry.admitted_at == NOW
+    assert entry.cost == Cost(20, 30)
+    assert NO_COST.total == 0
 
 
-def test_what_nobody_ended_is_charged_as_held():
-    assert expiry(reservation(Cost(20, 30))) == Settlement(Outcome.EXPIRED, Usage(20, 30, total=50), 50, "expired")
+def test_what_nobody_ended_is_recorded_as_held():
+    entry = closed_entry(reservation(Cost(20, 30)), expiry(reservation(Cost(20, 30))), LATER)
+    assert (entry.outcome, entry.held, entry.charge, entry.usage) == (
+        Outcome.EXPIRED,
+        50,
+        50,
+        Usage(20, 30, total=50),
+    )

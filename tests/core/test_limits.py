@@ -1,14 +1,32 @@
-"""The calendar: windows follow each other without gap or overlap, wherever the clocks are put to."""
+"""Limits, their buckets' keys and globs; and the calendar: windows without gap or overlap, wherever clocks go."""
 
+import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from time import process_time
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from extproc.core.endpoints import Endpoint
 from extproc.core.identity import ClientIP, Identity, ServiceAccount, TenantId
-from extproc.core.limits import Bucket, Interval, Limit, Scope, Window, interval_at, local_date
+from extproc.core.limits import (
+    NO_SUBJECT,
+    Bucket,
+    Interval,
+    Limit,
+    Mode,
+    Scope,
+    Subject,
+    Unit,
+    Window,
+    interval_at,
+    local_date,
+    matches,
+)
 
 from .samples import CALLER, FUZZ
 
@@ -217,7 +235,15 @@ def test_the_local_date_is_that_of_the_zone():
     assert local_date(now, ZoneInfo("America/New_York")) == "2026-03-04"
 
 
-# Scopes and buckets.
+# Scopes.
+
+CHAT = Subject("llama-70b", Endpoint.CHAT_COMPLETIONS)
+CALLERS = {
+    "service_account": "console@zone-prod",
+    "client_ip": "10.0.0.7",
+    "model": "llama-70b",
+    "endpoint": "chat_completions",
+}
 
 
 @pytest.mark.parametrize(
@@ -230,11 +256,33 @@ def test_the_local_date_is_that_of_the_zone():
     ],
 )
 def test_a_scope_counts_by_its_parts_and_has_the_words_of_the_talk(scope, parts, label):
-    assert (scope.parts(CALLER), scope.label) == (parts, label)
+    assert (scope.parts(CALLER, NO_SUBJECT), scope.label) == (parts, label)
 
 
-def key(limit: Limit, identity: Identity = CALLER, start: int = 60) -> str:
-    return Bucket(limit, limit.scope.parts(identity), Interval(start, start + 60)).key
+@pytest.mark.parametrize("scope", Scope)
+def test_a_scope_counts_by_every_part_that_it_names(scope):
+    names = () if scope is Scope.TENANT else tuple(scope.value.split("+"))
+    assert scope.names == names
+    assert scope.parts(CALLER, CHAT) == tuple(CALLERS[name] for name in names)
+
+
+def test_a_scope_with_model_or_endpoint_says_so():
+    assert Scope.SERVICE_ACCOUNT_IP_MODEL.label == "serviceAccount + IP + model"
+    assert Scope.ENDPOINT.label == "endpoint"
+
+
+@pytest.mark.parametrize("scope", Scope)
+@pytest.mark.parametrize("missing", ["model", "endpoint"])
+def test_a_part_that_is_not_known_leaves_the_scope_without_parts(scope, missing):
+    parts = scope.parts(CALLER, replace(CHAT, **{missing: None}))
+    assert (parts is None) is (missing in scope.names)
+
+
+# Keys.
+
+
+def key(limit: Limit, identity: Identity = CALLER, start: int = 60, subject: Subject = CHAT) -> str:
+    return Bucket(limit, limit.scope.parts(identity, subject), Interval(start, start + 60)).key
 
 
 def test_a_key_names_scope_window_start_and_parts_but_not_the_amount():
@@ -243,19 +291,104 @@ def test_a_key_names_scope_window_start_and_parts_but_not_the_amount():
     assert key(Limit(Scope.SERVICE_ACCOUNT_IP, Window.DAY, 9)) == key(limit)
 
 
-BUCKETS = st.builds(
-    Bucket,
-    st.builds(Limit, st.sampled_from(Scope), st.sampled_from(Window), st.just(1)),
-    st.lists(st.text(":%@/ {}ab\n世", max_size=4), max_size=2).map(tuple),
-    st.integers(0, 3).map(lambda start: Interval(start, start + 60)),
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (Limit(Scope.TENANT, Window.MONTH, 5), "tenant:month:60:"),
+        (Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 5), "service_account:day:60:console@zone-prod"),
+        (Limit(Scope.CLIENT_IP, Window.MINUTE, 5), "client_ip:minute:60:10.0.0.7"),
+        (Limit(Scope.CLIENT_IP, Window.MINUTE, 5, Unit.REQUESTS), "client_ip:minute~requests:60:10.0.0.7"),
+        (Limit(Scope.TENANT, Window.DAY, 5, model="a*/b"), "tenant:day~m=a%2A%2Fb:60:"),
+        (Limit(Scope.MODEL, Window.DAY, 5, shadow=True), "model:day~shadow:60:llama-70b"),
+        (
+            Limit(
+                Scope.ENDPOINT,
+                Window.DAY,
+                5,
+                Unit.OUTPUT_TOKENS,
+                shadow=True,
+                model="a",
+                endpoints=(Endpoint.SCORE, Endpoint.CHAT_COMPLETIONS),
+            ),
+            "endpoint:day~output_tokens~m=a~e=chat_completions,score~shadow:60:chat_completions",
+        ),
+    ],
 )
+def test_a_key_names_all_that_tells_limits_apart(limit, expected):
+    assert key(limit) == expected
+    assert limit.kind == expected.split(":60:")[0]
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_limit_that_changes_its_mode_in_mid_window_keeps_its_counter(mode):
+    limit = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 5)
+    assert key(replace(limit, mode=mode)) == key(limit)
+
+
+def test_the_order_of_endpoints_makes_no_difference():
+    one = Limit(Scope.TENANT, Window.DAY, 5, endpoints=(Endpoint.SCORE, Endpoint.RERANK))
+    assert key(one) == key(replace(one, endpoints=one.endpoints[::-1]))
+
+
+NAMES = st.text(":%@/ {}ab~*?=,\n世", max_size=5)
+GLOBS = st.none() | NAMES | st.sampled_from(["x", "x~shadow", "x~e=score", "x%7Eshadow", "", "~", "%7E"])
+LIMITS = st.builds(
+    Limit,
+    st.sampled_from(Scope),
+    st.sampled_from(Window),
+    st.integers(0, 3),
+    st.sampled_from(Unit),
+    st.sampled_from(Mode),
+    st.booleans(),
+    GLOBS,
+    st.lists(st.sampled_from([Endpoint.SCORE, Endpoint.RERANK]), max_size=2, unique=True).map(tuple),
+)
+INTERVALS = st.integers(0, 3).map(lambda start: Interval(start, start + 60))
+
+
+@st.composite
+def buckets(draw: st.DrawFn) -> Bucket:
+    limit = draw(LIMITS)
+    parts = tuple(draw(NAMES) for _ in limit.scope.names)
+    return Bucket(limit, parts, draw(INTERVALS))
+
+
+@st.composite
+def similar_buckets(draw: st.DrawFn) -> tuple[Bucket, Bucket]:
+    """Two that differ in little: unlike ones would hardly ever share a key, whatever it is made of."""
+    one, other = draw(buckets()), draw(buckets())
+    copied = {
+        name: getattr(other.limit, name)
+        for name in ("amount", "unit", "mode", "shadow", "model", "endpoints", "window")
+        if draw(st.sampled_from([False, False, True]))
+    }
+    parts = tuple(draw(st.just(part) | NAMES) for part in one.parts)
+    return one, Bucket(replace(one.limit, **copied), parts, draw(st.just(one.interval) | INTERVALS))
+
+
+def counted_as(bucket: Bucket) -> tuple[object, ...]:
+    """What must be the same for two buckets to be one."""
+    limit = replace(bucket.limit, amount=0, mode=Mode.RESERVE, endpoints=())
+    return limit, set(bucket.limit.endpoints), bucket.parts, bucket.interval
 
 
 @FUZZ
-@given(BUCKETS, BUCKETS)
-def test_two_buckets_share_a_key_only_if_they_are_the_same(one, other):
-    same_parts = one.parts == other.parts or {one.parts, other.parts} == {(), ("",)}
-    assert (one.key == other.key) == (same_parts and one.limit == other.limit and one.interval == other.interval)
+@given(st.tuples(buckets(), buckets()) | similar_buckets())
+@example(
+    (
+        Bucket(Limit(Scope.TENANT, Window.DAY, 1, model="x~shadow"), (), Interval(0, 60)),
+        Bucket(Limit(Scope.TENANT, Window.DAY, 1, model="x", shadow=True), (), Interval(0, 60)),
+    )
+)
+def test_two_buckets_share_a_key_only_if_they_are_the_same_but_for_amount_and_mode(two):
+    one, other = two
+    assert (one.key == other.key) == (counted_as(one) == counted_as(other))
+
+
+@FUZZ
+@given(buckets())
+def test_a_key_is_plain_text_that_needs_no_escaping(bucket):
+    assert re.fullmatch(r"[a-zA-Z0-9_+~=,.%@:-]*", bucket.key)
 
 
 def test_two_identities_never_share_a_key():
@@ -263,3 +396,84 @@ def test_two_identities_never_share_a_key():
     sneaky = Identity(TenantId("t"), ServiceAccount("a:10.0.0.7"), ClientIP("b"))
     plain = Identity(TenantId("t"), ServiceAccount("a"), ClientIP("10.0.0.7:b"))
     assert key(limit, sneaky) != key(limit, plain)
+
+
+# Globs.
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "expected"),
+    [
+        ("*", "", True),
+        ("*", "anything/at:all\n", True),
+        ("", "", True),
+        ("", "a", False),
+        ("?", "", False),
+        ("?", "\n", True),
+        ("a*", "a", True),
+        ("*a", "ba", True),
+        ("*a", "ab", False),
+        ("a*b*c", "a-b-b-c", True),
+        ("a*b*c", "a-c-b", False),
+        ("*ab*ab", "ab", False),
+        ("*ab*ab", "abab", True),
+        ("a*a", "a", False),
+        ("a**?c", "a-c", True),
+        ("a**?c", "ac", False),
+        ("[ab]", "a", False),
+        ("[ab]", "[ab]", True),
+        ("a.c", "abc", False),
+        ("\\?", "\\x", True),
+        ("\\?", "?", False),
+        ("(a|b)+", "(a|b)+", True),
+        ("A", "a", False),
+        ("llama", "llama-70b", False),
+    ],
+)
+def test_a_glob_matches_a_whole_name_and_knows_only_star_and_question_mark(glob, name, expected):
+    assert matches(glob, name) is expected
+
+
+@FUZZ
+@given(st.text("ab*?.\\\n(世", max_size=9), st.text("ab?.\\\n(世", max_size=9))
+def test_a_glob_without_brackets_matches_as_the_shells_do(glob, name):
+    assert matches(glob, name) == fnmatchcase(name, glob)
+
+
+@FUZZ
+@given(st.text("ab*", max_size=12), st.text("ab", max_size=12))
+def test_a_glob_with_many_stars_matches_as_the_shells_do(glob, name):
+    assert matches(glob, name) == fnmatchcase(name, glob)
+
+
+@pytest.mark.parametrize(
+    "glob", ["*a" * 127 + "b", "a*" * 127 + "b", "*a?" * 85 + "b", "?*" * 127 + "b", "*" * 255 + "b"]
+)
+def test_no_glob_takes_more_than_linear_time(glob):
+    """Backtracking would take longer than the universe is old; what is linear takes well under a millisecond."""
+    before = process_time()
+    assert not matches(glob, "a" * 256)
+    assert process_time() - before < 1.0
+
+
+# What a limit binds.
+
+
+@pytest.mark.parametrize(
+    ("fields", "subject", "expected"),
+    [
+        ({}, NO_SUBJECT, True),
+        ({}, CHAT, True),
+        ({"model": "llama-*"}, CHAT, True),
+        ({"model": "gpt-*"}, CHAT, False),
+        ({"model": "*"}, NO_SUBJECT, False),
+        ({"endpoints": (Endpoint.CHAT_COMPLETIONS, Endpoint.SCORE)}, CHAT, True),
+        ({"endpoints": (Endpoint.SCORE,)}, CHAT, False),
+        ({"endpoints": (Endpoint.CHAT_COMPLETIONS,)}, NO_SUBJECT, False),
+        ({"model": "llama-*", "endpoints": (Endpoint.SCORE,)}, CHAT, False),
+        ({"model": "gpt-*", "endpoints": (Endpoint.CHAT_COMPLETIONS,)}, CHAT, False),
+        ({"model": "llama-*", "endpoints": (Endpoint.CHAT_COMPLETIONS,)}, CHAT, True),
+    ],
+)
+def test_a_limit_binds_what_its_model_and_its_endpoints_name(fields, subject, expected):
+    assert Limit(Scope.TENANT, Window.DAY, 5, **fields).binds(subject) is expected

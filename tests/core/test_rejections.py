@@ -8,21 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core import rejections
+from extproc.core.endpoints import Endpoint
 from extproc.core.identity import UnusableIdentity
-from extproc.core.limits import Limit, Scope, Window
-from extproc.core.quota import BucketState, Cost, Count, Denied
+from extproc.core.limits import Bucket, Limit, Scope, Unit, Window, interval_at
+from extproc.core.quota import BucketState, Count, Denied
 from extproc.core.rejections import DeniedStyle, Rejection
 from extproc.core.requests import Malformed
 
-from .samples import FUZZ, NOW, reservation
+from .samples import BERLIN, FUZZ, NOW
 
 
 def state(limit: Limit, used=11_990, held=0) -> BucketState:
-    return BucketState(reservation(limits=(limit,)).buckets[0], Count(used, held))
+    parts = tuple("x" for _ in limit.scope.names)
+    return BucketState(Bucket(limit, parts, interval_at(limit.window, NOW, BERLIN)), Count(used, held))
 
 
 def over(limit: Limit, style=DeniedStyle.OPENAI, now=NOW, **counts) -> Rejection:
-    return rejections.over_limit(Denied(state(limit, **counts), Cost(20, 30)), now, style)
+    return rejections.over_limit(Denied(state(limit, **counts), need=50), now, style, Endpoint.CHAT_COMPLETIONS)
 
 
 def error(rejection: Rejection) -> dict:
@@ -125,11 +127,11 @@ def test_the_wait_is_whole_seconds_never_too_short_and_never_none(now, seconds):
 def test_durations_are_written_as_openai_writes_them(seconds, text):
     bucket = state(Limit(Scope.TENANT, Window.MONTH, 12_000))
     now = datetime.fromtimestamp(bucket.bucket.interval.end - seconds, UTC)
-    assert dict(rejections.quota_headers(bucket, now))["x-ratelimit-reset-tokens"] == text
+    assert dict(rejections.quota_headers((bucket,), now))["x-ratelimit-reset-tokens"] == text
 
 
 def test_an_admitted_request_gets_the_quota_headers_only():
-    assert rejections.quota_headers(state(Limit(Scope.TENANT, Window.DAY, 12_000), used=1, held=2), NOW) == (
+    assert rejections.quota_headers((state(Limit(Scope.TENANT, Window.DAY, 12_000), used=1, held=2),), NOW) == (
         ("x-ratelimit-limit-tokens", "12000"),
         ("x-ratelimit-remaining-tokens", "11997"),
         ("x-ratelimit-reset-tokens", "11h29m45s"),
@@ -150,6 +152,101 @@ def test_any_denial_is_an_answer_that_a_client_can_parse(scope, window, amount, 
     headers = dict(rejection.headers)
     assert int(headers["retry-after"]) >= 1
     assert int(headers["x-ratelimit-remaining-tokens"]) == max(0, amount - used - held)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "end"),
+    [
+        (Endpoint.RESPONSES, "ask for less with max_output_tokens."),
+        (Endpoint.EMBEDDINGS, "ask for less."),
+        (None, "ask for less."),
+    ],
+)
+def test_what_to_ask_for_less_with_is_the_endpoints_own_field(endpoint, end):
+    denied = Denied(state(Limit(Scope.TENANT, Window.DAY, 49)), need=50)
+    assert error(rejections.over_limit(denied, NOW, DeniedStyle.OPENAI, endpoint))["message"].endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("unit", "words", "kind"),
+    [
+        (Unit.INPUT_TOKENS, "Limit 90 input tokens per minute: 88 used, this request needs up to 50.", "tokens"),
+        (Unit.OUTPUT_TOKENS, "Limit 90 output tokens per minute: 88 used, this request needs up to 50.", "tokens"),
+        (Unit.REQUESTS, "Limit 90 requests per minute: 88 used. Resets", "requests"),
+    ],
+)
+def test_a_limit_is_told_in_its_unit(unit, words, kind):
+    rejection = over(Limit(Scope.CLIENT_IP, Window.MINUTE, 90, unit), used=88)
+    assert words in error(rejection)["message"]
+    assert error(rejection)["type"] == kind
+    headers = dict(rejection.headers)
+    assert headers[f"x-ratelimit-limit-{kind}"] == "90"
+    assert headers[f"x-ratelimit-remaining-{kind}"] == "2"
+    assert not any(name.endswith({"tokens": "requests", "requests": "tokens"}[kind]) for name in headers)
+
+
+def test_tokens_and_requests_are_told_side_by_side_each_by_its_tightest_bucket():
+    states = (
+        state(Limit(Scope.TENANT, Window.DAY, 12_000)),
+        state(Limit(Scope.TENANT, Window.DAY, 11_991, Unit.OUTPUT_TOKENS)),
+        state(Limit(Scope.TENANT, Window.MINUTE, 90, Unit.REQUESTS), used=1),
+    )
+    assert rejections.quota_headers(states, NOW) == (
+        ("x-ratelimit-limit-tokens", "11991"),
+        ("x-ratelimit-remaining-tokens", "1"),
+        ("x-ratelimit-reset-tokens", "11h29m45s"),
+        ("x-ratelimit-limit-requests", "90"),
+        ("x-ratelimit-remaining-requests", "89"),
+        ("x-ratelimit-reset-requests", "45s"),
+    )
+    assert rejections.quota_headers((), NOW) == ()
+
+
+# The shape of the endpoint's API.
+
+
+def test_anthropics_clients_get_anthropics_error():
+    denied = Denied(state(Limit(Scope.TENANT, Window.DAY, 12_000)), need=50)
+    answer = rejections.over_limit(denied, NOW, DeniedStyle.OPENAI, Endpoint.MESSAGES)
+    document = json.loads(answer.body)
+    assert list(document) == ["type", "error"]
+    assert document["type"] == "error"
+    assert document["error"]["type"] == "rate_limit_error"
+    assert document["error"]["message"].startswith("Usage over limit -- tenant. ")
+    assert dict(answer.headers)["retry-after"] == "41385"
+    refused = rejections.malformed(Malformed("No.", "model"), Endpoint.MESSAGES)
+    assert json.loads(refused.body)["error"] == {"type": "invalid_request_error", "message": "No."}
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.PREDICT, Endpoint.INFER])
+def test_kserves_clients_get_kserves_error(endpoint):
+    denied = Denied(state(Limit(Scope.CLIENT_IP, Window.MINUTE, 60, Unit.REQUESTS), used=60), need=1)
+    answer = rejections.over_limit(denied, NOW, DeniedStyle.OPENAI, endpoint)
+    document = json.loads(answer.body)
+    assert list(document) == ["error"]
+    assert document["error"].startswith(
+        "Usage over limit -- IP. Limit 60 requests per minute: 60 used. Resets at "
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("suspended", "Access is suspended."),
+        ("unpaid bill", "Access is suspended: unpaid bill."),
+        ("Call us.", "Access is suspended: Call us."),
+    ],
+)
+def test_who_is_suspended_reads_why(reason, message):
+    answer = rejections.suspended(reason)
+    assert (answer.status, answer.reason) == (403, "suspended")
+    assert error(answer) == {"message": message, "type": "permission_error", "param": None, "code": "suspended"}
+
+
+def test_an_answer_that_is_no_error_is_json_that_nobody_stores():
+    answer = rejections.document({"a": 1}, "quota")
+    assert (answer.status, answer.body, answer.reason) == (200, b'{"a":1}', "quota")
+    assert answer.headers == (("content-type", "application/json"), ("cache-control", "no-store"))
 
 
 # Everything else.

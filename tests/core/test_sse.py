@@ -184,13 +184,13 @@ def test_an_event_over_the_bound_that_never_ends_passes_unread(small, size):
 def test_the_memory_for_an_event_is_bounded():
     framer = Framer()
     for _ in range(40):
-        framer.feed(b"x" * 65_536)
+        framer.feed(b"x" * (256 << 10))
         assert framer.pending_bytes <= MAX_EVENT_BYTES + 2
 
 
 def test_an_event_of_the_largest_size_is_read():
     body = b"data: ".ljust(MAX_EVENT_BYTES, b"x") + b"\r\n\r\n"
-    assert data(frames(parts(body, list(range(0, len(body), 10_007))))) == [body[6:-4]]
+    assert data(frames(parts(body, list(range(0, len(body), 100_003))))) == [body[6:-4]]
 
 
 # Work, counted in bytes that the search for blank lines looks at.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from extproc.core.requests import MAX_TOKENS
 from extproc.core.usage import Absence, Reading, Usage, estimated_output, read_answer
 
+from .answer_samples import ANSWERS, STREAMS, counts
 from .samples import FUZZ, SAMPLES, VALUES, mutated, recorded
 
 
@@ -210,6 +211,190 @@ def test_a_recorded_error_is_an_error_without_content():
         assert read_answer(recorded(name)) == Reading(Absence.MISSING, error=True)
 
 
+# Servers as they are.
+
+
+@pytest.mark.parametrize("sample", ANSWERS.values(), ids=ANSWERS)
+def test_usage_is_read_as_the_server_writes_it(sample):
+    assert read_answer(sample.body).usage == sample.usage
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [
+        ("vllm-chat.body", Usage(10, 16, total=26)),
+        ("vllm-completions-batch.body", Usage(2, 16, total=18)),
+    ],
+)
+def test_usage_is_read_of_a_recorded_answer(name, usage):
+    assert read_answer(recorded(name)).usage == usage
+
+
+COUNTED = [
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "prompt_cache_hit_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+]
+DETAILED = [
+    ("prompt_tokens_details", "cached_tokens"),
+    ("prompt_tokens_details", "audio_tokens"),
+    ("input_tokens_details", "cache_write_tokens"),
+    ("input_token_details", "cache_creation_tokens"),
+    ("prompt_tokens_details", "created_cache_tokens"),
+    ("completion_tokens_details", "reasoning_tokens"),
+    ("output_tokens_details", "audio_tokens"),
+    ("output_token_details", "audio_tokens"),
+]
+NO_COUNTS = [-1, 1.5, "5", True, 2**63, MAX_TOKENS + 1, [], {}]
+
+
+@pytest.mark.parametrize("number", NO_COUNTS)
+@pytest.mark.parametrize("field", COUNTED)
+def test_what_is_no_count_makes_any_usage_absurd(field, number):
+    assert reading(counts() | {field: number}).usage is Absence.ABSURD
+    for place in ({"x_groq": {"usage": {field: number}}}, {"choices": [{"usage": {field: number}}]}):
+        assert read_answer(json.dumps(place).encode()).usage is Absence.ABSURD
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 1, field: number}}}
+    assert read_answer(json.dumps(start).encode()).usage is Absence.ABSURD
+    assert read_answer(json.dumps({"type": "message_delta", "usage": {field: number}}).encode()).part is None
+
+
+@pytest.mark.parametrize("number", NO_COUNTS)
+@pytest.mark.parametrize(("details", "field"), DETAILED)
+def test_what_is_no_count_among_the_details_makes_usage_absurd(details, field, number):
+    assert reading(counts(**{details: {field: number}})).usage is Absence.ABSURD
+
+
+@pytest.mark.parametrize("value", [5, "x", [], [5], {"usage": None}, {"usage": {}}, {}])
+@pytest.mark.parametrize(
+    "field", ["meta", "x_groq", "response", "message", "type", "object", "content_block", "delta"]
+)
+def test_what_has_another_shape_where_usage_could_be_is_no_usage(field, value):
+    for kind in ("", "message_start", "content_block_start", "response.completed"):
+        found = read_answer(json.dumps({"type": kind, field: value}).encode()).usage
+        assert found in (Absence.MISSING, Absence.ABSURD)
+        assert found is Absence.MISSING or value == {"usage": {}}
+
+
+def test_parts_are_no_more_than_the_whole():
+    details = {
+        "prompt_tokens_details": {"cached_tokens": 8, "created_cache_tokens": 8, "audio_tokens": 80},
+        "completion_tokens_details": {"reasoning_tokens": 80, "audio_tokens": 80},
+    }
+    expected = Usage(10, 16, 8, 16, 26, audio_input=10, audio_output=16, cache_written=2)
+    assert reading(counts(**details)).usage == expected
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"total_tokens": 15, "completion_tokens": 5}, Usage(10, 5, total=15)),
+        ({"total_tokens": 0}, Absence.ABSURD),
+        ({"total_tokens": 5, "completion_tokens": 6}, Absence.ABSURD),
+        ({"input_tokens": MAX_TOKENS, "cache_read_input_tokens": 1, "output_tokens": 0}, Absence.ABSURD),
+        ({"tokens": 5}, Absence.ABSURD),
+        ({"tokens": {"tokens": {"input_tokens": 5}}}, Absence.ABSURD),
+        ({"type": "tokens"}, Absence.ABSURD),
+    ],
+)
+def test_what_is_left_out_follows_from_the_rest_or_makes_usage_absurd(usage, expected):
+    assert reading(usage).usage == expected
+
+
+def test_usage_in_parts_that_is_too_large_is_absurd():
+    start = {"input_tokens": MAX_TOKENS, "cache_read_input_tokens": 1}
+    text = json.dumps({"type": "message_start", "message": {"usage": start}}).encode()
+    assert read_answer(text).usage is Absence.ABSURD
+
+
+def test_only_a_chunk_with_nothing_else_is_a_usage_chunk():
+    assert reading(counts(), choices=[]).only_usage
+    assert reading(counts()).only_usage
+    assert reading({"prompt_tokens": -1}, choices=[]).only_usage
+    for other in (
+        {"choices": [{}]},
+        {"error": "no"},
+        {"type": "message_delta"},
+        {"response": "a"},
+        {"usage": None},
+    ):
+        assert not reading(**{"usage": counts(), "choices": []} | other).only_usage
+
+
+def test_the_end_of_a_stream_says_nothing():
+    assert read_answer(b"[DONE]") == Reading(Absence.MISSING)
+
+
+# Content of other shapes than choices.
+
+
+@pytest.mark.parametrize(
+    ("value", "content_bytes", "pieces"),
+    [
+        ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "abc"}}, 3, 1),
+        ({"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "ab"}}, 2, 1),
+        ({"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{"}}, 1, 1),
+        ({"type": "content_block_delta", "delta": {"type": "signature_delta", "signature": "xyz"}}, 0, 0),
+        ({"type": "content_block_delta", "delta": "abc"}, 5, 1),
+        ({"type": "content_block_delta"}, 0, 0),
+        ({"type": "content_block_start", "content_block": {"type": "text", "text": ""}}, 0, 0),
+        ({"type": "content_block_start", "content_block": {"type": "redacted_thinking", "data": "abcd"}}, 4, 1),
+        ({"type": "response.output_text.delta", "delta": "abc"}, 3, 1),
+        ({"type": "response.output_text.delta", "delta": ""}, 0, 0),
+        ({"type": "response.mcp_call_arguments.delta", "delta": {"a": 1}}, 7, 1),
+        ({"type": "response.output_text.done", "text": "abc"}, 0, 0),
+        ({"type": "response.completed", "response": {"output": ["abc"]}}, 0, 0),
+        ({"type": "response.output_item.done", "item": {"content": "abc"}}, 0, 0),
+        ({"type": "transcript.text.done", "text": "abc"}, 0, 0),
+        ({"type": "transcription.text.delta", "text": "abc"}, 3, 1),
+        ({"type": "speech.audio.delta", "audio": "abcdefgh"}, 0, 1),
+        ({"type": "message", "content": [{"text": "a"}]}, 14, 1),
+        ({"object": "response", "output": ["abc"], "text": {"format": {}}}, 7, 1),
+        ({"text": "abc"}, 3, 1),
+        ({"response": "abc"}, 3, 1),
+        ({"response": {"a": 1}}, 0, 0),
+        ({"data": ["abc"]}, 0, 0),
+        ({"choices": [{"text": "abc"}]}, 3, 1),
+        ({"choices": [{"delta": {"audio": {"data": "abcdefgh"}}}]}, 0, 1),
+        ({"choices": [{"delta": {"audio": {"data": "abcdefgh", "transcript": "ab"}}}]}, 2, 1),
+        ({"choices": [{"delta": {"audio": {"id": "a", "expires_at": 1}}}]}, 0, 0),
+    ],
+)
+def test_content_is_counted_in_every_shape_and_only_once(value, content_bytes, pieces):
+    read = read_answer(json.dumps(value, separators=(",", ":")).encode())
+    assert (read.content_bytes, read.pieces) == (content_bytes, pieces)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"type": "error", "error": {"type": "overloaded_error"}},
+        {"type": "error", "code": "server_error", "message": "no"},
+        {"type": "response.failed", "response": {"error": {"code": "server_error"}}},
+        {"object": "error", "message": "no", "code": 400},
+    ],
+)
+def test_an_error_is_told_in_every_shape(value):
+    assert read_answer(json.dumps(value).encode()).error
+
+
+def test_the_choice_of_a_chunk_is_told_where_there_is_just_one():
+    def choice(*choices):
+        return read_answer(json.dumps({"choices": choices}).encode()).choice
+
+    assert choice({"index": 3}) == b"3"
+    assert choice({}) == b""
+    assert choice({"index": "a long one"}) is None
+    assert choice({"index": 0}, {"index": 1}) is None
+
+
 # Estimates.
 
 
@@ -240,12 +425,16 @@ def sane(read: Reading) -> None:
         assert all(type(n) is int for n in (usage.input, usage.output, usage.cached, usage.reasoning, usage.total))
         assert 0 <= usage.cached <= usage.input
         assert 0 <= usage.reasoning <= usage.output
+        assert 0 <= usage.audio_input <= usage.input
+        assert 0 <= usage.audio_output <= usage.output
+        assert 0 <= usage.cache_written <= usage.input - usage.cached
         assert 0 < usage.input + usage.output <= usage.total <= MAX_TOKENS or usage.total > 0
     else:
         assert isinstance(read.usage, Absence)
 
 
-DATA = st.sampled_from([e.removeprefix(b"data: ").strip() for s in SAMPLES.values() for e in s.events])
+EVENTS = [e for s in (*SAMPLES.values(), *STREAMS.values()) for e in s.events]
+DATA = st.sampled_from([e.rpartition(b"data: ")[2].strip() for e in EVENTS] + [a.body for a in ANSWERS.values()])
 
 
 @FUZZ
@@ -264,6 +453,11 @@ COUNTS = st.fixed_dictionaries(
             "total_tokens",
             "prompt_tokens_details",
             "completion_tokens_details",
+            "input_tokens",
+            "output_tokens",
+            "cache_read_input_tokens",
+            "cache_creation_input_tokens",
+            "tokens",
         )
     },
 )
@@ -278,7 +472,17 @@ PIECES = st.lists(
 @FUZZ
 @given(
     st.fixed_dictionaries(
-        {}, optional={"usage": VALUES | COUNTS, "choices": VALUES | PIECES, "error": VALUES, "id": VALUES}
+        {},
+        optional={
+            "usage": VALUES | COUNTS,
+            "choices": VALUES | PIECES,
+            "error": VALUES,
+            "id": VALUES,
+            "type": VALUES | st.sampled_from(["message_start", "message_delta", "response.completed", "x.delta"]),
+            "message": VALUES | st.fixed_dictionaries({"usage": VALUES | COUNTS}),
+            "response": VALUES | st.fixed_dictionaries({"usage": VALUES | COUNTS}),
+            "meta": VALUES | COUNTS,
+        },
     )
 )
 def test_any_value_in_any_field_gives_a_reading(answer):

@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 
 from google.protobuf.struct_pb2 import Struct
 
+from extproc.core.costs import Cost
 from extproc.core.endpoints import Endpoint
+from extproc.core.insight import Insight
 from extproc.core.limits import Bucket, Interval, Limit, Scope, Window
-from extproc.core.quota import Admitted, Cost, Denied, Reservation, admitted, denied
+from extproc.core.quota import Admitted, Denied, Reservation, Unavailable, admitted, denied
 from extproc.core.quota import Count as Tokens
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 
@@ -76,6 +78,7 @@ class Books:
         self.asked = []
         self.admitted = []
         self.closed = []
+        self.grown = []
 
     async def reserve(self, ask):
         if self.gate is not None:
@@ -101,6 +104,17 @@ class Books:
             return denied(reservation, [Tokens(999, 0)])
         self.admitted.append(reservation)
         return admitted(reservation, [Tokens(0, 0)])
+
+    async def hit(self, hit):
+        self.asked.append(hit)
+        return Unavailable()
+
+    async def inspect(self, identity, subject):
+        self.asked.append((identity, subject))
+        return Insight(identity, ())
+
+    def grow(self, reservation):
+        self.grown.append(reservation)
 
     def close(self, reservation, settlement):
         self.closed.append((reservation, settlement))

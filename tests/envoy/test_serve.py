@@ -20,7 +20,7 @@ from extproc.core.settlement import Outcome
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.server import SERVICE, BindError
 from extproc.local.ports import HOST, free_ports
-from extproc.ports import StoreError, TenantRecord, UsageFilter
+from extproc.ports import StoreError, UsageFilter
 from extproc.serve import serve
 from extproc.settings import load
 from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
@@ -163,7 +163,7 @@ async def test_what_could_not_be_recorded_in_time_shows_in_the_exit_code(monkeyp
 
 async def test_limits_are_known_before_anything_is_served(monkeypatch):
     life = Life(monkeypatch)
-    await life.tenants.put(TenantRecord("acme", 1, None))
+    await life.tenants.update("acme", {"sa_limit": 1, "ip_limit": None})
     async with life.running():
         await life.is_ready()
         call = life.channel.stream_stream(

@@ -12,6 +12,7 @@ from extproc.core.exchange import ExchangeRules
 from extproc.core.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
+from extproc.envoy.rate_limit import RateLimitServicer
 from extproc.envoy.server import SERVICE, BindError, Server, ServerOptions
 from extproc.envoy.servicer import GrpcServicer, Servicer
 from extproc.observe.metrics import Metrics
@@ -25,7 +26,8 @@ class Service:
         self.books, self.metrics = books or Books(), Metrics()
         servicer = Servicer(RULES, Codec(RULES.identity, MetadataKeys()), self.books, self.metrics, lambda: NOW)
         options = {"address": "127.0.0.1:0", "max_body_bytes": MAX_BODY_BYTES, "max_streams": 100} | options
-        self.server = Server(GrpcServicer(servicer, self.metrics), ServerOptions(**options))
+        rate_limits = RateLimitServicer(self.books.hit, self.metrics, lambda: NOW)
+        self.server = Server(GrpcServicer(servicer, self.metrics), rate_limits, ServerOptions(**options))
         self.address = self.server.bind()
 
     def faults(self, kind):

@@ -192,9 +192,10 @@ async def test_what_is_served_is_counted_by_model(app, client):
         "requests": 2,
         **{key: first[key] + second[key] for key in ("prompt_tokens", "completion_tokens", "total_tokens")},
         "aborted": 0,
+        "audio_seconds": 0,
     }
     told = (await client.get("/admin/usage")).json()
-    assert told == {**expected, "by_model": {MODEL: expected}}
+    assert told == {**expected, "by_model": {MODEL: expected}, "by_endpoint": {"chat_completions": expected}}
     assert app.ledger.report() == told
     assert (await client.post("/admin/reset")).json()["requests"] == 0
     assert (await client.get("/admin/usage")).json()["total_tokens"] == 0

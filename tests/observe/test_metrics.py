@@ -8,11 +8,12 @@ from extproc.accounting import Accounting, AccountingOptions
 from extproc.core.endpoints import Endpoint
 from extproc.core.events import Ask
 from extproc.core.identity import Identity
+from extproc.core.models import ModelProfile, Models
 from extproc.core.policies import Defaults, short_limits
-from extproc.core.quota import Costing
 from extproc.core.requests import RequestFacts
 from extproc.core.settlement import Outcome, Settlement, released
 from extproc.core.usage import Usage
+from extproc.estimator import Estimator, NoCounter
 from extproc.limits_follower import FollowerOptions, LimitsFollower
 from extproc.observe.metrics import Metrics
 from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
@@ -107,13 +108,16 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
     follower = LimitsFollower(MemoryTenants(), defaults, Clock(), metrics, FollowerOptions())
     await follower.load()
     ids = iter(range(10_000))
+    models = Models(ModelProfile())
     accounting = Accounting(
         counters=counters,
         ledger=MemoryLedger(),
         limits=follower,
         clock=Clock(),
         new_id=lambda: f"id{next(ids)}",
-        costing=Costing(),
+        models=models,
+        estimator=Estimator(models, NoCounter(), metrics),
+        alerts=[],
         metrics=metrics,
         options=AccountingOptions(),
     )
@@ -147,7 +151,7 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
     assert value(metrics, "tokenweir_decisions_total", outcome="admitted", reason="") == 59
 
 
-def test_labels_are_the_four_that_have_few_values():
+def test_labels_are_the_ones_that_have_few_values():
     metrics = Metrics()
     names = {label for c in set(metrics.registry._names_to_collectors.values()) for label in c._labelnames}
-    assert names == {"outcome", "reason", "kind", "queue"}
+    assert names == {"outcome", "reason", "kind", "queue", "scope", "threshold"}

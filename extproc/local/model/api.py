@@ -14,24 +14,37 @@ MAX_STOP_STRINGS = 4
 # msgspec ends a message with where it happened: "... - at `$.messages[0].role`".
 _WHERE = re.compile(r" - at `\$\.?([^`.\[]*)[^`]*`$")
 
+# The content parts whose text is read: OpenAI's chats and Anthropic's blocks, and those of Responses.
+_TEXT_PARTS = {"text", "input_text", "output_text"}
+
+
+class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The one field that all have. Those nobody names (temperature, tools, ...) are accepted and ignored."""
+
+    model: str
+
+
+class GenerationRequest(ModelRequest, frozen=True, kw_only=True):
+    """The fields of all that generate text; the last three are vLLM's own."""
+
+    stream: bool | None = None
+    seed: Any = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+
 
 class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
-class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields both endpoints know. All others (temperature, tools, ...) are accepted and ignored."""
+class ChoicesRequest(GenerationRequest, frozen=True, kw_only=True):
+    """The fields of chats and completions."""
 
-    model: str
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
     max_tokens: int | None = None
-    min_tokens: int | None = None
-    ignore_eos: bool | None = None
     stop: str | list[str] | None = None
-    seed: Any = None
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -40,35 +53,34 @@ class ChatMessage(msgspec.Struct, frozen=True):
     tool_calls: list[Any] | None = None
 
 
-class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
+class ChatRequest(ChoicesRequest, frozen=True, kw_only=True):
     messages: list[ChatMessage]
     max_completion_tokens: int | None = None
 
 
-class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
-    prompt: str | list[str]
+class CompletionRequest(ChoicesRequest, frozen=True, kw_only=True):
+    prompt: str | list[str | int | list[int]]
+    best_of: int | None = None
 
 
-_RequestT = TypeVar("_RequestT", bound=GenerationRequest)
+_RequestT = TypeVar("_RequestT")
 
 
 def parse(body: bytes, content_type: str, kind: type[_RequestT]) -> _RequestT:
-    """The request in a body, checked for all that does not depend on the model served.
+    """The request in a body, its fields of the right types.
 
     Raises:
-        ApiError: 400; it is not JSON, a field is missing or has a wrong type, or a bound is broken.
+        ApiError: 400; it is not JSON, a field is missing or has a wrong type.
     """
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise malformed("Unsupported Media Type: Only 'application/json' is allowed")
     try:
-        request = msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         where = _WHERE.search(str(error))
         raise malformed(str(error), where[1] if where and where[1] else _missing_field(str(error))) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(f"The body is not valid JSON: {error}") from error
-    _check(request)
-    return request
 
 
 def _missing_field(message: str) -> str | None:
@@ -76,28 +88,68 @@ def _missing_field(message: str) -> str | None:
     return found[1] if found else None
 
 
-def _check(request: GenerationRequest) -> None:
+def check_choices(request: ChoicesRequest) -> None:
+    """Check the bounds of a chat or completion that do not depend on the model served.
+
+    Raises:
+        ApiError: 400; one is broken.
+    """
     if request.stream_options is not None and not request.stream:
         raise malformed("Stream options can only be defined when `stream=True`.", "stream_options")
-    if request.n is not None and not 1 <= request.n <= MAX_CHOICES:
-        raise ApiError(f"n must be between 1 and {MAX_CHOICES}, got {request.n}.", param="n")
-    if request.min_tokens is not None and request.min_tokens < 0:
-        message = f"min_tokens must be greater than or equal to 0, got {request.min_tokens}."
-        raise ApiError(message, param="min_tokens")
-    stop = stop_strings(request)
+    check_count(request.n, "n")
+
+
+def check_count(count: int | None, param: str) -> None:
+    """Check how many choices are wanted.
+
+    Raises:
+        ApiError: 400; none, or too many.
+    """
+    if count is not None and not 1 <= count <= MAX_CHOICES:
+        raise ApiError(f"{param} must be between 1 and {MAX_CHOICES}, got {count}.", param=param)
+
+
+def check_stop(stop: tuple[str, ...], param: str) -> tuple[str, ...]:
+    """The stop strings as they are.
+
+    Raises:
+        ApiError: 400; too many, or an empty one.
+    """
     if len(stop) > MAX_STOP_STRINGS:
-        raise ApiError(f"stop takes up to {MAX_STOP_STRINGS} strings, got {len(stop)}.", param="stop")
+        raise ApiError(f"{param} takes up to {MAX_STOP_STRINGS} strings, got {len(stop)}.", param=param)
     if "" in stop:
-        raise ApiError("stop cannot contain an empty string.", param="stop")
+        raise ApiError(f"{param} cannot contain an empty string.", param=param)
+    return stop
 
 
-def stop_strings(request: GenerationRequest) -> tuple[str, ...]:
-    if request.stop is None:
+def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
+    if stop is None:
         return ()
-    return (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
-def countable(message: ChatMessage) -> Message:
+def token_inputs(given: str | list[str | int | list[int]], param: str) -> list[str | list[int]]:
+    """One or more inputs, each a text or tokens: a list of numbers is one, a list of lists several.
+
+    Raises:
+        ApiError: 400; there is none, one is empty, or the kinds are mixed.
+    """
+    if isinstance(given, str):
+        inputs: list[str | list[int]] = [given]
+    elif numbers := [item for item in given if isinstance(item, int)]:
+        inputs = [numbers]
+        if len(numbers) != len(given):
+            raise malformed(f"{param} mixes tokens with something else.", param)
+    else:
+        inputs = [item for item in given if not isinstance(item, int)]
+        if len({type(item) for item in inputs}) > 1:
+            raise malformed(f"{param} mixes texts and tokens.", param)
+    if not inputs or not all(inputs):
+        raise malformed(f"{param} must be provided and non-empty.", param)
+    return inputs
+
+
+def countable(message: ChatMessage, param: str = "messages") -> Message:
     """A message reduced to its text. Parts other than text cost nothing but the template.
 
     Raises:
@@ -105,17 +157,18 @@ def countable(message: ChatMessage) -> Message:
     """
     if message.content is None or isinstance(message.content, str):
         return Message(message.role, message.content or "", plain=not message.tool_calls)
-    texts = [_part_text(part) for part in message.content]
+    texts = [_part_text(part, param) for part in message.content]
     only_text = None not in texts and not message.tool_calls
     return Message(message.role, "\n".join(text for text in texts if text is not None), plain=only_text)
 
 
-def _part_text(part: str | dict[str, Any]) -> str | None:
+def _part_text(part: str | dict[str, Any], param: str) -> str | None:
     if isinstance(part, str):
         return part
-    if part.get("type", "text") != "text":
+    kind = part.get("type", "text")
+    if not isinstance(kind, str) or kind not in _TEXT_PARTS:
         return None
     text = part.get("text")
     if not isinstance(text, str):
-        raise malformed("A content part of type text needs a string `text`", "messages")
+        raise malformed(f"A content part of type {kind} needs a string `text`", param)
     return text

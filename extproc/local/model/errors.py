@@ -1,6 +1,15 @@
-"""Errors as the OpenAI protocol words them."""
+"""Errors as the protocols word them: OpenAI's, Anthropic's and KServe's."""
 
+from enum import Enum, auto
 from http import HTTPStatus
+
+
+class Dialect(Enum):
+    """Whose words an error is told in."""
+
+    OPENAI = auto()
+    ANTHROPIC = auto()
+    KSERVE = auto()
 
 
 class ApiError(Exception):
@@ -26,13 +35,29 @@ class ApiError(Exception):
         self.kind = kind
         self.param = param
 
-    @property
-    def body(self) -> dict[str, object]:
-        return error_body(self.message, self.kind, self.status, self.param)
+    def body(self, dialect: Dialect) -> dict[str, object]:
+        match dialect:
+            case Dialect.ANTHROPIC:
+                return {"type": "error", "error": {"type": self.kind, "message": self.message}}
+            case Dialect.KSERVE:
+                return {"error": self.message}
+            case Dialect.OPENAI:
+                error = {
+                    "message": self.message,
+                    "type": self.kind,
+                    "param": self.param,
+                    "code": int(self.status),
+                }
+                return {"error": error}
 
 
-def error_body(message: str, kind: str, status: HTTPStatus, param: str | None = None) -> dict[str, object]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": int(status)}}
+def dialect_of(path: str) -> Dialect:
+    """Whose words the clients of a path understand."""
+    if path.startswith("/v1/messages"):
+        return Dialect.ANTHROPIC
+    if path.startswith(("/v2/models", "/v2/health", "/v1/models/")):
+        return Dialect.KSERVE
+    return Dialect.OPENAI
 
 
 def malformed(message: str, param: str | None = None) -> ApiError:

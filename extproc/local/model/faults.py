@@ -1,45 +1,54 @@
 """Faults a request can ask for, to see what whoever stands between client and model makes of them."""
 
-import zlib
 from contextlib import aclosing
 from enum import StrEnum
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from extproc.local.model.errors import error_body, malformed
+from extproc.local.model.encodings import ENCODINGS, encoder, missing_package
+from extproc.local.model.errors import ApiError, malformed
+from extproc.local.model.events import DONE, Event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-    from http import HTTPStatus
+    from collections.abc import AsyncGenerator, Callable
 
-    from extproc.local.model.shapes import Document
+    from extproc.local.model.encodings import Encoder
+    from extproc.local.model.events import Document
 
 FAULT_HEADER = "x-sample-fault"
 
-# Whole events a stream sends before a fault that strikes in its middle.
-EVENTS_BEFORE_FAULT = 3
+# By how much an answer outgrows the bound that its client set.
+BEYOND_BOUND = 3
 
 HUGE = 2**63
 
-DONE = b"data: [DONE]\n\n"
+# Where an answer's usage may be besides at its top: in what an event of a stream is about.
+_HOLDERS = ("response", "message")
 
 
 class Fault(StrEnum):
     """What goes wrong, by the value of the ``x-sample-fault`` header.
 
-    Faults of a stream's middle strike after 3 events (``truncated-json`` cuts the third, or the last
-    before ``[DONE]`` if there are fewer). On a plain answer ``error-in-stream`` is ``error-500`` and
-    ``reset-mid-stream`` strikes after half the body.
+    Faults of a stream's middle strike after 3 events, or after two tokens where a stream opens with
+    more than one (``truncated-json`` cuts the last of them, or the last before ``[DONE]`` if there are
+    fewer). On a plain answer ``error-in-stream`` is ``error-500`` and ``reset-mid-stream`` strikes
+    after half the body. Encodings are used although nobody accepts them.
     """
 
     NO_USAGE = "no-usage"
+    ZERO_USAGE = "zero-usage"
     NEGATIVE_USAGE = "negative-usage"
     FLOAT_USAGE = "float-usage"
     NAN_USAGE = "nan-usage"
     HUGE_USAGE = "huge-usage"
     STRING_USAGE = "string-usage"
     USAGE_TWICE = "usage-twice"
+    # Everything is sent, but the end of the body comes only after a long pause.
+    LATE_USAGE = "late-usage"
+    # Three times as many tokens as the client's bound, honestly counted.
+    IGNORE_BOUND = "ignore-bound"
     TRUNCATED_JSON = "truncated-json"
     ERROR_200 = "error-200"
     ERROR_500 = "error-500"
@@ -47,7 +56,19 @@ class Fault(StrEnum):
     RESET_MID_STREAM = "reset-mid-stream"
     HANG = "hang"
     GZIP = "gzip"
+    DEFLATE = "deflate"
+    BR = "br"
+    ZSTD = "zstd"
     ONE_BYTE_CHUNKS = "one-byte-chunks"
+
+    @property
+    def encodes(self) -> bool:
+        return self.value in ENCODINGS
+
+    @property
+    def encoder(self) -> "Encoder | None":
+        """A new encoder, where the fault is an encoding."""
+        return encoder(self.value) if self.encodes else None
 
 
 class ConnectionCutError(Exception):
@@ -58,23 +79,33 @@ def read_fault(value: str | None) -> Fault | None:
     """The fault a header asks for.
 
     Raises:
-        ApiError: 400; there is no such fault. A test that misspells one should hear of it.
+        ApiError: 400; there is no such fault, or not here. A test that misspells one should hear of it.
     """
     if not value:
         return None
     try:
-        return Fault(value.strip().lower())
+        fault = Fault(value.strip().lower())
     except ValueError as error:
         known = ", ".join(Fault)
         raise malformed(f"{FAULT_HEADER}: unknown fault {value!r}; known are {known}") from error
+    if package := missing_package(fault.value):
+        raise malformed(f"{FAULT_HEADER}: {fault} needs the package {package}, which is not installed")
+    return fault
 
 
-def fault_error(fault: Fault, status: "HTTPStatus") -> "Document":
-    return error_body(f"Injected fault: {fault}", "InternalServerError", status)
+def injected(fault: Fault) -> ApiError:
+    """The error that a fault answers with."""
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return ApiError(f"Injected fault: {fault}", status=status, kind="InternalServerError")
 
 
 def spoil_plain(document: "Document", fault: Fault | None) -> "Document":
-    """A plain answer with its usage spoilt, if that is the fault."""
+    """A document with its usage spoilt, if it tells any and that is the fault."""
+    for holder in _HOLDERS:
+        if isinstance(held := document.get(holder), dict):
+            return document | {holder: spoil_plain(held, fault)}
+    if document.get("usage") is None:
+        return document
     if fault is Fault.NO_USAGE:
         return {key: value for key, value in document.items() if key != "usage"}
     if fault is Fault.USAGE_TWICE:
@@ -84,24 +115,30 @@ def spoil_plain(document: "Document", fault: Fault | None) -> "Document":
     return document | {"usage": _spoilt(document["usage"], fault)}
 
 
-def spoil_chunk(document: "Document", fault: Fault | None) -> "list[Document]":
-    """What becomes of one chunk of a stream: nothing, one chunk or two."""
-    if "usage" not in document:
-        return [document]
-    closing = not document["choices"]
-    if fault is Fault.NO_USAGE:
-        return [] if closing else [spoil_plain(document, fault)]
-    if fault is Fault.USAGE_TWICE:
-        return [document, document] if closing else [document]
-    return [spoil_plain(document, fault)]
+def spoil_event(event: Event, fault: Fault | None) -> list[Event]:
+    """What becomes of one event of a stream: nothing, one event or two."""
+    document = event.document
+    if "usage" in document and "choices" in document:
+        usage_only = not document["choices"]
+        if fault is Fault.NO_USAGE and usage_only:
+            return []
+        if fault is Fault.USAGE_TWICE:
+            return [event, event] if usage_only else [event]
+    return [Event(spoil_plain(document, fault), event.name)]
 
 
 def _spoilt(usage: "Document", fault: Fault | None) -> "Document":
-    return {key: _spoilt_count(value, fault) if key.endswith("_tokens") else value for key, value in usage.items()}
+    return {key: _spoilt_count(value, fault) if _is_count(key, value) else value for key, value in usage.items()}
+
+
+def _is_count(key: str, value: object) -> bool:
+    return isinstance(value, int) and (key == "seconds" or key.endswith("_tokens"))
 
 
 def _spoilt_count(count: int, fault: Fault | None) -> Any:
     match fault:
+        case Fault.ZERO_USAGE:
+            return 0
         case Fault.NEGATIVE_USAGE:
             return -max(count, 1)
         case Fault.FLOAT_USAGE:
@@ -116,50 +153,52 @@ def _spoilt_count(count: int, fault: Fault | None) -> Any:
             return count
 
 
-async def spoil_events(events: "AsyncGenerator[bytes]", fault: Fault | None) -> "AsyncGenerator[bytes]":
+async def spoil_bytes(
+    events: "AsyncGenerator[bytes]", fault: Fault | None, strike_after: int, ending: "Callable[[], bytes]"
+) -> "AsyncGenerator[bytes]":
     """A stream's bytes with the faults of its framing and its end.
 
+    Args:
+        events: The framed events, `DONE` included.
+        fault: What goes wrong.
+        strike_after: How many events a fault in the middle lets pass.
+        ending: Makes what ends a stream that fails in its middle.
+
     Raises:
-        ConnectionCutError: after 3 events of ``reset-mid-stream``.
+        ConnectionCutError: after so many events of ``reset-mid-stream``.
     """
-    async with aclosing(_cut(events, fault)) as cut:
-        deflate = zlib.compressobj(wbits=31)
+    async with aclosing(_cut(events, fault, strike_after, ending)) as cut:
+        encoding = fault.encoder if fault is not None else None
         async for event in cut:
             if fault is Fault.ONE_BYTE_CHUNKS:
                 for byte in event:
                     yield bytes((byte,))
-            elif fault is Fault.GZIP:
-                yield deflate.compress(event) + deflate.flush(zlib.Z_SYNC_FLUSH)
             else:
-                yield event
-        if fault is Fault.GZIP:
-            yield deflate.flush()
+                yield event if encoding is None else encoding.feed(event)
+        if encoding is not None:
+            yield encoding.finish()
 
 
-async def _cut(events: "AsyncGenerator[bytes]", fault: Fault | None) -> "AsyncGenerator[bytes]":
+async def _cut(
+    events: "AsyncGenerator[bytes]", fault: Fault | None, strike_after: int, ending: "Callable[[], bytes]"
+) -> "AsyncGenerator[bytes]":
     sent = 0
     held = b""
     async with aclosing(events):
         async for event in events:
             if fault is Fault.TRUNCATED_JSON:
-                if held and (sent == EVENTS_BEFORE_FAULT - 1 or event == DONE):
-                    yield held[: len(held) // 2]
-                    return
+                if held and (sent == strike_after - 1 or event == DONE):
+                    break
                 event, held = held, event  # noqa: PLW2901  one event late: only then is it known to be the last
                 if not event:
                     continue
             yield event
             sent += 1
-            if sent == EVENTS_BEFORE_FAULT and fault is Fault.RESET_MID_STREAM:
+            if sent == strike_after and fault is Fault.RESET_MID_STREAM:
                 raise ConnectionCutError
-            if sent == EVENTS_BEFORE_FAULT and fault is Fault.ERROR_IN_STREAM:
+            if sent == strike_after and fault is Fault.ERROR_IN_STREAM:
                 break
+    if fault is Fault.TRUNCATED_JSON:
+        yield held[: len(held) // 2]
     if fault is Fault.ERROR_IN_STREAM:
-        yield _error_event(fault)
-        yield DONE
-
-
-def _error_event(fault: Fault) -> bytes:
-    from http import HTTPStatus
-
-    return b"data: " + msgspec.json.encode(fault_error(fault, HTTPStatus.INTERNAL_SERVER_ERROR)) + b"\n\n"
+        yield ending()

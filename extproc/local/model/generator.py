@@ -23,12 +23,14 @@ class Sampling:
         min_tokens: Tokens before which neither the end of the text nor a stop string ends it.
         ignore_eos: Go on past the end of the text until ``max_tokens``.
         stop: Strings before which the text is cut; none is empty.
+        bounded: Whether ``max_tokens`` is the client's own bound.
     """
 
     max_tokens: int
     min_tokens: int = 0
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
+    bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

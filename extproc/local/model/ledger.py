@@ -1,7 +1,30 @@
 """The count of all tokens ever served: what a meter in front of this server has to arrive at."""
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Kind(StrEnum):
+    """What was asked for; the keys of ``by_endpoint``."""
+
+    CHAT = "chat_completions"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    EMBEDDINGS = "embeddings"
+    RERANK = "rerank"
+    SCORE = "score"
+    TRANSCRIPTIONS = "audio_transcriptions"
+    SPEECH = "audio_speech"
+    IMAGES = "images"
+    PREDICT = "predict"
+    INFER = "infer"
+    TOKENIZE = "tokenize"
 
 
 @dataclass(slots=True)
@@ -11,47 +34,57 @@ class _Served:
     completion_tokens: int = 0
     total_tokens: int = 0
     aborted: int = 0
+    audio_seconds: int = 0
 
 
 @dataclass(slots=True)
 class Ledger:
     """Counters since the start or the last reset. Not thread-safe: one event loop owns it.
 
-    ``requests`` are generations begun; ``aborted`` are those of them which ended before their
-    finish reason, because the client left or a fault cut them off.
+    ``requests`` are answers begun; ``aborted`` are those of them which ended before all of the answer
+    was generated, because the client left or a fault cut them off. ``prompt_tokens`` are all tokens
+    read (of audio too) and ``completion_tokens`` all that were made (of pictures too), whether or not
+    the answer tells of them. ``audio_seconds`` are those heard, each request's rounded up.
     """
 
-    _models: defaultdict[str, _Served] = field(default_factory=lambda: defaultdict(_Served))
+    _served: defaultdict[tuple[Kind, str], _Served] = field(default_factory=lambda: defaultdict(_Served))
 
-    def begin(self, model: str, prompt_tokens: int) -> None:
-        """Count a generation that starts, and its prompt."""
-        served = self._models[model]
+    def begin(self, kind: Kind, model: str, prompt_tokens: int, audio_seconds: int = 0) -> None:
+        """Count an answer that starts, and its prompt."""
+        served = self._served[kind, model]
         served.requests += 1
         served.prompt_tokens += prompt_tokens
         served.total_tokens += prompt_tokens
+        served.audio_seconds += audio_seconds
 
-    def produce(self, model: str) -> None:
-        """Count one completion token."""
-        served = self._models[model]
-        served.completion_tokens += 1
-        served.total_tokens += 1
+    def produce(self, kind: Kind, model: str, tokens: int = 1) -> None:
+        """Count completion tokens."""
+        served = self._served[kind, model]
+        served.completion_tokens += tokens
+        served.total_tokens += tokens
 
-    def abort(self, model: str) -> None:
-        """Count a generation that was cut off."""
-        self._models[model].aborted += 1
+    def abort(self, kind: Kind, model: str) -> None:
+        """Count an answer that was cut off."""
+        self._served[kind, model].aborted += 1
 
     def reset(self) -> None:
         """Set all to zero; generations still running count from here on."""
-        self._models.clear()
+        self._served.clear()
 
     def report(self) -> dict[str, object]:
-        """All counters summed up, and under ``by_model`` the same ones for each model."""
-        total = _Served()
-        for served in self._models.values():
-            total.requests += served.requests
-            total.prompt_tokens += served.prompt_tokens
-            total.completion_tokens += served.completion_tokens
-            total.total_tokens += served.total_tokens
-            total.aborted += served.aborted
-        by_model = {name: asdict(served) for name, served in sorted(self._models.items())}
-        return {**asdict(total), "by_model": by_model}
+        """All counters summed up; the same ones for each model and for each kind of endpoint."""
+        return {
+            **asdict(_summed(list(self._served.values()))),
+            "by_model": self._grouped(lambda _, model: model),
+            "by_endpoint": self._grouped(lambda kind, _: kind.value),
+        }
+
+    def _grouped(self, name: "Callable[[Kind, str], str]") -> dict[str, dict[str, int]]:
+        groups: defaultdict[str, list[_Served]] = defaultdict(list)
+        for (kind, model), served in self._served.items():
+            groups[name(kind, model)].append(served)
+        return {group: asdict(_summed(groups[group])) for group in sorted(groups)}
+
+
+def _summed(parts: list[_Served]) -> _Served:
+    return _Served(*(sum(counts) for counts in zip(*map(astuple, parts), strict=True)))

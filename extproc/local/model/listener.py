@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from extproc.local.model.answer import ABORT_EXTENSION
+from extproc.local.model.sending import ABORT_EXTENSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
     from extproc.local.model.generator import Step
-    from extproc.local.model.ledger import Ledger
+    from extproc.local.model.ledger import Kind, Ledger
     from extproc.local.model.plan import Job
     from extproc.local.model.tokenizer import SampleTokenizer
 
@@ -48,7 +48,7 @@ class Pump:
         The prompt is counted at the start, each token before it is handed out. Close the iterator
         (aclosing) when leaving it early: that is how it learns it was cut off.
         """
-        self.ledger.begin(job.model, job.prompt_tokens)
+        self.ledger.begin(job.kind, job.model, job.prompt_tokens, job.audio_seconds)
         running = _choices(job, self.tokenizer)
         try:
             due = asyncio.get_running_loop().time() + self.pace.ttft_s
@@ -58,14 +58,29 @@ class Pump:
                     return
                 for index in tuple(running):
                     step = next(running[index])
-                    self.ledger.produce(job.model)
+                    self.ledger.produce(job.kind, job.model)
                     if step.finish_reason is not None:
                         del running[index]
                     yield index, step
                 due += self.pace.interval_s
         finally:
             if running:
-                self.ledger.abort(job.model)
+                self.ledger.abort(job.kind, job.model)
+
+    async def serve(
+        self, kind: "Kind", model: str, prompt_tokens: int, completion_tokens: int, gone: asyncio.Event
+    ) -> bool:
+        """Count an answer that is made in one go; False if nobody was there to get it.
+
+        It takes as long as the first token of others.
+        """
+        self.ledger.begin(kind, model, prompt_tokens)
+        await _wait_until(asyncio.get_running_loop().time() + self.pace.ttft_s, gone)
+        if gone.is_set():
+            self.ledger.abort(kind, model)
+            return False
+        self.ledger.produce(kind, model, completion_tokens)
+        return True
 
 
 def _choices(job: "Job", tokenizer: "SampleTokenizer") -> "dict[int, Iterator[Step]]":

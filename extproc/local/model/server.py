@@ -1,52 +1,68 @@
 """The sample model as a Starlette application, and the command that serves it."""
 
 import argparse
-import asyncio
 import contextlib
 import time
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from extproc.local.model.answer import Answer
-from extproc.local.model.api import ChatRequest, CompletionRequest, GenerationRequest, parse
-from extproc.local.model.errors import ApiError, error_body
-from extproc.local.model.faults import FAULT_HEADER, read_fault
+from extproc.local.model import chats, images, kserve, messages, pooling, responses, speech, tokens, transcriptions
+from extproc.local.model.errors import ApiError, dialect_of
 from extproc.local.model.ledger import Ledger
 from extproc.local.model.listener import serve
-from extproc.local.model.plan import Job, Planner
+from extproc.local.model.models import model_list
+from extproc.local.model.plan import Planner
 from extproc.local.model.pump import Pace, Pump
-from extproc.local.model.shapes import (
-    VERSION,
-    ChatShape,
-    CompletionShape,
-    Document,
-    model_list,
-    new_request_id,
-)
+from extproc.local.model.service import Service, json_response
+from extproc.local.model.shapes import VERSION
 from extproc.local.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from starlette.types import ASGIApp
+    from collections.abc import Sequence
 
 DEFAULT_MODEL = "tokenweir-sample"
 DEFAULT_MAX_MODEL_LEN = 32768
 
-# Tokenizing more than this, in bytes of body, would keep other streams waiting for milliseconds.
-_TOKENIZE_ASIDE = 65536
-
 _CLIENT_CLOSED_REQUEST = 499
 
-_RequestT = TypeVar("_RequestT", bound=GenerationRequest)
+_ASKED = (
+    ("/v1/chat/completions", chats.chat),
+    ("/v1/completions", chats.completion),
+    ("/v1/responses", responses.respond),
+    ("/v1/messages", messages.message),
+    ("/v1/messages/count_tokens", messages.count_tokens),
+    ("/v1/embeddings", pooling.embed),
+    ("/v1/rerank", pooling.rerank),
+    ("/v2/rerank", pooling.rerank),
+    ("/rerank", pooling.rerank),
+    ("/v1/score", pooling.score),
+    ("/score", pooling.score),
+    ("/v1/audio/transcriptions", transcriptions.transcribe),
+    ("/v1/audio/speech", speech.speak),
+    ("/v1/images/generations", images.generate_images),
+    ("/tokenize", tokens.tokenize),
+    ("/detokenize", tokens.detokenize),
+    # Names of models may contain slashes.
+    ("/v1/models/{name:path}:predict", kserve.predict),
+    ("/v2/models/{name:path}/versions/{version}/infer", kserve.infer),
+    ("/v2/models/{name:path}/infer", kserve.infer),
+)
+
+_LOOKED_UP = (
+    ("/v1/models/{name:path}", kserve.model_status),
+    ("/v2/health/ready", kserve.server_ready),
+    ("/v2/health/live", kserve.server_live),
+    ("/v2/models/{name:path}/ready", kserve.model_ready),
+    ("/v2/models/{name:path}", kserve.model_metadata),
+)
 
 
 class SampleModel(Starlette):
@@ -83,78 +99,51 @@ class SampleModel(Starlette):
         tokenizer = load_tokenizer()
         self.ledger = Ledger()
         self._planner = Planner(tuple(models), max_model_len, tokenizer)
-        self._pump = Pump(tokenizer, self.ledger, Pace(ttft_s, tokens_per_second))
-        self._created = int(time.time())
+        pump = Pump(tokenizer, self.ledger, Pace(ttft_s, tokens_per_second))
+        self._service = Service(self._planner, pump, int(time.time()))
         super().__init__(routes=self._routes(), exception_handlers=_EXCEPTION_HANDLERS)
 
     def _routes(self) -> list[Route]:
+        service = self._service
         return [
-            Route("/v1/chat/completions", self._chat, methods=["POST"]),
-            Route("/v1/completions", self._completion, methods=["POST"]),
+            *(Route(path, partial(answer, service), methods=["POST"]) for path, answer in _ASKED),
             Route("/v1/models", self._models, methods=["GET"]),
+            *(Route(path, partial(answer, service), methods=["GET"]) for path, answer in _LOOKED_UP),
             Route("/health", self._health, methods=["GET"]),
             Route("/version", self._version, methods=["GET"]),
             Route("/admin/usage", self._usage, methods=["GET"]),
             Route("/admin/reset", self._reset, methods=["POST"]),
         ]
 
-    async def _chat(self, request: Request) -> "ASGIApp":
-        fault = read_fault(request.headers.get(FAULT_HEADER))
-        job = await _planned(request, ChatRequest, self._planner.chat)
-        return Answer(job, ChatShape(job, _request_id(request)), self._pump, fault)
-
-    async def _completion(self, request: Request) -> "ASGIApp":
-        fault = read_fault(request.headers.get(FAULT_HEADER))
-        job = await _planned(request, CompletionRequest, self._planner.completion)
-        return Answer(job, CompletionShape(job, _request_id(request)), self._pump, fault)
-
     async def _models(self, _: Request) -> Response:
-        return _json(model_list(self._planner.models, self._planner.max_model_len, self._created))
+        return json_response(model_list(self._planner.models, self._planner.max_model_len, self._service.created))
 
     async def _health(self, _: Request) -> Response:
         return Response()
 
     async def _version(self, _: Request) -> Response:
-        return _json({"version": VERSION})
+        return json_response({"version": VERSION})
 
     async def _usage(self, _: Request) -> Response:
-        return _json(self.ledger.report())
+        return json_response(self.ledger.report())
 
     async def _reset(self, _: Request) -> Response:
         self.ledger.reset()
-        return _json(self.ledger.report())
+        return json_response(self.ledger.report())
 
 
-async def _planned(request: Request, kind: type[_RequestT], plan: "Callable[[_RequestT], Job]") -> Job:
-    body = await request.body()
-    parsed = parse(body, request.headers.get("content-type", ""), kind)
-    if len(body) > _TOKENIZE_ASIDE:
-        return await asyncio.to_thread(plan, parsed)
-    return plan(parsed)
-
-
-def _request_id(request: Request) -> str:
-    # As vLLM does: an id given by whoever sits in front goes on into the answer's id.
-    return request.headers.get("x-request-id") or new_request_id()
-
-
-def _json(document: Document, status: int = HTTPStatus.OK, headers: "Mapping[str, str] | None" = None) -> Response:
-    response = Response(msgspec.json.encode(document), status, headers, "application/json")
-    response.headers["vary"] = "Origin"
-    return response
-
-
-async def _on_api_error(_: Request, error: Exception) -> Response:
+async def _on_api_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
-    return _json(error.body, error.status)
+    return json_response(error.body(dialect_of(request.url.path)), error.status)
 
 
-async def _on_http_error(_: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     status = HTTPStatus(error.status_code)
-    return _json(error_body(error.detail, status.phrase, status), status, error.headers)
+    refused = ApiError(error.detail, status=status, kind=status.phrase)
+    return json_response(refused.body(dialect_of(request.url.path)), status, error.headers)
 
 
 async def _on_disconnect(_: Request, __: Exception) -> Response:

@@ -1,9 +1,14 @@
-"""The documents of an answer, key for key in the order in which vLLM writes them."""
+"""The documents of chats and completions, key for key in the order in which vLLM writes them."""
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, ClassVar
+
+from extproc.local.model import usage
+from extproc.local.model.errors import ApiError, Dialect
+from extproc.local.model.events import Document, Event
 
 if TYPE_CHECKING:
     from extproc.local.model.generator import Step
@@ -11,8 +16,6 @@ if TYPE_CHECKING:
 
 VERSION = "1.0.0"
 FINGERPRINT = f"sample-{VERSION}-tekken"
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,41 +27,55 @@ class ChoiceEnd:
     stop_reason: str | None
 
 
-class Shape(Protocol):
-    """How one endpoint words its answers."""
+@dataclass
+class Shape(ABC):
+    """How one endpoint words the answer to one job.
 
-    def opening(self, index: int, prompt_tokens: int) -> Document | None:
-        """The chunk that opens a choice, if the endpoint has one."""
+    Attributes:
+        strike_after: Events of a stream after which a fault of its middle strikes.
+        has_done: Whether its streams end with ``[DONE]``.
+        dialect: The words of its errors.
+    """
 
-    def chunk(self, index: int, step: "Step", usage: tuple[int, int] | None) -> Document:
-        """A chunk for one token; ``usage`` is prompt and completion tokens so far, if to be told."""
+    strike_after: ClassVar[int] = 3
+    has_done: ClassVar[bool] = True
+    dialect: ClassVar[Dialect] = Dialect.OPENAI
 
-    def usage(self, completion_tokens: int) -> Document:
-        """The last chunk of a stream that includes its usage."""
-
-    def whole(self, choices: list[ChoiceEnd], completion_tokens: int) -> Document:
-        """The answer in one piece."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatShape:
     job: "Job"
     request_id: str
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def opening(self, index: int, prompt_tokens: int) -> Document | None:
-        choice = {
-            "index": index,
-            "delta": {"role": "assistant", "content": ""},
-            "logprobs": None,
-            "finish_reason": None,
-        }
-        document = self._chunk([choice])
-        if self.job.continuous_usage:
-            document["usage"] = _chat_progress(prompt_tokens, 0)
-        return document | {"prompt_token_ids": None, "prompt_text": None}
+    def preamble(self) -> list[Event]:
+        """What a stream says before there is any token."""
+        return []
 
-    def chunk(self, index: int, step: "Step", usage: tuple[int, int] | None) -> Document:
+    def opening(self) -> list[Event]:
+        """What it says as soon as there is one."""
+        return []
+
+    @abstractmethod
+    def token(self, index: int, step: "Step", produced: int) -> list[Event]:
+        """What it says of one more token; ``produced`` are those of the choice so far."""
+
+    @abstractmethod
+    def closing(self, ends: list[ChoiceEnd], produced: int) -> list[Event]:
+        """What it says at last; ``produced`` are all completion tokens."""
+
+    @abstractmethod
+    def whole(self, ends: list[ChoiceEnd], produced: int) -> Document | str:
+        """The answer in one piece; a string is plain text."""
+
+    def failed(self, error: ApiError) -> Event:
+        """What a stream says that fails."""
+        return Event(error.body(self.dialect))
+
+
+class ChatShape(Shape):
+    def opening(self) -> list[Event]:
+        job = self.job
+        return [self._opening(index) for index in range(len(job.prompts) * job.choices)]
+
+    def token(self, index: int, step: "Step", produced: int) -> list[Event]:
         choice: Document = {
             "index": index,
             "delta": {"content": step.text},
@@ -68,27 +85,26 @@ class ChatShape:
         if step.finish_reason is not None:
             choice["stop_reason"] = step.stop_reason
         document = self._chunk([choice | {"token_ids": None}])
-        if usage is not None:
-            document["usage"] = _chat_progress(*usage)
-        return _signed_if_last(document, step, self.job)
+        if self.job.continuous_usage:
+            document["usage"] = _chat_progress(self.job.prompt_of(index).tokens, produced)
+        return [Event(_signed_if_last(document, step, self.job))]
 
-    def usage(self, completion_tokens: int) -> Document:
-        counts = usage_counts(self.job.prompt_tokens, completion_tokens)
-        counts["prompt_tokens_details"] = {"cached_tokens": 0, "created_cache_tokens": 0}
-        return self._chunk([]) | {"usage": counts, "system_fingerprint": FINGERPRINT}
+    def closing(self, ends: list[ChoiceEnd], produced: int) -> list[Event]:  # noqa: ARG002  the shape of all
+        if not self.job.include_usage:
+            return []
+        told = usage.streamed(self.job.prompt_tokens, produced, self.job.details, tells_writes=True)
+        return [Event(self._chunk([]) | {"usage": told, "system_fingerprint": FINGERPRINT})]
 
-    def whole(self, choices: list[ChoiceEnd], completion_tokens: int) -> Document:
-        counts = usage_counts(self.job.prompt_tokens, completion_tokens)
-        details = {"cached_tokens": 0, "created_cache_tokens": 0, "multimodal_tokens": None}
+    def whole(self, ends: list[ChoiceEnd], produced: int) -> Document:
         return {
             "id": f"chatcmpl-{self.request_id}",
             "object": "chat.completion",
             "created": self.created,
             "model": self.job.model,
-            "choices": [_chat_choice(index, choice) for index, choice in enumerate(choices)],
+            "choices": [_chat_choice(index, choice) for index, choice in enumerate(ends)],
             "service_tier": None,
             "system_fingerprint": FINGERPRINT,
-            "usage": counts | {"prompt_tokens_details": details, "completion_tokens_details": None},
+            "usage": usage.plain(self.job.prompt_tokens, produced, self.job.details, tells_writes=True),
             "prompt_logprobs": None,
             "prompt_token_ids": None,
             "prompt_text": None,
@@ -96,6 +112,18 @@ class ChatShape:
             "ec_transfer_params": None,
             "metrics": None,
         }
+
+    def _opening(self, index: int) -> Event:
+        choice = {
+            "index": index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        document = self._chunk([choice])
+        if self.job.continuous_usage:
+            document["usage"] = _chat_progress(self.job.prompt_of(index).tokens, 0)
+        return Event(document | {"prompt_token_ids": None, "prompt_text": None})
 
     def _chunk(self, choices: list[Document]) -> Document:
         return {
@@ -107,16 +135,8 @@ class ChatShape:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionShape:
-    job: "Job"
-    request_id: str
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def opening(self, index: int, prompt_tokens: int) -> Document | None:  # noqa: ARG002  the shape of all
-        return None
-
-    def chunk(self, index: int, step: "Step", usage: tuple[int, int] | None) -> Document:
+class CompletionShape(Shape):
+    def token(self, index: int, step: "Step", produced: int) -> list[Event]:
         choice = {
             "index": index,
             "text": step.text,
@@ -127,22 +147,21 @@ class CompletionShape:
             "token_ids": None,
         }
         document = self._document([choice])
-        if usage is not None:
-            document["usage"] = usage_counts(*usage)
-        return _signed_if_last(document, step, self.job)
+        if self.job.continuous_usage:
+            document["usage"] = usage.counts(self.job.prompt_of(index).tokens, produced)
+        return [Event(_signed_if_last(document, step, self.job))]
 
-    def usage(self, completion_tokens: int) -> Document:
-        counts = usage_counts(self.job.prompt_tokens, completion_tokens)
-        counts["prompt_tokens_details"] = {"cached_tokens": 0}
-        return self._document([]) | {"usage": counts, "system_fingerprint": FINGERPRINT}
+    def closing(self, ends: list[ChoiceEnd], produced: int) -> list[Event]:  # noqa: ARG002  the shape of all
+        if not self.job.include_usage:
+            return []
+        told = usage.streamed(self.job.prompt_tokens, produced, self.job.details, tells_writes=False)
+        return [Event(self._document([]) | {"usage": told, "system_fingerprint": FINGERPRINT})]
 
-    def whole(self, choices: list[ChoiceEnd], completion_tokens: int) -> Document:
-        counts = usage_counts(self.job.prompt_tokens, completion_tokens)
-        details = {"cached_tokens": 0, "created_cache_tokens": None, "multimodal_tokens": None}
-        return self._document([_text_choice(index, choice) for index, choice in enumerate(choices)]) | {
+    def whole(self, ends: list[ChoiceEnd], produced: int) -> Document:
+        return self._document([_text_choice(index, choice) for index, choice in enumerate(ends)]) | {
             "service_tier": None,
             "system_fingerprint": FINGERPRINT,
-            "usage": counts | {"prompt_tokens_details": details, "completion_tokens_details": None},
+            "usage": usage.plain(self.job.prompt_tokens, produced, self.job.details, tells_writes=False),
             "kv_transfer_params": None,
             "ec_transfer_params": None,
             "metrics": None,
@@ -158,52 +177,12 @@ class CompletionShape:
         }
 
 
-def usage_counts(prompt_tokens: int, completion_tokens: int) -> Document:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "completion_tokens": completion_tokens,
-    }
-
-
 def new_request_id() -> str:
     return secrets.token_hex(8)
 
 
-def model_list(models: tuple[str, ...], max_model_len: int, created: int) -> Document:
-    """The answer of ``GET /v1/models``; ``created`` is in seconds since the epoch."""
-    return {"object": "list", "data": [_model_card(name, max_model_len, created) for name in models]}
-
-
-def _model_card(name: str, max_model_len: int, created: int) -> Document:
-    permission = {
-        "id": f"modelperm-{secrets.token_hex(8)}",
-        "object": "model_permission",
-        "created": created,
-        "allow_create_engine": False,
-        "allow_sampling": True,
-        "allow_logprobs": True,
-        "allow_search_indices": False,
-        "allow_view": True,
-        "allow_fine_tuning": False,
-        "organization": "*",
-        "group": None,
-        "is_blocking": False,
-    }
-    return {
-        "id": name,
-        "object": "model",
-        "created": created,
-        "owned_by": "vllm",
-        "root": name,
-        "parent": None,
-        "max_model_len": max_model_len,
-        "permission": [permission],
-    }
-
-
 def _chat_progress(prompt_tokens: int, completion_tokens: int) -> Document:
-    return usage_counts(prompt_tokens, completion_tokens) | {"completion_tokens_details": None}
+    return usage.counts(prompt_tokens, completion_tokens) | {"completion_tokens_details": None}
 
 
 def _signed_if_last(document: Document, step: "Step", job: "Job") -> Document:

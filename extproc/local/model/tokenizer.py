@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class SampleTokenizer:
     def __init__(self, mistral: Any) -> None:
         self._mistral = mistral
         self._tekken: Any = mistral.instruct_tokenizer.tokenizer
+        self._bos: int = self._tekken.bos_id
         self.eos: int = self._tekken.eos_id
+        self.size: int = self._tekken.n_words
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a bare text, without begin or end markers."""
@@ -61,22 +64,34 @@ class SampleTokenizer:
         piece: bytes = self._tekken.id_to_byte_piece(token)
         return piece
 
-    def count_text(self, text: str) -> int:
-        """Prompt tokens of a bare completion: its text and the begin marker."""
-        return len(self.encode(text)) + 1
+    def decode(self, tokens: "Sequence[int]") -> str:
+        """The text of tokens, each from 0 to below `size`; markers have none."""
+        return b"".join(map(self.piece, tokens)).decode(errors="replace")
 
-    def count_chat(self, messages: "Sequence[Message]") -> int:
-        """Prompt tokens of a conversation, the chat template included. Never raises on odd input."""
+    def text_tokens(self, text: str) -> list[int]:
+        """The prompt of a bare completion: the begin marker and its text."""
+        return [self._bos, *self.encode(text)]
+
+    def chat_tokens(self, messages: "Sequence[Message]") -> list[int]:
+        """The prompt of a conversation, the chat template included. Never raises on odd input."""
         if all(message.plain and message.role in _TEMPLATE_ROLES for message in messages):
             from mistral_common.exceptions import MistralCommonException
 
             try:
-                return len(self._mistral.encode_chat_completion(_template_request(messages)).tokens)
+                return list(self._mistral.encode_chat_completion(_template_request(messages)).tokens)
             except (MistralCommonException, ValueError):
                 # The template wants turns to alternate and to end with the user's.
                 pass
-        texts = sum(len(self.encode(message.text)) for message in messages)
-        return 1 + texts + FALLBACK_TOKENS_PER_MESSAGE * len(messages)
+        turns = ([*self.encode(message.text), *[self.eos] * FALLBACK_TOKENS_PER_MESSAGE] for message in messages)
+        return [self._bos, *chain.from_iterable(turns)]
+
+    def count_text(self, text: str) -> int:
+        """Prompt tokens of a bare completion."""
+        return len(self.text_tokens(text))
+
+    def count_chat(self, messages: "Sequence[Message]") -> int:
+        """Prompt tokens of a conversation."""
+        return len(self.chat_tokens(messages))
 
 
 def _template_request(messages: "Sequence[Message]") -> Any:

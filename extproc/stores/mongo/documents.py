@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
+from datetime import UTC, date, datetime, time, timedelta
 from math import isfinite
 from typing import Any
 
+from extproc.core.costs import Cost
 from extproc.core.identity import ClientIP, Identity, ServiceAccount, TenantId
 from extproc.core.ledger import Entry
 from extproc.core.quota import ReservationId
@@ -16,7 +18,7 @@ from extproc.ports import DailyUsage, UsageFilter
 DayKey = tuple[str, str, str]  # serviceAccount, clientIP, date: the unique key of daily usage
 _USAGE = tuple(field.name for field in fields(Usage))
 _OK = range(200, 300)
-_SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated")
+_SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated", "price")
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:
@@ -38,13 +40,17 @@ def entry_document(entry: Entry) -> dict[str, Any]:
         "usage": {part: getattr(usage, part) for part in _USAGE},
         "status": entry.status,
         "request_id": entry.request_id,
+        "cost": {"prompt": entry.cost.prompt, "output": entry.cost.output},
+        **({"shadow": list(entry.shadow)} if entry.shadow else {}),
+        **({"price": entry.price} if entry.price else {}),
         "admitted_at": entry.admitted_at,
         "ended_at": entry.ended_at,
     }
 
 
 def document_entry(document: dict[str, Any]) -> Entry:
-    """The entry of a document that `entry_document` made."""
+    """The entry of a document that `entry_document` made, or an earlier version of it."""
+    cost = document.get("cost") or {"prompt": 0, "output": document["held"]}
     return Entry(
         id=ReservationId(document["_id"]),
         request_id=document["request_id"],
@@ -65,6 +71,9 @@ def document_entry(document: dict[str, Any]) -> Entry:
         status=document["status"],
         admitted_at=document["admitted_at"],
         ended_at=document["ended_at"],
+        cost=Cost(cost["prompt"], cost["output"]),
+        shadow=tuple(document.get("shadow", ())),
+        price=document.get("price", 0),
     )
 
 
@@ -111,6 +120,7 @@ def increments(entries: Sequence[Entry], models: ModelNames) -> dict[DayKey, tup
         sums["output"] += entry.usage.output
         sums["cached"] += entry.usage.cached
         sums["requests"] += 1
+        sums["price"] += entry.price
         sums["estimated"] += entry.outcome is Outcome.ESTIMATED
         if entry.charge and entry.status in _OK:  # what the upstream refused has no model
             sums[f"models.{models.field(entry.date, entry.model)}"] += entry.charge
@@ -140,6 +150,24 @@ def query(wanted: UsageFilter) -> dict[str, Any]:
     if bounds := {operator: value for operator, value in dates.items() if value is not None}:
         result["date"] = bounds
     return result
+
+
+def admission_query(wanted: UsageFilter) -> dict[str, Any]:
+    """The filter as a query that an index on `admitted_at` serves.
+
+    A date is some tenant's: by UTC it begins up to 14 hours earlier and ends up to 12 hours later.
+    """
+    result = query(wanted)
+    instants: dict[str, datetime] = {}
+    if wanted.since is not None:
+        instants["$gte"] = _midnight(wanted.since) - timedelta(days=1)
+    if wanted.until is not None:
+        instants["$lt"] = _midnight(wanted.until) + timedelta(days=2)
+    return result | ({"admitted_at": instants} if instants else {})
+
+
+def _midnight(day: str) -> datetime:
+    return datetime.combine(date.fromisoformat(day), time(), UTC)
 
 
 def _tokens(value: object) -> int:

@@ -5,19 +5,22 @@ batch changes nothing. A standalone server has no transactions: there the ledger
 it touches are then summed anew from it. That is as exact, but costs more the longer a day is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, PyMongoError
 
 from extproc.core.ledger import Entry
-from extproc.ports import DailyUsage, UsageFilter
+from extproc.ports import DailyUsage, StoreError, UsageFilter
 from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, translated
 from extproc.stores.mongo.documents import (
     DayKey,
     ModelNames,
+    admission_query,
     daily_usage,
     day_key,
     document_entry,
@@ -27,6 +30,8 @@ from extproc.stores.mongo.documents import (
 )
 
 _KEY = ("serviceAccount", "clientIP", "date")
+_ADMISSION = [("admitted_at", ASCENDING), ("_id", ASCENDING)]
+_BATCH = 1000
 _DUPLICATE = 11000
 
 
@@ -47,6 +52,7 @@ class MongoLedger:
             await self._daily.create_index([("tenant_id", ASCENDING), ("date", DESCENDING)])
             await self._ledger.create_index([(name, ASCENDING) for name in _KEY])
             await self._ledger.create_index([("tenant_id", ASCENDING), ("ended_at", DESCENDING)])
+            await self._ledger.create_index(_ADMISSION)
 
     async def append(self, entries: Sequence[Entry]) -> None:
         if not entries:
@@ -76,6 +82,21 @@ class MongoLedger:
         async with translated():
             found = self._ledger.find(query(wanted)).sort([("ended_at", DESCENDING), ("_id", DESCENDING)])
             return [document_entry(document) async for document in found.limit(at_most)]
+
+    async def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
+        # The client's time-out is each batch's: how long all of them take is the reader's business.
+        found = self._ledger.find(admission_query(wanted), batch_size=_BATCH).sort(_ADMISSION)
+        try:
+            while True:
+                async with translated():
+                    batch = await found.to_list(_BATCH)
+                if not batch:
+                    return
+                for document in batch:
+                    yield _read(document)
+        finally:
+            with suppress(PyMongoError):
+                await found.close()
 
     async def aclose(self) -> None:
         await self._mongo.aclose()
@@ -112,6 +133,21 @@ class MongoLedger:
         for tenant, sums in increments(whole, ModelNames()).values():
             # Sums only grow: of two that were taken at once, the larger one saw more of the ledger.
             await self._daily.update_one(day, {"$max": sums, "$setOnInsert": {"tenant_id": tenant}}, upsert=True)
+
+
+def _read(document: dict[str, Any]) -> Entry:
+    """Raises `StoreError` for what somebody else put into the ledger."""
+    try:
+        entry = document_entry(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _no_entry(document, repr(error)) from error
+    if not isinstance(entry.admitted_at, datetime) or not isinstance(entry.ended_at, datetime):
+        raise _no_entry(document, "its dates")
+    return entry
+
+
+def _no_entry(document: dict[str, Any], why: str) -> StoreError:
+    return StoreError(f"document {document['_id']!r} of the ledger is no entry: {why}", transient=False)
 
 
 def _day_updates(entries: Sequence[Entry], models: ModelNames) -> list[UpdateOne]:

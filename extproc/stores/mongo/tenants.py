@@ -4,8 +4,11 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
+from pymongo.errors import DuplicateKeyError
+from pymongo.results import UpdateResult
+
 from extproc.core.identity import TenantId
-from extproc.ports import Document, TenantRecord
+from extproc.ports import ConflictError, Document
 from extproc.stores.mongo.client import TENANTS, Mongo, translated
 
 _OURS = {"_id": 0}
@@ -28,18 +31,42 @@ class MongoTenants:
             # The last one: it is the one that binds, where other programs left several.
             return await self._documents.find_one({"tenant_id": {"$eq": tenant}}, _OURS, sort=[("_id", -1)])
 
-    async def put(self, record: TenantRecord) -> bool:
-        amounts = {"sa_limit": record.sa_limit, "ip_limit": record.ip_limit}
-        update: dict[str, Any] = {
-            "$set": {k: v for k, v in amounts.items() if v is not None} | {"updated_at": datetime.now(UTC)},
-            "$inc": {"version": 1},
-        }
-        gone = {k: "" for k, v in amounts.items() if v is None}
+    async def update(self, tenant: TenantId, fields: Document, version: int | None = None) -> bool:
+        kept = {name: value for name, value in fields.items() if value is not None}
+        update: dict[str, Any] = {"$set": kept | {"updated_at": datetime.now(UTC)}, "$inc": {"version": 1}}
+        gone = {name: "" for name, value in fields.items() if value is None}
         if gone:
             update["$unset"] = gone
         async with translated():
-            result = await self._documents.update_many({"tenant_id": {"$eq": record.tenant}}, update, upsert=True)
+            if version is not None:
+                return await self._update_version(tenant, update, version)
+            try:
+                result = await self._update(tenant, update)
+            except DuplicateKeyError:  # somebody else made the tenant at the same moment: it is there now
+                result = await self._update(tenant, update)
         return result.upserted_id is not None
+
+    async def _update(self, tenant: TenantId, update: dict[str, Any]) -> UpdateResult:
+        # With an `_id` of our own the server itself refuses a second document for a tenant that is new.
+        new = update | {"$setOnInsert": {"_id": tenant}}
+        return await self._documents.update_many({"tenant_id": {"$eq": tenant}}, new, upsert=True)
+
+    async def _update_version(self, tenant: TenantId, update: dict[str, Any], version: int) -> bool:
+        stands = {"$eq": version} if version else {"$in": [0, None]}  # None: there is no such field
+        whose = {"tenant_id": {"$eq": tenant}}
+        if (await self._documents.update_many(whose | {"version": stands}, update)).matched_count:
+            return False
+        if version:
+            raise _conflict(tenant)
+        # Not with the version in the filter: beside a document of another version that would add a second one.
+        new = {"$setOnInsert": {**update["$set"], "version": 1, "_id": tenant}}
+        try:
+            made = await self._documents.update_one(whose, new, upsert=True)
+        except DuplicateKeyError:
+            raise _conflict(tenant) from None
+        if made.upserted_id is None:
+            raise _conflict(tenant)
+        return True
 
     async def delete(self, tenant: TenantId) -> bool:
         async with translated():
@@ -55,3 +82,7 @@ class MongoTenants:
 
     async def aclose(self) -> None:
         await self._mongo.aclose()
+
+
+def _conflict(tenant: TenantId) -> ConflictError:
+    return ConflictError(f"tenant '{tenant}' was changed meanwhile")

@@ -1,0 +1,121 @@
+"""Applying whole documents: what would change, tenant by tenant, and then all of it or nothing."""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from extproc.admin.documents import BOOKKEEPING, FIELDS, plain
+from extproc.admin.errors import AdminError
+from extproc.admin.tenants import version_of
+from extproc.core.identity import TenantId
+from extproc.core.policies import BadDocument, Defaults, policy_from
+from extproc.ports import ConflictError, Document, TenantStore
+
+
+class Verdict(StrEnum):
+    """What applying a document does, or would do."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One field before and after, as JSON has it; None: there is none."""
+
+    field: str
+    before: object
+    after: object
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What applying does to one tenant. `version` is the stored document's that it was planned on."""
+
+    tenant: TenantId
+    verdict: Verdict
+    changes: tuple[FieldChange, ...]
+    fields: Document
+    version: int | None
+
+
+async def plan(tenants: TenantStore, defaults: Defaults, documents: Sequence[object]) -> list[Planned]:
+    """Compares documents with what is stored. Raises `AdminError` with a line for each that can't be used."""
+    problems: list[str] = []
+    planned: list[Planned] = []
+    seen: set[TenantId] = set()
+    for number, document in enumerate(documents, start=1):
+        try:
+            tenant = _tenant(document, number, defaults)
+            refuse_twice(tenant, seen)
+            seen.add(tenant)
+            planned.append(_compared(tenant, document, await tenants.document(tenant)))  # type: ignore[arg-type]
+        except AdminError as error:
+            problems.append(str(error))
+    if problems:
+        raise AdminError("\n".join([*problems, "nothing was written"]))
+    if not planned:
+        raise AdminError("there is no document in it")
+    return planned
+
+
+async def carry_out(tenants: TenantStore, planned: Sequence[Planned]) -> None:
+    """Writes what was planned. Raises `AdminError` where somebody else changed a tenant in between."""
+    for number, each in enumerate(planned):
+        if each.verdict is Verdict.UNCHANGED:
+            continue
+        try:
+            await tenants.update(each.tenant, each.fields, each.version)
+        except ConflictError as error:
+            written = [other.tenant for other in planned[:number] if other.verdict is not Verdict.UNCHANGED]
+            before = f"; written before: {', '.join(written)}" if written else ""
+            raise AdminError(f"{error}: apply again{before}") from None
+
+
+def refuse_twice(tenant: TenantId, seen: Container[TenantId]) -> None:
+    """Raises `AdminError` where two documents are for one tenant: only one of them would count."""
+    if tenant in seen:
+        raise AdminError(f"tenant '{tenant}' is given twice")
+
+
+def _tenant(document: object, number: int, defaults: Defaults) -> TenantId:
+    if not isinstance(document, Mapping) or not all(isinstance(name, str) for name in document):
+        raise AdminError(f"document {number}: must be an object with 'tenant_id' and limits")
+    read = policy_from(document, defaults)
+    if isinstance(read, BadDocument):
+        whose = f"tenant '{read.tenant}'" if read.tenant is not None else f"document {number}"
+        raise AdminError(f"{whose}: {read.message}")
+    return read.tenant
+
+
+def _compared(tenant: TenantId, document: Document, stored: Document | None) -> Planned:
+    before = stored if stored is not None else {}
+    _refuse_unknown(tenant, document, before)
+    _refuse_stale(tenant, document, stored)
+    # What Tokenweir knows is as the document says it, or goes; what others keep there stays.
+    names = sorted((FIELDS | document.keys()) - BOOKKEEPING)
+    changes = tuple(
+        FieldChange(name, plain(before.get(name)), plain(document.get(name)))
+        for name in names
+        if plain(before.get(name)) != plain(document.get(name))
+    )
+    verdict = Verdict.CREATED if stored is None else Verdict.CHANGED if changes else Verdict.UNCHANGED
+    fields = {change.field: document.get(change.field) for change in changes}
+    return Planned(tenant, verdict, changes, fields, version_of(before))
+
+
+def _refuse_unknown(tenant: TenantId, document: Document, before: Document) -> None:
+    """A misspelled limit would be one that silently does not bind. What is stored already is somebody's own."""
+    for name in sorted(document.keys() - FIELDS - BOOKKEEPING - before.keys()):
+        raise AdminError(f"tenant '{tenant}': '{name}' is no field; use {', '.join(sorted(FIELDS))}")
+
+
+def _refuse_stale(tenant: TenantId, document: Document, stored: Document | None) -> None:
+    given = document.get("version")
+    if stored is None or given is None or plain(given) == plain(stored.get("version", 0)):
+        return
+    raise AdminError(
+        f"tenant '{tenant}': was changed since: its version is {plain(stored.get('version', 0))}, not "
+        f"{plain(given)}; show it again, or take 'version' out to overwrite it"
+    )

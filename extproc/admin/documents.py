@@ -1,0 +1,128 @@
+"""What a tenant's document says: which fields there are, which limits they make, what can't be used of it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Final
+
+from extproc.core.binding import Policy
+from extproc.core.fields import FieldError
+from extproc.core.limits import Limit, Unit
+from extproc.core.policies import RATE_LIMITS, SHORT_LIMITS, BadDocument, Defaults, limits_from, policy_from
+from extproc.ports import Document
+
+AMOUNTS: Final = (*SHORT_LIMITS, *RATE_LIMITS)
+# What is kept about a document, not what it says.
+BOOKKEEPING: Final = frozenset({"tenant_id", "version", "updated_at", "updated_by"})
+FIELDS: Final = frozenset(
+    {
+        *AMOUNTS, "limits", "unlimited", "suspended", "mode", "shadows", "timezone", "service_accounts",
+        "unknown_service_accounts", "top_ups", "models", "weights", "min_output_tokens", "note",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A limit, whom it binds (None: everybody), and the field that it comes from (None: the defaults)."""
+
+    limit: Limit
+    whose: str | None
+    field: str | None
+
+
+def merged(document: Document, changes: Document) -> dict[str, object]:
+    """The document with the changes; what is None is gone."""
+    return {name: value for name, value in {**document, **changes}.items() if value is not None}
+
+
+def unusable_field(bad: BadDocument) -> str:
+    """The field at the document's top that a message is about."""
+    found = re.match(r"'([^'.\[]+)", bad.message)
+    return found[1] if found is not None else "tenant_id"
+
+
+def usable_part(document: Document, defaults: Defaults) -> dict[str, object]:
+    """The document without the fields that can't be used."""
+    rest = dict(document)
+    while isinstance(bad := policy_from(rest, defaults), BadDocument):
+        if rest.pop(unusable_field(bad), None) is None:
+            break
+    return rest
+
+
+def own_limits(document: Document) -> tuple[Limit, ...]:
+    """The limits of its own, those of single service accounts left out; none where they can't be read."""
+    try:
+        return limits_from(document)
+    except FieldError:
+        return ()
+
+
+def limits_tokens(document: Document) -> bool:
+    """Whether it has a say on tokens: a limit of its own, or that there is none."""
+    return document.get("unlimited") is True or any(
+        limit.unit is not Unit.REQUESTS for limit in own_limits(document)
+    )
+
+
+def sources(document: Document, policy: Policy) -> list[Source]:
+    """Every limit that can bind, and where it comes from."""
+    own = {limit.kind: name for name, limit in _fields(document)}
+    found = [Source(limit, None, own.get(limit.kind)) for limit in policy.limits]
+    accounts = document.get("service_accounts")
+    for number, item in enumerate(accounts if isinstance(accounts, (list, tuple)) else ()):
+        path = f"service_accounts[{number}]."
+        found += [Source(limit, str(item["name"]), path + name) for name, limit in _fields(_under(document, item))]
+    others = document.get("unknown_service_accounts")
+    if isinstance(others, Mapping):
+        path = "unknown_service_accounts."
+        found += [Source(limit, "(others)", path + name) for name, limit in _fields(_under(document, others))]
+    return found
+
+
+def limit_of(document: Document, item: Document) -> Limit | None:
+    """What an item of `limits` says in its document; None where it can't be read."""
+    try:
+        return limits_from(_under(document, {"limits": [item]}))[0]
+    except FieldError:
+        return None
+
+
+def plain(value: object) -> object:
+    """As JSON has it: instants as text, whole numbers as integers; what has no such form as its text."""
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            return int(value)  # the driver's own kinds of it too
+        case float():
+            return int(value) if value.is_integer() else value
+        case datetime():
+            aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+            return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case date():
+            return value.isoformat()
+        case Mapping():
+            return {str(name): plain(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [plain(inner) for inner in value]
+        case _:
+            return str(value)
+
+
+def _under(document: Document, item: Document) -> dict[str, object]:
+    """An inner part with the mode of the whole, where it has none of its own."""
+    names = ("mode", "shadows")
+    above = {} if item.get("mode") is not None else {name: document.get(name) for name in names}
+    return {**item, **above}
+
+
+def _fields(document: Document) -> list[tuple[str, Limit]]:
+    """The limits that a document names, with the field of each."""
+    names = [name for name in AMOUNTS if document.get(name) is not None]
+    items = document.get("limits")
+    names += [f"limits[{number}]" for number in range(len(items) if isinstance(items, (list, tuple)) else 0)]
+    found = own_limits(document)
+    return list(zip(names, found, strict=True)) if found else []

@@ -1,0 +1,184 @@
+"""Changes of a tenant's document: the document as it is -> the fields to write (None: the field goes). Pure.
+
+Each raises `AdminError` for what can't be done with the document.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from extproc.admin.documents import limit_of
+from extproc.admin.errors import AdminError, NotFoundError
+from extproc.core.endpoints import Endpoint
+from extproc.core.fields import FieldError, Fields
+from extproc.core.limits import Limit, Scope, Unit, Window
+from extproc.ports import Document
+
+Changes = dict[str, object]
+Edit = Callable[[Document], Changes]
+
+# What `tenant set` writes.
+SETTABLE: Final = (
+    "sa_limit", "ip_limit", "ratelimitEachSAPerMinute", "ratelimitIPPerMinute", "mode", "shadows", "timezone",
+    "min_output_tokens", "unlimited",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which of a document's general limits: those that are alike in all of this; `mode` None: in any mode."""
+
+    scope: Scope
+    window: Window
+    unit: Unit = Unit.TOKENS
+    model: str | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    mode: str | None = None
+
+    def selects(self, document: Document, item: Document) -> bool:
+        limit = limit_of(document, item)
+        return limit is not None and self._of(limit) and self.mode in (None, mode_of(limit))
+
+    def _of(self, limit: Limit) -> bool:
+        own = (self.scope, self.window, self.unit, self.model, tuple(sorted(self.endpoints)))
+        return own == (limit.scope, limit.window, limit.unit, limit.model, limit.endpoints)
+
+    def item(self, amount: int, further: Document) -> dict[str, object]:
+        """As an item of `limits`, short where the defaults say the same."""
+        item: dict[str, object] = {"scope": self.scope.value, "window": self.window.value, "amount": amount}
+        if self.unit is not Unit.TOKENS:
+            item["unit"] = self.unit.value
+        if self.model is not None:
+            item["model"] = self.model
+        if self.endpoints:
+            item["endpoint"] = [endpoint.value for endpoint in sorted(self.endpoints)]
+        if self.mode is not None:
+            item["mode"] = self.mode
+        return item | {name: value for name, value in further.items() if value is not None}
+
+
+def mode_of(limit: Limit) -> str:
+    """The mode as a document names it."""
+    return "shadow" if limit.shadow else limit.mode.value
+
+
+def setting(changes: Changes) -> Edit:
+    """Fields of `SETTABLE`; leaving the shadow mode takes `shadows` with it."""
+    if not changes:
+        raise AdminError("nothing to set")
+    for name in changes:
+        if name not in SETTABLE:
+            raise AdminError(f"{name!r} is no field that can be set; use one of {', '.join(SETTABLE)}")
+
+    def edit(document: Document) -> Changes:
+        leaves = "mode" in changes and changes["mode"] != "shadow" and document.get("shadows") is not None
+        return {**({"shadows": None} if leaves else {}), **changes}
+
+    return edit
+
+
+def suspending(reason: str | None, account: str | None) -> Edit:
+    """A reason, or None to resume: for the tenant or for one service account."""
+
+    def edit(document: Document) -> Changes:
+        if account is None:
+            if reason is None and not document.get("suspended"):
+                raise AdminError("the tenant is not suspended")
+            return {"suspended": reason}
+        return _with_account(document, account, lambda item: _account_suspended(item, reason, account))
+
+    return edit
+
+
+def topping_up(top_up: Document) -> Edit:
+    """One more item of `top_ups`."""
+    return lambda document: {"top_ups": [*_items(document, "top_ups"), dict(top_up)]}
+
+
+def adding_limit(selector: Selector, amount: int, further: Document, account: str | None) -> Edit:
+    """A general limit; one that counts the same gets the new amount and mode."""
+
+    def add(document: Document, inner: Document) -> Changes:
+        items = _items(inner, "limits")
+        wanted = limit_of(_seen_from(document, inner), selector.item(amount, further))
+        new = selector.item(amount, further)
+        for number, item in enumerate(items):
+            known = limit_of(_seen_from(document, inner), item)
+            if known is not None and wanted is not None and known.kind == wanted.kind:
+                kept = {"note": item["note"]} if "note" in item else {}
+                return {"limits": [*items[:number], {**kept, **new}, *items[number + 1 :]]}
+        return {"limits": [*items, new]}
+
+    return _on(account, add)
+
+
+def removing_limit(selector: Selector, account: str | None) -> Edit:
+    """Takes out the one general limit that is selected."""
+
+    def remove(document: Document, inner: Document) -> Changes:
+        items = _items(inner, "limits")
+        found = [item for item in items if selector.selects(_seen_from(document, inner), item)]
+        if not found:
+            raise NotFoundError("there is no such limit in 'limits'; the short ones are unset with 'tenant set'")
+        if len(found) > 1:
+            raise AdminError("there are several in different modes: name the mode too")
+        return {"limits": [item for item in items if item is not found[0]] or None}
+
+    return _on(account, remove)
+
+
+def expired(document: Document, now: datetime) -> Changes:
+    """Top-ups that are over are dropped when a document is written anyway."""
+    items = document.get("top_ups")
+    if not isinstance(items, (list, tuple)):
+        return {}
+    kept = [item for item in items if not _over(item, now)]
+    return {"top_ups": kept or None} if len(kept) < len(items) else {}
+
+
+def _over(item: object, now: datetime) -> bool:
+    try:
+        return isinstance(item, Mapping) and Fields(item).instant("until") <= now.timestamp()
+    except FieldError:
+        return False
+
+
+def _on(account: str | None, change: Callable[[Document, Document], Changes]) -> Edit:
+    """A change of the document, or of one service account's part of it."""
+    if account is None:
+        return lambda document: change(document, document)
+    return lambda document: _with_account(document, account, lambda item: change(document, item))
+
+
+def _with_account(document: Document, account: str, change: Callable[[Document], Changes]) -> Changes:
+    items = _items(document, "service_accounts")
+    known = next((item for item in items if item.get("name") == account), None)
+    item = known if known is not None else {"name": account}
+    changed = {name: value for name, value in {**item, **change(item)}.items() if value is not None}
+    after = [changed if each is known else each for each in items] if known is not None else [*items, changed]
+    if changed.keys() == {"name"}:  # nothing but its name would free it of the terms that all others have
+        after.remove(changed)
+    return {"service_accounts": after or None}
+
+
+def _account_suspended(item: Document, reason: str | None, account: str) -> Changes:
+    if reason is None and not item.get("suspended"):
+        raise AdminError(f"service account '{account}' is not suspended")
+    return {"suspended": reason}
+
+
+def _seen_from(document: Document, inner: Document) -> Document:
+    """The mode that limits without one of their own have."""
+    return inner if inner.get("mode") is not None else document
+
+
+def _items(document: Document, name: str) -> list[dict[str, Any]]:
+    items = document.get(name)
+    if items is None:
+        return []
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, Mapping) for item in items):
+        raise AdminError(
+            f"the stored '{name}' can't be used: it must be a list of objects; mend it with 'tenant apply'"
+        )
+    return [dict(item) for item in items]

@@ -1,0 +1,227 @@
+"""Tenants' limits: shown, set, suspended, topped up. Every edit is made on the document that stands, or again."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from extproc.admin import edits
+from extproc.admin.documents import (
+    Source,
+    limits_tokens,
+    merged,
+    own_limits,
+    sources,
+    unusable_field,
+    usable_part,
+)
+from extproc.admin.edits import Edit, Selector
+from extproc.admin.errors import AdminError, NotFoundError
+from extproc.admin.names import named, tenant_id
+from extproc.core.binding import Policy, TopUp
+from extproc.core.identity import TenantId
+from extproc.core.policies import BadDocument, Defaults, policy_from
+from extproc.ports import ConflictError, Document, TenantStore
+
+# Edits of people: who meets so many others at once would only meet more.
+_ATTEMPTS = 5
+_STAY = "; to use the defaults, delete the tenant; to lift all limits, set it unlimited"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantView:
+    """A tenant's limits as stored; `problem` says why they can't be used, if so.
+
+    An amount that is no whole number of tokens is shown as the text of what is stored. `limits` is how many limits
+    of its own bind all of the tenant, the two short ones among them.
+    """
+
+    tenant: str
+    sa_limit: int | str | None
+    ip_limit: int | str | None
+    timezone: str
+    problem: str | None
+    suspended: str | None
+    limits: int
+
+
+@dataclass(frozen=True, slots=True)
+class TermsView:
+    """What one service account has of its own, beside limits."""
+
+    service_account: str
+    unlimited: bool
+    suspended: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantDetail:
+    """All that a tenant's document says; nothing but the document where it can't be used."""
+
+    view: TenantView
+    document: Document
+    limits: tuple[Source, ...]
+    terms: tuple[TermsView, ...]
+    top_ups: tuple[TopUp, ...]
+
+
+class TenantLimits:
+    """The use cases; holds no state of its own. Names and values that can't be used raise `AdminError`."""
+
+    def __init__(self, tenants: TenantStore, defaults: Defaults, now: Callable[[], datetime]) -> None:
+        self._tenants = tenants
+        self._defaults = defaults
+        self._now = now
+
+    async def views(self) -> list[TenantView]:
+        views = [self._view(document) for document in await self._tenants.documents()]
+        return sorted(views, key=lambda view: view.tenant)
+
+    async def detail(self, tenant: str) -> TenantDetail:
+        """Raises `NotFoundError`."""
+        document = await self._tenants.document(tenant_id(tenant))
+        if document is None:
+            raise NotFoundError(f"tenant '{tenant}' has no limits of its own; the defaults bind it")
+        policy = policy_from(document, self._defaults)
+        view = self._view(document)
+        if isinstance(policy, BadDocument):
+            return TenantDetail(view, document, (), (), ())
+        return TenantDetail(view, document, tuple(sources(document, policy)), _terms(policy), policy.top_ups)
+
+    async def set(self, tenant: str, changes: dict[str, object]) -> tuple[TenantView, bool]:
+        """Sets fields of `edits.SETTABLE` (None: the field goes); others stay. True where the tenant is new."""
+        change = edits.setting(changes)
+
+        def edit(document: Document) -> edits.Changes:
+            made = change(document)
+            after = policy_from(merged(document, made), self._defaults)
+            field = unusable_field(after) if isinstance(after, BadDocument) else None
+            if field in edits.SETTABLE and field not in made:
+                # Neither kept (the tenant would go on without limits of its own) nor dropped (nothing would bind).
+                raise AdminError(f"the stored '{field}' can't be used ({document.get(field)}): set it too")
+            return made
+
+        return await self._edit(tenant, edit)
+
+    async def suspend(self, tenant: str, reason: str, account: str | None) -> tuple[TenantView, bool]:
+        """Nothing is admitted any more, for the tenant or one service account; callers read the reason."""
+        return await self._edit(tenant, edits.suspending(named("reason", reason), _account(account)))
+
+    async def resume(self, tenant: str, account: str | None) -> tuple[TenantView, bool]:
+        return await self._edit(tenant, edits.suspending(None, _account(account)), known=True)
+
+    async def top_up(self, tenant: str, top_up: Mapping[str, object]) -> tuple[TenantView, bool]:
+        """Adds an item of `top_ups`; there must be a limit that it raises."""
+        edit = edits.topping_up(top_up)
+        until = top_up.get("until")
+        if isinstance(until, datetime) and until <= self._now():
+            raise AdminError("'until' must be in the future")
+
+        def checked(document: Document) -> edits.Changes:
+            changes = edit(document)
+            policy = policy_from(merged(document, changes), self._defaults)
+            if isinstance(policy, Policy) and not _raises_any(policy, policy.top_ups[-1]):
+                raise AdminError("no limit of that scope, window, unit and model: there is nothing to top up")
+            return changes
+
+        return await self._edit(tenant, checked)
+
+    async def add_limit(
+        self, tenant: str, selector: Selector, amount: int, further: Mapping[str, object], account: str | None
+    ) -> tuple[TenantView, bool]:
+        """A general limit; one that counts the same gets the new amount. `further`: `shadows`, `note`."""
+        return await self._edit(tenant, edits.adding_limit(selector, amount, further, _account(account)))
+
+    async def remove_limit(self, tenant: str, selector: Selector, account: str | None) -> tuple[TenantView, bool]:
+        """Raises `NotFoundError` where there is no such limit."""
+        return await self._edit(tenant, edits.removing_limit(selector, _account(account)), known=True)
+
+    async def delete(self, tenant: str) -> None:
+        """Raises `NotFoundError`."""
+        if not await self._tenants.delete(tenant_id(tenant)):
+            raise NotFoundError(f"tenant '{tenant}' has no limits of its own")
+
+    async def _edit(self, tenant: str, edit: Edit, *, known: bool = False) -> tuple[TenantView, bool]:
+        """`known`: there must be a document already."""
+        name = tenant_id(tenant)
+        for _ in range(_ATTEMPTS):
+            stored = await self._tenants.document(name)
+            if stored is None and known:
+                raise NotFoundError(f"tenant '{tenant}' has no limits of its own; the defaults bind it")
+            document = stored if stored is not None else {"tenant_id": name}
+            changes = edit(document)
+            changes |= edits.expired(merged(document, changes), self._now())
+            self._check(document, changes)
+            try:
+                new = await self._tenants.update(name, changes, version_of(document))
+            except ConflictError:
+                continue
+            return self._view(merged(document, changes)), new
+        raise AdminError(f"tenant '{tenant}' is being changed by others all the time: try again")
+
+    def _check(self, document: Document, changes: edits.Changes) -> None:
+        """Nothing unusable is written; what was unusable before is for `problem` to tell."""
+        after = merged(document, changes)
+        if isinstance(policy_from(after, self._defaults), BadDocument):
+            beside = usable_part(document, self._defaults)
+            alone = policy_from(merged(beside, changes), self._defaults)
+            if isinstance(alone, BadDocument):
+                raise AdminError(alone.message)
+        elif limits_tokens(document) and not limits_tokens(after):
+            raise AdminError(f"at least one limit on tokens must stay{_STAY}")
+        if after.keys() <= {"tenant_id"}:
+            raise AdminError(f"nothing would be set{_STAY}")
+
+    def _view(self, document: Document) -> TenantView:
+        read = policy_from(document, self._defaults)
+        return TenantView(
+            tenant=str(document.get("tenant_id", "")),
+            sa_limit=_shown(document.get("sa_limit")),
+            ip_limit=_shown(document.get("ip_limit")),
+            timezone=str(document.get("timezone") or self._defaults.zone.key),
+            problem=read.message if isinstance(read, BadDocument) else None,
+            suspended=read.suspended if isinstance(read, Policy) else None,
+            limits=len(own_limits(document)),
+        )
+
+
+def version_of(document: Document) -> int | None:
+    """The version to write on; None where somebody else keeps something in that field that is none."""
+    version = document.get("version", 0)
+    if isinstance(version, float) and version.is_integer():
+        return int(version)
+    return int(version) if isinstance(version, int) and not isinstance(version, bool) else None
+
+
+def policy_of(document: Document | None, tenant: TenantId, defaults: Defaults) -> tuple[Policy, str | None]:
+    """What binds the tenant, and why its document does not, if so."""
+    read = policy_from(document, defaults) if document is not None else defaults.policy(tenant)
+    if isinstance(read, BadDocument):
+        return defaults.policy(tenant), read.message
+    return read, None
+
+
+def _account(text: str | None) -> str | None:
+    return named("service account", text) if text is not None else None
+
+
+def _terms(policy: Policy) -> tuple[TermsView, ...]:
+    terms = dict(policy.accounts) | ({"(others)": policy.others} if policy.others is not None else {})
+    return tuple(TermsView(name, each.unlimited, each.suspended) for name, each in terms.items())
+
+
+def _raises_any(policy: Policy, top_up: TopUp) -> bool:
+    whose = [terms.limits for terms in (*policy.accounts.values(), policy.others) if terms is not None]
+    kind = (top_up.scope, top_up.window, top_up.unit, top_up.model)
+    return any(
+        (limit.scope, limit.window, limit.unit, limit.model) == kind
+        for limits in (policy.limits, *whose)
+        for limit in limits
+    )
+
+
+def _shown(amount: object) -> int | str | None:
+    """A stored amount as a plain int: the driver's own number types are none, and old shells write doubles."""
+    if amount is None:
+        return None
+    whole = isinstance(amount, int) or (isinstance(amount, float) and amount.is_integer())
+    return int(amount) if whole and not isinstance(amount, bool) else str(amount)  # type: ignore[call-overload]

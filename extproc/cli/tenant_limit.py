@@ -1,0 +1,90 @@
+"""`tokenweir tenant limit add|remove`."""
+
+from typing import Annotated
+
+import typer
+
+from extproc.admin.edits import Selector
+from extproc.cli import values
+from extproc.cli.root import Json, with_admin
+from extproc.cli.tenant_tables import print_edited
+from extproc.core.endpoints import Endpoint
+from extproc.core.limits import Mode, Unit
+from extproc.core.policies import DocumentMode
+
+app = typer.Typer(help="Limits in their general form.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
+Count = Annotated[Unit, typer.Option("--unit", help="What it counts.")]
+Model = Annotated[str | None, typer.Option("--model", metavar="GLOB", help="Only models that this names.")]
+Kinds = Annotated[
+    list[Endpoint] | None, typer.Option("--endpoint", help="Only this kind of endpoint; may be repeated.")
+]
+Account = Annotated[
+    str | None,
+    typer.Option("--service-account", "--sa", help="Of this service account, in place of the tenant's."),
+]
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    tokenweir tenant limit add tenant01 tenant:5000000/month
+
+    tokenweir tenant limit add tenant01 service_account:100/minute --unit requests --endpoint embeddings
+
+    tokenweir tenant limit add tenant01 service_account+model:20000/day --model 'llama-*' --mode shadow
+"""
+)
+def add(
+    context: typer.Context,
+    tenant: Name,
+    limit: Annotated[
+        str, typer.Argument(metavar="SCOPE:AMOUNT/WINDOW", help="Such as service_account:12000/day.")
+    ],
+    unit: Count = Unit.TOKENS,
+    model: Model = None,
+    endpoint: Kinds = None,
+    mode: Annotated[
+        DocumentMode | None, typer.Option("--mode", help="How it admits; by default as the tenant's mode says.")
+    ] = None,
+    shadows: Annotated[
+        Mode | None, typer.Option("--shadows", help="With `--mode shadow`: which mode it tries out.")
+    ] = None,
+    service_account: Account = None,
+    json: Json = False,
+) -> None:
+    """Add a limit. One that counts the same gets the new amount; the counts in its buckets stay."""
+    scope, amount, window = values.limit(limit)
+    selector = Selector(
+        scope, window, unit, model, tuple(endpoint or ()), mode.value if mode is not None else None
+    )
+    further = {"shadows": shadows.value if shadows is not None else None}
+    done = with_admin(
+        context, lambda admin: admin.limits.add_limit(tenant, selector, amount, further, service_account)
+    )
+    print_edited(tenant, done, json)
+
+
+@app.command(epilog="Example: tokenweir tenant limit remove tenant01 service_account/minute --unit requests")
+def remove(
+    context: typer.Context,
+    tenant: Name,
+    limit: Annotated[str, typer.Argument(metavar="SCOPE/WINDOW", help="Such as service_account/day.")],
+    unit: Count = Unit.TOKENS,
+    model: Model = None,
+    endpoint: Kinds = None,
+    mode: Annotated[
+        DocumentMode | None, typer.Option("--mode", help="Where there is one in several modes: which.")
+    ] = None,
+    service_account: Account = None,
+    json: Json = False,
+) -> None:
+    """Remove a limit; its options are the ones that it was added with. Exit code 3 where there is none."""
+    scope, window = values.selector(limit)
+    selector = Selector(
+        scope, window, unit, model, tuple(endpoint or ()), mode.value if mode is not None else None
+    )
+    done = with_admin(context, lambda admin: admin.limits.remove_limit(tenant, selector, service_account))
+    print_edited(tenant, done, json)

@@ -1,0 +1,65 @@
+"""Tenants and their limits as tables."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import typer
+
+from extproc.admin.edits import mode_of
+from extproc.admin.tenants import TenantDetail, TenantView
+from extproc.cli import output
+from extproc.core.limits import Limit
+from extproc.tables import visible
+
+_COLUMNS = ("tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "limits")
+_LIMIT_COLUMNS = ("binds", "scope", "unit", "window", "amount", "mode", "model", "endpoint", "from")
+
+
+def print_views(views: Iterable[TenantView], empty: str) -> None:
+    """A line per tenant."""
+    output.as_table(_COLUMNS, [tuple(getattr(view, column) for column in _COLUMNS) for view in views], empty)
+
+
+def print_edited(tenant: str, done: tuple[TenantView, bool], json: bool) -> None:
+    """What an edit made of a tenant."""
+    view, new = done
+    if view.problem is not None:
+        output.note(f"What is stored beside it can't be used ({view.problem}): the defaults bind.")
+    if json:
+        output.as_json(view)
+        return
+    typer.echo(visible(f"{'Created' if new else 'Updated'} tenant '{tenant}'."))
+    print_views([view], "")
+
+
+def print_detail(detail: TenantDetail) -> None:
+    print_views([detail.view], "")
+    if detail.view.problem is not None:
+        return
+    typer.echo()
+    rows = [
+        (source.whose or "all", *limit_cells(source.limit), source.field or "(default)")
+        for source in detail.limits
+    ]
+    output.as_table(_LIMIT_COLUMNS, rows, "No limit binds.")
+    if detail.terms:
+        typer.echo()
+        terms = [
+            (each.service_account, "yes" if each.unlimited else None, each.suspended) for each in detail.terms
+        ]
+        output.as_table(("service account", "unlimited", "suspended"), terms, "")
+    if detail.top_ups:
+        typer.echo()
+        top_ups = [
+            (each.service_account or "all", each.scope.value, each.unit.value, each.window.value, each.amount,
+             each.model, output.instant(datetime.fromtimestamp(each.until, UTC)))
+            for each in detail.top_ups
+        ]  # fmt: skip
+        output.as_table(("top-up for", "scope", "unit", "window", "amount", "model", "until"), top_ups, "")
+
+
+def limit_cells(limit: Limit) -> tuple[object, ...]:
+    """Scope, unit, window, amount, mode, model, endpoint."""
+    mode = f"shadow of {limit.mode.value}" if limit.shadow else mode_of(limit)
+    endpoints = ", ".join(limit.endpoints)
+    return (limit.scope.value, limit.unit.value, limit.window.value, limit.amount, mode, limit.model, endpoints)

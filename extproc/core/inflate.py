@@ -1,0 +1,85 @@
+"""Incremental inflating of gzip (RFC 1952) and deflate (RFC 1950, or bare RFC 1951) for reading; bounded.
+
+The bytes of an answer are inflated once, as they come. Small data that inflates to a lot costs no more than the
+bounds below: over them, or where the data is corrupt, reading ends for good.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+# An answer that inflates to more is not read. A million tokens streamed as chunks of 250 bytes would be four times
+# as much, but nobody streams them compressed; an answer of JSON is read up to 8 MiB only.
+MAX_INFLATED_BYTES: Final = 64 << 20
+# For one chunk of the answer: the event loop is not held up longer than it takes to inflate and read this much.
+MAX_INFLATED_PER_FEED_BYTES: Final = 8 << 20
+# Output comes in pieces of this size, so that memory is bounded by it and not by the chunk.
+_PIECE_BYTES: Final = 64 << 10
+# Input goes in by slices of this size: what zlib gives back unread is copied, and the copies must stay small.
+_SLICE_BYTES: Final = 4 << 10
+
+_WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_ZLIB_HEADER_BYTES: Final = 2
+
+
+class Inflater:
+    """Feed it chunks of any size; it gives what they inflate to.
+
+    `failed` tells that there is nothing more to come: the data is corrupt, or inflates to more than the bounds.
+    """
+
+    __slots__ = ("_bits", "_head", "_inflated", "_members", "_zlib", "failed")
+
+    def __init__(self, coding: str) -> None:
+        """`coding` is one that `can_inflate`."""
+        self._bits = _WINDOW_BITS[coding]
+        self._members = coding != "deflate"  # a gzip file may have several members: RFC 1952, section 2.2
+        self._head = b""
+        self._zlib = None if coding == "deflate" else zlib.decompressobj(self._bits)
+        self._inflated = 0
+        self.failed = False
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """What `chunk` inflates to, in pieces, none of them empty. Cost is linear, and bounded for each chunk."""
+        if self._zlib is None:
+            chunk = self._head = self._head + chunk
+            if len(chunk) < _ZLIB_HEADER_BYTES:
+                return
+            self._zlib = zlib.decompressobj(self._bits if _is_zlib(chunk) else -zlib.MAX_WBITS)
+        room = MAX_INFLATED_PER_FEED_BYTES
+        for start in range(0, len(chunk), _SLICE_BYTES):
+            data, full = chunk[start : start + _SLICE_BYTES], False
+            while (data or full) and not self.failed:
+                piece, data = self._step(self._zlib, data)
+                full = len(piece) == _PIECE_BYTES  # zlib may hold back more, though it has read all
+                room -= len(piece)
+                self._inflated += len(piece)
+                if room < 0 or self._inflated > MAX_INFLATED_BYTES:
+                    self.failed = True
+                elif piece:
+                    yield piece
+
+    def _step(self, inflating: "zlib._Decompress", data: bytes) -> tuple[bytes, bytes]:
+        """One piece of output, and the input that is left."""
+        if inflating.eof:
+            if not self._members:
+                self.failed = bool(data)
+                return b"", b""
+            inflating = self._zlib = zlib.decompressobj(self._bits)
+        try:
+            piece = inflating.decompress(data, _PIECE_BYTES)
+        except zlib.error:
+            self.failed = True
+            return b"", b""
+        return piece, inflating.unused_data or inflating.unconsumed_tail
+
+
+def can_inflate(coding: str) -> bool:
+    """Whether it is a content coding that an `Inflater` takes, in lower case."""
+    return coding in _WINDOW_BITS
+
+
+def _is_zlib(head: bytes) -> bool:
+    """Whether deflate has the header that RFC 9110 asks for; some servers send it without one."""
+    method, check = head[0] & 0x0F, (head[0] << 8 | head[1]) % 31
+    return method == 8 and check == 0  # noqa: PLR2004 - RFC 1950, section 2.2

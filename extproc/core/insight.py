@@ -1,0 +1,49 @@
+"""What a caller, or an operator, is told of the limits that bind an identity."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from extproc.core.identity import Identity
+from extproc.core.limits import Limit
+from extproc.core.quota import BucketState
+
+
+@dataclass(frozen=True, slots=True)
+class Insight:
+    """The limits of an identity now; the state is None where it depends on a model or endpoint not asked about."""
+
+    identity: Identity
+    limits: tuple[tuple[Limit, BucketState | None], ...]
+    suspended: str | None = None
+
+
+def quota_document(insight: Insight, now: datetime) -> dict[str, object]:
+    """The answer to `GET /v1/quota`. Shadow limits are the operator's business and not in it."""
+    who = insight.identity
+    return {
+        "object": "quota",
+        "tenant": who.tenant,
+        "service_account": who.service_account,
+        "client_ip": who.client_ip,
+        "suspended": insight.suspended,
+        "limits": [row(limit, state, now) for limit, state in insight.limits if not limit.shadow],
+    }
+
+
+def row(limit: Limit, state: BucketState | None, now: datetime) -> dict[str, object]:
+    """One limit with its counts; null where they are not known without a model or endpoint."""
+    end = state.bucket.interval.end if state is not None else None
+    return {
+        "scope": limit.scope.value,
+        "unit": limit.unit.value,
+        "window": limit.window.value,
+        "limit": limit.amount,
+        "used": state.count.used if state is not None else None,
+        "held": state.count.held if state is not None else None,
+        "remaining": state.remaining if state is not None else None,
+        "resets_at": f"{datetime.fromtimestamp(end, UTC):%Y-%m-%dT%H:%M:%SZ}" if end is not None else None,
+        "resets_in_s": max(1, end - int(now.timestamp())) if end is not None else None,
+        "mode": limit.mode.value,
+        "model": limit.model,
+        "endpoints": list(limit.endpoints) or None,
+    }

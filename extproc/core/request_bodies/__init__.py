@@ -1,0 +1,1 @@
+"""How the bodies of each kind of endpoint are read, and rewritten. `core.requests` is the door."""

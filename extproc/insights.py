@@ -1,0 +1,36 @@
+"""What binds an identity now: its limits, with the counts that stand in their buckets."""
+
+from datetime import datetime
+
+from extproc.core.binding import Policy, limits_of
+from extproc.core.identity import Identity
+from extproc.core.insight import Insight
+from extproc.core.limits import NO_SUBJECT, Bucket, Limit, Subject, interval_at, matches
+from extproc.core.quota import BucketState
+from extproc.ports import Counters
+
+
+async def insight_into(
+    counters: Counters, policy: Policy, identity: Identity, now: datetime, subject: Subject = NO_SUBJECT
+) -> Insight:
+    """What binds an identity, with the counts. Limits that need a model or endpoint nobody named have none.
+
+    Raises `StoreError`.
+    """
+    limits = [limit for limit in limits_of(policy, identity, now) if _concerns(limit, subject)]
+    buckets: list[Bucket | None] = []
+    for limit in limits:
+        parts = limit.scope.parts(identity, subject) if limit.binds(subject) else None
+        known = Bucket(limit, parts, interval_at(limit.window, now, policy.zone)) if parts is not None else None
+        buckets.append(known)
+    asked = [bucket for bucket in buckets if bucket is not None]
+    counts = iter(await counters.read(identity.tenant, asked) if asked else ())
+    states = [BucketState(bucket, next(counts)) if bucket is not None else None for bucket in buckets]
+    return Insight(identity, tuple(zip(limits, states, strict=True)), policy.suspension(identity))
+
+
+def _concerns(limit: Limit, subject: Subject) -> bool:
+    """Whether the limit may bind: one for another model or endpoint than the one that is asked about does not."""
+    if limit.endpoints and subject.endpoint is not None and subject.endpoint not in limit.endpoints:
+        return False
+    return limit.model is None or subject.model is None or matches(limit.model, subject.model)

@@ -1,0 +1,175 @@
+"""Edits of documents that others edit too, and whole documents."""
+
+from collections import UserDict
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from extproc.admin.documents import BOOKKEEPING, FIELDS, plain
+from extproc.admin.edits import SETTABLE, Selector
+from extproc.admin.errors import AdminError, NotFoundError
+from extproc.admin.service import Admin
+from extproc.core.limits import Scope, Window
+from extproc.core.policies import Defaults, policy_from, short_limits
+from extproc.ports import ConflictError
+from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DEFAULTS = Defaults(short_limits(1000, None), ZoneInfo("UTC"))
+MONTHLY = Selector(Scope.TENANT, Window.MONTH)
+
+
+class Busy(MemoryTenants):
+    """Somebody else edits a tenant between each read and write, so many times."""
+
+    def __init__(self, times, **fields):
+        super().__init__()
+        self._times = times
+        self._fields = fields
+
+    async def document(self, tenant):
+        read = await super().document(tenant)
+        if self._times:
+            self._times -= 1
+            await super().update(tenant, self._fields)
+        return read
+
+
+def admin_of(tenants):
+    return Admin(tenants, MemoryLedger(), MemoryCounters(), DEFAULTS, lambda: NOW)
+
+
+async def stored(tenants):
+    (document,) = await MemoryTenants.documents(tenants)
+    return {name: value for name, value in document.items() if name not in BOOKKEEPING}
+
+
+async def test_an_edit_is_made_again_on_what_somebody_else_wrote_meanwhile():
+    tenants = Busy(2, limits=[{"scope": "tenant", "window": "day", "amount": 1}])
+    await admin_of(tenants).limits.add_limit("acme", MONTHLY, 9, {}, None)
+    assert (await stored(tenants))["limits"] == [
+        {"scope": "tenant", "window": "day", "amount": 1},
+        {"scope": "tenant", "window": "month", "amount": 9},
+    ]
+
+
+async def test_an_edit_gives_up_where_others_never_end():
+    tenants = Busy(10**6, sa_limit=1)
+    with pytest.raises(AdminError, match="is being changed by others all the time"):
+        await admin_of(tenants).limits.set("acme", {"sa_limit": 5})
+    assert await stored(tenants) == {"sa_limit": 1}
+
+
+async def test_what_is_removed_meanwhile_is_not_found():
+    tenants = MemoryTenants()
+    with pytest.raises(NotFoundError):
+        await admin_of(tenants).limits.remove_limit("acme", MONTHLY, None)
+    await tenants.update("acme", {"sa_limit": 1})
+    with pytest.raises(NotFoundError, match="there is no such limit"):
+        await admin_of(tenants).limits.remove_limit("acme", MONTHLY, None)
+
+
+async def test_applying_on_what_changed_meanwhile_is_refused_and_says_what_was_written():
+    tenants = MemoryTenants()
+    admin = admin_of(tenants)
+    await tenants.update("b", {"sa_limit": 1})
+
+    class Changing(MemoryTenants):
+        async def update(self, tenant, fields, version=None):
+            if tenant == "b":
+                raise ConflictError("tenant 'b' was changed meanwhile")
+            return await super().update(tenant, fields, version)
+
+    changing = Changing()
+    changing._documents = tenants._documents
+    admin = admin_of(changing)
+    documents = [{"tenant_id": "a", "sa_limit": 5}, {"tenant_id": "b", "sa_limit": 5}]
+    with pytest.raises(AdminError, match="tenant 'b' was changed meanwhile: apply again; written before: a"):
+        await admin.apply(documents, dry_run=False)
+
+
+async def test_a_list_that_somebody_broke_is_told_of_before_it_is_edited():
+    tenants = MemoryTenants()
+    for broken in (5, "x", [5], {"a": 1}):
+        await tenants.update("acme", {"sa_limit": 1, "service_accounts": broken})
+        with pytest.raises(AdminError, match="the stored 'service_accounts' can't be used"):
+            await admin_of(tenants).limits.suspend("acme", "why", "sa")
+        await tenants.update("acme", {"service_accounts": None, "limits": broken})
+        with pytest.raises(AdminError, match="the stored 'limits' can't be used"):
+            await admin_of(tenants).limits.add_limit("acme", MONTHLY, 1, {}, None)
+        await tenants.update("acme", {"limits": None})
+
+
+async def test_an_edit_that_is_wrong_in_itself_is_refused_also_beside_what_was_unusable_before():
+    tenants = MemoryTenants()
+    await tenants.update("acme", {"sa_limit": 1, "top_ups": "none", "timezone": "Mars/Olympus"})
+    with pytest.raises(AdminError, match=r"'limits\[0\].amount' must be a whole number"):
+        await admin_of(tenants).limits.add_limit("acme", MONTHLY, 10**13, {}, None)
+    view, _ = await admin_of(tenants).limits.add_limit("acme", MONTHLY, 10, {}, None)
+    assert view.problem is not None
+    assert (await stored(tenants))["timezone"] == "Mars/Olympus"
+
+
+async def test_a_note_of_a_limit_stays_when_its_amount_changes():
+    tenants = MemoryTenants()
+    await tenants.update(
+        "acme", {"limits": [{"scope": "tenant", "window": "month", "amount": 1, "note": "by contract"}]}
+    )
+    await admin_of(tenants).limits.add_limit("acme", MONTHLY, 2, {}, None)
+    assert (await stored(tenants))["limits"] == [
+        {"scope": "tenant", "window": "month", "amount": 2, "note": "by contract"}
+    ]
+
+
+class Recorded(UserDict):
+    """Remembers which fields were asked for."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.asked = set()
+
+    def get(self, name, default=None):
+        self.asked.add(name)
+        return super().get(name, default)
+
+
+def test_the_fields_that_apply_knows_are_the_ones_that_limits_are_read_from():
+    document = Recorded({"tenant_id": "acme", "sa_limit": 1})
+    policy_from(document, DEFAULTS)
+    assert document.asked - BOOKKEEPING == FIELDS - {"note"}
+    assert set(SETTABLE) < FIELDS
+
+
+def test_whatever_a_document_has_is_plain_as_json():
+    class Odd:
+        def __str__(self):
+            return "odd"
+
+    berlin = datetime(2026, 3, 1, 1, tzinfo=ZoneInfo("Europe/Berlin"))
+    assert plain({"a": [1, 1.0, 1.5, True, None, "x", (2,)], 5: Odd()}) == {
+        "a": [1, 1, 1.5, True, None, "x", [2]],
+        "5": "odd",
+    }
+    assert plain(berlin) == "2026-03-01T00:00:00Z"
+    assert plain(datetime(2026, 3, 1, tzinfo=UTC).replace(tzinfo=None)) == "2026-03-01T00:00:00Z"
+    assert plain(berlin.date()) == "2026-03-01"
+
+
+async def test_a_top_up_counts_from_now_on_and_not_before():
+    tenants = MemoryTenants()
+    await tenants.update("acme", {"sa_limit": 1})
+    limits = admin_of(tenants).limits
+    item = {"scope": "service_account", "window": "day", "amount": 5}
+    with pytest.raises(AdminError, match="in the future"):
+        await limits.top_up("acme", item | {"until": NOW})
+    await limits.top_up("acme", item | {"until": NOW + timedelta(seconds=1)})
+    assert len((await stored(tenants))["top_ups"]) == 1
+
+
+async def test_documents_with_versions_of_any_kind_can_be_edited():
+    for version in (3.0, 2**40):
+        tenants = MemoryTenants()
+        tenants._documents["acme"] = {"tenant_id": "acme", "sa_limit": 1, "version": version}
+        await admin_of(tenants).limits.set("acme", {"sa_limit": 2})
+        assert (await stored(tenants)) == {"sa_limit": 2}

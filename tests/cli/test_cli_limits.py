@@ -1,0 +1,419 @@
+"""Editing tenants' documents: single fields, lists, whole documents."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def stored(database):
+    """Puts a document there, or gives back the one that is."""
+
+    def call(tenant="t", **fields):
+        if fields:
+            database.tenantLimitation.insert_one({"tenant_id": tenant, **fields})
+        kept = {"_id": 0, "version": 0, "updated_at": 0, "tenant_id": 0}
+        return database.tenantLimitation.find_one({"tenant_id": tenant}, kept)
+
+    return call
+
+
+@pytest.fixture
+def file(tmp_path):
+    def call(content):
+        path = tmp_path / "limits.yaml"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return call
+
+
+# ---------------------------------------------------------------- set
+
+
+def test_every_option_of_set_writes_its_field_and_no_other(run, stored):
+    stored(sa_limit=5, note="kept", theirs=[1])
+    done = run(
+        "tenant", "set", "t", "--each-sa-per-minute", "60", "--ip-per-minute", "100", "--mode", "shadow",
+        "--shadows", "strict", "--timezone", "Europe/Berlin", "--min-output-tokens", "20", "--unlimited",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    assert stored() == {
+        "sa_limit": 5,
+        "note": "kept",
+        "theirs": [1],
+        "ratelimitEachSAPerMinute": 60,
+        "ratelimitIPPerMinute": 100,
+        "mode": "shadow",
+        "shadows": "strict",
+        "timezone": "Europe/Berlin",
+        "min_output_tokens": 20,
+        "unlimited": True,
+    }
+    undone = run(
+        "tenant", "set", "t", "--each-sa-per-minute", "none", "--ip-per-minute", "none", "--mode", "soft",
+        "--timezone", "none", "--min-output-tokens", "none", "--limited",
+    )  # fmt: skip
+    assert (undone.code, undone.err) == (0, "")
+    # A mode that is none of shadow takes with it what it shadowed.
+    assert stored() == {"sa_limit": 5, "note": "kept", "theirs": [1], "mode": "soft"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--timezone", "Mars/Olympus"], "'timezone' is no IANA time zone"),
+        (["--shadows", "soft"], "'shadows' needs 'mode: shadow' beside it"),
+        (["--each-sa-per-minute", "-1"], "--each-sa-per-minute must be a whole number of requests or 'none'"),
+        (["--ip-per-minute", "9" * 20], "'ratelimitIPPerMinute' must be a whole number of requests"),
+        (["--min-output-tokens", "9" * 20], "'min_output_tokens' must be a whole number of tokens"),
+        (["--sa-limit", "none"], "at least one limit on tokens must stay; to use the defaults, delete the tenant"),
+    ],
+)
+def test_what_would_make_the_document_unusable_is_refused_and_nothing_is_written(run, stored, options, message):
+    stored(sa_limit=5)
+    done = run("tenant", "set", "t", *options)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"tokenweir: {message}")
+    assert stored() == {"sa_limit": 5}
+
+
+def test_a_new_tenant_needs_something_to_be_set(run, stored):
+    done = run("tenant", "set", "new", "--sa-limit", "none")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("tokenweir: nothing would be set; to use the defaults")
+    assert stored("new") is None
+
+
+def test_what_was_unusable_before_is_reported_and_does_not_stop_an_edit(run, stored):
+    stored(sa_limit=5, limits=[{"scope": "nonsense"}])
+    done = run("tenant", "set", "t", "--sa-limit", "6", "--json")
+    assert done.code == 0
+    assert done.err.startswith("What is stored beside it can't be used ('limits[0].scope' must be one of")
+    assert (done.json["sa_limit"], stored()["sa_limit"]) == (6, 6)
+    assert done.json["problem"].startswith("'limits[0].scope'")
+
+
+def test_the_last_limit_on_tokens_may_go_where_the_tenant_is_unlimited(run, stored):
+    stored(sa_limit=5)
+    assert run("tenant", "set", "t", "--unlimited", "--sa-limit", "none").code == 0
+    assert stored() == {"unlimited": True}
+
+
+# ---------------------------------------------------------------- suspend, resume, top-up
+
+
+def test_a_tenant_is_suspended_and_resumed(run, stored):
+    stored(sa_limit=5)
+    assert run("tenant", "suspend", "t", "--reason", "unpaid").code == 0
+    assert stored() == {"sa_limit": 5, "suspended": "unpaid"}
+    assert run("tenant", "list", "--json").json[0]["suspended"] == "unpaid"
+    assert run("tenant", "resume", "t").code == 0
+    assert stored() == {"sa_limit": 5}
+    again = run("tenant", "resume", "t")
+    assert (again.code, again.err) == (2, "tokenweir: the tenant is not suspended\n")
+
+
+def test_one_service_account_is_suspended_and_resumed_beside_the_others_terms(run, stored):
+    terms = [{"name": "a", "sa_limit": 9, "note": "kept"}, {"name": "b", "unlimited": True}]
+    stored(sa_limit=5, service_accounts=terms)
+    assert run("tenant", "suspend", "t", "--sa", "a", "--reason", "runaway").code == 0
+    assert run("tenant", "suspend", "t", "--service-account", "new", "--reason", "gone").code == 0
+    assert stored()["service_accounts"] == [
+        {**terms[0], "suspended": "runaway"},
+        terms[1],
+        {"name": "new", "suspended": "gone"},
+    ]
+    assert run("tenant", "resume", "t", "--sa", "a").code == 0
+    assert run("tenant", "resume", "t", "--sa", "new").code == 0
+    assert stored()["service_accounts"] == terms
+    assert "'b' is not suspended" in run("tenant", "resume", "t", "--sa", "b").err
+
+
+@pytest.mark.parametrize("reason", ["", "\x1b[31m", "x" * 257])
+def test_a_reason_that_callers_could_not_read_is_refused(run, stored, reason):
+    done = run("tenant", "suspend", "t", "--reason", reason)
+    assert (done.code, done.err) == (2, "tokenweir: the reason must be a printable name of 1 to 256 characters\n")
+    assert stored() is None
+
+
+def test_who_is_not_there_can_not_be_resumed(run, database):
+    assert run("tenant", "resume", "nobody").code == 3
+
+
+def test_a_top_up_is_added_and_the_ones_that_are_over_go(run, stored):
+    over = {"amount": 1, "until": "2020-01-01T00:00:00Z"}
+    lasting = {"amount": 2, "until": "2099-01-01T00:00:00Z", "note": "kept"}
+    stored(sa_limit=5, top_ups=[over, lasting])
+    before = datetime.now(UTC).replace(microsecond=0, tzinfo=None)
+    done = run("tenant", "top-up", "t", "--amount", "70", "--until", "+2h", "--sa", "a")
+    assert (done.code, done.err) == (0, "")
+    kept, new = stored()["top_ups"]
+    assert kept == lasting
+    assert timedelta(0) <= new.pop("until") - before - timedelta(hours=2) < timedelta(minutes=1)
+    assert new == {
+        "scope": "service_account",
+        "window": "day",
+        "unit": "tokens",
+        "amount": 70,
+        "service_account": "a",
+    }
+
+
+def test_every_edit_drops_top_ups_that_are_over(run, stored):
+    stored(sa_limit=5, top_ups=[{"amount": 1, "until": "2020-01-01T00:00:00Z"}])
+    assert run("tenant", "set", "t", "--sa-limit", "6").code == 0
+    assert stored() == {"sa_limit": 6}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--until", "+2h", "--scope", "tenant"], "no limit of that scope, window, unit and model"),
+        (["--until", "+2h", "--window", "month"], "no limit of that scope, window, unit and model"),
+        (["--until", "2020-01-01"], "'until' must be in the future"),
+        (["--until", "tomorrow"], "--until must be an instant such as"),
+        (["--until", "+999999w"], "--until must be an instant such as"),
+        (
+            ["--until", "\x1b[31m"],
+            r"--until must be an instant such as 2026-03-01T00:00Z, or a time from now such as +2h",
+        ),
+    ],
+)
+def test_a_top_up_that_would_do_nothing_is_refused(run, stored, options, message):
+    stored(sa_limit=5)
+    done = run("tenant", "top-up", "t", "--amount", "1", *options)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"tokenweir: {message}")
+    assert stored() == {"sa_limit": 5}
+
+
+# ---------------------------------------------------------------- limits in their general form
+
+
+def test_a_limit_is_added_changed_and_removed(run, stored):
+    stored(sa_limit=5)
+    options = ["--unit", "requests", "--model", "big-*", "--endpoint", "score", "--endpoint", "embeddings"]
+    assert run("tenant", "limit", "add", "t", "tenant:100/month", *options).code == 0
+    item = {
+        "scope": "tenant",
+        "window": "month",
+        "amount": 100,
+        "unit": "requests",
+        "model": "big-*",
+        "endpoint": ["embeddings", "score"],
+    }
+    assert stored()["limits"] == [item]
+    assert run("tenant", "limit", "add", "t", "tenant:200/month", *options, "--mode", "soft").code == 0
+    assert stored()["limits"] == [item | {"amount": 200, "mode": "soft"}]
+    assert run("tenant", "limit", "remove", "t", "tenant/month").code == 3
+    assert run("tenant", "limit", "remove", "t", "tenant/month", *options).code == 0
+    assert stored() == {"sa_limit": 5}
+
+
+def test_a_shadow_stands_beside_the_limit_and_the_mode_tells_them_apart(run, stored):
+    stored(sa_limit=5)
+    assert run("tenant", "limit", "add", "t", "tenant:100/day").code == 0
+    shadow = ["--mode", "shadow", "--shadows", "strict"]
+    assert run("tenant", "limit", "add", "t", "tenant:50/day", *shadow).code == 0
+    assert [item.get("mode") for item in stored()["limits"]] == [None, "shadow"]
+    several = run("tenant", "limit", "remove", "t", "tenant/day")
+    assert (several.code, several.err) == (
+        2,
+        "tokenweir: there are several in different modes: name the mode too\n",
+    )
+    assert run("tenant", "limit", "remove", "t", "tenant/day", "--mode", "reserve").code == 0
+    assert [item.get("mode") for item in stored()["limits"]] == ["shadow"]
+
+
+def test_a_service_account_has_limits_of_its_own(run, stored):
+    stored(sa_limit=5, mode="soft")
+    assert run("tenant", "limit", "add", "t", "service_account:9/day", "--sa", "a").code == 0
+    assert stored()["service_accounts"] == [
+        {"name": "a", "limits": [{"scope": "service_account", "window": "day", "amount": 9}]}
+    ]
+    assert run("tenant", "limit", "remove", "t", "service_account/day", "--sa", "a", "--mode", "soft").code == 0
+    assert stored() == {"sa_limit": 5, "mode": "soft"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["add", "t", "tenant:100"], "a limit is SCOPE:AMOUNT/WINDOW"),
+        (["add", "t", "tenant:-1/day"], "a limit is SCOPE:AMOUNT/WINDOW"),
+        (["add", "t", "planet:1/day"], "SCOPE must be one of tenant, service_account"),
+        (["add", "t", "tenant:1/year"], "WINDOW must be one of minute, hour"),
+        (["add", "t", f"tenant:{10**13}/day"], "'limits[0].amount' must be a whole number of tokens"),
+        (["add", "t", "service_account:1/day"], "'limits' must not add a second limit"),
+        (["add", "t", "tenant:1/day", "--shadows", "soft"], "'limits[0].shadows' needs 'mode: shadow'"),
+        (["remove", "t", "tenant:1"], "name the limit as SCOPE/WINDOW"),
+    ],
+)
+def test_a_limit_that_can_not_be_is_one_line_and_exit_code_2(run, stored, words, message):
+    stored(sa_limit=5)
+    done = run("tenant", "limit", *words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"tokenweir: {message}")
+    assert stored() == {"sa_limit": 5}
+
+
+# ---------------------------------------------------------------- show
+
+
+def test_show_tells_every_limit_that_binds_and_where_it_is_from(run, stored):
+    stored(
+        ip_limit=3,
+        limits=[{"scope": "tenant", "window": "month", "amount": 9, "mode": "shadow", "shadows": "soft"}],
+        service_accounts=[{"name": "a", "sa_limit": 7, "suspended": "unpaid"}],
+        unknown_service_accounts={"ratelimitEachSAPerMinute": 2},
+        top_ups=[{"amount": 1, "until": "2099-01-01T00:00:00Z", "scope": "service_account+client_ip"}],
+    )
+    done = run("tenant", "show", "t")
+    assert (done.code, done.err) == (0, "")
+    rows = done.rows[2:]
+    assert rows == [
+        ["binds", "scope", "unit", "window", "amount", "mode", "model", "endpoint", "from"],
+        ["all", "service_account+client_ip", "tokens", "day", "3", "reserve", "-", "-", "ip_limit"],
+        ["all", "tenant", "tokens", "month", "9", "shadow of soft", "-", "-", "limits[0]"],
+        ["a", "service_account", "tokens", "day", "7", "reserve", "-", "-", "service_accounts[0].sa_limit"],
+        ["(others)", "service_account", "requests", "minute", "2", "reserve", "-", "-",
+         "unknown_service_accounts.ratelimitEachSAPerMinute"],
+        ["service account", "unlimited", "suspended"],
+        ["a", "-", "unpaid"],
+        ["(others)", "-", "-"],
+        ["top-up for", "scope", "unit", "window", "amount", "model", "until"],
+        ["all", "service_account+client_ip", "tokens", "day", "1", "-", "2099-01-01T00:00:00Z"],
+    ]  # fmt: skip
+
+
+def test_show_tells_of_defaults_that_bind_beside(run, stored):
+    stored(ratelimitIPPerMinute=5)
+    assert [row[-1] for row in run("tenant", "show", "t").rows[3:]] == ["ratelimitIPPerMinute", "(default)"]
+
+
+def test_show_as_json_is_the_document_that_apply_reads(process, stored, database):
+    whole = {
+        "sa_limit": 5.0,
+        "limits": [{"scope": "tenant", "window": "day", "amount": 9}],
+        "top_ups": [{"amount": 1, "until": datetime(2099, 1, 1, tzinfo=UTC)}],
+        "theirs": {"a": [1]},
+    }
+    stored(**whole)
+    shown = process("tenant", "show", "t", "--json")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.json["tenant_id"] == "t"
+    assert shown.json["top_ups"][0]["until"] == "2099-01-01T00:00:00Z"
+    same = process("tenant", "apply", "-f", "-", stdin=shown.out)
+    assert (same.code, same.err) == (0, "")
+    assert same.rows[1][:2] == ["t", "unchanged"]
+    database.tenantLimitation.delete_many({})
+    # Nobody's own field is there any more: it could be a misspelled one of ours.
+    assert "'theirs' is no field" in process("tenant", "apply", "-f", "-", stdin=shown.out).err
+    ours = json.dumps({name: value for name, value in shown.json.items() if name != "theirs"})
+    assert process("tenant", "apply", "-f", "-", stdin=ours).rows[1][1] == "created"
+    assert (
+        process("tenant", "show", "t", "--json").json.items() >= {"sa_limit": 5, "limits": whole["limits"]}.items()
+    )
+
+
+def test_a_document_that_can_not_be_used_is_shown_with_a_note(run, stored):
+    stored(sa_limit=-1)
+    done = run("tenant", "show", "t", "--json")
+    assert done.code == 0
+    assert done.json["sa_limit"] == -1
+    assert done.err.startswith("The document can't be used ('sa_limit' must be")
+
+
+# ---------------------------------------------------------------- apply
+
+
+def test_apply_says_what_it_does_to_each_tenant(run, stored, file):
+    stored("same", sa_limit=5)
+    stored("other", sa_limit=5, ip_limit=1, theirs="kept")
+    documents = [
+        {"tenant_id": "same", "sa_limit": 5},
+        {"tenant_id": "other", "sa_limit": 6},
+        {"tenant_id": "new", "unlimited": True},
+    ]
+    expected = [
+        ["tenant", "verdict", "field", "before", "after"],
+        ["same", "unchanged", "-", "-", "-"],
+        ["other", "changed", "ip_limit", "1", "-"],
+        ["other", "changed", "sa_limit", "5", "6"],
+        ["new", "created", "unlimited", "-", "True"],
+    ]
+    dry = run("tenant", "apply", "-f", file(documents), "--dry-run")
+    assert (dry.code, dry.rows, dry.err) == (0, expected, "Nothing was written: --dry-run.\n")
+    assert (stored("other")["sa_limit"], stored("new")) == (5, None)
+    done = run("tenant", "apply", "-f", file(documents))
+    assert (done.code, done.rows, done.err) == (0, expected, "")
+    assert stored("other") == {"sa_limit": 6, "theirs": "kept"}
+    assert stored("new") == {"unlimited": True}
+    again = run("tenant", "apply", "-f", file(documents), "--json").json
+    assert [(each["tenant"], each["verdict"], each["changes"]) for each in again] == [
+        (each["tenant_id"], "unchanged", []) for each in documents
+    ]
+
+
+def test_apply_reads_yaml_of_one_document_or_several(run, stored, file):
+    text = "tenant_id: a\nsa_limit: 1\n---\n- tenant_id: b\n  sa_limit: 2\n- tenant_id: c\n  sa_limit: 3\n"
+    assert run("tenant", "apply", "-f", file(text)).code == 0
+    assert [stored(name)["sa_limit"] for name in "abc"] == [1, 2, 3]
+    assert run("tenant", "apply", "-f", file("tenant_id: a\nsa_limit: 4\n")).code == 0
+    assert stored("a") == {"sa_limit": 4}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            [{"tenant_id": "ok", "sa_limit": 1}, {"tenant_id": "b", "sa_limit": -1}],
+            "tenant 'b': 'sa_limit' must be",
+        ),
+        ([{"tenant_id": "ok", "sa_limit": 1}, {"sa_limit": 1}], "document 2: 'tenant_id' must be"),
+        ([{"tenant_id": "ok", "sa_limit": 1}, 5], "document 2: must be an object"),
+        ([{"tenant_id": "ok", "sa_limit": 1}, {"tenant_id": "ok"}], "tenant 'ok' is given twice"),
+        ([{"tenant_id": "ok", "sa_limits": 1}], "tenant 'ok': 'sa_limits' is no field; use"),
+        ([], "there is no document in it"),
+        ("", "there is no document in it"),
+        ("a: [", "{file}: not valid YAML at line 1, column 5"),
+        ("\x07", "{file}: neither YAML nor JSON"),
+        ('{"tenant_id": "ok", "limits": [' + "[" * 5000 + "]" * 5000 + "]}", "{file}: neither YAML nor JSON"),
+    ],
+)
+def test_where_one_document_can_not_be_used_none_is_written(run, database, file, content, message):
+    name = file(content)
+    done = run("tenant", "apply", "-f", name)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"tokenweir: {message.replace('{file}', name)}")
+    assert database.tenantLimitation.count_documents({}) == 0
+
+
+def test_every_document_that_can_not_be_used_is_told_of(run, database, file):
+    done = run(
+        "tenant", "apply", "-f", file([{"tenant_id": "a", "sa_limit": "x"}, {"tenant_id": "b", "mode": "y"}])
+    )
+    assert [line.partition(": must")[0].split("'")[1] for line in done.err.splitlines()[:2]] == ["a", "b"]
+    assert done.err.endswith("tokenweir: nothing was written\n")
+
+
+def test_a_file_that_is_not_there_is_one_line(run, database, tmp_path):
+    done = run("tenant", "apply", "-f", str(tmp_path / "none.yaml"))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith("none.yaml: can't be read: No such file or directory\n")
+
+
+def test_a_document_that_was_shown_before_somebody_changed_it_is_refused(run, stored, file):
+    assert run("tenant", "set", "t", "--sa-limit", "5").code == 0
+    shown = run("tenant", "show", "t", "--json").json
+    assert run("tenant", "set", "t", "--sa-limit", "6").code == 0
+    done = run("tenant", "apply", "-f", file(shown | {"sa_limit": 7}))
+    assert done.code == 2
+    assert done.err.startswith("tokenweir: tenant 't': was changed since: its version is 2, not 1")
+    assert stored()["sa_limit"] == 6
+    del shown["version"]
+    assert run("tenant", "apply", "-f", file(shown | {"sa_limit": 7})).code == 0
+    assert stored()["sa_limit"] == 7
