@@ -136,9 +136,10 @@ def build_accounting(
     settings: Settings,
     stores: Stores,
     limits: LimitsFollower,
+    metrics: Metrics,
+    *,
     counter: PromptCounter,
     alerts: Alerts,
-    metrics: Metrics,
 ) -> Accounting:
     reservation = settings.reservation
     known = models(settings)

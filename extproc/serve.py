@@ -44,7 +44,7 @@ async def serve(settings: Settings) -> int:
         alerts = app.build_alerts(settings, metrics)
         counter = app.build_counter(settings, metrics)
         at_the_end.callback(counter.close)
-        accounting = app.build_accounting(settings, stores, follower, counter, alerts, metrics)
+        accounting = app.build_accounting(settings, stores, follower, metrics, counter=counter, alerts=alerts)
         server = _server(settings, accounting, metrics)
         address = server.bind()
         at_the_end.callback(_serve_metrics(settings.metrics.address, metrics))

@@ -76,7 +76,7 @@ async def test_accounting_and_the_limits_follower_get_their_settings():
     stores, metrics = app.build_stores(given), Metrics()
     follower = app.build_follower(given, stores, metrics)
     alerts, counter = app.build_alerts(given, metrics), app.build_counter(given, metrics)
-    accounting = app.build_accounting(given, stores, follower, counter, alerts, metrics)
+    accounting = app.build_accounting(given, stores, follower, metrics, counter=counter, alerts=alerts)
     options = accounting._options
     assert (options.decision_timeout_s, options.reservation_ttl_s, options.expiry_interval_s) == (0.25, 60, 2)
     assert options.record_denied is False

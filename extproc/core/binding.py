@@ -6,6 +6,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from extproc.core.costs import EVEN, Weights
+from extproc.core.endpoints import Endpoint
 from extproc.core.identity import Identity, TenantId
 from extproc.core.limits import (
     MAX_AMOUNT,
@@ -45,13 +46,14 @@ class TopUp:
     until: float
     service_account: str | None = None
     model: str | None = None
+    endpoints: tuple[Endpoint, ...] = ()
 
     def raises(self, limit: Limit, identity: Identity, now: float) -> bool:
         """Whether it counts for this limit and identity now."""
         return (
             now < self.until
             and (limit.scope, limit.window, limit.unit) == (self.scope, self.window, self.unit)
-            and limit.model == self.model
+            and (limit.model, limit.endpoints) == (self.model, self.endpoints)
             and self.service_account in (None, identity.service_account)
         )
 

@@ -290,7 +290,7 @@ class Exchange:
         self._status = head.status
         self._state = _State.RESPONSE_BODY
         self._reader = reader = self._read_answer(head, self._admitted.reservation)
-        quota = rejections.quota_headers(self._admitted.states, self._decided_at) if head.status in _OK else ()
+        quota = rejections.quota_headers(self._admitted.states, self._decided_at)
         reply = HeadReply(quota, ("content-length",) if reader.changes_body else ())
         return [reply, *self._end(complete=True)] if head.end_of_stream else [reply]
 

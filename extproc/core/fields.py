@@ -133,13 +133,13 @@ class Fields:
             raise self.bad(name, "must be an object")
         return Fields(value, f"{self.path}{name}.")
 
-    def items(self, name: str) -> "Iterator[Fields]":
+    def items(self, name: str, most: int = MAX_ITEMS) -> "Iterator[Fields]":
         """The objects of a list."""
         value = self.values.get(name)
         if value is None:
             return
-        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) > MAX_ITEMS:
-            raise self.bad(name, f"must be a list of at most {MAX_ITEMS} objects")
+        if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) > most:
+            raise self.bad(name, f"must be a list of at most {most} objects")
         for i, item in enumerate(value):
             if not isinstance(item, Mapping) or not all(isinstance(key, str) for key in item):
                 raise self.bad(f"{name}[{i}]", "must be an object")

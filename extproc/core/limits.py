@@ -124,6 +124,11 @@ class Limit:
             kind += f"~e={','.join(sorted(self.endpoints))}"
         return kind + "~shadow" if self.shadow else kind
 
+    @property
+    def is_general(self) -> bool:
+        """Whether it binds requests for any model and endpoint."""
+        return self.model is None and not self.endpoints
+
     def binds(self, subject: Subject) -> bool:
         """Whether it counts what is asked for. What is not known is not bound by a limit that narrows it."""
         if self.model is not None and (subject.model is None or not matches(self.model, subject.model)):

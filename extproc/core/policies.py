@@ -23,9 +23,11 @@ RATE_LIMITS: Final = {
     "ratelimitEachSAPerMinute": Scope.SERVICE_ACCOUNT,
     "ratelimitIPPerMinute": Scope.CLIENT_IP,
 }
+# Terms are looked up by name: they cost a request nothing.
+MAX_ACCOUNTS: Final = 10_000
 _TERMS: Final = {*SHORT_LIMITS, *RATE_LIMITS, "limits", "unlimited", "suspended"}
 _LIMIT: Final = {"scope", "window", "amount", "unit", "mode", "shadows", "model", "endpoint", "note"}
-_TOP_UP: Final = {"scope", "window", "unit", "amount", "until", "service_account", "model", "note"}
+_TOP_UP: Final = {"scope", "window", "unit", "amount", "until", "service_account", "model", "endpoint", "note"}
 
 
 class DocumentMode(StrEnum):
@@ -77,8 +79,9 @@ def policy_from(document: Mapping[str, object], defaults: Defaults) -> Policy | 
     """Reads one document. Fields at its top that it does not know are left alone. Never raises.
 
     Numbers may be integers or whole floats. A limit that is absent or null does not bind. Where a document sets
-    no limit on tokens, the default ones bind, and so for requests; unless it says `unlimited`. Its `mode` is
-    theirs too. A limit that is only tried out (as a shadow) sets none, unless the whole document is a shadow.
+    no limit on tokens that binds all requests, the default ones bind, and so for requests; unless it says
+    `unlimited`. Its `mode` is theirs too. A limit that is only tried out (as a shadow) sets none, unless the whole
+    document is a shadow.
     """
     tenant = document.get("tenant_id")
     if not isinstance(tenant, str) or not is_name(tenant):
@@ -116,7 +119,10 @@ def _with_defaults(
     own: tuple[Limit, ...], enforcement: Enforcement | None, defaults: Defaults
 ) -> tuple[Limit, ...]:
     whole_shadow = enforcement is not None and enforcement.shadow
-    set_here = {limit.unit is Unit.REQUESTS for limit in own if whole_shadow or not limit.shadow}
+    # A limit on some models or endpoints, or one that is only tried out, must not leave the rest without any.
+    set_here = {
+        limit.unit is Unit.REQUESTS for limit in own if limit.is_general and (whole_shadow or not limit.shadow)
+    }
     found = {limit.kind: limit for limit in own}
     # What the defaults only try out stays so under any mode, and comes second to one that binds.
     for limit in sorted(defaults.limits, key=lambda limit: limit.shadow):
@@ -128,7 +134,7 @@ def _with_defaults(
 
 def _accounts(fields: Fields, enforcement: Enforcement) -> dict[str, Terms]:
     accounts: dict[str, Terms] = {}
-    for item in fields.items("service_accounts"):
+    for item in fields.items("service_accounts", MAX_ACCOUNTS):
         name = item.needed("name")
         if name in accounts:
             raise item.bad("name", f"is given twice: {name}")
@@ -216,6 +222,7 @@ def _top_up(fields: Fields) -> TopUp:
         until=fields.instant("until"),
         service_account=fields.name("service_account"),
         model=fields.name("model"),
+        endpoints=fields.choices("endpoint", Endpoint),
     )
 
 

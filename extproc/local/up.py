@@ -192,10 +192,13 @@ curl {stack.gateway}/v1/chat/completions {json} \\
 curl -N {stack.gateway}/v1/chat/completions {json} \\
   -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "1 + 1 =?"}}]}}'
 
+curl {stack.gateway}/v1/quota -H "Authorization: Bearer $TOKEN"
+
 export {environment}
 {command} usage daily
 {command} explain tenant02 {_ACCOUNT} 127.0.0.1
-{command} tenant set tenant02 --sa-limit 50 --ip-limit 50
+{command} tenant set tenant02 --sa-limit 500 --mode strict
+{command} usage export > ledger.jsonl
 
 Metrics: {" ".join(stack.metrics)}""",
         markup=False,

@@ -385,7 +385,7 @@ def test_what_was_held_back_at_the_end_of_a_stream_is_the_clients_after_all():
 @pytest.mark.parametrize("status", [100, 301, 400, 404, 429, 500, 503])
 def test_an_upstream_error_passes_and_is_released_with_its_status(status):
     exchange = forwarded(STREAM)
-    assert exchange.receive(ResponseHead(status, JSON, end_of_stream=False)) == [HeadReply()]
+    assert exchange.receive(ResponseHead(status, JSON, end_of_stream=False)) == [HeadReply(QUOTA)]
     settlement = close_of(exchange.receive(ResponseBody(b"{}", end_of_stream=True)), [BodyReply()])
     assert settlement == Settlement(Outcome.RELEASED, NO_USAGE, 0, "upstream_error", status)
 
@@ -403,7 +403,7 @@ def test_an_answer_without_a_body_is_settled_with_its_head():
         Outcome.ESTIMATED, Usage(20, 0, total=20), 20, "empty", 204, capped=True
     )
     effects = forwarded().receive(ResponseHead(500, {}, end_of_stream=True))
-    assert close_of(effects, [HeadReply()]).outcome is Outcome.RELEASED
+    assert close_of(effects, [HeadReply(QUOTA)]).outcome is Outcome.RELEASED
 
 
 @pytest.mark.parametrize("kind", [JSON, SSE])

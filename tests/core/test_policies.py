@@ -14,7 +14,7 @@ from extproc.core.endpoints import Endpoint
 from extproc.core.fields import MAX_ITEMS, FieldError
 from extproc.core.identity import TenantId
 from extproc.core.limits import MAX_AMOUNT, Limit, Mode, Scope, Subject, Unit, Window
-from extproc.core.policies import BadDocument, Defaults, limits_from, policy_from, short_limits
+from extproc.core.policies import MAX_ACCOUNTS, BadDocument, Defaults, limits_from, policy_from, short_limits
 
 from .samples import BERLIN, CALLER, FUZZ, NOW, VALUES
 
@@ -483,7 +483,7 @@ TWICE = "must not add a second limit of tokens per tenant and month for the same
             {"sa_limit": 5, "limits": [{"scope": "service_account", "window": "day", "amount": 6}]},
             "'limits' must not add a second limit of tokens per service_account and day for the same requests",
         ),
-        ({"service_accounts": {}}, f"'service_accounts' must be a list of at most {MAX_ITEMS} objects"),
+        ({"service_accounts": {}}, f"'service_accounts' must be a list of at most {MAX_ACCOUNTS} objects"),
         ({"service_accounts": [{"sa_limit": 5}]}, "'service_accounts[0].name' must be given"),
         ({"service_accounts": [{"name": ""}]}, f"'service_accounts[0].name' {NAME}"),
         ({"service_accounts": [{"name": "a"}, {"name": "a"}]}, "'service_accounts[1].name' is given twice: a"),
@@ -530,7 +530,8 @@ TWICE = "must not add a second limit of tokens per tenant and month for the same
         ),
         (
             {"top_ups": [{"amount": 5, "until": "2026-03-01", "expires": 1}]},
-            "'top_ups[0].expires' is no field here; use amount, model, note, scope, service_account, unit, until, window",
+            ("'top_ups[0].expires' is no field here; use amount, endpoint, model, note, scope, "
+            "service_account, unit, until, window"),
         ),
         ({"top_ups": [{"amount": 5, "scope": "x"}]}, f"'top_ups[0].scope' {SCOPES}"),
         ({"models": [{"weights": {}}]}, "'models[0].model' must be given"),
@@ -556,7 +557,27 @@ def test_what_can_not_be_used_is_named_with_its_path_and_what_it_must_be(fields,
 
 def test_as_many_limits_as_there_may_be_are_read():
     many = [MONTHLY | {"model": f"model-{number}"} for number in range(MAX_ITEMS)]
-    assert len(read(limits=many).limits) == MAX_ITEMS
+    assert len(read(limits=many, unlimited=True).limits) == MAX_ITEMS
+
+
+def test_a_limit_for_some_models_or_endpoints_takes_no_default_away():
+    for narrow in ({"model": "gpt-*"}, {"endpoint": "embeddings"}):
+        policy = read(limits=[MONTHLY | narrow])
+        assert policy.limits[1:] == DEFAULTS.limits
+        assert len(policy.limits) == 2
+    assert len(read(limits=[MONTHLY]).limits) == 1
+
+
+def test_a_top_up_raises_the_limit_that_is_narrowed_as_it_is():
+    top_up = {"amount": 5, "until": "2099-01-01", "scope": "tenant", "window": "month"}
+    for narrow in ({}, {"model": "gpt-*"}, {"endpoint": ["embeddings", "score"]}):
+        policy = read(
+            limits=[MONTHLY, MONTHLY | {"model": "gpt-*"}, MONTHLY | {"endpoint": ["score", "embeddings"]}],
+            top_ups=[top_up | narrow],
+        )
+        raised = [limit for limit in policy.limits if policy.top_ups[0].raises(limit, CALLER, 0.0)]
+        assert len(raised) == 1
+        assert (raised[0].model, len(raised[0].endpoints)) == (narrow.get("model"), 2 * ("endpoint" in narrow))
 
 
 def test_limits_outside_of_a_document_are_read_the_same_way():
