@@ -57,8 +57,9 @@ class Held:
             self._renew(replace(opened, reservation=replace(reservation, deadline=self._deadline())))
 
     def end(self, reservation: Reservation) -> Open:
-        """Forgets it. One that is not held here (it expired, say) is told as it is."""
-        return self._open.pop(reservation.id, None) or Open(reservation)
+        """Forgets it, and tells of it as it is given: where a stream broke off, it may have grown a last time."""
+        opened = self._open.pop(reservation.id, None)
+        return replace(opened, reservation=reservation) if opened is not None else Open(reservation)
 
     async def run(self) -> None:
         """Renews until cancelled."""

@@ -23,6 +23,8 @@ from extproc.core.usage import NO_USAGE, Absence, Reading, Usage, read_answer
 MAX_ANSWER_BYTES: Final = 8 << 20
 # More pieces than tokens may come of one choice: the parts of a tool call, a character in several bytes.
 _SPARE_PIECES: Final = 8
+# A stream without content has an event that opens it and one that ends it.
+_SILENT_EVENTS: Final = 2
 _OK: Final = range(200, 300)
 _NOTHING_HELD: Final = Estimates(Cost(0, 0), 1)
 _BINARY: Final = ("audio/", "image/", "video/", "application/octet-stream")
@@ -288,6 +290,8 @@ class StreamAnswer:
         self._choices = OpenChoices()
         self._hidden = False  # the last event was, and so is what belongs to it
         self._ended = False  # by us
+        self._silent = 0  # events that said nothing that we understand
+        self._failed = False
         self.changes_body = hide_usage or output_bound is not None
 
     @property
@@ -300,7 +304,13 @@ class StreamAnswer:
 
     @property
     def output_tokens(self) -> int:
-        return self._tally.output_tokens
+        return max(self._tally.output_tokens, self._unknown_pieces)
+
+    @property
+    def _unknown_pieces(self) -> int:
+        """What stands in for content in a stream of a shape that we don't know: its events, but for two."""
+        understood = self._tally.pieces or self._tally.reported is not None or self._failed
+        return 0 if understood else max(0, self._silent - _SILENT_EVENTS)
 
     @property
     def overran(self) -> bool:
@@ -324,6 +334,8 @@ class StreamAnswer:
         return rest if self.changes_body else b""
 
     def settlement(self, *, complete: bool) -> Settlement:
+        if self._unknown_pieces:
+            self._tally.add(Reading(Absence.MISSING, pieces=self._unknown_pieces))
         return self._tally.settlement(complete=complete)
 
     def _pass_on(self, event: Event) -> bytes:
@@ -335,6 +347,8 @@ class StreamAnswer:
             return b"" if self._hidden else event.raw
         reading = read_answer(event.data)
         self._tally.add(reading)
+        self._silent += not reading.pieces and reading.usage is Absence.MISSING
+        self._failed = self._failed or reading.error
         if not self._ended and self._bound is not None and self._goes_beyond(event.data, reading):
             self._ended = self._hidden = True
             return self._choices.closing()

@@ -17,8 +17,10 @@ _BRACKET: Final = re.compile(rb"[\[\]{}]")
 _INDENT: Final = 4
 # A number such as 1e15 is written with all its digits; no float has more characters than this.
 _NUMBER_BYTES: Final = 25
-# With more brackets than this the depth is not looked for: it is taken for the worst that JSON readers take.
-_MAX_BRACKETS: Final = 20_000
+# With more of these the text is not taken apart, which would keep other requests waiting: all of it counts as if it
+# stood outside of strings, at the worst depth that JSON readers take.
+_MARKS: Final = (b'"', b"\\", b"[", b"{")
+_MANY: Final = 20_000
 _WORST_DEPTH: Final = 1000
 
 
@@ -29,18 +31,17 @@ def rendering_bytes(prompt: bytes) -> int:
     """
     if _STRUCTURED.search(prompt) is None:
         return 0
-    outside = prompt if _ARGUMENTS.search(prompt) is not None else _STRING.sub(b"", prompt)
+    simple = all(prompt.count(mark) <= _MANY for mark in _MARKS)
+    whole = not simple or _ARGUMENTS.search(prompt) is not None
+    outside = prompt if whole else _STRING.sub(b"", prompt)
     separators = sum(outside.count(mark) for mark in (b",", b":", b"[", b"]", b"{", b"}"))
     exponents = outside.count(b"e") + outside.count(b"E")
-    return separators * (2 + _INDENT * _depth(outside)) + exponents * _NUMBER_BYTES
+    return separators * (2 + _INDENT * (_depth(outside) if simple else _WORST_DEPTH)) + exponents * _NUMBER_BYTES
 
 
 def _depth(text: bytes) -> int:
-    brackets = _BRACKET.findall(text)
-    if len(brackets) > _MAX_BRACKETS:
-        return _WORST_DEPTH
     depth = deepest = 0
-    for bracket in brackets:
+    for bracket in _BRACKET.findall(text):
         depth += 1 if bracket in b"[{" else -1
         deepest = max(deepest, depth)
     return deepest

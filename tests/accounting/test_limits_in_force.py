@@ -1,6 +1,7 @@
 """What the general form of limits does to a reservation: modes, suspensions, growth, renewals, hits, alerts."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from world import WHO, World, ask, away, usage
@@ -211,6 +212,18 @@ async def test_a_hold_that_grew_is_held_and_charged_as_it_grew():
     assert await world.counts() == (55, 0)
     (entry,) = await world.entries()
     assert (entry.held, entry.charge) == (60, 55)
+
+
+async def test_a_hold_that_grew_as_its_stream_broke_off_is_never_charged_above_what_is_on_record():
+    """The last growth may not have been carried out any more: the end alone tells of it."""
+    world = World(limit=100)
+    reservation = await world.admitted(10)
+    world.accounting.close(replace(reservation, cost=Cost(5, 55)), settled(5, 25))
+    await world.drained()
+    assert await world.counts() == (30, 0)
+    (entry,) = await world.entries()
+    assert (entry.held, entry.charge) == (60, 30)
+    assert (entry.shadow, entry.id) == ((), reservation.id)
 
 
 async def test_growth_of_what_is_over_holds_nothing():

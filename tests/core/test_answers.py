@@ -754,3 +754,33 @@ def test_the_events_that_are_read_grow_in_proportion_to_the_stream(monkeypatch):
         run(reader_of(SSE, bound=1), bytewise(SERVERS["azure"].body * times))
         work.append((len(parsed), sum(parsed)))
     assert work[1] == (4 * work[0][0], 4 * work[0][1])
+
+
+# ---------------------------------------------------------------- streams of a shape that nobody knows
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"token": {"text": "x"}},
+        {"message": {"content": "x"}, "done": False},
+        {"choices": [{"index": 0, "delta": {"of_tomorrow": "x"}}]},
+    ],
+)
+def test_a_stream_that_nobody_understands_is_counted_by_its_events(shape):
+    reader = stream(hide=True)
+    chunks = [event(shape)] * 12
+    assert reader.feed(b"".join(chunks[:2])) == b"".join(chunks[:2])
+    assert reader.output_tokens == 0  # an opening and an end are no content
+    out, settlement = run(reader, chunks[2:])
+    assert out == b"".join(chunks[2:])
+    assert reader.output_tokens == 10
+    assert (settlement.outcome, settlement.charge) == (Outcome.ESTIMATED, 20 + 10)
+
+
+@pytest.mark.parametrize(
+    ("further", "charge"), [(usage_chunk(10, 16), 26), (piece("four"), 21), (event({"error": {"code": 500}}), 0)]
+)
+def test_what_is_understood_counts_before_what_is_not(further, charge):
+    reader = stream(hide=False)
+    assert run(reader, [event({"of": "tomorrow"}) * 12, further])[1].charge == charge

@@ -530,8 +530,10 @@ TWICE = "must not add a second limit of tokens per tenant and month for the same
         ),
         (
             {"top_ups": [{"amount": 5, "until": "2026-03-01", "expires": 1}]},
-            ("'top_ups[0].expires' is no field here; use amount, endpoint, model, note, scope, "
-            "service_account, unit, until, window"),
+            (
+                "'top_ups[0].expires' is no field here; use amount, endpoint, model, note, scope, "
+                "service_account, unit, until, window"
+            ),
         ),
         ({"top_ups": [{"amount": 5, "scope": "x"}]}, f"'top_ups[0].scope' {SCOPES}"),
         ({"models": [{"weights": {}}]}, "'models[0].model' must be given"),

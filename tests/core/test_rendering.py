@@ -73,6 +73,8 @@ def test_more_brackets_than_are_looked_at_count_as_the_deepest():
     flat = b'{"tools":[' + b"[]," * 20_000 + b"1]}"
     assert rendering_bytes(flat) > 4000 * 60_000
     assert rendering_bytes(b'{"tools":[' + b"[]," * 9000 + b"1]}") < 40 * 30_000
+    assert rendering_bytes(b'{"tools":["' + b"a,b" * 9 + b'"]}') < 100
+    assert rendering_bytes(b'{"tools":[' + b'"a,b",' * 10_001 + b"1]}") > 4000 * 20_000
     assert rendering_bytes(b'{"tools":"' + b"[" * 100 + b"]" * 100 + b'",' + b'"arguments":1}') > 400 * 200
 
 

@@ -6,8 +6,10 @@ import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import httpx
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from extproc.local.stack import SAMPLE_MODEL, Stack
@@ -62,9 +64,17 @@ class Caller:
         """The same service account at another stack with the same stores."""
         return Caller(stack, self.records, self.tenant, self.account)
 
+    def colleague(self, account):
+        """Another service account of the same tenant."""
+        return Caller(self.stack, self.records, self.tenant, account)
+
     def openai(self, **options):
         options = {"max_retries": 0, "timeout": 30} | options
         return AsyncOpenAI(base_url=f"{self.stack.gateway}/v1", api_key=self.token, **options)
+
+    def anthropic(self, **options):
+        options = {"max_retries": 0, "timeout": 30} | options
+        return AsyncAnthropic(base_url=self.stack.gateway, auth_token=self.token, api_key=None, **options)
 
     def http(self, **options):
         """Without environment proxies, and at once: whatever hangs is a failure after 15 s."""
@@ -81,7 +91,19 @@ class Caller:
     async def limit(self, **amounts):
         """Sets the limits of a new tenant, and returns when every processor of the stack knows them."""
         await self.records.admin.set_tenant(self.tenant, amounts)
-        written = time.time()
+        await self._known_since(time.time())
+
+    async def bind(self, *limits, **fields):
+        """Writes the tenant's whole document as an operator would, and returns when every processor knows it."""
+        # With the time in it, every time is a change: one that changes nothing is told to nobody.
+        document = {"tenant_id": self.tenant, **fields, "updated_at": datetime.now(UTC)}
+        document |= {"limits": list(limits)} if limits else {}
+        await self.records.database["tenantLimitation"].replace_one(
+            {"tenant_id": self.tenant}, document, upsert=True
+        )
+        await self._known_since(time.time())
+
+    async def _known_since(self, written):
         tenants = await self.records.database["tenantLimitation"].count_documents({})
 
         async def known():
@@ -122,6 +144,28 @@ class Caller:
         """What the counters hold, by scope: `used` and `held`."""
         explained = await self.records.admin.explain(self.tenant, self.account, client_ip)
         return {state.bucket.limit.scope.value: state.count for state in explained.states}
+
+    async def quota(self, query=""):
+        """What the gateway tells the caller of its own limits."""
+        async with self.http() as client:
+            answer = await client.get(f"/v1/quota{query}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def row(self, query="", **wanted):
+        """The only limit in that answer with these values."""
+        rows = (await self.quota(query))["limits"]
+        (found,) = [row for row in rows if wanted.items() <= row.items()]
+        return found
+
+    async def settled_all(self):
+        """The rows of that answer, once nothing is held in any of them."""
+
+        async def nothing_held():
+            rows = (await self.quota())["limits"]
+            return None if any(row["held"] for row in rows) else rows
+
+        return await until(nothing_held, f"nothing is held for {self.account}")
 
     async def settled(self, client_ip="127.0.0.1"):
         """The tokens used (the same in each scope), once nothing is held any more."""

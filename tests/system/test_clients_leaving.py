@@ -69,14 +69,43 @@ async def test_leaving_after_some_chunks_is_charged_for_them(scripted_caller, up
         await left.wait()  # the model stops generating for nobody
 
 
-async def test_leaving_never_costs_more_than_was_held(scripted_caller, upstream):
+async def test_leaving_is_charged_for_all_that_was_delivered_and_never_above_the_hold(scripted_caller, upstream):
     upstream.script, _ = endless([piece(n, usage=True) for n in range(1, 200)])
     async with connection(scripted_caller.stack.gateway) as (reader, writer):
         await send(writer, scripted_caller, stream=True, max_tokens=10, stream_options=CONTINUOUS)
         await reader.readuntil(b"w199 ")
     entry = await scripted_caller.entry()
-    assert entry["charge"] == entry["held"] < 199
-    assert await scripted_caller.settled() == entry["held"]
+    # Ten were held at first: the hold grows with the answer.
+    assert entry["charge"] == 5 + 199 <= entry["held"]
+    assert await scripted_caller.settled() == entry["charge"]
+
+
+async def test_leaving_a_strict_stream_is_never_charged_above_the_hold_that_can_not_grow(
+    scripted_caller, upstream
+):
+    await scripted_caller.bind(mode="strict", sa_limit=1000)
+    upstream.script, _ = endless([piece(n, usage=True) for n in range(1, 200)])
+    async with connection(scripted_caller.stack.gateway) as (reader, writer):
+        await send(writer, scripted_caller, stream=True, max_tokens=10, stream_options=CONTINUOUS)
+        await reader.readuntil(b"[DONE]")
+        (row,) = (await scripted_caller.quota())["limits"]
+    entry = await scripted_caller.entry()
+    assert entry["held"] == row["held"]
+    assert 5 + 10 <= entry["charge"] <= entry["held"]
+    assert await scripted_caller.settled() == entry["charge"]
+
+
+async def test_leaving_is_charged_the_same_in_each_bucket_where_a_strict_one_held_more(scripted_caller, upstream):
+    strict = {"scope": "service_account", "window": "hour", "amount": 3000, "mode": "strict"}
+    await scripted_caller.bind(strict, sa_limit=4000)
+    upstream.script, _ = endless([piece(n, usage=True) for n in range(1, 401)])
+    async with connection(scripted_caller.stack.gateway) as (reader, writer):
+        await send(writer, scripted_caller, stream=True, stream_options=CONTINUOUS)
+        await reader.readuntil(b"w400 ")
+    entry = await scripted_caller.entry()
+    assert (entry["state"], entry["charge"]) == ("settled", 5 + 400)
+    rows = await scripted_caller.settled_all()
+    assert [(row["window"], row["used"]) for row in rows] == [("day", 405), ("hour", 405)]
 
 
 @pytest.mark.parametrize("stream", [False, True])

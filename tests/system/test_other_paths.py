@@ -51,13 +51,6 @@ async def test_other_paths_stream_as_they_come(scripted_caller, upstream):
     assert answer.content == b'data: 1\n\ndata: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
 
 
-async def test_completions_are_not_metered_yet(caller):
-    answer = await caller.post({"model": caller.model, "prompt": "Hi", "max_tokens": 4}, path="/v1/completions")
-    assert answer.status_code == 200
-    assert answer.json()["usage"]["completion_tokens"] == 4
-    assert await caller.nothing_recorded_but(0) == []
-
-
 async def test_a_probe_needs_no_token_and_nothing_else_does_without(scripted, upstream):
     async with httpx.AsyncClient(base_url=scripted.gateway, trust_env=False) as client:
         assert (await client.get("/health")).status_code == 200

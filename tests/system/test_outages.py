@@ -138,11 +138,21 @@ async def test_what_a_dead_processor_held_is_charged_as_held(beside, records, sc
             if metrics["tokenweir_streams"]
         )
         os.kill(victim.pid, signal.SIGKILL)
-        entries = await caller.entries(2, within_s=10)
+        expired = await caller.entry(within_s=10)
+        assert (expired["state"], expired["reason"]) == ("expired", "expired")
+        assert expired["charge"] == expired["held"] > 50
+        # The one that lives keeps what it holds, as long as its stream is open.
+        counts = await caller.counts()
+        assert (counts["service_account"].used, counts["service_account"].held) == (
+            expired["charge"],
+            expired["held"],
+        )
         for each in streams:
             each.cancel()
         await asyncio.wait(streams)
-        assert {(entry["state"], entry["charge"] == entry["held"]) for entry in entries} >= {("expired", True)}
+        entries = await caller.entries(2)
+        (left,) = [entry for entry in entries if entry["_id"] != expired["_id"]]
+        assert (left["state"], left["reason"], left["usage"]["output"]) == ("estimated", "cut_off", 1)
         assert await caller.settled() == sum(entry["charge"] for entry in entries)
 
 
@@ -213,6 +223,40 @@ async def test_a_stream_that_redis_did_not_outlive_is_recorded_when_redis_is_bac
         entry = await caller.entry(within_s=8)
         assert (entry["state"], entry["charge"]) == ("settled", 7)
         assert await caller.settled() == 7
+
+
+async def test_a_stream_that_redis_hung_through_for_longer_than_it_lives_is_charged_once(
+    beside, records, script_server
+):
+    """Whether it was renewed or expired first: the counters and the ledger say the same."""
+    script_server.reset()
+    script_server.script, go = gated()
+    settings = {"TOKENWEIR_RESERVATION__TTL_S": "1", "TOKENWEIR_RESERVATION__EXPIRY_INTERVAL_S": "0.1"}
+    async with (
+        beside(redis=None, upstream=script_server.url, settings=settings) as stack,
+        records_of(stack) as own,
+    ):
+        caller = Caller(stack, own)
+        async with caller.http() as client, client.stream("POST", CHAT, json=chat(stream=True)) as answer:
+            chunks = answer.aiter_raw()
+            got = await anext(chunks)
+            with stopped(child(stack, "valkey")):
+                ended = asyncio.get_running_loop().time() + 2.5
+                await until(lambda: asyncio.get_running_loop().time() > ended, "its time is up", within_s=5)
+            await until(lambda: answered(caller), "Redis answers again")
+            go.set()
+            got += b"".join([chunk async for chunk in chunks])
+        assert got == SHOWN
+        entry = await caller.entry()
+        assert entry["state"] in ("settled", "expired")
+        assert entry["charge"] == (7 if entry["state"] == "settled" else entry["held"])
+        assert await caller.settled() == entry["charge"]
+        assert await total(stack, "tokenweir_queue_lost_total") == 0
+
+
+async def answered(caller):
+    async with caller.http() as client:
+        return (await client.get("/v1/quota")).status_code == 200
 
 
 # ---------------------------------------------------------------- MongoDB

@@ -8,7 +8,7 @@ import pytest
 
 from extproc.local.ports import HOST, free_ports
 
-from .callers import CHAT, Caller, chat, total
+from .callers import CHAT, DEFAULT_LIMIT, Caller, chat, total
 from .marks import SYSTEM
 from .test_denied import error_of
 
@@ -31,7 +31,9 @@ STATES = {
     "error-500": ("released", "released"),
     "error-in-stream": ("released", "estimated"),
     "reset-mid-stream": ("estimated", "estimated"),
-    "gzip": ("estimated", "estimated"),
+    "zero-usage": ("estimated", "estimated"),
+    "gzip": ("settled", "settled"),
+    "deflate": ("settled", "settled"),
     "one-byte-chunks": ("settled", "settled"),
 }
 
@@ -49,8 +51,8 @@ async def fetch(url, fields, fault, headers=None):
                 body += chunk
         except httpx.TransportError:
             complete = False
-    if answer.headers.get("content-encoding") == "gzip":
-        body = zlib.decompressobj(wbits=31).decompress(body)
+    if (encoding := answer.headers.get("content-encoding")) is not None:
+        body = zlib.decompressobj(wbits={"gzip": 31, "deflate": 15}[encoding]).decompress(body)
     return answer.status_code, anonymous(body), complete
 
 
@@ -119,13 +121,15 @@ async def test_a_stream_that_fails_before_content_costs_nothing(scripted_caller,
 @pytest.mark.parametrize("status", [400, 404, 422, 429, 500, 503])
 async def test_an_upstream_error_is_passed_on_and_costs_nothing(scripted_caller, upstream, status):
     async def script(_received, reply):
-        await reply.whole(b'{"error": {"message": "mine", "code": "own"}}', status=status, retry_after="7")
+        own = {"retry_after": "7", "x_ratelimit_limit_tokens": "5"}
+        await reply.whole(b'{"error": {"message": "mine", "code": "own"}}', status=status, **own)
 
     upstream.script = script
     answer = await scripted_caller.post()
     assert (answer.status_code, answer.content) == (status, b'{"error": {"message": "mine", "code": "own"}}')
     assert answer.headers["retry-after"] == "7"
-    assert "x-ratelimit-limit-tokens" not in answer.headers
+    # The caller's own limits are told on every answer, in the place of what an upstream says of ours.
+    assert answer.headers.get_list("x-ratelimit-limit-tokens") == [str(DEFAULT_LIMIT)]
     entry = await scripted_caller.entry()
     assert (entry["state"], entry["charge"], entry["status"]) == ("released", 0, status)
     assert await scripted_caller.settled() == 0
