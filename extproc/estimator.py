@@ -57,9 +57,12 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What has to be known of a request to learn from its usage."""
+    """What has to be known of a request to learn from its usage.
 
-    model: str
+    `learned_as` names model and endpoint: the images of a model say nothing about its chats.
+    """
+
+    learned_as: str
     prompt_bytes: int
     media_parts: int
     choices: int
@@ -93,10 +96,10 @@ class Estimator:
         elif counted is not None:
             prompt = counted + costing.overhead_tokens + facts.media_parts * costing.media_tokens
         else:
-            prompt = self._prompt(facts, costing)
+            prompt = self._prompt(endpoint, facts, costing)
         bound = bound_of(facts, costing, counted, min_output_tokens) if strict else None
-        cost = cost_of(facts, prompt, self._typical_output(facts, costing))
-        return Estimate(cost, bound, profile.weights, _lesson(facts, costing, cost))
+        cost = cost_of(facts, prompt, self._typical_output(endpoint, facts, costing))
+        return Estimate(cost, bound, profile.weights, _lesson(endpoint, facts, costing, cost))
 
     def learn(self, lesson: Lesson | None, settlement: Settlement, *, bounded: bool) -> None:
         """Takes in how a request ended: only complete answers with the upstream's own usage teach anything."""
@@ -107,7 +110,7 @@ class Estimator:
             self._metrics.estimated(lesson.prompt_estimate / usage.input)
         if self._learned is not None:
             self._learned.observe(
-                lesson.model,
+                lesson.learned_as,
                 prompt_bytes=lesson.prompt_bytes,
                 overhead_tokens=lesson.overhead_tokens,
                 media_parts=lesson.media_parts,
@@ -128,27 +131,33 @@ class Estimator:
             texts = prompt_texts(target, facts.prompt)
         return await self._counter.count(facts.model, texts) if texts is not None else None
 
-    def _prompt(self, facts: RequestFacts, costing: Costing) -> int:
+    def _prompt(self, endpoint: Endpoint, facts: RequestFacts, costing: Costing) -> int:
         if self._learned is None:
             return prompt_estimate(facts, costing)
         tokens = self._learned.prompt_tokens(
-            facts.model,
+            _learned_as(endpoint, facts),
             prompt_bytes=facts.prompt_bytes,
             overhead_tokens=costing.overhead_tokens,
             start_bytes_per_token=costing.bytes_per_token,
         )
         return tokens + facts.media_parts * costing.media_tokens
 
-    def _typical_output(self, facts: RequestFacts, costing: Costing) -> int:
+    def _typical_output(self, endpoint: Endpoint, facts: RequestFacts, costing: Costing) -> int:
         start = costing.typical_output_tokens
-        return self._learned.typical_output(facts.model, start) if self._learned is not None else start
+        if self._learned is None:
+            return start
+        return self._learned.typical_output(_learned_as(endpoint, facts), start)
 
 
-def _lesson(facts: RequestFacts, costing: Costing, cost: Cost) -> Lesson | None:
+def _learned_as(endpoint: Endpoint, facts: RequestFacts) -> str:
+    return f"{endpoint}/{facts.model}"
+
+
+def _lesson(endpoint: Endpoint, facts: RequestFacts, costing: Costing, cost: Cost) -> Lesson | None:
     if not facts.counts_tokens:
         return None
     return Lesson(
-        model=facts.model,
+        learned_as=_learned_as(endpoint, facts),
         prompt_bytes=facts.prompt_bytes,
         media_parts=facts.media_parts,
         choices=max(1, facts.choices),

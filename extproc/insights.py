@@ -13,14 +13,14 @@ from extproc.ports import Counters
 async def insight_into(
     counters: Counters, policy: Policy, identity: Identity, now: datetime, subject: Subject = NO_SUBJECT
 ) -> Insight:
-    """What binds an identity, with the counts. Limits that need a model or endpoint nobody named have none.
+    """What binds an identity, with the counts. Limits that count by a model or endpoint nobody named have none.
 
     Raises `StoreError`.
     """
     limits = [limit for limit in limits_of(policy, identity, now) if _concerns(limit, subject)]
     buckets: list[Bucket | None] = []
     for limit in limits:
-        parts = limit.scope.parts(identity, subject) if limit.binds(subject) else None
+        parts = limit.scope.parts(identity, subject)
         known = Bucket(limit, parts, interval_at(limit.window, now, policy.zone)) if parts is not None else None
         buckets.append(known)
     asked = [bucket for bucket in buckets if bucket is not None]

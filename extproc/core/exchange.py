@@ -81,7 +81,7 @@ _OK = range(200, 300)
 _USAGE_ON_REQUEST = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
 # The least that the hold of a long stream grows by.
 _GROWTH_TOKENS = 64
-# A longer path than this asks about no model.
+# A longer path than this asks about nothing.
 _PATH = 4096
 
 
@@ -166,7 +166,7 @@ class Exchange:
             return self._reject(rejections.unusable_identity(identity, target.endpoint))
         if target.endpoint is Endpoint.QUOTA:
             self._state = _State.INSPECTION
-            return [Inspect(identity, Subject(_queried_model(headers[":path"])))]
+            return [Inspect(identity, _queried(headers[":path"]))]
         encoding = headers.get("content-encoding") or "identity"
         if encoding.lower() != "identity":
             return self._reject(rejections.compressed(encoding, target.endpoint))
@@ -321,13 +321,16 @@ class Exchange:
         """Holds more where the answer has outgrown what is held: others must not be admitted to what is gone."""
         assert self._reader is not None  # noqa: S101 - set with the state that leads here
         assert self._admitted is not None  # noqa: S101
+        assert self._facts is not None  # noqa: S101
         reservation, written = self._admitted.reservation, self._reader.output_tokens
-        if reservation.strict or written < reservation.cost.output or self._facts is None:
+        # An answer that is as long as its client allowed is complete; without a bound it may go on.
+        enough = (
+            written <= reservation.output_held if self._facts.output_bound else written < reservation.output_held
+        )
+        if enough or reservation.strict or not (self._facts.stream and self._facts.counts_tokens):
             return []
-        if not (self._facts.stream and self._facts.counts_tokens):
-            return []
-        cost = replace(reservation.cost, output=written + max(_GROWTH_TOKENS, reservation.cost.output))
-        grown = replace(reservation, cost=cost)
+        more = written - reservation.cost.output + max(_GROWTH_TOKENS, reservation.output_held)
+        grown = replace(reservation, extra_output=more)
         self._admitted = replace(self._admitted, reservation=grown)
         self._reader.estimates = Estimates.of(grown, self._rules.bytes_per_output_token)
         return [Grow(grown)]
@@ -388,7 +391,9 @@ def _declared_length(headers: Headers) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0  # noqa: PLR2004
 
 
-def _queried_model(path: str) -> str | None:
-    """The model that `?model=` names, for limits that count by model."""
-    values = parse_qs(path.partition("?")[2]).get("model") if len(path) < _PATH else None
-    return values[0][:MAX_MODEL_CHARS] if values else None
+def _queried(path: str) -> Subject:
+    """What `?model=` and `?endpoint=` ask about: limits that count by them have numbers only then."""
+    fields = parse_qs(path.partition("?")[2]) if len(path) < _PATH else {}
+    model = fields["model"][0][:MAX_MODEL_CHARS] if "model" in fields else None
+    endpoint = fields["endpoint"][0] if "endpoint" in fields else None
+    return Subject(model, Endpoint(endpoint) if endpoint in list(Endpoint) else None)

@@ -15,8 +15,8 @@ class Entry:
     """What one request did to its buckets.
 
     `charge` is what was counted as used, `held` what had been held, both in weighted tokens. `cost` is what it was
-    expected to need, whether it was admitted or not. `shadow` names the shadow limits (their kinds) that would
-    have denied it. `price` is in billionths of the currency that the prices are given in.
+    expected to need when it came, admitted or not. `shadow` names the shadow limits (their kinds) that would have
+    denied it. `price` is in billionths of the currency that the prices are given in.
     """
 
     id: ReservationId
@@ -64,7 +64,7 @@ def closed_entry(
         status=settlement.status,
         admitted_at=reservation.admitted_at,
         ended_at=ended_at,
-        cost=Cost(reservation.cost.prompt, reservation.output_held),
+        cost=reservation.cost,
         shadow=shadow,
         price=price,
     )

@@ -46,8 +46,8 @@ class Reservation:
     """What is held for one request from admission until it is settled, released or expired.
 
     `cost` is the estimate; `bound` what can be needed at the most, where a strict limit binds. `requests` is how
-    many it counts as. `deadline` (seconds since the epoch) is when it expires; `date` is the tenant's calendar
-    date at admission.
+    many it counts as. `extra_output` tokens are held beside the cost, where the answer has outgrown it. `deadline`
+    (seconds since the epoch) is when it expires; `date` is the tenant's calendar date at admission.
     """
 
     id: ReservationId
@@ -64,6 +64,7 @@ class Reservation:
     weights: Weights = EVEN
     bound: Bound | None = None
     requests: int = 1
+    extra_output: int = 0
 
     @property
     def strict(self) -> bool:
@@ -79,12 +80,14 @@ class Reservation:
         """
         if self.strict and self.bound is not None:
             return self.weights.at_most(self.bound.prompt, self.bound.all_output)
-        return self.weights.at_most(self.cost.prompt, self.cost.output)
+        return self.weights.at_most(self.cost.prompt, self.output_held)
 
     @property
     def output_held(self) -> int:
         """The output tokens that are held, of all choices."""
-        return self.bound.all_output if self.strict and self.bound is not None else self.cost.output
+        if self.strict and self.bound is not None:
+            return self.bound.all_output
+        return self.cost.output + self.extra_output
 
     @property
     def output_bound(self) -> int | None:
@@ -97,7 +100,8 @@ class Reservation:
         """What a bucket of the limit has to hold, as a function of the output bound."""
         if limit.mode is Mode.STRICT and self.bound is not None:
             return strict_demand(limit.unit, self.weights, self.bound, self.requests)
-        return demand(limit.unit, self.weights, self.cost, self.requests)
+        held = Cost(self.cost.prompt, self.cost.output + self.extra_output)
+        return demand(limit.unit, self.weights, held, self.requests)
 
     def hold(self, limit: Limit) -> int:
         """What a bucket of the limit holds with the output bound as it is."""

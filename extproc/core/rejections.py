@@ -125,9 +125,10 @@ def over_limit(denied: Denied, now: datetime, style: DeniedStyle, endpoint: Endp
     )
     if denied.need > limit.amount and limit.unit is not Unit.REQUESTS:
         field = _BOUND_FIELDS.get(endpoint) if endpoint is not None else None
-        message += f" That is more than the whole limit: ask for less{f' with {field}' if field else ''}."
+        less = f"shorten the prompt or lower {field}" if field else "ask for less"
+        message += f" That is more than the whole limit: {less}."
     headers = (("retry-after", str(seconds)), *quota_headers((denied.state,), now))
-    if limit.window is not Window.MINUTE:
+    if limit.window is not Window.MINUTE or denied.need > limit.amount:
         headers += (("x-should-retry", "false"),)  # the OpenAI SDKs would wait and ask again, in vain
     kind = "requests" if limit.unit is Unit.REQUESTS else "tokens"
     return _error(429, message, "rate_limit_exceeded", endpoint, kind=kind, reason=reason, extra=headers)

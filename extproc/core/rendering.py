@@ -17,8 +17,8 @@ _BRACKET: Final = re.compile(rb"[\[\]{}]")
 _INDENT: Final = 4
 # A number such as 1e15 is written with all its digits; no float has more characters than this.
 _NUMBER_BYTES: Final = 25
-# With more of these the text is not taken apart, which would keep other requests waiting: all of it counts as if it
-# stood outside of strings, at the worst depth that JSON readers take.
+# With more of these the text is not taken apart, which would keep other requests waiting: all of it counts as if
+# it stood outside of strings, at the worst depth that JSON readers take.
 _MARKS: Final = (b'"', b"\\", b"[", b"{")
 _MANY: Final = 20_000
 _WORST_DEPTH: Final = 1000

@@ -353,7 +353,7 @@ async def test_a_caller_sees_its_limits_with_what_is_used_and_held():
     assert [state and state.count for _, state in insight.limits] == [
         type(insight.limits[0][1].count)(7, 10),
         None,
-        None,
+        type(insight.limits[0][1].count)(0, 0),
     ]
     insight = await world.accounting.inspect(WHO, Subject("gpt-4"))
     assert [(limit.amount, state.count.used) for limit, state in insight.limits] == [(1000, 7), (50, 0)]

@@ -533,6 +533,8 @@ def test_a_caller_may_ask_what_is_left_for_it():
     exchange = Exchange(RULES)
     (inspect,) = exchange.receive(head(__path="/v1/quota?model=gpt%2D4", __method="GET", end_of_stream=True))
     assert inspect == Inspect(CALLER, Subject("gpt-4"))
+    asked_about = Exchange(RULES).receive(head(__path="/v1/quota?endpoint=embeddings", __method="GET"))
+    assert asked_about == [Inspect(CALLER, Subject(endpoint=Endpoint.EMBEDDINGS))]
     state = BucketState(HELD.buckets[0], Count(5, 7))
     answer = rejection(exchange.receive(Inspected(Insight(CALLER, ((DAILY, state),)), NOW)))
     assert (answer.status, answer.reason) == (200, "quota")
@@ -540,7 +542,7 @@ def test_a_caller_may_ask_what_is_left_for_it():
     assert (document["service_account"], document["limits"][0]["remaining"]) == (CALLER.service_account, 11_988)
 
 
-@pytest.mark.parametrize("query", ["", "?", "?x=1", "?model=", "?model=" + "x" * 5000])
+@pytest.mark.parametrize("query", ["", "?", "?x=1", "?model=", "?endpoint=x", "?model=" + "x" * 5000])
 def test_a_question_that_names_no_model_is_about_all_that_do_not_need_one(query):
     (inspect,) = Exchange(RULES).receive(head(__path="/v1/quota" + query, __method="GET", end_of_stream=True))
     assert inspect.subject == Subject()
@@ -644,7 +646,8 @@ def test_the_hold_of_a_stream_grows_with_it_and_what_was_generated_is_charged():
     assert exchange.receive(ResponseBody(piece("x") * 29, end_of_stream=False)) == [BodyReply()]
     reply, grow = exchange.receive(ResponseBody(piece("x"), end_of_stream=False))
     assert reply == BodyReply()
-    assert grow == Grow(replace(HELD, cost=Cost(20, 30 + 64)))
+    assert grow == Grow(replace(HELD, extra_output=64))
+    assert (grow.reservation.held, grow.reservation.output_held) == (50 + 64, 30 + 64)
     assert exchange.receive(ResponseBody(piece("x") * 50, end_of_stream=False)) == [BodyReply()]
     close, finish = exchange.receive(StreamClosed())
     assert finish == Finish()
@@ -658,7 +661,16 @@ def test_a_large_hold_doubles():
     exchange.receive(Decided(wide, NOW))
     exchange.receive(ResponseHead(200, SSE, end_of_stream=False))
     _, grow = exchange.receive(ResponseBody(piece("x") * 110, end_of_stream=False))
-    assert grow.reservation.cost == Cost(20, 210)
+    assert (grow.reservation.cost, grow.reservation.output_held) == (Cost(20, 100), 210)
+    _, again = exchange.receive(ResponseBody(piece("x") * 100, end_of_stream=False))
+    assert again.reservation.output_held == 420
+
+
+def test_an_answer_as_long_as_its_client_allowed_holds_no_more_than_that():
+    exchange = answering(json.dumps(json.loads(STREAM) | {"max_tokens": 30}).encode(), SSE)
+    assert exchange.receive(ResponseBody(piece("x") * 30, end_of_stream=False)) == [BodyReply()]
+    _, grow = exchange.receive(ResponseBody(piece("x"), end_of_stream=False))
+    assert grow.reservation.output_held == 31 + 64
 
 
 def test_only_streams_and_only_holds_that_are_no_bound_grow():

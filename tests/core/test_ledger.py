@@ -47,11 +47,13 @@ def test_what_is_weighted_is_held_weighted_and_expected_unweighted():
     assert (entry.held, entry.cost) == (110, Cost(20, 30))
 
 
-def test_under_a_strict_limit_the_output_that_was_granted_is_what_was_expected():
+def test_the_cost_is_what_was_expected_however_much_was_held():
     entry = closed_entry(
         reservation(Cost(20, 30), (STRICT,), bound=Bound(25, 8, 1, 2)), expiry(reservation()), LATER
     )
-    assert (entry.held, entry.cost) == (25 + 16, Cost(20, 16))
+    assert (entry.held, entry.cost) == (25 + 16, Cost(20, 30))
+    grown = closed_entry(reservation(Cost(20, 30), extra_output=64), expiry(reservation()), LATER)
+    assert (grown.held, grown.cost) == (50 + 64, Cost(20, 30))
 
 
 def test_a_denied_request_held_nothing_and_costs_nothing():

@@ -63,7 +63,7 @@ def test_a_denied_request_is_told_all_that_it_needs_to_wait_rightly():
 @pytest.mark.parametrize(("amount", "hopeless"), [(49, True), (50, False)])
 def test_who_asks_for_more_than_the_whole_limit_is_told_that_waiting_is_in_vain(amount, hopeless):
     message = error(over(Limit(Scope.TENANT, Window.DAY, amount), used=1))["message"]
-    assert message.endswith("ask for less with max_tokens.") is hopeless
+    assert message.endswith("shorten the prompt or lower max_tokens.") is hopeless
 
 
 def test_tokens_that_others_hold_are_told():
@@ -157,7 +157,7 @@ def test_any_denial_is_an_answer_that_a_client_can_parse(scope, window, amount, 
 @pytest.mark.parametrize(
     ("endpoint", "end"),
     [
-        (Endpoint.RESPONSES, "ask for less with max_output_tokens."),
+        (Endpoint.RESPONSES, "shorten the prompt or lower max_output_tokens."),
         (Endpoint.EMBEDDINGS, "ask for less."),
         (None, "ask for less."),
     ],

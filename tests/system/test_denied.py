@@ -34,7 +34,7 @@ async def test_a_denied_answer_tells_all_that_is_needed_to_wait(scripted_caller,
     assert re.fullmatch(
         r"Usage over limit -- serviceAccount \+ IP\. Limit 10 tokens per day: 0 used, this request needs up to "
         r"\d+\. Resets at \d{4}-\d\d-\d\dT00:00:00Z, in (\d+h)?(\d+m)?\d+s\. "
-        r"That is more than the whole limit: ask for less with max_tokens\.",
+        r"That is more than the whole limit: shorten the prompt or lower max_tokens\.",
         error["message"],
     )
     assert 0 < int(answer.headers["retry-after"]) <= 86_400
