@@ -26,10 +26,12 @@ from extproc.core.quota import (
     Admitted,
     Decision,
     Denied,
+    HitDecision,
     Reservation,
     ReservationId,
     Suspended,
     Unavailable,
+    Unbounded,
 )
 from extproc.core.settlement import Outcome, Settlement, charges, expiry, released
 from extproc.core.usage import NO_USAGE
@@ -55,6 +57,7 @@ class AccountingOptions:
     expiry_interval_s: float = 5.0
     ledger_linger_s: float = 0.1
     record_denied: bool = True
+    refuse_unbounded: bool = True
     thresholds: tuple[int, ...] = ()
     alert_windows: frozenset[Window] = frozenset(Window)
 
@@ -111,9 +114,13 @@ class Accounting:
         policy = self._limits.policy(ask.identity.tenant)
         suspended = policy.suspension(ask.identity)
         if suspended is not None:
-            return self._suspended(self._uncounted(policy, ask, now), suspended)
+            self._not_admitted(self._uncounted(policy, ask, now), "suspended")
+            return Suspended(suspended)
         buckets = bind(policy, ask.identity, now, Subject(ask.facts.model, ask.endpoint))
         strict = any(bucket.limit.mode is Mode.STRICT for bucket in buckets)
+        if strict and ask.facts.unbounded_prompt and self._options.refuse_unbounded and _needs_bound(buckets):
+            self._not_admitted(self._uncounted(policy, ask, now), "unbounded_prompt")
+            return Unbounded()
         estimate = await self._estimator.estimate(
             ask.endpoint, ask.facts, strict=strict, min_output_tokens=policy.min_output_tokens
         )
@@ -132,7 +139,7 @@ class Accounting:
             self._entries.put(denied_entry(reservation, decision.state.bucket.limit.scope))
         return decision
 
-    async def hit(self, hit: Hit) -> Decision:
+    async def hit(self, hit: Hit) -> HitDecision:
         """Decides on a request that only counts as one, and counts it where it fits. As `reserve` otherwise."""
         now = self._clock.now()
         policy = self._limits.policy(hit.identity.tenant)
@@ -247,11 +254,11 @@ class Accounting:
             deadline=now.timestamp() + self._options.reservation_ttl_s,
         )
 
-    def _suspended(self, reservation: Reservation, reason: str) -> Suspended:
-        self._metrics.decided("denied", "suspended")
+    def _not_admitted(self, reservation: Reservation, reason: str) -> None:
+        """Counts and records a denial that no bucket was asked about."""
+        self._metrics.decided("denied", reason)
         if self._options.record_denied:
-            self._entries.put(denied_entry(reservation, "suspended"))
-        return Suspended(reason)
+            self._entries.put(denied_entry(reservation, reason))
 
     def _count(self, reservation: Reservation, decision: Admitted | Denied) -> None:
         if isinstance(decision, Admitted):
@@ -326,6 +333,12 @@ class Accounting:
                 continue
             if expired:
                 _log.warning("reservations expired: charged as held", extra={"reservations": expired})
+
+
+def _needs_bound(buckets: Sequence[Bucket]) -> bool:
+    """Whether a strict limit binds that counts more than requests."""
+    strict = (b.limit for b in buckets if b.limit.mode is Mode.STRICT and not b.limit.shadow)
+    return any(limit.unit is not Unit.REQUESTS for limit in strict)
 
 
 @dataclass(frozen=True, slots=True)

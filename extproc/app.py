@@ -158,6 +158,7 @@ def build_accounting(
             reservation_ttl_s=reservation.ttl_s,
             expiry_interval_s=reservation.expiry_interval_s,
             record_denied=settings.denied.record,
+            refuse_unbounded=settings.cost.refuse_unbounded,
             thresholds=settings.alerts.thresholds,
             alert_windows=frozenset(settings.alerts.windows),
         ),

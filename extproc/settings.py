@@ -378,6 +378,11 @@ class CostSettings(_Section):
         le=MAX_OUTPUT_BOUND,
         description="Strict mode: a request for which fewer are left is denied, unless it asked for fewer.",
     )
+    refuse_unbounded: bool = Field(
+        default=True,
+        description="Strict mode: refuse what has no bound (an earlier conversation by its id, files, films, tools"
+        " that the server runs). false: admit it; what it needs beyond the hold is recorded, not charged.",
+    )
     weights: WeightSettings = WeightSettings()
     currency: str = Field(
         default="USD", min_length=1, max_length=8, description="What prices are given in; for reports."

@@ -1,12 +1,14 @@
 """Applying whole documents: what would change, tenant by tenant, and then all of it or nothing."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 
 from extproc.admin.documents import BOOKKEEPING, FIELDS, plain
 from extproc.admin.errors import AdminError
-from extproc.admin.tenants import version_of
+from extproc.admin.tenants import NOTHING_RAISED, raises_any, version_of
+from extproc.core.binding import Policy
 from extproc.core.identity import TenantId
 from extproc.core.policies import BadDocument, Defaults, policy_from
 from extproc.ports import ConflictError, Document, TenantStore
@@ -31,26 +33,34 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What applying does to one tenant. `version` is the stored document's that it was planned on."""
+    """What applying does to one tenant. `version` is the stored document's that it was planned on.
+
+    `notes` are what its author should know of it, and nothing that stops it.
+    """
 
     tenant: TenantId
     verdict: Verdict
     changes: tuple[FieldChange, ...]
     fields: Document
     version: int | None
+    notes: tuple[str, ...] = ()
 
 
-async def plan(tenants: TenantStore, defaults: Defaults, documents: Sequence[object]) -> list[Planned]:
+async def plan(
+    tenants: TenantStore, defaults: Defaults, documents: Sequence[object], now: datetime
+) -> list[Planned]:
     """Compares documents with what is stored. Raises `AdminError` with a line for each that can't be used."""
     problems: list[str] = []
     planned: list[Planned] = []
     seen: set[TenantId] = set()
     for number, document in enumerate(documents, start=1):
         try:
-            tenant = _tenant(document, number, defaults)
+            policy = _policy(document, number, defaults)
+            tenant = policy.tenant
             refuse_twice(tenant, seen)
             seen.add(tenant)
-            planned.append(_compared(tenant, document, await tenants.document(tenant)))  # type: ignore[arg-type]
+            compared = _compared(tenant, document, await tenants.document(tenant))  # type: ignore[arg-type]
+            planned.append(replace(compared, notes=_notes(policy, now)))
         except AdminError as error:
             problems.append(str(error))
     if problems:
@@ -79,14 +89,24 @@ def refuse_twice(tenant: TenantId, seen: Container[TenantId]) -> None:
         raise AdminError(f"tenant '{tenant}' is given twice")
 
 
-def _tenant(document: object, number: int, defaults: Defaults) -> TenantId:
+def _policy(document: object, number: int, defaults: Defaults) -> Policy:
     if not isinstance(document, Mapping) or not all(isinstance(name, str) for name in document):
         raise AdminError(f"document {number}: must be an object with 'tenant_id' and limits")
     read = policy_from(document, defaults)
     if isinstance(read, BadDocument):
         whose = f"tenant '{read.tenant}'" if read.tenant is not None else f"document {number}"
         raise AdminError(f"{whose}: {read.message}")
-    return read.tenant
+    return read
+
+
+def _notes(policy: Policy, now: datetime) -> tuple[str, ...]:
+    """Top-ups that do nothing: one that is over may stand in a file for long, but a mistake looks the same."""
+    return tuple(
+        f"tenant '{policy.tenant}': 'top_ups[{number}]' raises nothing: "
+        f"{'it is over' if top_up.until <= now.timestamp() else NOTHING_RAISED}"
+        for number, top_up in enumerate(policy.top_ups)
+        if not raises_any(policy, top_up, now)
+    )
 
 
 def _compared(tenant: TenantId, document: Document, stored: Document | None) -> Planned:

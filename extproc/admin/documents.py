@@ -9,7 +9,15 @@ from typing import Final
 from extproc.core.binding import Policy
 from extproc.core.fields import FieldError
 from extproc.core.limits import Limit, Unit
-from extproc.core.policies import RATE_LIMITS, SHORT_LIMITS, BadDocument, Defaults, limits_from, policy_from
+from extproc.core.policies import (
+    RATE_LIMITS,
+    SHORT_LIMITS,
+    BadDocument,
+    Defaults,
+    DocumentMode,
+    limits_from,
+    policy_from,
+)
 from extproc.ports import Document
 
 AMOUNTS: Final = (*SHORT_LIMITS, *RATE_LIMITS)
@@ -60,10 +68,15 @@ def own_limits(document: Document) -> tuple[Limit, ...]:
         return ()
 
 
-def limits_tokens(document: Document) -> bool:
-    """Whether it has a say on tokens: a limit of its own, or that there is none."""
+def keeps_defaults_away(document: Document) -> bool:
+    """Whether the default limits on tokens leave it alone, as `policy_from` says: it must not change by the way.
+
+    It sets a limit on tokens of its own that binds all requests, or says that there is none.
+    """
+    whole_shadow = document.get("mode") == DocumentMode.SHADOW
     return document.get("unlimited") is True or any(
-        limit.unit is not Unit.REQUESTS for limit in own_limits(document)
+        limit.is_general and limit.unit is not Unit.REQUESTS and (whole_shadow or not limit.shadow)
+        for limit in own_limits(document)
     )
 
 

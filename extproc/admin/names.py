@@ -4,10 +4,10 @@ from extproc.admin.errors import AdminError
 from extproc.core.identity import MAX_NAME_CHARS, UNKNOWN_IP, ClientIP, TenantId, is_name, normalise_ip
 
 
-def named(what: str, text: str) -> str:
-    """Raises `AdminError` for what can't be a name."""
+def named(what: str, text: str, kind: str = "a printable name") -> str:
+    """Raises `AdminError` for what can't be a name, or text of that `kind` which has the same form."""
     if not is_name(text):
-        raise AdminError(f"the {what} must be a printable name of 1 to {MAX_NAME_CHARS} characters")
+        raise AdminError(f"the {what} must be {kind} of 1 to {MAX_NAME_CHARS} characters")
     return text
 
 

@@ -102,7 +102,7 @@ class Admin:
 
     async def apply(self, documents: Sequence[object], *, dry_run: bool) -> list[Planned]:
         """Makes whole documents what binds their tenants: all, or none where one of them can't be used."""
-        planned = await plan(self._tenants, self._defaults, documents)
+        planned = await plan(self._tenants, self._defaults, documents, self._now())
         if not dry_run:
             await carry_out(self._tenants, planned)
         return planned

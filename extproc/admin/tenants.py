@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from extproc.admin import edits
 from extproc.admin.documents import (
     Source,
-    limits_tokens,
+    keeps_defaults_away,
     merged,
     own_limits,
     sources,
@@ -17,13 +18,15 @@ from extproc.admin.documents import (
 from extproc.admin.edits import Edit, Selector
 from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.names import named, tenant_id
-from extproc.core.binding import Policy, TopUp
-from extproc.core.identity import TenantId
+from extproc.core.binding import Policy, Terms, TopUp, limits_of
+from extproc.core.identity import UNKNOWN_IP, Identity, ServiceAccount, TenantId
+from extproc.core.limits import Limit, Unit
 from extproc.core.policies import BadDocument, Defaults, policy_from
 from extproc.ports import ConflictError, Document, TenantStore
 
 # Edits of people: who meets so many others at once would only meet more.
 _ATTEMPTS = 5
+NOTHING_RAISED: Final = "no limit of that scope, window, unit, model and endpoint"
 _STAY = "; to use the defaults, delete the tenant; to lift all limits, set it unlimited"
 
 
@@ -32,7 +35,8 @@ class TenantView:
     """A tenant's limits as stored; `problem` says why they can't be used, if so.
 
     An amount that is no whole number of tokens is shown as the text of what is stored. `limits` is how many limits
-    of its own bind all of the tenant, the two short ones among them.
+    of its own bind all of the tenant, the two short ones among them; `defaults` are the default ones that bind
+    beside them, as "service_account:12000/day".
     """
 
     tenant: str
@@ -42,6 +46,7 @@ class TenantView:
     problem: str | None
     suspended: str | None
     limits: int
+    defaults: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,9 @@ class TenantLimits:
 
     async def suspend(self, tenant: str, reason: str, account: str | None) -> tuple[TenantView, bool]:
         """Nothing is admitted any more, for the tenant or one service account; callers read the reason."""
-        return await self._edit(tenant, edits.suspending(named("reason", reason), _account(account)))
+        return await self._edit(
+            tenant, edits.suspending(named("reason", reason, "printable text"), _account(account))
+        )
 
     async def resume(self, tenant: str, account: str | None) -> tuple[TenantView, bool]:
         return await self._edit(tenant, edits.suspending(None, _account(account)), known=True)
@@ -119,8 +126,8 @@ class TenantLimits:
         def checked(document: Document) -> edits.Changes:
             changes = edit(document)
             policy = policy_from(merged(document, changes), self._defaults)
-            if isinstance(policy, Policy) and not _raises_any(policy, policy.top_ups[-1]):
-                raise AdminError("no limit of that scope, window, unit and model: there is nothing to top up")
+            if isinstance(policy, Policy) and not raises_any(policy, policy.top_ups[-1], self._now()):
+                raise AdminError(f"{NOTHING_RAISED}: there is nothing to top up")
             return changes
 
         return await self._edit(tenant, checked)
@@ -166,8 +173,8 @@ class TenantLimits:
             alone = policy_from(merged(beside, changes), self._defaults)
             if isinstance(alone, BadDocument):
                 raise AdminError(alone.message)
-        elif limits_tokens(document) and not limits_tokens(after):
-            raise AdminError(f"at least one limit on tokens must stay{_STAY}")
+        elif keeps_defaults_away(document) and not keeps_defaults_away(after):
+            raise AdminError(f"at least one limit on tokens that binds all requests must stay{_STAY}")
         if after.keys() <= {"tenant_id"}:
             raise AdminError(f"nothing would be set{_STAY}")
 
@@ -181,6 +188,7 @@ class TenantLimits:
             problem=read.message if isinstance(read, BadDocument) else None,
             suspended=read.suspended if isinstance(read, Policy) else None,
             limits=len(own_limits(document)),
+            defaults=_defaults_beside(document, read) if isinstance(read, Policy) else (),
         )
 
 
@@ -209,14 +217,32 @@ def _terms(policy: Policy) -> tuple[TermsView, ...]:
     return tuple(TermsView(name, each.unlimited, each.suspended) for name, each in terms.items())
 
 
-def _raises_any(policy: Policy, top_up: TopUp) -> bool:
-    whose = [terms.limits for terms in (*policy.accounts.values(), policy.others) if terms is not None]
-    kind = (top_up.scope, top_up.window, top_up.unit, top_up.model)
-    return any(
-        (limit.scope, limit.window, limit.unit, limit.model) == kind
-        for limits in (policy.limits, *whose)
-        for limit in limits
+def raises_any(policy: Policy, top_up: TopUp, now: datetime) -> bool:
+    """Whether there is a limit that the top-up raises now."""
+    account = ServiceAccount(top_up.service_account or "")
+    whom = Identity(policy.tenant, account, UNKNOWN_IP)
+    if top_up.service_account is not None:
+        limits = limits_of(policy, whom, now)
+    else:
+        terms = (*policy.accounts.values(), policy.others if policy.others is not None else Terms())
+        limits = (*policy.limits, *(limit for each in terms for limit in each.limits))
+    return any(top_up.raises(limit, whom, now.timestamp()) for limit in limits)
+
+
+def _defaults_beside(document: Document, policy: Policy) -> tuple[str, ...]:
+    own = {limit.kind for limit in own_limits(document)}
+    return tuple(_brief(limit) for limit in policy.limits if limit.kind not in own)
+
+
+def _brief(limit: Limit) -> str:
+    """As `tenant limit add` takes it, with what narrows it."""
+    further = (
+        limit.unit.value if limit.unit is not Unit.TOKENS else "",
+        f"model {limit.model}" if limit.model is not None else "",
+        f"endpoint {', '.join(limit.endpoints)}" if limit.endpoints else "",
+        "shadow" if limit.shadow else "",
     )
+    return " ".join((f"{limit.scope}:{limit.amount}/{limit.window}", *filter(None, further)))
 
 
 def _shown(amount: object) -> int | str | None:

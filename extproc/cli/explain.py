@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from extproc.admin.service import Explanation
-from extproc.cli import output
+from extproc.cli import output, values
 from extproc.cli.root import Json, refuse_memory, settings_of, with_admin
-from extproc.core.endpoints import Endpoint
 from extproc.core.identity import UNKNOWN_IP
 from extproc.core.limits import Limit
+from extproc.core.policies import METERED
 from extproc.core.quota import BucketState
 
 EXAMPLES = """
@@ -41,13 +41,21 @@ def explain(
     service_account: Annotated[str, typer.Argument(help="The service account.")],
     client_ip: Annotated[str, typer.Argument(help="The client IP.")] = UNKNOWN_IP,
     model: Annotated[str | None, typer.Option(help="For this model: limits on models have counts then.")] = None,
-    endpoint: Annotated[Endpoint | None, typer.Option(help="For this kind of endpoint; likewise.")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help=f"For this kind of endpoint; likewise: {', '.join(METERED)}.",
+            autocompletion=values.endpoint_names,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show which limits bind an identity now: used, held, remaining, reset."""
     refuse_memory("redis.url", settings_of(context).redis.url)
+    kind = values.choice("--endpoint", endpoint, METERED) if endpoint is not None else None
     found = with_admin(
-        context, lambda admin: admin.explain(tenant, service_account, client_ip, model=model, endpoint=endpoint)
+        context, lambda admin: admin.explain(tenant, service_account, client_ip, model=model, endpoint=kind)
     )
     if json:
         output.as_json(_document(found))

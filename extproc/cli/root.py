@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 import extproc
 from extproc import app as composition
@@ -18,8 +19,21 @@ T = TypeVar("T")
 
 FAULT, WRONG_USE, NOT_FOUND = 1, 2, 3
 
+
+class _Root(TyperGroup):
+    """All commands: what a user reads of a wrong value has nothing of the library that found it wrong."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="tokenweir",
+    cls=_Root,
     help="Token quotas and usage for LLMs behind Envoy.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -78,16 +78,26 @@ Examples:
 def set_(
     context: typer.Context,
     tenant: Name,
-    sa_limit: Annotated[str | None, _amount_option("--sa-limit", "Tokens a day per service account.")] = None,
+    sa_limit: Annotated[
+        str | None, _amount_option("--sa-limit", "Tokens a day per service account; in documents `sa_limit`.")
+    ] = None,
     ip_limit: Annotated[
-        str | None, _amount_option("--ip-limit", "Tokens a day per service account + client IP.")
+        str | None,
+        _amount_option("--ip-limit", "Tokens a day per service account + client IP; in documents `ip_limit`."),
     ] = None,
     each_sa_per_minute: Annotated[
         str | None,
-        _amount_option("--each-sa-per-minute", "Requests a minute per service account.", "REQUESTS"),
+        _amount_option(
+            "--each-sa-per-minute",
+            "Requests a minute per service account; in documents `ratelimitEachSAPerMinute`.",
+            "REQUESTS",
+        ),
     ] = None,
     ip_per_minute: Annotated[
-        str | None, _amount_option("--ip-per-minute", "Requests a minute per client IP.", "REQUESTS")
+        str | None,
+        _amount_option(
+            "--ip-per-minute", "Requests a minute per client IP; in documents `ratelimitIPPerMinute`.", "REQUESTS"
+        ),
     ] = None,
     mode: Annotated[
         DocumentMode | None, typer.Option(help="How limits without a mode of their own admit.")
@@ -106,7 +116,10 @@ def set_(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Set limits; the ones not named stay. In effect on every replica within 5 seconds."""
+    """Set limits; the ones not named stay. In effect on every replica within 5 seconds.
+
+    Creates the tenant where there is none.
+    """
     amounts = {
         "sa_limit": ("--sa-limit", sa_limit, "tokens"),
         "ip_limit": ("--ip-limit", ip_limit, "tokens"),
@@ -148,7 +161,10 @@ def suspend(
     service_account: Account = None,
     json: Json = False,
 ) -> None:
-    """Admit nothing any more, until `tenant resume`. In effect on every replica within 5 seconds."""
+    """Admit nothing any more, until `tenant resume`. In effect on every replica within 5 seconds.
+
+    Creates the tenant where there is none: its limits stay the default ones.
+    """
     done = with_admin(context, lambda admin: admin.limits.suspend(tenant, reason, service_account))
     print_edited(tenant, done, json)
 
@@ -168,6 +184,8 @@ Examples:
     tokenweir tenant top-up tenant01 --amount 50000 --until +2h
 
     tokenweir tenant top-up tenant01 --amount 1000000 --until 2026-03-01T00:00Z --scope tenant --window month
+
+    tokenweir tenant top-up tenant01 --amount 100 --until +1h --window minute --unit requests --endpoint embeddings
 """,
 )
 def top_up(
@@ -181,10 +199,21 @@ def top_up(
     window: Annotated[Window, typer.Option(help="Their window.")] = Window.DAY,
     unit: Annotated[Unit, typer.Option(help="Their unit.")] = Unit.TOKENS,
     model: Annotated[str | None, typer.Option(metavar="GLOB", help="Their model, where they have one.")] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="Their kinds of endpoint, all of them, where they have some; may be repeated.",
+            autocompletion=values.endpoint_names,
+        ),
+    ] = None,
     service_account: Account = None,
     json: Json = False,
 ) -> None:
-    """Raise limits for a while. Top-ups that are over are dropped from the document."""
+    """Raise limits for a while. Top-ups that are over are dropped from the document.
+
+    Creates the tenant where there is none: its limits stay the default ones.
+    """
     item: dict[str, object] = {
         "scope": scope.value,
         "window": window.value,
@@ -192,7 +221,8 @@ def top_up(
         "amount": amount,
         "until": values.instant("--until", until, datetime.now(UTC)),
     }
-    further = {"service_account": service_account, "model": model}
+    kinds = [kind.value for kind in values.endpoints(endpoint)]
+    further = {"service_account": service_account, "model": model, "endpoint": kinds or None}
     item |= {name: value for name, value in further.items() if value is not None}
     print_edited(tenant, with_admin(context, lambda admin: admin.limits.top_up(tenant, item)), json)
 
@@ -209,17 +239,22 @@ Examples:
 def apply(
     context: typer.Context,
     file: Annotated[
-        str, typer.Option("--file", "-f", metavar="FILE", help="Documents as YAML or JSON; `-`: stdin.")
+        list[str],
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="Documents as YAML or JSON; `-`: stdin. May be repeated."
+        ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     json: Json = False,
 ) -> None:
     """Make documents what binds their tenants: fields that a document does not have go.
 
-    All are checked first: where one can't be used, none is written. Tenants that are not in the file stay.
+    Those of all files are checked first: where one can't be used, none is written. Other tenants stay.
     """
     documents = read_documents(file)
     planned = with_admin(context, lambda admin: admin.apply(documents, dry_run=dry_run))
+    for text in (text for each in planned for text in each.notes):
+        output.note(text)
     if json:
         output.as_json([_plan_document(each) for each in planned])
         return

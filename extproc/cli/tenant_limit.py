@@ -8,9 +8,8 @@ from extproc.admin.edits import Selector
 from extproc.cli import values
 from extproc.cli.root import Json, with_admin
 from extproc.cli.tenant_tables import print_edited
-from extproc.core.endpoints import Endpoint
 from extproc.core.limits import Mode, Unit
-from extproc.core.policies import DocumentMode
+from extproc.core.policies import METERED, DocumentMode
 
 app = typer.Typer(help="Limits in their general form.", no_args_is_help=True)
 
@@ -18,7 +17,13 @@ Name = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name."
 Count = Annotated[Unit, typer.Option("--unit", help="What it counts.")]
 Model = Annotated[str | None, typer.Option("--model", metavar="GLOB", help="Only models that this names.")]
 Kinds = Annotated[
-    list[Endpoint] | None, typer.Option("--endpoint", help="Only this kind of endpoint; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--endpoint",
+        metavar="KIND",
+        help=f"Only this kind of endpoint; may be repeated: {', '.join(METERED)}.",
+        autocompletion=values.endpoint_names,
+    ),
 ]
 Account = Annotated[
     str | None,
@@ -55,11 +60,14 @@ def add(
     service_account: Account = None,
     json: Json = False,
 ) -> None:
-    """Add a limit. One that counts the same gets the new amount; the counts in its buckets stay."""
+    """Add a limit. One that counts the same gets the new amount; the counts in its buckets stay.
+
+    Creates the tenant where there is none. The default limits on tokens go once it has one of its own that binds
+    all requests.
+    """
     scope, amount, window = values.limit(limit)
-    selector = Selector(
-        scope, window, unit, model, tuple(endpoint or ()), mode.value if mode is not None else None
-    )
+    kinds = values.endpoints(endpoint)
+    selector = Selector(scope, window, unit, model, kinds, mode.value if mode is not None else None)
     further = {"shadows": shadows.value if shadows is not None else None}
     done = with_admin(
         context, lambda admin: admin.limits.add_limit(tenant, selector, amount, further, service_account)
@@ -83,8 +91,7 @@ def remove(
 ) -> None:
     """Remove a limit; its options are the ones that it was added with. Exit code 3 where there is none."""
     scope, window = values.selector(limit)
-    selector = Selector(
-        scope, window, unit, model, tuple(endpoint or ()), mode.value if mode is not None else None
-    )
+    kinds = values.endpoints(endpoint)
+    selector = Selector(scope, window, unit, model, kinds, mode.value if mode is not None else None)
     done = with_admin(context, lambda admin: admin.limits.remove_limit(tenant, selector, service_account))
     print_edited(tenant, done, json)

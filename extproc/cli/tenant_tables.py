@@ -13,6 +13,7 @@ from extproc.tables import visible
 
 _COLUMNS = ("tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "limits")
 _LIMIT_COLUMNS = ("binds", "scope", "unit", "window", "amount", "mode", "model", "endpoint", "from")
+_TOP_UP_COLUMNS = ("top-up for", "scope", "unit", "window", "amount", "model", "endpoint", "until")
 
 
 def print_views(views: Iterable[TenantView], empty: str) -> None:
@@ -28,6 +29,8 @@ def print_edited(tenant: str, done: tuple[TenantView, bool], json: bool) -> None
     if json:
         output.as_json(view)
         return
+    if view.defaults:
+        output.note(f"{_beside(view)}: {', '.join(view.defaults)}.")
     typer.echo(visible(f"{'Created' if new else 'Updated'} tenant '{tenant}'."))
     print_views([view], "")
 
@@ -52,10 +55,18 @@ def print_detail(detail: TenantDetail) -> None:
         typer.echo()
         top_ups = [
             (each.service_account or "all", each.scope.value, each.unit.value, each.window.value, each.amount,
-             each.model, output.instant(datetime.fromtimestamp(each.until, UTC)))
+             each.model, ", ".join(each.endpoints), output.instant(datetime.fromtimestamp(each.until, UTC)))
             for each in detail.top_ups
         ]  # fmt: skip
-        output.as_table(("top-up for", "scope", "unit", "window", "amount", "model", "until"), top_ups, "")
+        output.as_table(_TOP_UP_COLUMNS, top_ups, "")
+
+
+def _beside(view: TenantView) -> str:
+    return (
+        "These defaults bind beside its own limits"
+        if view.limits
+        else "It has no limits of its own; the defaults stay"
+    )
 
 
 def limit_cells(limit: Limit) -> tuple[object, ...]:

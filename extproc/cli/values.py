@@ -1,12 +1,15 @@
 """Values as options and arguments have them. What can't be read raises `AdminError`, which names the option."""
 
 import re
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, TypeVar
 
 from extproc.admin.errors import AdminError
+from extproc.core.endpoints import Endpoint
 from extproc.core.limits import Scope, Window
+from extproc.core.policies import METERED
 
 E = TypeVar("E", bound=StrEnum)
 NONE: Final = "none"
@@ -54,8 +57,18 @@ def selector(text: str) -> tuple[Scope, Window]:
     return choice("SCOPE", scope, Scope), choice("WINDOW", window, Window)
 
 
-def choice(name: str, text: str, kind: type[E]) -> E:
-    try:
-        return kind(text)
-    except ValueError:
-        raise AdminError(f"{name} must be one of {', '.join(kind)}, not {text[:40]!r}") from None
+def choice(name: str, text: str, allowed: Iterable[E]) -> E:
+    known = list(allowed)
+    if text not in known:
+        raise AdminError(f"{name} must be one of {', '.join(known)}, not {text[:40]!r}")
+    return known[known.index(text)]  # type: ignore[arg-type]
+
+
+def endpoints(names: Sequence[str] | None) -> tuple[Endpoint, ...]:
+    """What `--endpoint` names, in the order of the names: kinds that a limit can bind."""
+    return tuple(sorted({choice("--endpoint", name, METERED) for name in names or ()}))
+
+
+def endpoint_names() -> list[str]:
+    """For completion."""
+    return list(METERED)

@@ -8,23 +8,14 @@ and what an upstream generates beyond the output that it was told to keep to.
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from msgspec.structs import replace
-
 from extproc.core.costs import Cost
-from extproc.core.cutoff import OpenChoices
 from extproc.core.endpoints import Endpoint
 from extproc.core.inflate import Inflater, can_inflate
+from extproc.core.plain_answer import JsonAnswer
 from extproc.core.settlement import Estimates, Settlement, released
-from extproc.core.sse import Event, Framer
-from extproc.core.tally import Tally
-from extproc.core.usage import NO_USAGE, Absence, Reading, Usage, read_answer
+from extproc.core.stream_answer import StreamAnswer
+from extproc.core.usage import NO_USAGE
 
-# A JSON answer up to this size is read; a larger one passes and is estimated. Memory per exchange is bounded.
-MAX_ANSWER_BYTES: Final = 8 << 20
-# More pieces than tokens may come of one choice: the parts of a tool call, a character in several bytes.
-_SPARE_PIECES: Final = 8
-# A stream without content has an event that opens it and one that ends it.
-_SILENT_EVENTS: Final = 2
 _OK: Final = range(200, 300)
 _NOTHING_HELD: Final = Estimates(Cost(0, 0), 1)
 _BINARY: Final = ("audio/", "image/", "video/", "application/octet-stream")
@@ -160,75 +151,6 @@ class OpaqueAnswer(_Passing):
         return self.estimates.estimate(self._bytes, 1 if self._bytes else 0, self._reason)
 
 
-class JsonAnswer:
-    """A plain answer: passes untouched, is read once when it is complete.
-
-    What does not begin as a JSON object is not kept. With `generates=False` an answer without usage costs what its
-    prompt does, for nothing in it was generated.
-    """
-
-    changes_body = False
-
-    def __init__(self, estimates: Estimates, *, output_bound: int | None = None, generates: bool = True) -> None:
-        self.estimates = estimates
-        self._bound = output_bound
-        self._generates = generates
-        self._parts: list[bytes] = []
-        self._bytes = 0
-        self._begun = False  # with more than white space
-        self._skips = False
-        self._tally: Tally | None = None
-
-    @property
-    def output_tokens(self) -> int:
-        return self._tally.output_tokens if self._tally is not None else 0
-
-    @property
-    def overran(self) -> bool:
-        usage = self._tally.reported if self._tally is not None else None
-        return self._bound is not None and usage is not None and usage.output > self._bound
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._bytes += len(chunk)
-        if not self._begun and (start := chunk.lstrip()):
-            self._begun = True
-            self._skips = not start.startswith(b"{")
-        self._skips = self._skips or self._bytes > MAX_ANSWER_BYTES
-        if self._skips:
-            self._parts.clear()
-        else:
-            self._parts.append(chunk)
-        return chunk
-
-    def finish(self) -> bytes:
-        self._read()
-        return b""
-
-    def settlement(self, *, complete: bool) -> Settlement:
-        if not self._bytes:
-            return self.estimates.estimate(0, 0, "empty" if complete else "cut_off")
-        tally = self._read()
-        tally.estimates = self.estimates
-        return tally.settlement(complete=complete)
-
-    def _read(self) -> Tally:
-        if self._tally is None:
-            reading = self._reading()
-            absence = reading.usage if isinstance(reading.usage, Absence) else Absence.MISSING
-            self._tally = Tally(self.estimates, absence)
-            self._tally.add(reading)
-            self._parts.clear()
-        return self._tally
-
-    def _reading(self) -> Reading:
-        reading = read_answer(b"".join(self._parts)) if self._parts else Reading(Absence.UNREADABLE)
-        if not self._generates:
-            return replace(reading, content_bytes=0, pieces=0)
-        if isinstance(reading.usage, Usage) or reading.error or reading.content_bytes:
-            return reading
-        return replace(reading, content_bytes=self._bytes)
-
-
 class EncodedAnswer:
     """A compressed answer: passes untouched, is inflated for reading only, within the bounds of `core/inflate.py`.
 
@@ -271,94 +193,3 @@ class EncodedAnswer:
     def settlement(self, *, complete: bool) -> Settlement:
         reader = self._opaque if self._inflater.failed else self._reader
         return reader.settlement(complete=complete)
-
-
-class StreamAnswer:
-    """A stream of events: each passes as it comes and is read on the way.
-
-    With `hide_usage` the chunk that carries nothing but usage is taken out, because it is there on our account.
-    With `output_bound` a stream of chunks that goes beyond it is ended there, well formed, and what the upstream
-    still sends is read but not passed on; a stream of another shape is flagged and passes. In either case an event
-    is passed on when it is complete: before that, no client can read it either.
-    """
-
-    def __init__(self, estimates: Estimates, *, hide_usage: bool, output_bound: int | None = None) -> None:
-        self._hide_usage = hide_usage
-        self._bound = output_bound
-        self._framer = Framer()
-        self._tally = Tally(estimates)
-        self._choices = OpenChoices()
-        self._hidden = False  # the last event was, and so is what belongs to it
-        self._ended = False  # by us
-        self._silent = 0  # events that said nothing that we understand
-        self._failed = False
-        self.changes_body = hide_usage or output_bound is not None
-
-    @property
-    def estimates(self) -> Estimates:
-        return self._tally.estimates
-
-    @estimates.setter
-    def estimates(self, estimates: Estimates) -> None:
-        self._tally.estimates = estimates
-
-    @property
-    def output_tokens(self) -> int:
-        return max(self._tally.output_tokens, self._unknown_pieces)
-
-    @property
-    def _unknown_pieces(self) -> int:
-        """What stands in for content in a stream of a shape that we don't know: its events, but for two."""
-        understood = self._tally.pieces or self._tally.reported is not None or self._failed
-        return 0 if understood else max(0, self._silent - _SILENT_EVENTS)
-
-    @property
-    def overran(self) -> bool:
-        if self._bound is None:
-            return False
-        usage = self._tally.reported
-        spare = _SPARE_PIECES * max(1, len(self._choices))
-        return (usage is not None and usage.output > self._bound) or self._tally.pieces > self._bound + spare
-
-    def feed(self, chunk: bytes) -> bytes:
-        nothing_held = not self._framer.pending_bytes
-        kept = [self._pass_on(event) for event in self._framer.feed(chunk)]
-        if not self.changes_body:
-            return chunk
-        out = b"".join(kept)
-        return chunk if nothing_held and not self._ended and len(out) == len(chunk) else out
-
-    def finish(self) -> bytes:
-        event = self._framer.close()
-        rest = self._pass_on(event) if event is not None else b""
-        return rest if self.changes_body else b""
-
-    def settlement(self, *, complete: bool) -> Settlement:
-        if self._unknown_pieces:
-            self._tally.add(Reading(Absence.MISSING, pieces=self._unknown_pieces))
-        return self._tally.settlement(complete=complete)
-
-    def _pass_on(self, event: Event) -> bytes:
-        """The client's part of an event: all of it, nothing, or the end of the stream in its place."""
-        if event.tail:
-            return b"" if self._hidden else event.raw
-        if not event.data or event.data.strip() == b"[DONE]":
-            self._hidden = self._ended
-            return b"" if self._hidden else event.raw
-        reading = read_answer(event.data)
-        self._tally.add(reading)
-        self._silent += not reading.pieces and reading.usage is Absence.MISSING
-        self._failed = self._failed or reading.error
-        if not self._ended and self._bound is not None and self._goes_beyond(event.data, reading):
-            self._ended = self._hidden = True
-            return self._choices.closing()
-        self._hidden = self._ended or (self._hide_usage and reading.only_usage)
-        return b"" if self._hidden else event.raw
-
-    def _goes_beyond(self, data: bytes, reading: Reading) -> bool:
-        """Whether the stream is to end before this event: it carries more, and there is a choice to end."""
-        finished = self._choices.see(data)
-        if reading.pieces and self.overran and self._choices.any:
-            return True
-        self._choices.finished(finished)
-        return False

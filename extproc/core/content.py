@@ -16,7 +16,7 @@ NOT_GIVEN: Final = Raw()  # the value of a field that was not; one that was has 
 NOTHING: Final = (b"", b"null", b'""', b"[]")
 UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
 # An index is a small number; a longer one is somebody's joke, and would be kept.
-_MAX_INDEX_BYTES: Final = 6
+MAX_INDEX_BYTES: Final = 6
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -53,6 +53,7 @@ class _Text(msgspec.Struct):
     content: Raw = NOT_GIVEN
     reasoning: Raw = NOT_GIVEN
     reasoning_content: Raw = NOT_GIVEN
+    thinking: Raw = NOT_GIVEN  # Ollama's own
     refusal: Raw = NOT_GIVEN
     tool_calls: Raw = NOT_GIVEN
     function_call: Raw = NOT_GIVEN
@@ -75,6 +76,7 @@ class _Block(msgspec.Struct):
 
 
 _choices = msgspec.json.Decoder(list[_Choice])
+_message = msgspec.json.Decoder(_Text)
 _block = msgspec.json.Decoder(_Block)
 
 
@@ -89,7 +91,7 @@ def read_choices(text: bytes) -> Choices:
     if len(choices) == 1:  # what nearly every chunk has
         choice = choices[0]
         index = bytes(choice.index)
-        only = index if len(index) <= _MAX_INDEX_BYTES else None
+        only = index if len(index) <= MAX_INDEX_BYTES else None
         usage = b"" if choice.usage is NOT_GIVEN else bytes(choice.usage)
         return Choices(1, _content(choice), usage, only)
     contents = [_content(choice) for choice in choices]
@@ -127,15 +129,28 @@ def measured(fields: Iterable[Raw | bytes]) -> Content:
     return Content(size, 1) if size else NO_CONTENT
 
 
+def read_message(text: bytes) -> Content:
+    """Measures a message that stands alone, as Ollama and Cohere write it. A string is a notice, no content."""
+    if not text.startswith(b"{"):
+        return NO_CONTENT
+    try:
+        return _said(_message.decode(text))
+    except UNREADABLE:
+        return Content(len(text), 1)
+
+
 def _content(choice: _Choice) -> Content:
     said = choice.delta or choice.message
-    if said is None:
-        return measured((choice.text,))
+    return measured((choice.text,)) if said is None else _said(said)
+
+
+def _said(said: _Text) -> Content:
     content = measured(
         (
             said.content,
             said.reasoning,
             said.reasoning_content,
+            said.thinking,
             said.refusal,
             said.tool_calls,
             said.function_call,

@@ -44,7 +44,7 @@ from extproc.core.events import (
 from extproc.core.identity import Identity, IdentityRules, UnusableIdentity, identify
 from extproc.core.insight import quota_document
 from extproc.core.limits import Subject
-from extproc.core.quota import Admitted, Denied, Reservation, Suspended, Unavailable
+from extproc.core.quota import Admitted, Denied, Reservation, Suspended, Unavailable, Unbounded
 from extproc.core.rejections import DeniedStyle, Rejection
 from extproc.core.requests import MAX_MODEL_CHARS, Malformed, RequestFacts, read_request, upstream_body
 from extproc.core.settlement import Estimates, Outcome, Settlement, released
@@ -236,6 +236,8 @@ class Exchange:
             case Denied() as denied:
                 style = self._rules.denied_style
                 return self._reject(rejections.over_limit(denied, decided.now, style, self._endpoint))
+            case Unbounded():
+                return self._reject(rejections.unbounded(self._endpoint))
             case Suspended(reason):
                 return self._reject(rejections.suspended(reason, self._endpoint))
             case Unavailable():

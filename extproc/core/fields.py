@@ -1,6 +1,6 @@
 """Reading documents that people wrote: typed values out of mappings, and a message that names what is wrong."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -91,15 +91,16 @@ class Fields:
             raise self.bad(name, f"must be one of {', '.join(kind)}")
         return kind(value)
 
-    def choices(self, name: str, kind: type[E]) -> tuple[E, ...]:
-        """One or several, in the order of their names."""
+    def choices(self, name: str, allowed: Iterable[E]) -> tuple[E, ...]:
+        """One or several of those that are allowed, in the order of their names."""
         value = self.values.get(name)
         if value is None:
             return ()
+        known = list(allowed)
         found = [value] if isinstance(value, str) else value
-        if not isinstance(found, list) or not found or any(v not in list(kind) for v in found):
-            raise self.bad(name, f"must be one or a list of {', '.join(kind)}")
-        return tuple(sorted({kind(v) for v in found}))
+        if not isinstance(found, list) or not found or any(v not in known for v in found):
+            raise self.bad(name, f"must be one or a list of {', '.join(known)}")
+        return tuple(sorted({known[known.index(v)] for v in found}))
 
     def instant(self, name: str) -> float:
         """A date of the database, or RFC 3339 text; seconds since the epoch. Without an offset it is UTC."""

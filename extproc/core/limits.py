@@ -163,7 +163,10 @@ class Bucket:
 
 
 def matches(glob: str, name: str) -> bool:
-    """Whether a glob (* any text, ? any character; nothing else is special) matches a whole name."""
+    """Whether a glob (* any text, ? any character; nothing else is special) matches a whole name, in any case.
+
+    Some servers take names in any case: what is another name to us and none to them must be no way past a limit.
+    """
     return _compiled(glob).fullmatch(name) is not None
 
 
@@ -172,7 +175,7 @@ def _compiled(glob: str) -> re.Pattern[str]:
     # Each star gives up nothing once the text after it matched: linear in the name for every glob.
     first, *rest = (re.escape(part).replace(r"\?", ".") for part in re.sub(r"\*+", "*", glob).split("*"))
     middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
-    return re.compile(first + middle + (f".*{rest[-1]}" if rest else ""), re.DOTALL)
+    return re.compile(first + middle + (f".*{rest[-1]}" if rest else ""), re.DOTALL | re.IGNORECASE)
 
 
 def interval_at(window: Window, now: datetime, zone: ZoneInfo) -> Interval:
@@ -214,7 +217,7 @@ def _part(name: str, identity: Identity, subject: Subject) -> str | None:
         case "client_ip":
             return identity.client_ip
         case "model":
-            return subject.model
+            return subject.model.casefold() if subject.model is not None else None
         case _:
             return subject.endpoint
 

@@ -23,6 +23,8 @@ RATE_LIMITS: Final = {
     "ratelimitEachSAPerMinute": Scope.SERVICE_ACCOUNT,
     "ratelimitIPPerMinute": Scope.CLIENT_IP,
 }
+# The kinds of endpoint that a limit can name: asking for one's own limits is free.
+METERED: Final = tuple(endpoint for endpoint in Endpoint if endpoint is not Endpoint.QUOTA)
 # Terms are looked up by name: they cost a request nothing.
 MAX_ACCOUNTS: Final = 10_000
 _TERMS: Final = {*SHORT_LIMITS, *RATE_LIMITS, "limits", "unlimited", "suspended"}
@@ -177,7 +179,7 @@ def _limit(fields: Fields, enforcement: Enforcement) -> Limit:
         amount=_amount(fields, unit),
         unit=unit,
         model=fields.name("model"),
-        endpoints=fields.choices("endpoint", Endpoint),
+        endpoints=fields.choices("endpoint", METERED),
     )
     return (_enforcement(fields, enforcement) or enforcement).on(limit)
 
@@ -222,7 +224,7 @@ def _top_up(fields: Fields) -> TopUp:
         until=fields.instant("until"),
         service_account=fields.name("service_account"),
         model=fields.name("model"),
-        endpoints=fields.choices("endpoint", Endpoint),
+        endpoints=fields.choices("endpoint", METERED),
     )
 
 

@@ -73,6 +73,12 @@ class Reservation:
         return self.bound is not None and any(map(_strict, counting_output))
 
     @property
+    def all_strict(self) -> bool:
+        """Whether strict limits are all that count tokens: then nothing beyond the hold is charged at all."""
+        of_tokens = (b.limit for b in self.buckets if b.limit.unit is Unit.TOKENS and not b.limit.shadow)
+        return self.strict and all(limit.mode is Mode.STRICT for limit in of_tokens)
+
+    @property
     def held(self) -> int:
         """The weighted tokens that are held, by the bound where a strict limit binds, else by the estimate.
 
@@ -142,11 +148,17 @@ class Suspended:
 
 
 @dataclass(frozen=True, slots=True)
+class Unbounded:
+    """A strict limit binds, and what the request can need has no bound. Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unavailable:
     """No decision could be made: the counters can't be reached. Nothing is held."""
 
 
-Decision = Admitted | Denied | Suspended | Unavailable
+HitDecision = Admitted | Denied | Suspended | Unavailable
+Decision = HitDecision | Unbounded
 
 
 def decide(reservation: Reservation, counts: Sequence[Count]) -> Admitted | Denied:

@@ -90,6 +90,15 @@ def suspended(reason: str, endpoint: Endpoint | None = None) -> Rejection:
     return _error(403, message, "suspended", endpoint, kind="permission_error", reason="suspended")
 
 
+def unbounded(endpoint: Endpoint | None = None) -> Rejection:
+    """The answer to a request that a strict limit can't hold for, because it has no bound."""
+    message = (
+        "A strict limit binds this request, and what it can need has no bound: it refers to an earlier "
+        "conversation, to files or films, or to tools that the server runs. Send the conversation itself."
+    )
+    return _error(400, message, "unbounded_prompt", endpoint, reason="unbounded_prompt")
+
+
 def store_unavailable(retry_after_s: int, endpoint: Endpoint | None = None) -> Rejection:
     return _error(
         503,

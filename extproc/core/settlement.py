@@ -41,8 +41,9 @@ class Settlement:
 class Estimates:
     """What a settlement is made of: the cost that was held, bytes per output token, and weights.
 
-    `cost.output` is the output that was held. With `strict` nothing above the hold is ever charged: the limit
-    stands whatever the upstream does, and what it does shows in the usage.
+    `cost.output` is the output that was held. With `all_strict` nothing above the hold is ever charged: the limits
+    stand whatever the upstream does, and what it does shows in the usage. Where others bind beside a strict one,
+    they are charged the whole (and the strict one what it held, see `charges`).
     """
 
     cost: Cost
@@ -50,26 +51,32 @@ class Estimates:
     weights: Weights = EVEN
     held: int | None = None
     strict: bool = False
+    all_strict: bool = False
 
     @classmethod
     def of(cls, reservation: Reservation, bytes_per_token: int) -> "Estimates":
         cost = Cost(reservation.cost.prompt, reservation.output_held)
-        return cls(cost, bytes_per_token, reservation.weights, reservation.held, reservation.strict)
+        strict, all_strict = reservation.strict, reservation.all_strict
+        return cls(cost, bytes_per_token, reservation.weights, reservation.held, strict, all_strict)
 
     def settle(self, usage: Usage, *, complete: bool) -> Settlement:
         # Who was cut off never pays more than was held, whatever the upstream says it generated.
         cut_off = not complete
         whole = self.weights.of(usage)
-        charge = min(whole, self._held) if self.strict or cut_off else whole
-        reason = "cut_off" if cut_off else "overran" if charge < whole else "usage"
+        charge = min(whole, self._held) if self.all_strict or cut_off else whole
+        reason = "cut_off" if cut_off else "overran" if self.strict and whole > self._held else "usage"
         # Strict buckets are capped by their mode. Others beside them hold an estimate, which usage may outgrow.
         return Settlement(Outcome.SETTLED, usage, charge, reason, capped=cut_off)
 
-    def estimate(self, content_bytes: int, pieces: int, reason: str) -> Settlement:
-        output = min(self.cost.output, estimated_output(content_bytes, pieces, self.bytes_per_token))
+    def estimate(self, content_bytes: int, pieces: int, reason: str, *, complete: bool = False) -> Settlement:
+        """Settles on what was counted. Only a `complete` answer is charged more than was held for it."""
+        output = estimated_output(content_bytes, pieces, self.bytes_per_token)
+        if not complete or self.strict:
+            output = min(self.cost.output, output)
         usage = Usage(self.cost.prompt, output, total=self.cost.prompt + output)
-        charge = min(self.weights.of(usage), self._held)
-        return Settlement(Outcome.ESTIMATED, usage, charge, reason, capped=True)
+        whole = self.weights.of(usage)
+        charge = whole if complete and not self.strict else min(whole, self._held)
+        return Settlement(Outcome.ESTIMATED, usage, charge, reason, capped=not complete or self.strict)
 
     @property
     def _held(self) -> int:

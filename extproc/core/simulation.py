@@ -2,19 +2,20 @@
 
 The past is taken as it was: when each request came and ended, what it was expected to need, what it used. A
 request that the proposed limits deny uses nothing, so it leaves room for the next one; nobody is assumed to come
-again. The ledger does not have what a prompt could have been at the most: a strict limit is simulated as if the
-prompt had been bounded by what it was, so it holds less here while requests are in flight, and charges the same.
+again. The ledger does not have all: a strict limit is simulated as if what was expected of a request, or what it
+used if that was more, had been the most that it could need; and when the hold of a long answer grew is not known,
+so it stays as it was at admission. Both hold less here while requests are in flight, and charge the same.
 """
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
 
 from extproc.core.binding import Policy, bind
-from extproc.core.costs import Bound, Cost, Weights
+from extproc.core.costs import THOUSAND, Bound, Cost, Weights
 from extproc.core.endpoints import Endpoint
 from extproc.core.identity import ClientIP, ServiceAccount, TenantId
 from extproc.core.ledger import Entry
@@ -22,6 +23,7 @@ from extproc.core.limits import Bucket, Interval, Limit, Mode, Subject, Unit, Wi
 from extproc.core.models import ModelProfile, Models
 from extproc.core.quota import Count, Denied, Reservation, decide
 from extproc.core.settlement import Estimates, Outcome, Settlement, charges, expiry, released
+from extproc.core.usage import Usage
 
 SUSPENDED: Final = "suspended"
 # Windows that are over, and plans that are, are forgotten when so many have come together.
@@ -159,20 +161,14 @@ class Simulation:
         if plan.suspended:
             self._deny(entry, SUSPENDED)
             return
-        held = (
-            plan.weights.at_most(entry.cost.prompt, entry.cost.output),
-            entry.cost.prompt,
-            entry.cost.output,
-            1,
-        )
         if plan.strict:
             self._decide(entry, plan)
             return
-        refusing = plan.refusing(held)
-        if refusing is not None:
+        held = _held(entry.cost, plan.weights)
+        if (refusing := plan.refusing(held)) is not None:
             self._deny(entry, refusing)
             return
-        charged = _charged(entry, plan.weights, held)
+        charged = _charged(entry, plan.weights)
         holds, charge = [held[unit] for unit in plan.units], [charged[unit] for unit in plan.units]
         self._admit(entry, plan.tallies, holds, charge)
 
@@ -194,6 +190,8 @@ class Simulation:
             return
         granted = decision.reservation
         holds = tuple(granted.hold(bucket.limit) for bucket in granted.buckets)
+        if not granted.strict:
+            granted = replace(granted, extra_output=_extra_output(entry, plan.weights))
         self._admit(entry, plan.tallies, holds, charges(granted, _settlement(entry, granted)))
 
     def _admit(
@@ -303,28 +301,45 @@ def add_toll(tolls: dict[Who, Toll], entry: Entry, limit: str) -> None:
     tolls.setdefault(key, Toll(at, at)).add(entry.charge, at)
 
 
-def _capped(entry: Entry) -> bool:
-    """Whether it paid no more than was held, as who was cut off does."""
-    return entry.outcome is Outcome.ESTIMATED or entry.reason == "cut_off"
+def _held(cost: Cost, weights: Weights) -> _Units:
+    return (weights.at_most(cost.prompt, cost.output), cost.prompt, cost.output, 1)
 
 
-def _forwarded(entry: Entry) -> bool:
-    return entry.reason != "not_forwarded"
+def _held_at_the_end(entry: Entry, weights: Weights) -> _Units:
+    return _held(Cost(entry.cost.prompt, entry.cost.output + _extra_output(entry, weights)), weights)
 
 
-def _charged(entry: Entry, weights: Weights, held: _Units) -> _Units:
+def _extra_output(entry: Entry, weights: Weights) -> int:
+    """Output that its hold grew by, by the sum in the ledger: exact under its weights, where they are >= 1."""
+    if not entry.stream:
+        return 0  # only the holds of streams grow
+    output = entry.cost.output
+    if entry.outcome is Outcome.EXPIRED:
+        output = entry.usage.output
+    elif weights.any_output:
+        output = (entry.held * THOUSAND - weights.any_input * entry.cost.prompt) // weights.any_output
+    return max(0, output - entry.cost.output)
+
+
+def _capped(entry: Entry, *, strict: bool) -> bool:
+    """Whether it pays no more than is held. Where no limit is strict, estimates are as they were charged."""
+    return entry.reason == "cut_off" or (strict and entry.outcome is Outcome.ESTIMATED)
+
+
+def _charged(entry: Entry, weights: Weights) -> _Units:
     """What it is charged by unit where no limit is strict: as `settlement.charges`."""
     usage = entry.usage
     match entry.outcome:
         case Outcome.DENIED | Outcome.EXPIRED:
-            return held
+            return _held_at_the_end(entry, weights)
         case Outcome.RELEASED:
-            return (0, 0, 0, int(_forwarded(entry)))
+            return (0, 0, 0, int(entry.reason != "not_forwarded"))
         case Outcome.SETTLED | Outcome.ESTIMATED:
             tokens, tokens_in, tokens_out = weights.of(usage), usage.input, max(0, usage.total - usage.input)
         case _:
             assert_never(entry.outcome)
-    if _capped(entry):
+    if _capped(entry, strict=False):
+        held = _held_at_the_end(entry, weights)
         tokens, tokens_in, tokens_out = min(tokens, held[0]), min(tokens_in, held[1]), min(tokens_out, held[2])
     return (tokens, tokens_in, tokens_out, 1)
 
@@ -334,11 +349,22 @@ def _settlement(entry: Entry, granted: Reservation) -> Settlement:
         case Outcome.DENIED | Outcome.EXPIRED:
             return expiry(granted)
         case Outcome.RELEASED:
-            return released(entry.reason, forwarded=_forwarded(entry))
+            return released(entry.reason, forwarded=entry.reason != "not_forwarded")
         case Outcome.SETTLED | Outcome.ESTIMATED:
-            return Estimates.of(granted, 1).settle(entry.usage, complete=not _capped(entry))
+            complete = not _capped(entry, strict=granted.strict)
+            return Estimates.of(granted, 1).settle(_bounded(entry, granted), complete=complete)
         case _:
             assert_never(entry.outcome)
+
+
+def _bounded(entry: Entry, granted: Reservation) -> Usage:
+    """What it would have used where its output bound is lower than in truth: what keeps to bounds ends there."""
+    usage = entry.usage
+    beyond = usage.total - usage.input - granted.output_held
+    if beyond <= 0 or not granted.strict or entry.reason == "overran":
+        return usage
+    output = min(usage.output, granted.output_held)
+    return replace(usage, output=output, reasoning=min(usage.reasoning, output), total=usage.total - beyond)
 
 
 def _reservation(entry: Entry, plan: _Plan) -> Reservation:

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Final
 
+from extproc.core.reading import Reading
 from extproc.core.requests import MAX_TOKENS
 from extproc.core.settlement import Estimates, Outcome, Settlement, released
-from extproc.core.usage import Absence, Part, Reading, Usage
+from extproc.core.usage import Absence, Part, Usage, together
 
 # Choices whose usage is kept apart. There are as many as were asked for; a server that sends more is broken.
 _MAX_CHOICES: Final = 1024
@@ -16,6 +17,7 @@ class Tally:
 
     __slots__ = (
         "_absence",
+        "_alone",
         "_apart",
         "_choice",
         "_content_bytes",
@@ -39,6 +41,7 @@ class Tally:
         self._outputs: dict[bytes, int] = {}  # the last output of each choice, by its index
         self._choice: bytes | None = None
         self._apart = False  # usage is of one choice each
+        self._alone: dict[bytes, Usage] = {}  # of each answer to one of several prompts, by its index
         self.pieces = 0
 
     def add(self, reading: Reading) -> None:
@@ -50,6 +53,8 @@ class Tally:
         if reading.part is not None:
             self._part = reading.part if self._part is None else reading.part.after(self._part)
             usage = self._part.usage()
+        if isinstance(usage, Usage) and reading.apart:
+            usage = self._with_others(reading.choice or b"", usage)
         if isinstance(usage, Usage):
             self._tell_choices_apart(reading, usage)
             self._usage = usage
@@ -81,7 +86,9 @@ class Tally:
             # Cut off before content: the upstream had read the prompt, so the prompt is charged.
             return released("upstream_error") if self._error else self.estimates.estimate(0, 0, "cut_off")
         reason = self._absence if complete else "cut_off"
-        return self.estimates.estimate(self._content_bytes, self.pieces, reason)
+        # Content that is understood is charged in full; what a shape that nobody knows weighs is only a guess.
+        understood = complete and self.pieces > 0
+        return self.estimates.estimate(self._content_bytes, self.pieces, reason, complete=understood)
 
     def _on_usage(self, usage: Usage, *, complete: bool) -> Settlement:
         """Settles on `usage`, unless more came out than it tells: then the output is what was counted.
@@ -97,12 +104,18 @@ class Tally:
                 return replace(settled, outcome=Outcome.ESTIMATED, reason=reason)
         return self.estimates.settle(usage, complete=complete)
 
+    def _with_others(self, index: bytes, usage: Usage) -> Usage | Absence:
+        """Usage of all answers so far: llama.cpp reports each for itself, its prompt too."""
+        if index in self._alone or len(self._alone) < _MAX_CHOICES:
+            self._alone[index] = usage
+        return together(self._alone.values())
+
     def _tell_choices_apart(self, reading: Reading, usage: Usage) -> None:
         """As they go, vLLM and SGLang report for the one choice of the chunk; only the last usage is of all.
 
         A count that does not grow from one choice's piece to another's can't be of both.
         """
-        if reading.choice is None or not reading.pieces:
+        if reading.choice is None or reading.apart or not reading.pieces:
             if not reading.choices:
                 self._apart = False
             return

@@ -1,30 +1,25 @@
-"""Usage with bounds: out of any JSON answer, out of any event of a stream; and what stands in when there is none.
+"""Usage with bounds: out of what a server reported; and what stands in when it reported none.
 
 Every API, and many a server that speaks one of them, writes usage in a way of its own. What decides is the names
 of the counts, never the endpoint: a gateway behind us may answer one API in the shape of another.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from typing import Final
 
-import msgspec
 from msgspec import Raw
 
-from extproc.core.content import (
-    NO_CHOICES,
-    NO_CONTENT,
-    NOT_GIVEN,
-    NOTHING,
-    UNREADABLE,
-    Choices,
-    Content,
-    measured,
-    read_block,
-    read_choices,
-    read_delta,
+from extproc.core.content import NOT_GIVEN, NOTHING, UNREADABLE
+from extproc.core.reported import (
+    InputDetails,
+    OutputDetails,
+    Reported,
+    decode_count,
+    decode_reported,
+    side_count,
 )
-from extproc.core.reported import InputDetails, OutputDetails, Reported, decode_reported
 from extproc.core.requests import MAX_TOKENS
 
 
@@ -56,7 +51,7 @@ class Absence(StrEnum):
     MISSING = "missing"
     ABSURD = "absurd"  # negative, fractional, NaN, a string, out of bounds, or zero for an answer with content
     UNREADABLE = "unreadable"  # not JSON, cut off, or too large
-    OTHER_UNIT = "other_unit"  # seconds of audio, searches: no tokens
+    OTHER_UNIT = "other_unit"  # seconds of audio, searches, images: no tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,149 +92,29 @@ class Part:
         return (self.input or 0) + (self.cached or 0) + (self.cache_written or 0)
 
 
-class Reading(msgspec.Struct, frozen=True):
-    """What one JSON answer or one stream event said.
-
-    Attributes:
-        usage: what it reported, or why there is nothing.
-        content_bytes: the size of what was generated, as JSON text.
-        pieces: the choices, blocks or deltas that carried some.
-        choices: whether there is any choice at all.
-        error: whether it tells of an error.
-        part: usage of an event that gives only a part of the stream's; `usage` is then this part alone.
-        only_usage: whether it carries usage and nothing else: the chunk that `include_usage` asks for.
-        choice: the index of the choice, as JSON text, where there is exactly one.
-    """
-
-    usage: Usage | Absence
-    content_bytes: int = 0
-    pieces: int = 0
-    choices: bool = False
-    error: bool = False
-    part: Part | None = None
-    only_usage: bool = False
-    choice: bytes | None = None
-
-
-class _Holder(msgspec.Struct):
-    usage: Raw = NOT_GIVEN
-
-
-class _Answer(msgspec.Struct):
-    usage: Raw = NOT_GIVEN
-    choices: Raw = NOT_GIVEN
-    error: Raw = NOT_GIVEN
-    type: Raw = NOT_GIVEN
-    object: Raw = NOT_GIVEN
-    delta: Raw = NOT_GIVEN
-    text: Raw = NOT_GIVEN
-    audio: Raw = NOT_GIVEN
-    content_block: Raw = NOT_GIVEN
-    content: Raw = NOT_GIVEN
-    output: Raw = NOT_GIVEN
-    message: Raw = NOT_GIVEN
-    response: Raw = NOT_GIVEN
-    x_groq: Raw = NOT_GIVEN
-    meta: Raw = NOT_GIVEN
-
-
-_answer = msgspec.json.Decoder(_Answer)
-_holder = msgspec.json.Decoder(_Holder)
 _NO_INPUT_DETAILS: Final = InputDetails()
 _NO_OUTPUT_DETAILS: Final = OutputDetails()
-_PARTS = (b"message_start", b"message_delta")
 
 
-def read_answer(text: bytes) -> Reading:
-    """Reads a whole JSON answer or the data of one stream event. Never raises; cost is linear.
-
-    It needs not be told which API the answer is of, nor which server wrote it.
-    """
-    if text == b"[DONE]":
-        return Reading(Absence.MISSING)
-    try:
-        answer = _answer.decode(text)
-    except UNREADABLE:
-        return Reading(Absence.UNREADABLE, content_bytes=len(text), pieces=1)
-    kind = b"" if answer.type is NOT_GIVEN else bytes(answer.type)[1:-1]
-    choices = NO_CHOICES if answer.choices is NOT_GIVEN else read_choices(bytes(answer.choices))
-    content = choices.content if choices.count else _content(answer, kind)
-    part = _read_part(answer, kind) if kind in _PARTS else None
-    usage = part.usage() if isinstance(part, Part) else part or _find_usage(answer, kind, choices)
-    error = _is_error(answer, kind)
-    reported = usage is not Absence.MISSING and bytes(answer.usage) not in NOTHING
-    return Reading(
-        usage=usage,
-        content_bytes=content.size,
-        pieces=content.pieces,
-        choices=bool(choices.count),
-        error=error,
-        part=part if isinstance(part, Part) else None,
-        only_usage=reported and not (choices.count or content.pieces or error or kind),
-        choice=choices.only,
-    )
-
-
-def estimated_output(content_bytes: int, pieces: int, bytes_per_token: int) -> int:
-    """Output tokens of an answer that did not tell, at least 1 where there was content.
-
-    Servers send about one token in a piece of a stream; those that send more are caught by the bytes.
-    """
-    return min(MAX_TOKENS, max(pieces, -(-content_bytes // bytes_per_token)))
-
-
-def _is_error(answer: _Answer, kind: bytes) -> bool:
-    if answer.error is not NOT_GIVEN and bytes(answer.error) not in NOTHING:
-        return True
-    return kind in (b"error", b"response.failed") or bytes(answer.object) == b'"error"'
-
-
-def _content(answer: _Answer, kind: bytes) -> Content:
-    """The content of what has no choices."""
-    if kind == b"content_block_delta":
-        return read_block(bytes(answer.delta))
-    if kind == b"content_block_start":
-        return read_block(bytes(answer.content_block))
-    if kind.endswith(b".delta"):
-        return read_delta(bytes(answer.delta), bytes(answer.text), bytes(answer.audio))
-    if kind not in (b"", b"message"):
-        return NO_CONTENT
-    strings = (raw for raw in (answer.text, answer.response) if bytes(raw).startswith(b'"'))
-    return measured((answer.content, answer.output, *strings))
-
-
-def _find_usage(answer: _Answer, kind: bytes, choices: Choices) -> Usage | Absence:
-    """Usage from where servers put it; the first place that has any counts."""
-    if answer.usage is not NOT_GIVEN and bytes(answer.usage) not in NOTHING:
-        return _read_usage(bytes(answer.usage))
-    if kind.startswith(b"response."):
-        return _read_usage(_held(answer.response))
-    for place in (_held(answer.x_groq), choices.usage):
-        if place not in NOTHING:
-            return _read_usage(place)
-    if answer.meta is NOT_GIVEN:
-        return Absence.MISSING
-    found = _read_usage(bytes(answer.meta))
-    # There is much that is called meta; it is usage where it counts something.
-    return found if isinstance(found, Usage) or found is Absence.OTHER_UNIT else Absence.MISSING
-
-
-def _held(raw: Raw) -> bytes:
-    """The usage inside an object."""
-    if raw is NOT_GIVEN:
-        return b""
-    try:
-        return bytes(_holder.decode(raw).usage)
-    except UNREADABLE:
-        return b""
-
-
-def _read_part(answer: _Answer, kind: bytes) -> Part | Absence:
-    raw = _held(answer.message) if kind == b"message_start" else bytes(answer.usage)
-    if raw in NOTHING:
+def read_usage(text: bytes) -> Usage | Absence:
+    """The usage in a usage object, as JSON text."""
+    if text in NOTHING:
         return Absence.MISSING
     try:
-        reported = decode_reported(raw)
+        reported = decode_reported(text)
+    except UNREADABLE:
+        return Absence.ABSURD
+    usage = Absence.ABSURD if reported.counts_nothing else _usage(reported)
+    # No tokens, but something else: Cohere bills pictures, searches and classes, Whisper seconds.
+    return Absence.OTHER_UNIT if usage is Absence.ABSURD and reported.counts_elsewhere else usage
+
+
+def read_part(text: bytes) -> Part | Absence:
+    """The usage in a usage object of Anthropic's streams, as JSON text."""
+    if text in NOTHING:
+        return Absence.MISSING
+    try:
+        reported = decode_reported(text)
     except UNREADABLE:
         return Absence.ABSURD
     return Part(
@@ -250,27 +125,38 @@ def _read_part(answer: _Answer, kind: bytes) -> Part | Absence:
     )
 
 
-def _read_usage(text: bytes) -> Usage | Absence:
-    if text in NOTHING:
+def counted(prompt: Raw, output: Raw, cached: Raw) -> Usage | Absence:
+    """The usage in counts that stand alone, as JSON text; `cached` is a part of the prompt."""
+    if prompt is NOT_GIVEN and output is NOT_GIVEN:
         return Absence.MISSING
     try:
-        reported = decode_reported(text)
-        if reported.counts_nothing:
-            inner = next(
-                (raw for raw in (reported.tokens, reported.billed_units) if bytes(raw) not in NOTHING), None
-            )
-            reported = reported if inner is None else decode_reported(inner)
+        tokens_in, tokens_out = decode_count(prompt), decode_count(output)
     except UNREADABLE:
         return Absence.ABSURD
-    if reported.counts_nothing:
-        elsewhere = any(bytes(raw) not in NOTHING for raw in (reported.seconds, reported.search_units))
-        return Absence.OTHER_UNIT if elsewhere else Absence.ABSURD
-    return _usage(reported)
+    return _usage(
+        Reported(prompt_tokens=tokens_in, completion_tokens=tokens_out, cached_tokens=side_count(cached))
+    )
+
+
+def together(usages: Iterable[Usage]) -> Usage | Absence:
+    """The sum of what was counted apart."""
+    rows = [astuple(usage) for usage in usages]
+    total = Usage(*map(sum, zip(*rows, strict=True)))
+    return total if total.total <= MAX_TOKENS else Absence.ABSURD
+
+
+def estimated_output(content_bytes: int, pieces: int, bytes_per_token: int) -> int:
+    """Output tokens of an answer that did not tell, at least 1 where there was content.
+
+    Servers send about one token in a piece of a stream; those that send more are caught by the bytes.
+    """
+    return min(MAX_TOKENS, max(pieces, -(-content_bytes // bytes_per_token)))
 
 
 def _usage(reported: Reported) -> Usage | Absence:
     """The counts of one usage object, brought to one meaning."""
-    into = reported.prompt_tokens_details or reported.input_tokens_details or reported.input_token_details
+    into = reported.prompt_tokens_details or reported.input_tokens_details
+    into = into or reported.input_token_details or reported.prompt_token_details
     out = reported.completion_tokens_details or reported.output_tokens_details or reported.output_token_details
     into, out = into or _NO_INPUT_DETAILS, out or _NO_OUTPUT_DETAILS
     output = _first(reported.completion_tokens, reported.output_tokens) or 0
@@ -283,6 +169,7 @@ def _usage(reported: Reported) -> Usage | Absence:
         into.cached_tokens,
         reported.prompt_cache_hit_tokens,
         reported.cached_tokens,
+        reported.num_cached_tokens,
         reported.cache_read_input_tokens,
     )
     written = _first(

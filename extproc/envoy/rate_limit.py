@@ -18,7 +18,7 @@ import grpc
 from extproc.core.hits import BadDescriptor, Descriptor, Hit, read_hit
 from extproc.core.identity import UnusableIdentity
 from extproc.core.limits import Window
-from extproc.core.quota import Admitted, BucketState, Decision, Denied, Suspended, Unavailable, tightest
+from extproc.core.quota import Admitted, BucketState, Denied, HitDecision, Suspended, Unavailable, tightest
 from extproc.core.rejections import (
     DeniedStyle,
     Rejection,
@@ -63,7 +63,7 @@ class RateLimitServicer:
 
     def __init__(
         self,
-        decide: Callable[[Hit], Awaitable[Decision]],
+        decide: Callable[[Hit], Awaitable[HitDecision]],
         metrics: Metrics,
         now: Callable[[], datetime],
         *,

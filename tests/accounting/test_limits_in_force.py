@@ -12,7 +12,7 @@ from extproc.core.hits import Hit, RouteLimit
 from extproc.core.identity import Identity
 from extproc.core.limits import Limit, Scope, Subject, Unit, Window
 from extproc.core.models import Prices
-from extproc.core.quota import Admitted, Denied, Suspended, Unavailable
+from extproc.core.quota import Admitted, Denied, Suspended, Unavailable, Unbounded
 from extproc.core.settlement import Outcome, Settlement, released
 from extproc.core.usage import Usage
 
@@ -57,6 +57,46 @@ async def test_an_unlimited_tenant_is_recorded_all_the_same():
     world.accounting.close(reservation, usage(300))
     await world.drained()
     assert await world.recorded() == [(Outcome.SETTLED, 300)]
+
+
+@pytest.mark.parametrize("unit", ["tokens", "input_tokens", "output_tokens"])
+async def test_what_has_no_bound_is_refused_where_a_strict_limit_would_need_one(unit):
+    world = World()
+    strict = {"scope": "tenant", "window": "day", "amount": 10_000, "unit": unit, "mode": "strict"}
+    world.limits.documents["acme"] = {"sa_limit": 10_000, "limits": [strict]}
+    assert await reserve(world, unbounded_prompt=True) == Unbounded()
+    assert isinstance(await reserve(world), Admitted)
+    await world.drained()
+    assert [(entry.outcome, entry.reason) for entry in await world.entries()] == [
+        (Outcome.DENIED, "unbounded_prompt")
+    ]
+    assert world.counted("decisions_total", outcome="denied", reason="unbounded_prompt") == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({"sa_limit": 10_000}, {}),
+        ({"sa_limit": 10_000, "mode": "shadow", "shadows": "strict"}, {}),
+        ({"ratelimitIPPerMinute": 5, "mode": "strict", "unlimited": True}, {}),
+        ({"sa_limit": 10_000, "mode": "strict"}, {"refuse_unbounded": False}),
+    ],
+)
+async def test_elsewhere_what_has_no_bound_is_admitted(fields, options):
+    world = World(**options)
+    world.limits.documents["acme"] = fields
+    assert isinstance(await reserve(world, unbounded_prompt=True), Admitted)
+
+
+async def test_beside_a_strict_limit_others_are_charged_what_was_used():
+    world = World()
+    strict = {"scope": "tenant", "window": "day", "amount": 100, "mode": "strict"}
+    world.limits.documents["acme"] = {"sa_limit": 10_000, "limits": [strict]}
+    world.accounting.close((await reserve(world)).reservation, settled(5, 9000))
+    await world.drained()
+    insight = await world.accounting.inspect(WHO, Subject())
+    assert [state.count.used for _, state in insight.limits] == [9005, 74]
+    assert [entry.charge for entry in await world.entries()] == [9005]
 
 
 # ---------------------------------------------------------------- what it costs

@@ -93,7 +93,8 @@ async def test_a_limit_set_to_none_no_longer_binds_and_the_other_stays():
 async def test_the_last_limit_can_not_be_removed():
     setup = Setup({"tenant_id": "acme", "sa_limit": 1})
     with pytest.raises(
-        AdminError, match="at least one limit on tokens must stay; to use the defaults, delete the tenant"
+        AdminError,
+        match="at least one limit on tokens that binds all requests must stay; to use the defaults, delete the tenant",
     ):
         await setup.admin.set_tenant("acme", {"sa_limit": None})
     assert (await setup.tenants.document("acme"))["sa_limit"] == 1

@@ -38,8 +38,8 @@ async def told(subject=None, policy=POLICY, counters=None):
     return {limit: state is not None for limit, state in found.limits}
 
 
-async def test_limits_that_need_a_model_or_endpoint_have_no_counts_without_one():
-    assert await told() == {PLAIN: True, PER_MODEL: False, BIG: False, SCORES: False}
+async def test_limits_that_count_by_a_model_have_no_counts_without_one():
+    assert await told() == {PLAIN: True, PER_MODEL: False, BIG: True, SCORES: True}
 
 
 async def test_with_a_model_and_an_endpoint_every_limit_that_may_bind_has_counts():
@@ -48,8 +48,8 @@ async def test_with_a_model_and_an_endpoint_every_limit_that_may_bind_has_counts
 
 
 async def test_limits_on_another_model_or_endpoint_are_left_out():
-    assert await told(Subject("small")) == {PLAIN: True, PER_MODEL: True, SCORES: False}
-    assert await told(Subject(endpoint=Endpoint.CHAT_COMPLETIONS)) == {PLAIN: True, PER_MODEL: False, BIG: False}
+    assert await told(Subject("small")) == {PLAIN: True, PER_MODEL: True, SCORES: True}
+    assert await told(Subject(endpoint=Endpoint.CHAT_COMPLETIONS)) == {PLAIN: True, PER_MODEL: False, BIG: True}
 
 
 async def test_the_counts_are_those_of_the_identitys_own_buckets():
@@ -60,7 +60,11 @@ async def test_the_counts_are_those_of_the_identitys_own_buckets():
     )
     await counters.reserve(held)
     found = await insight_into(counters, POLICY, WHO, NOW, Subject("m"))
-    assert {limit: state.count.held for limit, state in found.limits if state} == {PLAIN: 0, PER_MODEL: 7}
+    assert {limit: state.count.held for limit, state in found.limits if state} == {
+        PLAIN: 0,
+        PER_MODEL: 7,
+        SCORES: 0,
+    }
 
 
 async def test_the_counters_are_asked_once_and_not_at_all_for_nothing():

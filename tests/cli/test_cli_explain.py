@@ -152,10 +152,10 @@ def test_limits_that_need_a_model_or_endpoint_have_counts_once_it_is_named(run, 
         (8, "reserve", False),
         (9, "soft", False),
     )
-    assert known() == {sa: 0, model: None, endpoint: None, big: None}
-    assert known("--model", "big-1") == {sa: 0, model: 0, endpoint: None, big: 0}
+    assert known() == {sa: 0, model: None, endpoint: 0, big: 0}
+    assert known("--model", "big-1") == {sa: 0, model: 0, endpoint: 0, big: 0}
     assert known("--model", "small", "--endpoint", "score") == {sa: 0, model: 0, endpoint: 0}
-    assert known("--endpoint", "completions") == {sa: 0, model: None, big: None}
+    assert known("--endpoint", "completions") == {sa: 0, model: None, big: 0}
     table = run("explain", "acme", "sa")
     assert table.err == "Limits without counts depend on what is asked for: give --model or --endpoint.\n"
     assert table.rows[2] == ["model", "day", "7", *"----", "tokens", "shadow of strict", "-", "-"]
@@ -170,7 +170,9 @@ def test_who_is_suspended_is_told_so(run, database):
     assert run("explain", "acme", "sa", "--json").json["suspended"] == "unpaid"
 
 
-@pytest.mark.parametrize("options", [["--endpoint", "nonsense"], ["--model", "\x1b[31m"], ["--model", ""]])
+@pytest.mark.parametrize(
+    "options", [["--endpoint", "nonsense"], ["--endpoint", "quota"], ["--model", "\x1b[31m"], ["--model", ""]]
+)
 def test_a_subject_that_can_not_be_is_exit_code_2(run, database, options):
     done = run("explain", "t", "sa", *options)
     assert (done.code, done.out) == (2, "")

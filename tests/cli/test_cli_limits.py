@@ -23,8 +23,8 @@ def stored(database):
 
 @pytest.fixture
 def file(tmp_path):
-    def call(content):
-        path = tmp_path / "limits.yaml"
+    def call(content, name="limits.yaml"):
+        path = tmp_path / name
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         return str(path)
 
@@ -70,7 +70,10 @@ def test_every_option_of_set_writes_its_field_and_no_other(run, stored):
         (["--each-sa-per-minute", "-1"], "--each-sa-per-minute must be a whole number of requests or 'none'"),
         (["--ip-per-minute", "9" * 20], "'ratelimitIPPerMinute' must be a whole number of requests"),
         (["--min-output-tokens", "9" * 20], "'min_output_tokens' must be a whole number of tokens"),
-        (["--sa-limit", "none"], "at least one limit on tokens must stay; to use the defaults, delete the tenant"),
+        (
+            ["--sa-limit", "none"],
+            "at least one limit on tokens that binds all requests must stay; to use the defaults, delete the tenant",
+        ),
     ],
 )
 def test_what_would_make_the_document_unusable_is_refused_and_nothing_is_written(run, stored, options, message):
@@ -101,6 +104,99 @@ def test_the_last_limit_on_tokens_may_go_where_the_tenant_is_unlimited(run, stor
     stored(sa_limit=5)
     assert run("tenant", "set", "t", "--unlimited", "--sa-limit", "none").code == 0
     assert stored() == {"unlimited": True}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        ["set", "t", "--sa-limit", "none"],
+        ["set", "t", "--sa-limit", "none", "--each-sa-per-minute", "5"],
+    ],
+)
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"endpoint": "score"},
+        {"model": "m"},
+        {"unit": "requests"},
+        {"mode": "shadow"},
+    ],
+)
+def test_the_last_limit_on_tokens_that_binds_all_requests_stays_as_the_defaults_would_come_back(
+    run, stored, edit, beside
+):
+    item = {"scope": "tenant", "window": "day", "amount": 9}
+    stored(sa_limit=5, limits=[item | beside])
+    done = run("tenant", *edit)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("tokenweir: at least one limit on tokens that binds all requests must stay; to use")
+    assert stored() == {"sa_limit": 5, "limits": [item | beside]}
+    stored("general", sa_limit=5, limits=[item])
+    assert run("tenant", "set", "general", *edit[2:]).code == 0
+
+
+def test_a_limit_that_is_tried_out_sets_tokens_where_the_whole_document_is(run, stored):
+    item = {"scope": "tenant", "window": "day", "amount": 9, "mode": "shadow"}
+    stored(limits=[item], mode="shadow")
+    refused = run("tenant", "set", "t", "--mode", "soft")
+    assert (refused.code, stored()["mode"]) == (2, "shadow")
+    assert "must stay" in refused.err
+
+
+@pytest.fixture
+def defaults(environment):
+    environment.setenv("TOKENWEIR_LIMITS__DEFAULT__SA_LIMIT", "1000")
+    environment.setenv("TOKENWEIR_LIMITS__DEFAULT__IP_LIMIT", "300")
+
+
+BESIDE = "These defaults bind beside its own limits"
+STAY = "It has no limits of its own; the defaults stay"
+BOTH = "service_account:1000/day, service_account+client_ip:300/day"
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (["suspend", "t", "--reason", "unpaid"], f"{STAY}: {BOTH}.\n"),
+        (["suspend", "t", "--reason", "unpaid", "--sa", "a"], f"{STAY}: {BOTH}.\n"),
+        (["top-up", "t", "--amount", "1", "--until", "+1h"], f"{STAY}: {BOTH}.\n"),
+        (["limit", "add", "t", "tenant:9/day", "--model", "m"], f"{BESIDE}: {BOTH}.\n"),
+        (["limit", "add", "t", "tenant:9/day", "--unit", "requests"], f"{BESIDE}: {BOTH}.\n"),
+        (["set", "t", "--ip-per-minute", "9"], f"{BESIDE}: {BOTH}.\n"),
+        (["limit", "add", "t", "tenant:9/day"], ""),
+        (["set", "t", "--sa-limit", "9"], ""),
+        (["set", "t", "--unlimited"], ""),
+    ],
+)
+def test_a_tenant_that_an_edit_creates_is_told_with_the_defaults_that_bind_it(run, stored, defaults, words, note):
+    done = run("tenant", *words)
+    assert (done.code, done.err) == (0, note)
+    assert done.out.startswith("Created tenant 't'.\n")
+    # What is told is what binds.
+    shown = [row["limit"] for row in run("explain", "t", "sa", "--json").json["limits"]]
+    assert ({"service_account", "service_account+client_ip"} <= set(shown)) is bool(note)
+
+
+def test_what_the_defaults_are_beside_is_told_with_what_narrows_them(run, stored, environment):
+    narrow = [
+        {
+            "scope": "tenant",
+            "window": "hour",
+            "amount": 7,
+            "unit": "requests",
+            "endpoint": ["score", "embeddings"],
+        },
+        {"scope": "client_ip", "window": "day", "amount": 8, "model": "big-*", "mode": "shadow"},
+    ]
+    environment.setenv("TOKENWEIR_LIMITS__DEFAULT__SA_LIMIT", "1000")
+    environment.setenv("TOKENWEIR_LIMITS__DEFAULT__IP_LIMIT", "null")
+    environment.setenv("TOKENWEIR_LIMITS__DEFAULT__LIMITS", json.dumps(narrow))
+    done = run("tenant", "suspend", "t", "--reason", "unpaid", "--json")
+    assert done.json["defaults"] == [
+        "service_account:1000/day",
+        "tenant:7/hour requests endpoint embeddings, score",
+        "client_ip:8/day model big-* shadow",
+    ]
 
 
 # ---------------------------------------------------------------- suspend, resume, top-up
@@ -136,7 +232,7 @@ def test_one_service_account_is_suspended_and_resumed_beside_the_others_terms(ru
 @pytest.mark.parametrize("reason", ["", "\x1b[31m", "x" * 257])
 def test_a_reason_that_callers_could_not_read_is_refused(run, stored, reason):
     done = run("tenant", "suspend", "t", "--reason", reason)
-    assert (done.code, done.err) == (2, "tokenweir: the reason must be a printable name of 1 to 256 characters\n")
+    assert (done.code, done.err) == (2, "tokenweir: the reason must be printable text of 1 to 256 characters\n")
     assert stored() is None
 
 
@@ -163,6 +259,36 @@ def test_a_top_up_is_added_and_the_ones_that_are_over_go(run, stored):
     }
 
 
+NARROW = {"scope": "tenant", "window": "day", "amount": 5, "endpoint": ["embeddings", "score"]}
+
+
+def test_a_limit_on_some_endpoints_is_topped_up_by_naming_all_of_them(run, stored):
+    stored(sa_limit=5, limits=[NARROW])
+    words = ["tenant", "top-up", "t", "--amount", "7", "--until", "2099-01-01", "--scope", "tenant"]
+    for options in ([], ["--endpoint", "score"]):
+        done = run(*words, *options)
+        assert (done.code, done.out) == (2, "")
+        assert done.err == (
+            "tokenweir: no limit of that scope, window, unit, model and endpoint: there is nothing to top up\n"
+        )
+    assert run(*words, "--endpoint", "score", "--endpoint", "embeddings").code == 0
+    (made,) = stored()["top_ups"]
+    assert made["endpoint"] == ["embeddings", "score"]
+    amounts = [row["amount"] for row in run("explain", "t", "sa", "--endpoint", "score", "--json").json["limits"]]
+    assert amounts == [5, 12]
+
+
+def test_a_top_up_for_one_account_has_to_raise_a_limit_that_binds_it(run, stored):
+    monthly = {"scope": "service_account", "window": "month", "amount": 9}
+    stored(sa_limit=5, service_accounts=[{"name": "a", "limits": [monthly]}, {"name": "free", "unlimited": True}])
+    words = ["tenant", "top-up", "t", "--amount", "7", "--until", "2099-01-01"]
+    assert run(*words, "--window", "month", "--sa", "b").code == 2
+    assert run(*words, "--sa", "free").code == 2
+    assert run(*words, "--window", "month", "--sa", "a").code == 0
+    assert run(*words, "--sa", "b").code == 0
+    assert run(*words, "--window", "month").code == 0
+
+
 def test_every_edit_drops_top_ups_that_are_over(run, stored):
     stored(sa_limit=5, top_ups=[{"amount": 1, "until": "2020-01-01T00:00:00Z"}])
     assert run("tenant", "set", "t", "--sa-limit", "6").code == 0
@@ -172,8 +298,11 @@ def test_every_edit_drops_top_ups_that_are_over(run, stored):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--until", "+2h", "--scope", "tenant"], "no limit of that scope, window, unit and model"),
-        (["--until", "+2h", "--window", "month"], "no limit of that scope, window, unit and model"),
+        (["--until", "+2h", "--scope", "tenant"], "no limit of that scope, window, unit, model and endpoint: "),
+        (["--until", "+2h", "--window", "month"], "no limit of that scope, window, unit, model and endpoint: "),
+        (["--until", "+2h", "--model", "m"], "no limit of that scope, window, unit, model and endpoint: "),
+        (["--until", "+2h", "--endpoint", "score"], "no limit of that scope, window, unit, model and endpoint: "),
+        (["--until", "+2h", "--endpoint", "quota"], "--endpoint must be one of chat_completions, "),
         (["--until", "2020-01-01"], "'until' must be in the future"),
         (["--until", "tomorrow"], "--until must be an instant such as"),
         (["--until", "+999999w"], "--until must be an instant such as"),
@@ -269,7 +398,19 @@ def test_show_tells_every_limit_that_binds_and_where_it_is_from(run, stored):
         limits=[{"scope": "tenant", "window": "month", "amount": 9, "mode": "shadow", "shadows": "soft"}],
         service_accounts=[{"name": "a", "sa_limit": 7, "suspended": "unpaid"}],
         unknown_service_accounts={"ratelimitEachSAPerMinute": 2},
-        top_ups=[{"amount": 1, "until": "2099-01-01T00:00:00Z", "scope": "service_account+client_ip"}],
+        top_ups=[
+            {"amount": 1, "until": "2099-01-01T00:00:00Z", "scope": "service_account+client_ip"},
+            {
+                "amount": 2,
+                "until": "2099-01-01T00:00:00Z",
+                "scope": "tenant",
+                "window": "month",
+                "unit": "requests",
+                "model": "m*",
+                "endpoint": ["score", "embeddings"],
+                "service_account": "a",
+            },
+        ],
     )
     done = run("tenant", "show", "t")
     assert (done.code, done.err) == (0, "")
@@ -284,8 +425,9 @@ def test_show_tells_every_limit_that_binds_and_where_it_is_from(run, stored):
         ["service account", "unlimited", "suspended"],
         ["a", "-", "unpaid"],
         ["(others)", "-", "-"],
-        ["top-up for", "scope", "unit", "window", "amount", "model", "until"],
-        ["all", "service_account+client_ip", "tokens", "day", "1", "-", "2099-01-01T00:00:00Z"],
+        ["top-up for", "scope", "unit", "window", "amount", "model", "endpoint", "until"],
+        ["all", "service_account+client_ip", "tokens", "day", "1", "-", "-", "2099-01-01T00:00:00Z"],
+        ["a", "tenant", "requests", "month", "2", "m*", "embeddings, score", "2099-01-01T00:00:00Z"],
     ]  # fmt: skip
 
 
@@ -377,8 +519,8 @@ def test_apply_reads_yaml_of_one_document_or_several(run, stored, file):
         ([{"tenant_id": "ok", "sa_limit": 1}, 5], "document 2: must be an object"),
         ([{"tenant_id": "ok", "sa_limit": 1}, {"tenant_id": "ok"}], "tenant 'ok' is given twice"),
         ([{"tenant_id": "ok", "sa_limits": 1}], "tenant 'ok': 'sa_limits' is no field; use"),
-        ([], "there is no document in it"),
-        ("", "there is no document in it"),
+        ([], "{file}: there is no document in it"),
+        ("", "{file}: there is no document in it"),
         ("a: [", "{file}: not valid YAML at line 1, column 5"),
         ("\x07", "{file}: neither YAML nor JSON"),
         ('{"tenant_id": "ok", "limits": [' + "[" * 5000 + "]" * 5000 + "]}", "{file}: neither YAML nor JSON"),
@@ -398,6 +540,93 @@ def test_every_document_that_can_not_be_used_is_told_of(run, database, file):
     )
     assert [line.partition(": must")[0].split("'")[1] for line in done.err.splitlines()[:2]] == ["a", "b"]
     assert done.err.endswith("tokenweir: nothing was written\n")
+
+
+def test_several_files_are_checked_as_one(run, stored, file):
+    first = file([{"tenant_id": "a", "sa_limit": 1}, {"tenant_id": "b", "sa_limit": 2}], "first.json")
+    second = file("tenant_id: c\nsa_limit: 3\n", "second.yaml")
+    done = run("tenant", "apply", "-f", first, "-f", second)
+    assert [row[:2] for row in done.rows[1:]] == [["a", "created"], ["b", "created"], ["c", "created"]]
+    assert [stored(name) for name in "abc"] == [{"sa_limit": 1}, {"sa_limit": 2}, {"sa_limit": 3}]
+    for content, message in (
+        (
+            [{"tenant_id": "a", "sa_limit": 9}, {"tenant_id": "d", "sa_limit": -1}],
+            "tenant 'd': 'sa_limit' must be",
+        ),
+        ([{"tenant_id": "a", "sa_limit": 9}, {"tenant_id": "c"}], "tenant 'c' is given twice"),
+        ([], "{file}: there is no document in it"),
+    ):
+        third = file(content, "third.json")
+        for files in ((third, second), (second, third)):
+            refused = run("tenant", "apply", *(word for name in files for word in ("-f", name)))
+            assert (refused.code, refused.out) == (2, "")
+            assert refused.err.startswith(f"tokenweir: {message.replace('{file}', third)}")
+    assert stored("a") == {"sa_limit": 1}
+
+
+def test_stdin_is_no_two_files(run, database):
+    done = run("tenant", "apply", "-f", "-", "-f", "-")
+    assert (done.code, done.err) == (2, "tokenweir: stdin can be read once only: give '-' once\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        ("tenant_id: ok\nsa_limit: 1\nip_limit: 5\nsa_limit: 2\n", "line 4, column 1: 'sa_limit'"),
+        ("tenant_id: ok\nlimits:\n- {scope: tenant, amount: 1, amount: 2}\n", "line 3, column 30: 'amount'"),
+        ("tenant_id: ok\n---\ntenant_id: b\n'tenant_id': c\n", "line 4, column 1: 'tenant_id'"),
+        ('{"tenant_id": "ok",\n "sa_limit": 1,\n "sa_limit": 2}', "line 3, column 2: 'sa_limit'"),
+        ('[{"tenant_id": "ok", "sa_limit": 1, "sa_limit": 1}]', "line 1, column 37: 'sa_limit'"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_its_line(run, database, file, content, where):
+    name = file(content)
+    message = f"tokenweir: {name}: not valid YAML at {where} is given twice\n"
+    for words in (("tenant", "apply", "-f", name), ("simulate", "--limits", name)):
+        done = run(*words)
+        assert (done.code, done.out, done.err) == (2, "", message)
+    assert database.tenantLimitation.count_documents({}) == 0
+
+
+def test_a_key_beside_the_one_that_a_merge_brings_is_not_given_twice(run, stored, file):
+    text = (
+        "- &base {tenant_id: a, sa_limit: 1, ip_limit: 2}\n"
+        "- &other\n  <<: *base\n  tenant_id: b\n  sa_limit: 3\n"
+        "- {<<: *other, tenant_id: c}\n"
+    )
+    assert run("tenant", "apply", "-f", file(text)).code == 0
+    assert [stored(name) for name in "abc"] == [
+        {"sa_limit": 1, "ip_limit": 2},
+        {"sa_limit": 3, "ip_limit": 2},
+        {"sa_limit": 3, "ip_limit": 2},
+    ]
+
+
+def test_a_top_up_that_raises_nothing_is_told_of_and_applied_all_the_same(run, stored, file):
+    lasting = {"amount": 1, "until": "2099-01-01T00:00:00Z"}
+    document = {
+        "tenant_id": "t",
+        "sa_limit": 5,
+        "limits": [NARROW],
+        "top_ups": [
+            lasting,
+            lasting | {"scope": "tenant"},
+            lasting | {"scope": "tenant", "endpoint": ["score", "embeddings"]},
+            {"amount": 1, "until": "2020-01-01T00:00:00Z"},
+        ],
+    }
+    notes = (
+        "tenant 't': 'top_ups[1]' raises nothing: no limit of that scope, window, unit, model and endpoint\n"
+        "tenant 't': 'top_ups[3]' raises nothing: it is over\n"
+    )
+    done = run("tenant", "apply", "-f", file(document), "--json")
+    assert (done.code, done.err) == (0, notes)
+    assert list(done.json[0]) == ["tenant", "verdict", "changes"]
+    assert stored()["top_ups"] == document["top_ups"]
+    assert (
+        run("tenant", "apply", "-f", file(document), "--dry-run").err
+        == notes + "Nothing was written: --dry-run.\n"
+    )
 
 
 def test_a_file_that_is_not_there_is_one_line(run, database, tmp_path):

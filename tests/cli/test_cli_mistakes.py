@@ -9,7 +9,8 @@ import pytest
 import typer
 
 import extproc
-from extproc.cli import app
+from extproc.cli import app, values
+from extproc.core.policies import METERED
 from extproc.local.ports import free_ports
 
 
@@ -211,3 +212,66 @@ def test_arguments_that_are_no_text_are_wrong_use(process, database):
     assert (done.code, done.out) == (2, "")
     assert "can't be read" in done.err
     assert "Traceback" not in done.err
+
+
+# What the library says of a value.
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["tenant", "set", "t", "--mode", "strikt"], "'soft', 'reserve', 'strict', 'shadow'"),
+        (
+            ["tenant", "limit", "add", "t", "tenant:1/day", "--unit", "strikt"],
+            "'tokens', 'input_tokens', 'output_tokens', 'requests'",
+        ),
+        (["usage", "top", "--by", "strikt"], "'service-account', 'client-ip', 'tenant'"),
+    ],
+)
+def test_a_wrong_choice_is_told_with_the_option_and_the_values_and_no_words_of_the_library(run, words, values):
+    done = run(*words)
+    assert (done.code, done.out) == (2, "")
+    told = " ".join(done.err.replace("│", " ").split())
+    assert f"Invalid value for '{words[-2]}': 'strikt' is not one of {values}." in told
+
+
+@pytest.mark.parametrize("value", ["nonsense", "quota", ""])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tenant", "limit", "add", "t", "tenant:1/day"],
+        ["tenant", "limit", "remove", "t", "tenant/day"],
+        ["tenant", "top-up", "t", "--amount", "1", "--until", "+1h"],
+        ["explain", "t", "sa"],
+    ],
+    ids=" ".join,
+)
+def test_an_endpoint_that_no_limit_can_bind_is_refused_with_those_that_one_can(run, environment, words, value):
+    environment.setenv("TOKENWEIR_REDIS__URL", "redis://127.0.0.1:1")
+    done = run(*words, "--endpoint", value)
+    kinds = ", ".join(METERED)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"tokenweir: --endpoint must be one of {kinds}, not {value!r}\n"
+
+
+def test_the_endpoints_that_a_limit_can_bind_are_completed():
+    assert values.endpoint_names() == [endpoint.value for endpoint in METERED]
+
+
+@pytest.mark.parametrize(
+    "path", [["tenant", "limit", "add"], ["tenant", "limit", "remove"], ["explain"]], ids=" ".join
+)
+def test_help_lists_the_endpoints(run, environment, path):
+    environment.setenv("COLUMNS", "400")
+    assert ", ".join(METERED) in run(*path, "--help").out
+
+
+@pytest.mark.parametrize("field", ["sa_limit", "ip_limit", "ratelimitEachSAPerMinute", "ratelimitIPPerMinute"])
+def test_help_of_set_names_the_fields_of_documents(run, environment, field):
+    environment.setenv("COLUMNS", "300")
+    assert field in run("tenant", "set", "--help").out
+
+
+@pytest.mark.parametrize("path", [["set"], ["suspend"], ["top-up"], ["limit", "add"]], ids=" ".join)
+def test_help_says_which_commands_create_a_tenant(run, path):
+    assert "Creates the tenant where there is none" in run("tenant", *path, "--help").out

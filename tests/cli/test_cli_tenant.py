@@ -40,8 +40,9 @@ def test_json_has_the_documented_keys(run, database):
         "problem": None,
         "suspended": None,
         "limits": 1,
+        "defaults": [],
     }
-    assert list(made.json) == KEYS
+    assert list(made.json) == [*KEYS, "defaults"]
     assert run("tenant", "list", "--json").json == [made.json]
     assert run("tenant", "delete", "t", "--yes", "--json").json == {"deleted": "t"}
     assert run("tenant", "list", "--json").json == []

@@ -165,3 +165,11 @@ def test_a_number_of_rows_that_can_not_be_is_exit_code_2(run, database, command,
     done = run("usage", command, "--limit", limit)
     assert (done.code, done.out) == (2, "")
     assert "Invalid value for '--limit'" in done.err
+
+
+def test_a_foreign_document_in_the_ledger_is_one_line_and_no_traceback(run, database):
+    database.token_ledger.insert_one({"_id": "theirs", "ended_at": 1})
+    done = run("usage", "entries")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("tokenweir: document 'theirs' of the ledger is no entry: KeyError(")
+    assert done.err.count("\n") == 1

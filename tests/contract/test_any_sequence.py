@@ -198,8 +198,19 @@ class Sequence:
         return zip(buckets.values(), counts, strict=True)
 
     def _counts_the_ledger(self, limit):
-        """Whether all that the limit is charged is the ledger's charge: all on tokens, but strict shadows."""
-        return limit.unit is Unit.TOKENS and not (limit.mode is Mode.STRICT and limit.shadow)
+        """Whether all that the limit is charged is the ledger's charge.
+
+        All on tokens, but strict shadows, and strict ones beside others: these are never charged beyond their hold.
+        """
+        if limit.unit is not Unit.TOKENS:
+            return False
+        return limit.mode is not Mode.STRICT or not (limit.shadow or self._has_others())
+
+    def _has_others(self):
+        return any(
+            limit["unit"] is Unit.TOKENS and limit["mode"] is not Mode.STRICT and not limit["shadow"]
+            for limit in self.limits.values()
+        )
 
     async def settle_all(self):
         for held in self.dice.sample(self.made, len(self.made)):

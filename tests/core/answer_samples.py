@@ -72,6 +72,17 @@ def counts(prompt=10, completion=16, **fields):
     }
 
 
+def one_pass(kind, prompt, output, written, cached):
+    """One of the passes of a model that Anthropic lists."""
+    return {
+        "type": kind,
+        "input_tokens": prompt,
+        "output_tokens": output,
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": cached,
+    }
+
+
 PLAIN = Usage(10, 16, total=26)
 SAID = [{"index": 0, "message": {"role": "assistant", "content": "Grüße"}, "finish_reason": "stop"}]
 EMBEDDING = [{"object": "embedding", "index": 0, "embedding": [0.25, -1e-3]}]
@@ -163,6 +174,31 @@ ANSWERS = {
         PLAIN,
         choices=SAID,
         usage=counts(prompt_audio_seconds=None, num_cached_tokens=0, prompt_tokens_details={"cached_tokens": 0}),
+    ),
+    "mistral, with its own names for the cache": answer(
+        Usage(10, 16, cached=8, total=26),
+        choices=SAID,
+        usage=counts(num_cached_tokens=8),
+    ),
+    "mistral, with details of another name": answer(
+        Usage(10, 16, cached=8, total=26),
+        choices=SAID,
+        usage=counts(prompt_token_details={"cached_tokens": 8}),
+    ),
+    "a php gateway, whose empty objects are lists": answer(
+        PLAIN, choices=SAID, usage=counts(prompt_tokens_details=[], completion_tokens_details=[])
+    ),
+    "details per modality": answer(
+        PLAIN,
+        choices=SAID,
+        usage=counts(prompt_tokens_details=[{"modality": "TEXT", "token_count": 10}], reasoning_tokens="0"),
+    ),
+    "a server that knows of no cache": answer(
+        Usage(10, 16, reasoning=3, total=26),
+        choices=SAID,
+        usage=counts(
+            prompt_tokens_details={"cached_tokens": -1}, completion_tokens_details={"reasoning_tokens": 3}
+        ),
     ),
     "gemini, thinking in the total only": answer(
         Usage(10, 16, total=226), choices=SAID, usage=counts() | {"total_tokens": 226}
@@ -297,6 +333,110 @@ ANSWERS = {
         content=BLOCKS,
         usage={"input_tokens": 10, "output_tokens": 16, "cache_read_input_tokens": 80, "total_tokens": 106},
     ),
+    "anthropic, with a context that was compacted": answer(
+        Usage(203_000, 4500, total=207_500),
+        type="message",
+        content=[{"type": "compaction", "content": "Summary"}, *BLOCKS],
+        usage={
+            "input_tokens": 23_000,
+            "output_tokens": 1000,
+            "iterations": [
+                {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3500},
+                {"type": "message", "input_tokens": 23_000, "output_tokens": 1000},
+            ],
+        },
+    ),
+    "anthropic, with advice, and a cache in each pass": answer(
+        Usage(785_000, 90, cached=540_000, cache_written=8000, total=785_090),
+        type="message",
+        content=BLOCKS,
+        usage={
+            "input_tokens": 4,
+            "cache_creation_input_tokens": 8000,
+            "cache_read_input_tokens": 540_000,
+            "output_tokens": 60,
+            "iterations": [
+                one_pass("message", 2, 30, 3500, 270_000),
+                one_pass("advisor_message", 236_996, 30, 0, 0) | {"model": "another"},
+                one_pass("message", 2, 30, 4500, 270_000),
+            ],
+        },
+    ),
+    # ---------------------------------------------------------------- servers' own APIs
+    "llama.cpp's own": answer(
+        Usage(10, 16, cached=9, total=26),
+        index=0,
+        content="Grüße",
+        tokens=[],
+        id_slot=0,
+        stop=True,
+        model="tiny",
+        tokens_predicted=16,
+        tokens_evaluated=10,
+        generation_settings={"n_predict": 16, "stream": False},
+        prompt="<s>Hello",
+        stop_type="limit",
+        truncated=False,
+        tokens_cached=25,
+        timings={"cache_n": 9, "prompt_n": 1, "prompt_ms": 54.9, "predicted_n": 16, "predicted_ms": 2310.6},
+    ),
+    "llama.cpp's own, before it told of the cache": answer(
+        PLAIN,
+        content="Grüße",
+        slot_id=0,
+        stop=True,
+        tokens_predicted=16,
+        tokens_evaluated=10,
+        tokens_cached=26,
+        timings={"prompt_n": 10, "predicted_n": 16},
+    ),
+    "llama.cpp's own, for several prompts": Answer(
+        json.dumps(
+            [
+                {"index": 0, "content": "a", "stop": True, "tokens_predicted": 16, "tokens_evaluated": 10},
+                {"index": 1, "content": "b", "stop": True, "tokens_predicted": 4, "tokens_evaluated": 3},
+            ]
+        ).encode(),
+        Usage(13, 20, total=33),
+    ),
+    "ollama's own embeddings": answer(
+        Usage(10, 0, total=10),
+        model="tiny",
+        embeddings=[[0.25, -1e-3]],
+        total_duration=14_143_917,
+        load_duration=1_019_500,
+        prompt_eval_count=10,
+    ),
+    "ollama's own": answer(
+        Usage(10, 16, cached=8, total=26),
+        model="tiny",
+        created_at="2026-03-04T11:30:15.414671Z",
+        response="Grüße",
+        done=True,
+        done_reason="stop",
+        context=[1, 2],
+        total_duration=174_560_334,
+        prompt_eval_count=10,
+        prompt_eval_cached_count=8,
+        prompt_eval_duration=13_074_791,
+        eval_count=16,
+    ),
+    "ollama's own chat": answer(
+        PLAIN,
+        message={"role": "assistant", "content": "Grüße", "thinking": "hm"},
+        done=True,
+        prompt_eval_count=10,
+        eval_count=16,
+    ),
+    "sglang's own": answer(
+        Usage(10, 0, total=10),
+        embedding=[0.25],
+        meta_info={"id": "1", "finish_reason": {"type": "length", "length": 0}, "prompt_tokens": 10},
+    ),
+    "sglang's own, for several texts": Answer(
+        json.dumps([{"embedding": [0.25], "meta_info": {"id": "1", "prompt_tokens": n}} for n in (4, 6)]).encode(),
+        Usage(10, 0, total=10),
+    ),
     # ---------------------------------------------------------------- embeddings, rerank, score
     "openai embeddings": answer(
         Usage(10, 0, total=10), object="list", data=EMBEDDING, usage={"prompt_tokens": 10, "total_tokens": 10}
@@ -331,6 +471,17 @@ ANSWERS = {
     ),
     "litellm rerank": answer(
         Usage(56, 0, total=56), results=[], meta={"billed_units": {"total_tokens": 56}, "tokens": None}
+    ),
+    "cohere embeddings, in pictures": answer(
+        Absence.OTHER_UNIT,
+        embeddings={"float": [[0.25]]},
+        meta={"api_version": {"version": "2"}, "billed_units": {"images": 1}},
+        response_type="embeddings_by_type",
+    ),
+    "cohere embeddings, in tokens of text and of pictures": answer(
+        Usage(514, 0, total=514),
+        embeddings={"float": [[0.25]]},
+        meta={"billed_units": {"input_tokens": 2, "image_tokens": 512}},
     ),
     "cohere's own usage": answer(
         Usage(71, 16, total=87),
@@ -401,6 +552,12 @@ ANSWERS = {
 def groq_end():
     usage = counts(queue_time=0.06, prompt_time=0.0002, completion_time=0.79, total_time=0.79)
     return text_chunk("", "stop", x_groq={"id": "req_1", "usage": usage})
+
+
+def llama(text, predicted, **fields):
+    """An event of llama.cpp's own stream."""
+    counted = {"tokens_predicted": predicted, "tokens_evaluated": 10}
+    return {"index": 0, "content": text, "tokens": [], "stop": False, "id_slot": 0} | counted | fields
 
 
 def messages(start, delta, *texts, content=("text", "text_delta")):
@@ -528,6 +685,36 @@ STREAMS = {
         PLAIN,
         frozenset({1}),
     ),
+    "llama.cpp's own": Stream(
+        (
+            event(llama("", 0, prompt_progress={"total": 10, "cache": 3, "processed": 10, "time_ms": 20})),
+            *(event(llama("x", n)) for n in range(1, 17)),
+            event(llama("", 16, stop=True, tokens_cached=25, timings={"cache_n": 3, "prompt_n": 7})),
+        ),
+        Usage(10, 16, cached=3, total=26),
+        endpoint=Endpoint.COMPLETIONS,
+    ),
+    "llama.cpp's own, with counts at the end": Stream(
+        (
+            event({"content": "Grü", "slot_id": 0, "stop": False}),
+            event({"content": "ße", "slot_id": 0, "stop": False}),
+            event({"content": "", "slot_id": 0, "stop": True, "tokens_predicted": 16, "tokens_evaluated": 10}),
+        ),
+        PLAIN,
+        endpoint=Endpoint.COMPLETIONS,
+    ),
+    "llama.cpp's own, for several prompts at once": Stream(
+        (
+            event(llama("a", 1)),
+            event(llama("b", 1, index=1, tokens_evaluated=5)),
+            event(llama("b", 2, index=1, tokens_evaluated=5)),
+            event(llama("", 2, index=1, tokens_evaluated=5, stop=True)),
+            event(llama("a", 2)),
+            event(llama("", 2, stop=True)),
+        ),
+        Usage(15, 4, total=19),
+        endpoint=Endpoint.COMPLETIONS,
+    ),
     "completions": Stream(
         (
             event(
@@ -553,6 +740,22 @@ STREAMS = {
             "世界",
         ),
         Usage(110, 16, cached=80, cache_written=20, total=126),
+        endpoint=MESSAGES,
+    ),
+    "anthropic, with a context that was compacted": Stream(
+        messages(
+            {"input_tokens": 23_000, "output_tokens": 1},
+            {
+                "input_tokens": 23_000,
+                "output_tokens": 1000,
+                "iterations": [
+                    one_pass("compaction", 180_000, 3500, 0, 0),
+                    one_pass("message", 23_000, 1000, 0, 0),
+                ],
+            },
+            "Grüße",
+        ),
+        Usage(203_000, 4500, total=207_500),
         endpoint=MESSAGES,
     ),
     "anthropic, cumulative": Stream(

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core import answers, sse
+from extproc.core import plain_answer, sse, stream_answer
 from extproc.core.answers import (
-    MAX_ANSWER_BYTES,
     EncodedAnswer,
     ErrorAnswer,
     JsonAnswer,
@@ -20,6 +19,8 @@ from extproc.core.answers import (
 )
 from extproc.core.costs import Cost
 from extproc.core.endpoints import Endpoint
+from extproc.core.plain_answer import MAX_ANSWER_BYTES
+from extproc.core.reading import read_answer
 from extproc.core.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.usage import NO_USAGE, Usage
 
@@ -285,7 +286,8 @@ def test_a_plain_answer_too_large_to_keep_passes_and_is_estimated():
     reader = JsonAnswer(Estimates(Cost(20, 5_000_000), 4))
     chunk = b"x" * (1 << 20)
     assert all(reader.feed(chunk) is chunk for _ in range(9))
-    assert sum(map(len, reader._parts)) <= MAX_ANSWER_BYTES
+    assert not reader._parts
+    reader.finish()
     assert reader.settlement(complete=True) == Settlement(
         Outcome.ESTIMATED, Usage(20, 9 << 18, total=20 + (9 << 18)), 20 + (9 << 18), "unreadable", capped=True
     )
@@ -322,13 +324,18 @@ def test_a_release_charges_nothing_and_says_why():
 # ---------------------------------------------------------------- work
 
 
+def listened(monkeypatch):
+    """What is parsed from now on."""
+    parsed = []
+    for module in (plain_answer, stream_answer):
+        monkeypatch.setattr(module, "read_answer", lambda text: parsed.append(text) or read_answer(text))
+    return parsed
+
+
 @pytest.mark.parametrize("step", [1, 9, 100_000])
 @pytest.mark.parametrize("hide", [True, False])
 def test_every_event_is_parsed_once_however_it_is_cut(monkeypatch, step, hide):
-    parsed = []
-    monkeypatch.setattr(
-        answers, "read_answer", lambda text, read=answers.read_answer: parsed.append(text) or read(text)
-    )
+    parsed = listened(monkeypatch)
     body = SAMPLES["openai"].body * 20
     run(stream(hide=hide), [body[i : i + step] for i in range(0, len(body), step)])
     assert parsed == [text[6:] for text in body.split(b"\n\n")[:-1] if text != b"data: [DONE]"]
@@ -336,10 +343,7 @@ def test_every_event_is_parsed_once_however_it_is_cut(monkeypatch, step, hide):
 
 @pytest.mark.parametrize("step", [1, 50])
 def test_a_plain_answer_is_parsed_once_however_it_is_cut(monkeypatch, step):
-    parsed = []
-    monkeypatch.setattr(
-        answers, "read_answer", lambda text, read=answers.read_answer: parsed.append(text) or read(text)
-    )
+    parsed = listened(monkeypatch)
     run(JsonAnswer(HELD), [PLAIN[i : i + step] for i in range(0, len(PLAIN), step)])
     assert parsed == [PLAIN]
 
@@ -510,8 +514,93 @@ def test_a_binary_answer_is_estimated_and_nothing_of_it_is_kept():
         assert not reader.overran
 
 
-def test_white_space_before_a_plain_answer_does_not_hide_it():
-    assert run(reader_of(), [b"", b" \r\n", b"\n " + PLAIN])[1].charge == 26
+@pytest.mark.parametrize("before", [b"\r\n\n \t", b"\xef\xbb\xbf", b"\n\xef\xbb\xbf \n"])
+def test_neither_white_space_nor_a_byte_order_mark_before_a_plain_answer_hides_it(before):
+    for body in (before + PLAIN, before + b"[" + PLAIN + b"]"):
+        for chunks in ([body], bytewise(body), *two_parts(body), [b"", body]):
+            out, settlement = run(reader_of(), chunks)
+            assert (out, settlement.usage) == (body, Usage(10, 16, total=26))
+    assert run(reader_of(), bytewise(before))[1].reason == "unreadable"
+
+
+# ---------------------------------------------------------------- streams that are called something else
+
+
+@pytest.mark.parametrize("name", ["azure", "anthropic", "responses", "openrouter", "llama.cpp's own"])
+@pytest.mark.parametrize("before", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_a_stream_that_is_called_json_passes_whole_and_is_settled_on_its_usage(name, before):
+    sample = SERVERS[name]
+    body = before + sample.body
+    expected = Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
+    for chunks in ([body], bytewise(body), *([body[:at], body[at:]] for at in range(0, len(body), 11))):
+        reader = reader_of(JSON, sample.endpoint, hide=True, bound=10)
+        assert not reader.changes_body
+        assert all(reader.feed(chunk) is chunk for chunk in chunks)
+        assert (reader.finish(), reader.settlement(complete=True)) == (b"", expected)
+        assert (reader.output_tokens, reader.overran) == (sample.usage.output, True)
+
+
+def test_a_stream_that_is_called_json_and_ends_early_is_charged_for_what_came():
+    body = piece("abcd") + piece("efgh") + piece("ijkl")[:-2]
+    settlement = run(reader_of(estimates=HELD), [body], complete=False)[1]
+    assert (settlement.outcome, settlement.charge, settlement.reason) == (Outcome.ESTIMATED, 22, "cut_off")
+    settlement = run(reader_of(estimates=HELD), [body], complete=True)[1]  # an end without a line end is one
+    assert (settlement.charge, settlement.reason) == (23, "missing")
+
+
+@pytest.mark.parametrize("text", [b"dear reader", b"empty: yes\n\n", b": nothing\n\n"])
+def test_what_only_begins_as_a_stream_is_estimated_from_its_size(text):
+    for chunks in ([text], bytewise(text)):
+        settlement = run(reader_of(estimates=HELD), chunks)[1]
+        assert (settlement.charge, settlement.reason) == (20 + -(-len(text) // 4), "unreadable")
+
+
+def test_what_generates_nothing_is_not_read_as_a_stream():
+    body = piece("abc" * 100)
+    assert run(reader_of(endpoint=Endpoint.EMBEDDINGS, estimates=HELD), [body])[1].charge == 20
+
+
+# ---------------------------------------------------------------- too large to keep
+
+
+def large(before="", after="", pad=MAX_ANSWER_BYTES):
+    data = b'"data":[%s0.5]' % (b"0.25," * (pad // 5))
+    return b"{" + b",".join(part for part in (before.encode(), data, after.encode()) if part) + b"}"
+
+
+USAGE = '"usage":{"prompt_tokens":10,"total_tokens":10}'
+EDGED = {
+    "after the data": large(after=f'"model":"m",{USAGE}'),
+    "before the data": large(before=f'"object":"list",{USAGE}'),
+}
+
+
+@pytest.mark.parametrize("body", EDGED.values(), ids=EDGED)
+@pytest.mark.parametrize("size", [1 << 14, 100_003, 1 << 30])
+def test_of_a_plain_answer_too_large_to_keep_the_usage_is_read_all_the_same(body, size):
+    chunks = [body[at : at + size] for at in range(0, len(body), size)]
+    out, settlement = run(reader_of(endpoint=Endpoint.EMBEDDINGS), chunks)
+    assert out == body
+    assert settlement == Settlement(Outcome.SETTLED, Usage(10, 0, total=10), 10, "usage")
+
+
+def test_of_a_large_answer_that_is_cut_off_nothing_is_believed():
+    body = EDGED["after the data"]
+    settlement = run(reader_of(endpoint=Endpoint.EMBEDDINGS), [body], complete=False)[1]
+    assert (settlement.outcome, settlement.usage) == (Outcome.ESTIMATED, Usage(1000, 0, total=1000))
+
+
+def test_a_large_answer_that_counts_no_output_for_what_it_carries_is_estimated():
+    settlement = run(reader_of(), [EDGED["after the data"]])[1]
+    assert (settlement.outcome, settlement.reason, settlement.usage.output) == (Outcome.ESTIMATED, "absurd", 5000)
+
+
+def test_a_large_answer_that_is_compressed_is_read_too():
+    body = EDGED["after the data"]
+    packed = gzip.compress(body)
+    chunks = [packed[at : at + 4096] for at in range(0, len(packed), 4096)]
+    reader = reader_of(JSON | {"content-encoding": "gzip"}, Endpoint.EMBEDDINGS)
+    assert run(reader, chunks)[1].usage == Usage(10, 0, total=10)
 
 
 def test_a_hold_that_grew_bounds_the_estimate_of_every_reader():
@@ -520,6 +609,7 @@ def test_a_hold_that_grew_bounds_the_estimate_of_every_reader():
     for headers, chunk in (
         (JSON, body),
         (SSE, event(body.decode())),
+        (JSON, event(body.decode())),
         (zipped, body),
         ({"content-type": "audio/x"}, body),
     ):
@@ -529,14 +619,14 @@ def test_a_hold_that_grew_bounds_the_estimate_of_every_reader():
             reader.finish()
             reader.estimates = Estimates(Cost(20, hold), 4)
             assert reader.estimates.cost.output == hold
-            assert reader.settlement(complete=True).usage.output == output
+            assert reader.settlement(complete=False).usage.output == output
     error = reader_of(status=500)
     error.estimates = HELD
     assert error.estimates is HELD
     truncated = reader_of(zipped, estimates=Estimates(Cost(20, 10), 4))
     truncated.feed(gzip.compress(b'{"choices":[{"text":"%s"}]}' % body))
     truncated.estimates = Estimates(Cost(20, 60), 4)
-    assert truncated.settlement(complete=True).usage.output == 60
+    assert truncated.settlement(complete=False).usage.output == 60
 
 
 # ---------------------------------------------------------------- compressed
@@ -742,17 +832,14 @@ def test_any_bytes_are_read_by_any_reader(body, endpoint, headers, coding, bound
 
 
 def test_the_events_that_are_read_grow_in_proportion_to_the_stream(monkeypatch):
-    parsed = []
-    monkeypatch.setattr(
-        answers, "read_answer", lambda text, read=answers.read_answer: parsed.append(len(text)) or read(text)
-    )
+    parsed = listened(monkeypatch)
     work = []
     for times in (10, 40):
         parsed.clear()
         body = gzip.compress(SERVERS["azure"].body * times)
         run(reader_of(SSE | {"content-encoding": "gzip"}), bytewise(body))
         run(reader_of(SSE, bound=1), bytewise(SERVERS["azure"].body * times))
-        work.append((len(parsed), sum(parsed)))
+        work.append((len(parsed), sum(map(len, parsed))))
     assert work[1] == (4 * work[0][0], 4 * work[0][1])
 
 
@@ -763,7 +850,7 @@ def test_the_events_that_are_read_grow_in_proportion_to_the_stream(monkeypatch):
     "shape",
     [
         {"token": {"text": "x"}},
-        {"message": {"content": "x"}, "done": False},
+        {"type": "content-delta", "delta": {"message": {"content": {"text": "x"}}}},
         {"choices": [{"index": 0, "delta": {"of_tomorrow": "x"}}]},
     ],
 )
@@ -784,3 +871,13 @@ def test_a_stream_that_nobody_understands_is_counted_by_its_events(shape):
 def test_what_is_understood_counts_before_what_is_not(further, charge):
     reader = stream(hide=False)
     assert run(reader, [event({"of": "tomorrow"}) * 12, further])[1].charge == charge
+
+
+def test_a_complete_answer_whose_content_is_understood_is_charged_in_full_unless_strictly():
+    content = b'{"choices":[{"message":{"content":"%s"}}]}' % (b"x" * 400)
+    for headers, body in ((JSON, content), (SSE, b"data: " + content + b"\n\n")):
+        for strict, charge in ((False, 20 + 100), (True, 20 + 10)):
+            reader = reader_of(headers, estimates=Estimates(Cost(20, 10), 4, strict=strict, all_strict=strict))
+            reader.feed(body)
+            reader.finish()
+            assert reader.settlement(complete=True).charge == charge

@@ -84,7 +84,13 @@ def test_where_the_endpoint_is_not_known_limits_that_need_it_are_left_out():
 
 def test_a_limit_that_a_model_narrows_binds_only_the_models_that_match():
     narrowed = replace(DAILY, model="llama-*b")
-    for model, binds in {"llama-70b": True, "llama-b": True, "llama-70b-x": False, "Llama-70b": False}.items():
+    for model, binds in {
+        "llama-70b": True,
+        "llama-b": True,
+        "llama-70b-x": False,
+        "Llama-70b": True,
+        "lama-70b": False,
+    }.items():
         assert (narrowed in bound(policy(DAILY, narrowed), subject=Subject(model))) is binds
 
 

@@ -35,7 +35,17 @@ from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
 from extproc.core.identity import IdentityRules
 from extproc.core.insight import Insight
 from extproc.core.limits import Limit, Mode, Scope, Subject, Window
-from extproc.core.quota import BucketState, Count, Denied, Suspended, Unavailable, admitted, decide, denied
+from extproc.core.quota import (
+    BucketState,
+    Count,
+    Denied,
+    Suspended,
+    Unavailable,
+    Unbounded,
+    admitted,
+    decide,
+    denied,
+)
 from extproc.core.rejections import DeniedStyle
 from extproc.core.settlement import Outcome, Settlement
 from extproc.core.usage import NO_USAGE, Usage
@@ -575,6 +585,12 @@ def test_a_suspended_caller_reads_why():
     assert b"unpaid bill" in answer.body
 
 
+def test_what_a_strict_limit_can_not_hold_for_is_refused():
+    answer = rejection(asked().receive(Decided(Unbounded(), NOW)))
+    assert (answer.status, answer.reason) == (400, "unbounded_prompt")
+    assert json.loads(answer.body)["error"]["code"] == "unbounded_prompt"
+
+
 # ---------------------------------------------------------------- strict limits
 
 STRICT = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 12_000, mode=Mode.STRICT)
@@ -730,7 +746,7 @@ DECISIONS = st.builds(
     st.integers(0, 20_000),
     st.integers(0, 60),
     st.integers(0, 60),
-) | st.sampled_from([Unavailable(), Suspended("unpaid")])
+) | st.sampled_from([Unavailable(), Suspended("unpaid"), Unbounded()])
 EVENTS = st.one_of(
     st.just(head()),
     st.builds(
@@ -784,7 +800,9 @@ def test_any_course_of_events_ends_each_hold_exactly_once_and_nothing_follows_th
         except ProtocolError:
             continue
         assert not (finished and effects)
-        if isinstance(event, Decided) and not isinstance(event.decision, Denied | Unavailable | Suspended):
+        if isinstance(event, Decided) and not isinstance(
+            event.decision, Denied | Unavailable | Suspended | Unbounded
+        ):
             held.append(event.decision.reservation)
         kinds = [type(effect) for effect in effects]
         finished = finished or Finish in kinds

@@ -14,7 +14,15 @@ from extproc.core.endpoints import Endpoint
 from extproc.core.fields import MAX_ITEMS, FieldError
 from extproc.core.identity import TenantId
 from extproc.core.limits import MAX_AMOUNT, Limit, Mode, Scope, Subject, Unit, Window
-from extproc.core.policies import MAX_ACCOUNTS, BadDocument, Defaults, limits_from, policy_from, short_limits
+from extproc.core.policies import (
+    MAX_ACCOUNTS,
+    METERED,
+    BadDocument,
+    Defaults,
+    limits_from,
+    policy_from,
+    short_limits,
+)
 
 from .samples import BERLIN, CALLER, FUZZ, NOW, VALUES
 
@@ -177,6 +185,20 @@ def test_every_scope_and_window_can_be_said(scope, window):
     assert read(limits=[MONTHLY | {"scope": scope.value, "window": window.value}]).limits == (
         Limit(scope, window, 1000),
     )
+
+
+def test_a_limit_or_top_up_on_asking_for_ones_limits_is_refused_as_it_would_never_bind():
+    assert set(Endpoint) - set(METERED) == {Endpoint.QUOTA}
+    rule = f"must be one or a list of {', '.join(METERED)}"
+    for value in ("quota", ["chat_completions", "quota"]):
+        assert refused(limits=[MONTHLY | {"endpoint": value}]) == f"'limits[0].endpoint' {rule}"
+        top_up = {"amount": 5, "until": "2026-03-01", "endpoint": value}
+        assert refused(top_ups=[top_up]) == f"'top_ups[0].endpoint' {rule}"
+
+
+@pytest.mark.parametrize("endpoint", METERED)
+def test_every_endpoint_that_is_metered_can_be_said(endpoint):
+    assert read(limits=[MONTHLY | {"endpoint": endpoint.value}]).limits[0].endpoints == (endpoint,)
 
 
 def test_one_endpoint_needs_no_list():
@@ -472,11 +494,11 @@ TWICE = "must not add a second limit of tokens per tenant and month for the same
         ({"limits": [MONTHLY | {"model": " x"}]}, f"'limits[0].model' {NAME}"),
         (
             {"limits": [MONTHLY | {"endpoint": "chat"}]},
-            f"'limits[0].endpoint' must be one or a list of {', '.join(Endpoint)}",
+            f"'limits[0].endpoint' must be one or a list of {', '.join(METERED)}",
         ),
         (
             {"limits": [MONTHLY | {"endpoint": []}]},
-            f"'limits[0].endpoint' must be one or a list of {', '.join(Endpoint)}",
+            f"'limits[0].endpoint' must be one or a list of {', '.join(METERED)}",
         ),
         ({"limits": [MONTHLY, MONTHLY | {"amount": 5, "mode": "soft"}]}, f"'limits' {TWICE}"),
         (

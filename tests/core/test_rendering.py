@@ -64,6 +64,36 @@ def test_where_nothing_is_written_as_json_nothing_is_added(prompt):
     assert rendering_bytes(prompt) == 0
 
 
+def test_text_of_messages_adds_nothing_however_much_it_looks_like_code():
+    code = "if a[0] == {'b': \"c\"}:\n    return [1, 2]\n" * 6000
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    call = {"id": "1", "function": {"name": "f", "arguments": "{}"}}
+    messages = [{"role": "user", "content": code}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    plain = compact({"messages": messages, "tools": [tool]})
+    assert len(plain) > 250_000
+    assert rendering_bytes(plain) < 2000
+
+
+def test_blocks_of_tool_use_in_content_are_covered():
+    used = [{"type": "tool_use", "id": "1", "name": "f", "input": {"a": [1, 2, {"b": [3]}]}}]
+    prompt = compact({"messages": [{"role": "assistant", "content": used}]})
+    assert len(json.dumps(used, indent=4)) <= len(prompt) + rendering_bytes(prompt)
+    escaped = prompt.replace(b"tool_use", rb"tool\u005fuse")
+    assert len(json.dumps(used, indent=4)) <= len(escaped) + rendering_bytes(escaped)
+
+
+def test_a_name_that_is_written_with_escapes_is_found():
+    prompt = compact({"messages": [{"tool_calls": [[[[1, 2, 3]]]]}]})
+    escaped = prompt.replace(b"tool_calls", rb"tool\u005fcalls")
+    assert rendering_bytes(escaped) == rendering_bytes(prompt) > 0
+
+
+def test_what_can_not_be_read_counts_whole():
+    chats = compact({"messages": [[{"tool_calls": [[1, 2]]}], [{"content": "a,b"}]]})  # a batch of them
+    assert rendering_bytes(chats) > rendering_bytes(compact({"messages": [{"tool_calls": [[1, 2]]}]}))
+    assert rendering_bytes(b"[1,2,") > 0
+
+
 def test_text_in_strings_adds_nothing_where_no_string_is_taken_apart():
     short, long = (compact({"tools": [{"d": "a, b: c" * n}]}) for n in (1, 1000))
     assert rendering_bytes(short) == rendering_bytes(long)

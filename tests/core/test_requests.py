@@ -86,6 +86,24 @@ def test_the_smallest_request_is_read():
     )
 
 
+@pytest.mark.parametrize("name", ["MAX_TOKENS", "Max_Tokens", "max_to\u212aens", "\u017ftream", "Model"])
+def test_a_name_that_another_server_may_read_as_ours_is_refused(name):
+    plain = name.casefold()
+    found = problem(json.dumps({"model": "m", "messages": [], "max_tokens": 5, name: 6}).encode())
+    assert found == Malformed(f"'{name}' must be spelled '{plain}'.", plain, "invalid_field_name")
+
+
+def test_names_inside_of_fields_that_are_read_are_told_apart_by_case_too():
+    options = {"include_usage": True, "INCLUDE_USAGE": False}
+    found = problem(json.dumps({"model": "m", "messages": [], "stream": True, "stream_options": options}).encode())
+    assert found.param == "stream_options"
+
+
+@pytest.mark.parametrize("name", ["a\nb", " m", "m ", "\u001b[2J", "\u0000", "\u200b"])
+def test_a_model_has_a_name_that_can_be_shown(name):
+    assert problem(json.dumps({"model": name, "messages": []}).encode()).param == "model"
+
+
 @pytest.mark.parametrize(("size", "counted"), [(0, 14), (400, 414), (1024, 1024), (5000, 1024)])
 def test_small_fields_that_nobody_knows_are_told_apart_from_the_prompt(size, counted):
     text = json.dumps(
@@ -309,7 +327,7 @@ def test_a_number_of_choices_that_is_none_is_refused(value):
     "value", ["null", "5", "true", "[]", '["m"]', "{}", '""', '"' + "m" * (MAX_MODEL_CHARS + 1) + '"']
 )
 def test_a_model_that_is_no_name_is_refused(value):
-    expected = f"'model' must be a string of 1 to {MAX_MODEL_CHARS} characters."
+    expected = f"'model' must be a string of 1 to {MAX_MODEL_CHARS} printable characters, without space around it."
     assert problem(raw_body(model=value)) == Malformed(expected, "model")
 
 
@@ -530,10 +548,12 @@ def check(text: bytes) -> None:
     parsed = json.loads(text)
     assert read.model == parsed["model"]
     assert read.stream is (parsed.get("stream") or False)
-    assert read.choices == (parsed.get("n") or 1)
+    # A list of lists is vLLM's batch of chats.
+    chats = parsed["messages"] if parsed["messages"][:1] and isinstance(parsed["messages"][0], list) else None
+    assert read.choices == (parsed.get("n") or 1) * len(chats or [None])
     assert 1 <= len(read.model) <= MAX_MODEL_CHARS
     assert read.prompt_bytes >= 0
-    assert read.messages == len(parsed["messages"])
+    assert read.messages == (len(parsed["messages"]) if chats is None else sum(map(len, chats)))
     assert json.loads(read.prompt)["messages"] == parsed["messages"]
     assert read.output_bound is None or 1 <= read.output_bound <= MAX_TOKENS
     assert read.wants_usage is ((parsed.get("stream_options") or {}).get("include_usage") or False)

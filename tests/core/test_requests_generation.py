@@ -322,6 +322,8 @@ def test_in_a_stream_of_chunks_usage_is_hidden_from_those_who_did_not_ask(endpoi
         (MESSAGES, {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
         (MESSAGES, {"mcp_servers": [{"url": "https://example.com"}]}),
         (MESSAGES, {"container": "c"}),
+        (MESSAGES, {"context_management": {"edits": []}}),
+        (RESPONSES, {"context_management": [{"type": "compaction"}]}),
     ],
 )
 def test_a_prompt_that_the_server_adds_to_can_not_be_bounded(endpoint, fields):
@@ -357,11 +359,11 @@ def test_tools_that_are_none_are_refused(endpoint, tools):
     [
         (CHAT, "messages", {"type": "image_url", "image_url": {"url": DATA_URL}}, 1, False),
         (CHAT, "messages", {"type": "image_url", "image_url": DATA_URL}, 1, False),
-        (CHAT, "messages", {"type": "image_url", "image_url": {"url": "https://example.com/a"}}, 1, True),
-        (CHAT, "messages", {"type": "image_url", "image_url": None, "uuid": "u"}, 1, True),
-        (CHAT, "messages", {"image_url": {"url": DATA_URL, "data": "x"}, "video_url": {"url": DATA_URL}}, 2, False),
+        (CHAT, "messages", {"type": "image_url", "image_url": {"url": "https://example.com/a"}}, 1, False),
+        (CHAT, "messages", {"type": "image_url", "image_url": None, "uuid": "u"}, 1, False),
+        (CHAT, "messages", {"image_url": {"url": DATA_URL, "data": "x"}, "video_url": {"url": DATA_URL}}, 2, True),
         (CHAT, "messages", {"type": "input_audio", "input_audio": {"data": "A" * 4000, "format": "wav"}}, 1, False),
-        (CHAT, "messages", {"type": "input_audio", "input_audio": {"format": "wav"}}, 1, True),
+        (CHAT, "messages", {"type": "input_audio", "input_audio": {"format": "wav"}}, 1, False),
         (CHAT, "messages", {"type": "file", "file": {"file_data": DATA_URL}}, 1, True),
         (CHAT, "messages", {"type": "file", "file": {"file_id": "f"}}, 1, True),
         (CHAT, "messages", {"type": "image_embeds", "image_embeds": "A" * 4000}, 1, True),
@@ -371,8 +373,9 @@ def test_tools_that_are_none_are_refused(endpoint, tools):
         (RESPONSES, "input", {"type": "input_file", "file_data": DATA_URL, "filename": "a.pdf"}, 1, True),
         (MESSAGES, "messages", {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 4000}}, 1, False),
         (MESSAGES, "messages", {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "A" * 4000}}, 1, True),
-        (MESSAGES, "messages", {"type": "image", "source": {"type": "url", "url": "https://example.com/a"}}, 1, True),
-        (MESSAGES, "messages", {"type": "image", "source": {"type": "file", "file_id": "f"}}, 1, True),
+        (MESSAGES, "messages", {"type": "image", "source": {"type": "url", "url": "https://example.com/a"}}, 1, False),
+        (MESSAGES, "messages", {"type": "image", "source": {"type": "file", "file_id": "f"}}, 1, False),
+        (MESSAGES, "messages", {"type": "document", "source": {"type": "url", "url": "https://example.com/a"}}, 1, True),
         (MESSAGES, "messages", {"type": "tool_result", "content": [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 4000}}]}, 1, False),
         (MESSAGES, "messages", {"type": "document", "source": {"type": "content", "content": [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 4000}}]}}, 1, False),
     ],
@@ -424,10 +427,22 @@ def test_media_outside_of_content_is_text():
     assert facts(CHAT, messages=[deep]).prompt_bytes > 4000
 
 
+def test_no_request_has_thousands_of_tools():
+    tool = {"type": "function"}
+    assert facts(RESPONSES, tools=[tool] * 1024).unbounded_prompt is False
+    for endpoint in (RESPONSES, MESSAGES):
+        assert problem(endpoint, tools=[tool] * 1025).param == "tools"
+
+
+def test_an_answer_without_its_usage_can_not_be_asked_for():
+    assert problem(COMPLETIONS, response_fields=["content"]).param == "response_fields"
+    assert facts(COMPLETIONS, response_fields=None)
+
+
 def test_a_field_with_an_escaped_name_carries_media_all_the_same():
     text = text_of(CHAT, messages=user({"image_url": {"url": "https://example.com/a"}}))
     read = read_facts(CHAT, text.replace(b'"image_url"', b'"image\\u005furl"'))
-    assert (read.media_parts, read.unbounded_prompt) == (1, True)
+    assert (read.media_parts, read.unbounded_prompt) == (1, False)
 
 
 def test_a_type_that_is_given_twice_is_not_believed():

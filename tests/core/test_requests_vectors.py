@@ -135,7 +135,7 @@ def test_a_query_of_many_parts_is_one_query():
 
 
 def test_images_in_documents_are_counted_once():
-    remote = {"image_url": {"url": "https://example.com/a"}}
+    remote = {"video_url": {"url": "https://example.com/a"}}
     read = facts(RERANK, documents=[{"content": [IMAGE]}, {"content": [remote]}])
     assert (read.media_parts, read.unbounded_prompt) == (2, True)
     assert facts(RERANK, documents=[[IMAGE], [{"text": "x"}]]).media_parts == 1

@@ -235,7 +235,9 @@ def test_only_a_complete_answer_is_ever_charged_more_than_was_held(data, held):
     charged = charges(held, settlement)
     holds = tuple(held.hold(bucket.limit) for bucket in held.buckets)
     assert all(charge >= 0 for charge in charged)
-    if settlement.reason != "usage":
+    if settlement.reason == "overran" and not held.all_strict:
+        assert settlement.charge > held.held  # the others beside the strict ones are charged all of it
+    elif settlement.reason != "usage":
         assert settlement.charge <= held.held
         # Beside a strict bucket, one that holds an estimate is charged what the ledger says: up to the bound.
         most = [
@@ -255,8 +257,11 @@ def test_every_limit_on_tokens_is_charged_what_the_ledger_says(data, held):
     settlement = data.draw(endings(held, usages()))
     for bucket, charge in zip(held.buckets, charges(held, settlement), strict=True):
         limit = bucket.limit
-        if _follows(limit) or (limit.unit is Unit.TOKENS and not limit.shadow and held.strict):
+        if _follows(limit):
             assert charge == settlement.charge
+        elif limit.unit is Unit.TOKENS and not limit.shadow and held.strict:
+            assert charge == min(settlement.charge, held.hold(limit))
+            assert charge == settlement.charge or not held.all_strict
 
 
 def ends(held: Reservation, settlement: Settlement, counts: list[Count]) -> list[Count]:

@@ -177,15 +177,81 @@ def test_of_several_limits_the_one_that_denies_the_longest_is_told_of_then_the_o
 def test_who_was_cut_off_is_charged_no_more_than_was_held_as_in_truth(unit, held, beside):
     limit = replace(DAY, unit=unit, amount=HARMLESS)
     cut_off = entry(100, cost=Cost(4, 6), reason="cut_off")
-    estimated = replace(cut_off, outcome=Outcome.ESTIMATED, reason="no_usage")
-    for past in (cut_off, estimated):
-        run = Simulation(under(limit, *beside))
-        run.take(past)
-        run.finish()
-        (count,) = (count for (_, key), count in run.counts().items() if key.startswith("service_account"))
-        # Beside a strict limit nothing was held for less than what was used.
-        most = {Unit.TOKENS: 100, Unit.INPUT_TOKENS: 4, Unit.OUTPUT_TOKENS: 6, Unit.REQUESTS: 1} if beside else {}
-        assert count == Count(most.get(unit, held), 0)
+    estimated = replace(cut_off, outcome=Outcome.ESTIMATED)
+    # Beside a strict limit nothing was held for less than what was used.
+    strict = {Unit.TOKENS: 100, Unit.INPUT_TOKENS: 4, Unit.OUTPUT_TOKENS: 6, Unit.REQUESTS: 1}
+    assert {charged(past, limit, *beside) for past in (cut_off, estimated)} == {strict[unit] if beside else held}
+
+
+@pytest.mark.parametrize(("unit", "held"), [(Unit.TOKENS, 100), (Unit.INPUT_TOKENS, 50), (Unit.OUTPUT_TOKENS, 50)])
+def test_an_estimate_of_a_complete_answer_may_be_more_than_was_held_but_where_a_limit_is_strict(unit, held):
+    limit = replace(DAY, unit=unit, amount=HARMLESS)
+    estimated = entry(100, cost=Cost(4, 6), outcome=Outcome.ESTIMATED, reason="no_usage")
+    assert charged(estimated, limit) == held
+    beside = replace(DAY, mode=Mode.STRICT, amount=HARMLESS, scope=Scope.TENANT)
+    assert charged(estimated, limit, beside) == {100: 100, 50: 4 if unit is Unit.INPUT_TOKENS else 6}[held]
+
+
+def charged(past, *limits, **further):
+    """What the bucket of the one limit by service account has for the entry."""
+    run = Simulation(under(*limits, **further))
+    run.take(past)
+    run.finish()
+    (count,) = (count for (_, key), count in run.counts().items() if key.startswith("service_account"))
+    assert count.held == 0
+    return count.used
+
+
+# A stream that was expected to need 4 + 6, whose hold had grown to 4 + 36 when it ended.
+GROWN = entry(60, cost=Cost(4, 6), usage=Usage(4, 56, total=60), held=40, stream=True, reason="cut_off")
+INPUT_STRICT = Limit(Scope.TENANT, Window.DAY, HARMLESS, Unit.INPUT_TOKENS, Mode.STRICT)
+
+
+@pytest.mark.parametrize(("unit", "most"), [(Unit.TOKENS, 40), (Unit.INPUT_TOKENS, 4), (Unit.OUTPUT_TOKENS, 36)])
+@pytest.mark.parametrize("beside", [(), (INPUT_STRICT,)])
+def test_a_hold_that_grew_is_the_most_that_is_charged_for_a_stream_that_was_cut_off_or_expired(unit, most, beside):
+    limit = replace(DAY, unit=unit, amount=HARMLESS)
+    assert charged(GROWN, limit, *beside) == most
+    expired = replace(GROWN, outcome=Outcome.EXPIRED, reason="expired", usage=Usage(4, 36, total=40))
+    assert charged(expired, limit, *beside) == most
+    # Only who is cut off pays no more than that, and no strict limit here bounds the output.
+    assert charged(replace(GROWN, reason="usage"), limit, *beside) == {40: 60, 4: 4, 36: 56}[most]
+    # What is held for an answer that is no stream does not grow.
+    assert charged(replace(GROWN, stream=False), limit, *beside) == min(most, 10 if unit is Unit.TOKENS else 6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "held", "most"),
+    [
+        (Weights(1000, 1000, 2000, 3000), 4 + 3 * 36, {Unit.OUTPUT_TOKENS: 36}),
+        (Weights(500, 1000, 2500, 1000), 94, {Unit.OUTPUT_TOKENS: 36}),
+        (Weights(1000, 1000, 0, 0), 4, {Unit.TOKENS: 4, Unit.OUTPUT_TOKENS: 6}),  # the sum says nothing of output
+    ],
+)
+def test_a_hold_that_grew_is_known_by_its_weighted_sum(weights, held, most):
+    past = replace(GROWN, held=held)
+    for unit, expected in most.items():
+        limit = replace(DAY, unit=unit, amount=HARMLESS)
+        assert charged(past, limit, weights=(("*", weights),)) == expected
+
+
+def test_a_strict_limit_that_bounds_the_output_holds_what_it_would_have_whatever_grew_in_truth():
+    strict = replace(DAY, mode=Mode.STRICT, amount=HARMLESS)
+    beside = Limit(Scope.SERVICE_ACCOUNT_IP, Window.DAY, HARMLESS, Unit.OUTPUT_TOKENS)
+    run = Simulation(under(strict, beside))
+    run.take(GROWN)
+    run.finish()
+    used = {key.partition(":")[0]: count.used for (_, key), count in run.counts().items()}
+    assert used == {"service_account": 60, "service_account+client_ip": 6}
+
+
+def test_when_a_hold_grew_is_not_known_so_what_came_meanwhile_may_be_admitted_anew():
+    long = replace(GROWN, reason="usage", ended_at=GROWN.admitted_at + timedelta(seconds=100))
+    meanwhile = entry(50, at=50, outcome=Outcome.DENIED)
+    report = replayed([long, meanwhile], under(replace(DAY, amount=70)))
+    assert (report.denied, report.newly_admitted) == (0, 1)
+    after = replace(meanwhile, admitted_at=long.ended_at, ended_at=long.ended_at)
+    assert replayed([long, after], under(replace(DAY, amount=70))).newly_admitted == 0
 
 
 def test_a_top_up_of_one_account_gives_the_others_in_its_bucket_nothing():
@@ -228,6 +294,22 @@ def test_a_strict_limit_charges_what_was_used_though_the_estimate_was_lower():
     # Output that outgrew what was written into the request would be cut again.
     overran = replace(low, reason="overran", cost=Cost(30, 1))
     assert replayed([overran, entry(41, at=10)], under(strict, min_output_tokens=20)).denied == 0
+
+
+@pytest.mark.parametrize(("reason", "beside"), [("usage", 80 + 20), ("cut_off", 80 + 20), ("overran", 80 + 90)])
+def test_an_output_beyond_what_a_strict_limit_leaves_is_not_used_unless_its_upstream_keeps_to_no_bound(
+    reason, beside
+):
+    strict, other = replace(DAY, mode=Mode.STRICT), Limit(Scope.TENANT, Window.DAY, HARMLESS)
+    weights = (("*", Weights(1000, 1000, 1000, 2000)),)
+    run = Simulation(under(strict, other, min_output_tokens=5, weights=weights))
+    run.take(entry(80, cost=Cost(80, 0), usage=Usage(80, 0, total=80)))
+    # 20 are left: 10 for the prompt, and 5 of output, which may be reasoning.
+    used = Usage(10, 50, reasoning=30, total=60)
+    run.take(entry(60, at=10, cost=Cost(10, 50), usage=used, reason=reason))
+    run.finish()
+    counts = {key.partition(":")[0]: count.used for (_, key), count in run.counts().items()}
+    assert counts == {"service_account": 100, "tenant": beside}
 
 
 def test_entries_out_of_their_order_do_no_harm():
@@ -277,18 +359,15 @@ def test_what_shadow_limits_said_is_reported_in_the_same_form():
 
 # ---------------------------------------------------------------- as the rule itself decides
 
-# Beside a strict limit that lowered the output others hold the estimate, which the ledger does not have then.
-_MODES = ([Mode.SOFT, Mode.RESERVE], [Mode.STRICT])
 
-
-def _limits(modes):
+def _limits():
     limit = st.builds(
         Limit,
         st.sampled_from(list(Scope)),
         st.sampled_from(list(Window)),
         st.integers(0, 250),
         st.sampled_from(list(Unit)),
-        st.sampled_from(modes),
+        st.sampled_from(list(Mode)),
         st.sampled_from([False, False, False, True]),
         st.sampled_from([None, None, "a*"]),
         st.sampled_from([(), (), (Endpoint.EMBEDDINGS,)]),
@@ -296,14 +375,13 @@ def _limits(modes):
     return st.lists(limit, max_size=3, unique_by=lambda limit: limit.kind).map(tuple)
 
 
-_LIMITS = tuple(map(_limits, _MODES))
+_LIMITS = _limits()
 _WEIGHTS = st.sampled_from([EVEN, Weights(500, 0, 2500, 1000), Weights(1000, 100, 1000, 3000)])
 
 
 @st.composite
 def policies(draw):
-    some = _LIMITS[draw(st.integers(0, 1))]
-    limits = draw(some)
+    limits = draw(_LIMITS)
     top_ups = tuple(
         TopUp(
             limit.scope,
@@ -321,7 +399,7 @@ def policies(draw):
         "acme",
         limits,
         BERLIN,
-        accounts={"sa2": Terms(draw(some), unlimited=draw(st.booleans()))} if draw(st.booleans()) else {},
+        accounts={"sa2": Terms(draw(_LIMITS), unlimited=draw(st.booleans()))} if draw(st.booleans()) else {},
         top_ups=top_ups,
         weights=(("*", draw(_WEIGHTS)),),
         min_output_tokens=draw(st.sampled_from([None, 1, 20])),
@@ -333,7 +411,7 @@ def requests(draw):
     """Requests in the order of their coming: who, for what, what was expected, how long it took, how it ended."""
     at, made = 0.0, []
     for _ in range(draw(st.integers(1, 12))):
-        at += draw(st.sampled_from([0.0, 1.0, 20.0, 70.0, 3600.0, 86400.0]))
+        at += draw(st.sampled_from([1.0, 0.0, 20.0, 70.0, 3600.0, 86400.0]))
         usage = draw(usages(40))
         further = draw(st.integers(0, 30)), draw(st.integers(0, 30))
         made.append(
@@ -345,7 +423,9 @@ def requests(draw):
                 # No less than what is used, as a bound would be.
                 "cost": Cost(usage.input + further[0], usage.total - usage.input + further[1]),
                 "usage": usage,
-                "took": draw(st.sampled_from([0.0, 0.5, 30.0, 7200.0])),
+                "took": draw(st.sampled_from([30.0, 0.0, 0.5, 7200.0])),
+                # A stream's hold grows by so much soon after it began.
+                "grows": draw(st.sampled_from([25, None, 1, 80])),
                 "end": draw(
                     st.sampled_from(["usage", "cut_off", "estimated", "failed", "not_forwarded", "expired"])
                 ),
@@ -368,7 +448,7 @@ def held_for(policy, request, number):
         identity=request["identity"],
         endpoint=request["endpoint"],
         model=request["model"],
-        stream=False,
+        stream=request["grows"] is not None,
         cost=cost,
         buckets=buckets,
         admitted_at=at,
@@ -383,72 +463,149 @@ def held_for(policy, request, number):
 
 def ending(reservation, request):
     estimates = Estimates.of(reservation, 4)
-    output = min(request["usage"].output, reservation.output_held)
+    output = min(request["usage"].output + 2 * reservation.extra_output, reservation.output_held)
+    if reservation.extra_output and request["end"] == "cut_off":
+        output += 10  # more than was held: nobody pays for that
     usage = Usage(min(request["usage"].input, reservation.cost.prompt), output, total=0)
     usage = replace(usage, total=usage.input + output)
     match request["end"]:
         case "usage" | "cut_off":
             return estimates.settle(usage, complete=request["end"] == "usage")
         case "estimated":
-            return estimates.estimate(output * 4, 1, "no_usage")
+            return estimates.estimate(output * 4, 1, "no_usage", complete=True)
         case "expired":
             return expiry(reservation)
         case reason:
             return released(reason, forwarded=reason != "not_forwarded")
 
 
-def lived(policy, made):
-    """The truth: what was decided one after the other, and the ledger and counts that came of it."""
-    counts, opened, ledger = {}, [], []
+class Life:
+    """The truth: what was decided one after the other, and the ledger and counts that came of it.
 
-    def settle(until):
-        for due in sorted((o for o in opened if o[0] <= until), key=lambda o: o[0]):
-            opened.remove(due)
-            _, reservation, settlement = due
-            for bucket, charge in zip(reservation.buckets, charges(reservation, settlement), strict=True):
-                count = counts[bucket.key]
-                counts[bucket.key] = Count(count.used + charge, count.held - reservation.hold(bucket.limit))
+    `unknowable` is the first request for which it mattered that a hold had grown and not ended: nobody can tell
+    from the ledger when it grew.
+    """
 
-    for number, request in enumerate(made):
-        settle(request["at"])
-        reservation = held_for(policy, request, number)
-        decision = decide(reservation, [counts.get(b.key, Count(0, 0)) for b in reservation.buckets])
+    def __init__(self, policy, made):
+        self.policy = policy
+        self.counts = {}
+        self.extra = Counter()
+        self.ledger = []
+        self.unknowable = None
+        self._open = []
+        for number, request in enumerate(made):
+            self._until(request["at"])
+            self._come(number, request)
+        self._until(float("inf"))
+
+    def _come(self, number, request):
+        reservation = held_for(self.policy, request, number)
+        counts = [self.counts.get(bucket.key, Count(0, 0)) for bucket in reservation.buckets]
+        decision = decide(reservation, counts)
+        known = [
+            Count(count.used, count.held - self.extra[bucket.key])
+            for bucket, count in zip(reservation.buckets, counts, strict=True)
+        ]
+        if self.unknowable is None and not alike(decision, decide(reservation, known)):
+            self.unknowable = number
         if not isinstance(decision, Admitted):
-            ledger.append(denied_entry(reservation, decision.state.bucket.limit.kind))
-            continue
+            self.ledger.append(denied_entry(reservation, decision.state.bucket.limit.kind))
+            return
         for state in decision.states:
-            counts[state.bucket.key] = state.count
-        settlement = ending(decision.reservation, request)
-        opened.append((request["at"] + request["took"], decision.reservation, settlement))
-        ended_at = START + timedelta(seconds=request["at"] + request["took"])
-        ledger.append(closed_entry(decision.reservation, settlement, ended_at))
-    settle(float("inf"))
-    return ledger, counts
+            self.counts[state.bucket.key] = state.count
+        self.ledger.append(None)
+        self._open.append((request["at"], number, request, decision.reservation))
+
+    def _until(self, now):
+        """Holds grow and end in the order in which that happened."""
+        while due := [each for each in map(self._next, self._open) if each[0] <= now]:
+            at, grows, opened = min(due, key=lambda each: each[:2] + each[2][:2])
+            self._open.remove(opened)
+            if grows:
+                self._grow(at, opened)
+            else:
+                self._settle(at, opened)
+
+    def _next(self, opened):
+        at, _, request, reservation = opened
+        # Beside a shadow of a strict limit the replay takes what was used for its bound: that would be another one.
+        bounded = any(
+            bucket.limit.mode is Mode.STRICT and bucket.limit.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS)
+            for bucket in reservation.buckets
+        )
+        grows = request["grows"] is not None and not reservation.extra_output and not bounded
+        return (at + request["took"] / (100 if grows else 1), grows, opened)
+
+    def _grow(self, at, opened):
+        _, number, request, before = opened
+        after = replace(before, extra_output=request["grows"])
+        self._change(before, after)
+        self._open.append((opened[0], number, request, after))
+
+    def _settle(self, at, opened):
+        _, number, request, reservation = opened
+        settlement = ending(reservation, request)
+        for bucket, charge in zip(reservation.buckets, charges(reservation, settlement), strict=True):
+            count = self.counts[bucket.key]
+            self.counts[bucket.key] = Count(count.used + charge, count.held - reservation.hold(bucket.limit))
+            self.extra[bucket.key] -= grown_by(reservation, bucket.limit)
+        self.ledger[number] = closed_entry(reservation, settlement, START + timedelta(seconds=at))
+
+    def _change(self, before, after):
+        for bucket in before.buckets:
+            more = grown_by(after, bucket.limit)
+            count = self.counts[bucket.key]
+            self.counts[bucket.key] = Count(count.used, count.held + more)
+            self.extra[bucket.key] += more
+
+
+def grown_by(reservation, limit):
+    return reservation.hold(limit) - replace(reservation, extra_output=0).hold(limit)
+
+
+def alike(first, second):
+    if isinstance(first, Admitted) and isinstance(second, Admitted):
+        return first.reservation == second.reservation
+    return type(first) is type(second)
+
+
+def replay_of(ledger, policy):
+    run = Simulation(lambda tenant: policy)
+    for each in ledger:
+        run.take(each)
+    return run
 
 
 @FEWER
 @given(policies(), requests())
 def test_a_replay_of_the_limits_that_were_in_force_decides_as_they_did(policy, made):
-    ledger, counts = lived(policy, made)
-    run = Simulation(lambda tenant: policy)
-    for each in ledger:
-        run.take(each)
+    life = Life(policy, made)
+    known = life.ledger[: life.unknowable]
+    run = replay_of(known, policy)
     report = run.finish()
     assert (report.denied, report.newly_admitted, report.tolls) == (0, 0, {})
-    assert report.requests == sum(each.outcome is not Outcome.DENIED for each in ledger)
-    assert report.tokens == sum(each.charge for each in ledger)
+    assert report.requests == sum(each.outcome is not Outcome.DENIED for each in known)
+    assert report.tokens == sum(each.charge for each in known)
+    if life.unknowable is not None:
+        # What the ledger can't tell denies nobody who was admitted.
+        first = life.ledger[life.unknowable]
+        run = replay_of([*known, first], policy)
+        denied = first.outcome is Outcome.DENIED
+        assert (run.report.denied, run.report.newly_admitted) == (0, int(denied))
+        return
     found = {key: count for (_, key), count in run.counts().items()}
     # A bucket that only denied has a count of nothing here, and none in truth.
     assert {key: count for key, count in found.items() if count != Count(0, 0)} == {
-        key: count for key, count in counts.items() if count != Count(0, 0)
+        key: count for key, count in life.counts.items() if count != Count(0, 0)
     }
 
 
 @FEWER
 @given(policies(), policies(), requests())
 def test_a_replay_of_other_limits_decides_as_they_would_have(truth, proposed, made):
-    made = [request | {"end": request["end"] if request["end"] != "estimated" else "usage"} for request in made]
-    ledger, _ = lived(truth, made)
+    end = {"estimated": "usage"}
+    made = [request | {"end": end.get(request["end"], request["end"]), "grows": None} for request in made]
+    ledger = Life(truth, made).ledger
     # What came of each request in truth, lived again under the proposed limits.
     again = [
         request
@@ -460,7 +617,7 @@ def test_a_replay_of_other_limits_decides_as_they_would_have(truth, proposed, ma
         }
         for request, e in zip(made, ledger, strict=True)
     ]
-    expected, _ = lived(proposed, again)
+    expected = Life(proposed, again).ledger
     report = replayed(ledger, lambda tenant: proposed)
     outcomes = [
         (was.outcome is Outcome.DENIED, would.outcome is Outcome.DENIED)

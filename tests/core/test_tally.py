@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from extproc.core import tally
 from extproc.core.costs import Cost
+from extproc.core.reading import Reading
 from extproc.core.requests import MAX_TOKENS
 from extproc.core.settlement import Estimates, Outcome
 from extproc.core.tally import Tally
-from extproc.core.usage import Absence, Part, Reading, Usage
+from extproc.core.usage import Absence, Part, Usage
 
 from .samples import FUZZ
 
@@ -165,6 +166,35 @@ def test_the_memory_for_choices_is_bounded():
     assert found.reported.output == tally._MAX_CHOICES + 4
 
 
+# Usage of each prompt's answer alone, as llama.cpp reports it.
+
+
+def answer_to(index, prompt, output, **fields):
+    return piece(Usage(prompt, output, total=prompt + output), choice=b"%d" % index, apart=True, **fields)
+
+
+def test_the_usage_of_each_prompt_is_summed_up_however_the_answers_come():
+    expected = (SETTLED, Usage(15, 5, total=20), "usage")
+    assert ends(tallied(answer_to(0, 10, 1), answer_to(1, 5, 3), answer_to(0, 10, 2))) == expected
+    assert ends(tallied(answer_to(1, 5, 3), answer_to(0, 10, 1), answer_to(0, 10, 2))) == expected
+
+
+def test_usage_of_all_counts_before_that_of_each_prompt_when_it_comes_last():
+    assert ends(tallied(answer_to(0, 10, 1), Reading(Usage(12, 4, total=16))))[1] == Usage(12, 4, total=16)
+
+
+def test_sums_that_can_not_be_are_not_believed():
+    found = tallied(answer_to(0, MAX_TOKENS, 0), answer_to(1, 1, 0))
+    assert ends(found)[1].total <= MAX_TOKENS
+
+
+def test_the_memory_for_prompts_is_bounded():
+    found = tallied(*[answer_to(index, 1, 1) for index in range(3000)])
+    assert found.reported.input == tally._MAX_CHOICES
+    found.add(answer_to(0, 1, 5))
+    assert found.reported.output == tally._MAX_CHOICES + 4
+
+
 COUNT = st.none() | st.integers(0, MAX_TOKENS)
 READINGS = st.builds(
     Reading,
@@ -176,6 +206,7 @@ READINGS = st.builds(
     error=st.booleans(),
     part=st.none() | st.builds(Part, COUNT, COUNT, COUNT, COUNT),
     choice=st.none() | st.sampled_from([b"0", b"1"]),
+    apart=st.booleans(),
 )
 
 

@@ -1,13 +1,15 @@
 """Usage out of answers: what is believed, what is not, and what is counted in its place."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.core.reading import Reading, read_answer
 from extproc.core.requests import MAX_TOKENS
-from extproc.core.usage import Absence, Reading, Usage, estimated_output, read_answer
+from extproc.core.usage import Absence, Usage, estimated_output
 
 from .answer_samples import ANSWERS, STREAMS, counts
 from .samples import FUZZ, SAMPLES, VALUES, mutated, recorded
@@ -104,8 +106,8 @@ def test_a_number_that_is_not_json_makes_the_answer_unreadable(number):
         {"completion_tokens": 5, "total_tokens": 5},
         {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
         {"prompt_tokens": MAX_TOKENS, "completion_tokens": 1},
-        {"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": -1}},
-        {"prompt_tokens": 10, "prompt_tokens_details": 5},
+        {"input_tokens": 10, "output_tokens": 16, "cache_read_input_tokens": -1},
+        {"prompt_tokens": 10, "completion_tokens": 16, "total_tokens": "26"},
     ],
 )
 def test_usage_that_can_not_be_is_absurd(usage):
@@ -131,7 +133,11 @@ def test_no_usage_is_missing(text):
         b"\xff",
         b"{} {}",
         b'{"a":"\\ud800"}',
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf",
+        b"{}\xef\xbb\xbf",
+        b"[{}]",
+        b'[{"tokens_evaluated":1}, 5]',
+        b'[{"tokens_evaluated":1}, {}]',
     ],
 )
 def test_what_is_no_json_object_is_unreadable_and_all_of_it_counts(text):
@@ -230,34 +236,27 @@ def test_usage_is_read_of_a_recorded_answer(name, usage):
     assert read_answer(recorded(name)).usage == usage
 
 
-COUNTED = [
-    "prompt_tokens",
-    "completion_tokens",
-    "total_tokens",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-    "prompt_cache_hit_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-]
+TOTALS = ["prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"]
+INPUT_PARTS = ["cache_read_input_tokens", "cache_creation_input_tokens"]
+SIDES = [*INPUT_PARTS, "prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens", "reasoning_tokens"]
+# Of the details, one field that is odd, another that is a count, and where that shows.
 DETAILED = [
-    ("prompt_tokens_details", "cached_tokens"),
-    ("prompt_tokens_details", "audio_tokens"),
-    ("input_tokens_details", "cache_write_tokens"),
-    ("input_token_details", "cache_creation_tokens"),
-    ("prompt_tokens_details", "created_cache_tokens"),
-    ("completion_tokens_details", "reasoning_tokens"),
-    ("output_tokens_details", "audio_tokens"),
-    ("output_token_details", "audio_tokens"),
+    ("prompt_tokens_details", "cached_tokens", "audio_tokens", "audio_input"),
+    ("prompt_tokens_details", "audio_tokens", "cached_tokens", "cached"),
+    ("prompt_token_details", "audio_tokens", "cached_tokens", "cached"),
+    ("input_tokens_details", "cache_write_tokens", "cached_tokens", "cached"),
+    ("input_token_details", "cache_creation_tokens", "cache_write_tokens", "cache_written"),
+    ("prompt_tokens_details", "created_cache_tokens", "cache_creation_tokens", "cache_written"),
+    ("completion_tokens_details", "reasoning_tokens", "audio_tokens", "audio_output"),
+    ("output_tokens_details", "audio_tokens", "reasoning_tokens", "reasoning"),
+    ("output_token_details", "audio_tokens", "reasoning_tokens", "reasoning"),
 ]
-NO_COUNTS = [-1, 1.5, "5", True, 2**63, MAX_TOKENS + 1, [], {}]
+NO_COUNTS = [-1, 1.5, 10.0, "5", "0", True, 2**63, MAX_TOKENS + 1, [], {}]
 
 
 @pytest.mark.parametrize("number", NO_COUNTS)
-@pytest.mark.parametrize("field", COUNTED)
-def test_what_is_no_count_makes_any_usage_absurd(field, number):
+@pytest.mark.parametrize("field", TOTALS)
+def test_a_total_that_is_no_count_makes_any_usage_absurd(field, number):
     assert reading(counts() | {field: number}).usage is Absence.ABSURD
     for place in ({"x_groq": {"usage": {field: number}}}, {"choices": [{"usage": {field: number}}]}):
         assert read_answer(json.dumps(place).encode()).usage is Absence.ABSURD
@@ -266,10 +265,123 @@ def test_what_is_no_count_makes_any_usage_absurd(field, number):
     assert read_answer(json.dumps({"type": "message_delta", "usage": {field: number}}).encode()).part is None
 
 
+@pytest.mark.parametrize("number", [None, *NO_COUNTS])
+@pytest.mark.parametrize("field", SIDES)
+def test_what_is_no_count_beside_the_totals_is_left_out(field, number):
+    assert reading(counts(**{field: number})).usage == Usage(10, 16, total=26)
+    assert reading(counts(**{field: number}, prompt_tokens_details={"cached_tokens": 4})).usage.cached == 4
+
+
 @pytest.mark.parametrize("number", NO_COUNTS)
-@pytest.mark.parametrize(("details", "field"), DETAILED)
-def test_what_is_no_count_among_the_details_makes_usage_absurd(details, field, number):
-    assert reading(counts(**{details: {field: number}})).usage is Absence.ABSURD
+@pytest.mark.parametrize("field", INPUT_PARTS)
+def test_where_it_is_a_part_of_the_input_that_nothing_else_counts_usage_is_absurd(field, number):
+    usage = {"input_tokens": 10, "output_tokens": 16, field: number}
+    assert reading(usage, type="message").usage is Absence.ABSURD
+    assert reading(usage, type="message_delta").usage is Absence.ABSURD
+    start = {"type": "message_start", "message": {"usage": usage}}
+    assert read_answer(json.dumps(start).encode()).usage is Absence.ABSURD
+    assert reading(usage | {"total_tokens": 26}).usage == Usage(10, 16, total=26)
+
+
+@pytest.mark.parametrize("number", [None, *NO_COUNTS])
+@pytest.mark.parametrize(("details", "field", "other", "attribute"), DETAILED)
+def test_what_is_no_count_among_the_details_is_left_out_and_what_is_one_stays(
+    details, field, other, attribute, number
+):
+    assert reading(counts(**{details: {field: number}})).usage == Usage(10, 16, total=26)
+    expected = replace(Usage(10, 16, total=26), **{attribute: 4})
+    assert reading(counts(**{details: {field: number, other: 4}})).usage == expected
+
+
+@pytest.mark.parametrize("value", [5, "x", True, [], [{"modality": "TEXT", "token_count": 10}]])
+@pytest.mark.parametrize("details", sorted({row[0] for row in DETAILED}))
+def test_details_that_are_no_details_are_left_out(details, value):
+    assert reading(counts(**{details: value})).usage == Usage(10, 16, total=26)
+    kept = counts(**{details: value}, cached_tokens=3, reasoning_tokens=5)
+    assert reading(kept).usage == Usage(10, 16, cached=3, reasoning=5, total=26)
+
+
+PASSES = [
+    {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3500},
+    {"type": "message", "input_tokens": 23_000, "output_tokens": 1000, "cache_read_input_tokens": 7},
+]
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        (PASSES, Usage(203_007, 4500, cached=7, total=207_507)),
+        ([*PASSES, {"type": "advisor_message", "input_tokens": 5, "output_tokens": 1}], 207_513),
+        ([PASSES[1]], Usage(23_007, 1000, cached=7, total=24_007)),
+        ([*PASSES, {}], 207_507),
+        ([*PASSES, {"input_tokens": None}], 207_507),
+        ([{"input_tokens": 1, "output_tokens": 1}], 24_000),  # less than what was counted elsewhere
+        ([{"input_tokens": MAX_TOKENS, "output_tokens": 0}, PASSES[0]], Absence.ABSURD),
+        *[(odd, 24_000) for odd in ([], None, 2, "x", {}, [5], [*PASSES, {"input_tokens": -1}])],
+    ],
+)
+def test_where_the_model_ran_several_times_all_its_passes_count(passes, expected):
+    usage = {"input_tokens": 23_000, "output_tokens": 1000, "iterations": passes}
+    for found in (reading(usage, type="message").usage, reading(usage, type="message_delta").usage):
+        assert expected == (found.total if isinstance(expected, int) else found)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"tokens_evaluated": 10, "tokens_predicted": 16, "tokens_cached": 25}, Usage(10, 16, total=26)),
+        ({"tokens_evaluated": 10, "tokens_predicted": 16, "timings": {"prompt_n": 1}}, Usage(10, 16, total=26)),
+        ({"tokens_evaluated": 10, "tokens_predicted": 16, "timings": {"cache_n": -1}}, Usage(10, 16, total=26)),
+        ({"tokens_evaluated": 10, "tokens_predicted": 16, "timings": 5}, Usage(10, 16, total=26)),
+        ({"tokens_evaluated": 10}, Usage(10, 0, total=10)),
+        ({"tokens_predicted": 16}, Absence.ABSURD),
+        ({"tokens_evaluated": 10, "tokens_predicted": -1}, Absence.ABSURD),
+        ({"tokens_evaluated": "10"}, Absence.ABSURD),
+        ({"tokens_evaluated": 0, "tokens_predicted": 0}, Absence.ABSURD),
+        ({"prompt_eval_count": 10}, Usage(10, 0, total=10)),
+        ({"prompt_eval_count": 10, "prompt_eval_cached_count": "8"}, Usage(10, 0, total=10)),
+        ({"eval_count": 16}, Absence.ABSURD),
+        ({"prompt_eval_count": 1.5, "eval_count": 16}, Absence.ABSURD),
+        ({"tokens_evaluated": 10, "tokens_predicted": 16, "usage": counts(1, 2)}, Usage(1, 2, total=3)),
+        ({"tokens_evaluated": 10, "tokens_predicted": 16, "type": "ping"}, Absence.MISSING),
+        ({"tokens_evaluated": 10, "tokens_predicted": 16, "choices": [{}]}, Absence.MISSING),
+    ],
+)
+def test_counts_beside_the_answer_stand_where_there_is_no_usage(fields, expected):
+    assert read_answer(json.dumps(fields).encode()).usage == expected
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"), [("0", b"0"), ("7", b"7"), ("12345678", None), ('"a long one"', None), (None, None)]
+)
+def test_the_prompt_that_llama_cpp_answers_is_told_by_its_index(index, expected):
+    place = "" if index is None else f',"index":{index}'
+    read = read_answer(f'{{"tokens_evaluated":10,"tokens_predicted":1{place}}}'.encode())
+    assert (read.choice, read.apart) == (expected, expected is not None)
+    assert not read_answer(b'{"index":0}').apart
+
+
+def test_a_list_of_answers_is_summed_up():
+    one = {"content": "abc", "tokens_evaluated": 10, "tokens_predicted": 16, "timings": {"cache_n": 4}}
+    two = {"content": "de", "tokens_evaluated": 1, "tokens_predicted": 2}
+    read = read_answer(json.dumps([one, two]).encode())
+    assert read.usage == Usage(11, 18, cached=4, total=29)
+    assert (read.content_bytes, read.pieces) == (5, 2)
+    much = {"tokens_evaluated": MAX_TOKENS // 2 + 1}
+    assert read_answer(json.dumps([much, much]).encode()).usage is Absence.ABSURD
+
+
+def test_a_list_of_too_many_answers_is_not_taken_apart():
+    one = b'{"tokens_evaluated":1}'
+    assert read_answer(b"[" + b",".join([one] * (1 << 16)) + b"]").usage.total == 1 << 16
+    assert read_answer(b"[" + b",".join([one] * ((1 << 16) + 1)) + b"]").usage is Absence.UNREADABLE
+
+
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b" \r\n\t", b"\n\xef\xbb\xbf ", b"\xef\xbb\xbf\r\n"])
+def test_a_byte_order_mark_and_white_space_before_an_answer_are_seen_through(before):
+    for text in (b'{"usage":{"prompt_tokens":1}}', b'[{"usage":{"prompt_tokens":1}}]'):
+        assert read_answer(before + text) == read_answer(text)
+        assert read_answer(before + text).usage == Usage(1, 0, total=1)
 
 
 @pytest.mark.parametrize("value", [5, "x", [], [5], {"usage": None}, {"usage": {}}, {}])
@@ -300,6 +412,14 @@ def test_parts_are_no_more_than_the_whole():
         ({"total_tokens": 5, "completion_tokens": 6}, Absence.ABSURD),
         ({"input_tokens": MAX_TOKENS, "cache_read_input_tokens": 1, "output_tokens": 0}, Absence.ABSURD),
         ({"tokens": 5}, Absence.ABSURD),
+        ({"billed_units": 5}, Absence.ABSURD),
+        ({"billed_units": {"images": 1}}, Absence.OTHER_UNIT),
+        ({"billed_units": {"classifications": 2}}, Absence.OTHER_UNIT),
+        ({"billed_units": {"input_tokens": 0, "images": 1}}, Absence.OTHER_UNIT),
+        ({"billed_units": {"images": 1, "image_tokens": 258}}, Usage(258, 0, total=258)),
+        ({"billed_units": {"images": 1, "image_tokens": -1}}, Absence.OTHER_UNIT),
+        ({"billed_units": {"input_tokens": 2, "image_tokens": 512}}, Usage(514, 0, total=514)),
+        ({"input_tokens": 512, "image_tokens": 510}, Usage(512, 0, total=512)),
         ({"tokens": {"tokens": {"input_tokens": 5}}}, Absence.ABSURD),
         ({"type": "tokens"}, Absence.ABSURD),
     ],
@@ -360,6 +480,18 @@ def test_the_end_of_a_stream_says_nothing():
         ({"text": "abc"}, 3, 1),
         ({"response": "abc"}, 3, 1),
         ({"response": {"a": 1}}, 0, 0),
+        ({"response": "ab", "thinking": "c"}, 3, 1),
+        ({"thinking": {"budget": 1}}, 0, 0),
+        ({"content": "abc", "stop": False}, 3, 1),
+        ({"content": "", "stop": True}, 0, 0),
+        ({"message": {"role": "assistant", "content": "abc"}, "done": False}, 3, 1),
+        ({"message": {"content": "abc", "thinking": "de"}}, 5, 1),
+        ({"message": {"content": "", "tool_calls": [{"function": 1}]}}, 16, 1),
+        ({"message": {"content": ""}, "done": True}, 0, 0),
+        ({"message": "not found"}, 0, 0),
+        ({"message": {"audio": 5}}, 11, 1),
+        ({"type": "message_start", "message": {"content": "abc"}}, 0, 0),
+        ({"choices": [{"message": {"thinking": "abc"}}]}, 3, 1),
         ({"data": ["abc"]}, 0, 0),
         ({"choices": [{"text": "abc"}]}, 3, 1),
         ({"choices": [{"delta": {"audio": {"data": "abcdefgh"}}}]}, 0, 1),
@@ -457,6 +589,9 @@ COUNTS = st.fixed_dictionaries(
             "output_tokens",
             "cache_read_input_tokens",
             "cache_creation_input_tokens",
+            "iterations",
+            "image_tokens",
+            "billed_units",
             "tokens",
         )
     },
@@ -482,9 +617,15 @@ PIECES = st.lists(
             "message": VALUES | st.fixed_dictionaries({"usage": VALUES | COUNTS}),
             "response": VALUES | st.fixed_dictionaries({"usage": VALUES | COUNTS}),
             "meta": VALUES | COUNTS,
+            "index": VALUES,
+            "tokens_evaluated": VALUES,
+            "tokens_predicted": VALUES,
+            "timings": VALUES | st.fixed_dictionaries({"cache_n": VALUES}),
+            "eval_count": VALUES,
         },
     )
 )
 def test_any_value_in_any_field_gives_a_reading(answer):
     sane(read_answer(json.dumps(answer).encode()))
+    sane(read_answer(json.dumps([answer, answer]).encode()))
     sane(read_answer(json.dumps(answer, ensure_ascii=False).encode("utf-8", "surrogatepass")))

@@ -69,4 +69,4 @@ class FieldError(Exception):
 
 def is_model(name: str) -> bool:
     """Whether a model's name from a path or a form can be metered, and shown in a log or a table."""
-    return 0 < len(name) <= MAX_MODEL_CHARS and name.isprintable() and not name.isspace()
+    return 0 < len(name) <= MAX_MODEL_CHARS and name.isprintable() and name == name.strip()

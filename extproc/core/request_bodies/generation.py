@@ -24,8 +24,8 @@ _COUNTS: Final = ("n", "best_of", "n_cmpl")
 # the client writes (it may loop), embeddings instead of text, and how finely media is cut up (vLLM).
 _ADDING: Final = ("session_id", "session_params", "mm_processor_kwargs", "media_io_kwargs", "prompt_embeds")
 _CHAT_ADDING: Final = (*_ADDING, "chat_template", "web_search_options")
-_RESPONSE_ADDING: Final = (*_ADDING, "previous_response_id", "conversation", "prompt")
-_MESSAGE_ADDING: Final = (*_ADDING, "mcp_servers", "container")
+_RESPONSE_ADDING: Final = (*_ADDING, "previous_response_id", "conversation", "prompt", "context_management")
+_MESSAGE_ADDING: Final = (*_ADDING, "mcp_servers", "container", "context_management")
 
 CHAT_PROMPT: Final = (
     *("messages", "tools", "functions", "response_format"),
@@ -37,7 +37,9 @@ MESSAGE_PROMPT: Final = ("system", "messages", "tools", "chat_template_kwargs")
 
 _SAID: Final = ("model", "stream", "stream_options")
 CHAT_FIELDS: Final = frozenset({*_SAID, *CHAT_BOUNDS, *_COUNTS, *CHAT_PROMPT, *_CHAT_ADDING, "prompt"})
-COMPLETION_FIELDS: Final = frozenset({*_SAID, *COMPLETION_BOUNDS, *_COUNTS, *COMPLETION_PROMPT, *_ADDING})
+COMPLETION_FIELDS: Final = frozenset(
+    {*_SAID, "response_fields", *COMPLETION_BOUNDS, *_COUNTS, *COMPLETION_PROMPT, *_ADDING}
+)
 RESPONSE_FIELDS: Final = frozenset({*_SAID, *RESPONSE_BOUNDS, *RESPONSE_PROMPT, *_RESPONSE_ADDING, "background"})
 MESSAGE_FIELDS: Final = frozenset({*_SAID, *MESSAGE_BOUNDS, *MESSAGE_PROMPT, *_MESSAGE_ADDING, "thinking"})
 
@@ -78,6 +80,8 @@ def read_completion(body: JsonBody) -> RequestFacts:
     model = body.model()
     rule = "a string, an array of strings, an array of token ids or an array of such arrays"
     embedded = body.given("prompt_embeds")  # vLLM's, in place of a prompt or beside it
+    if body.given("response_fields"):
+        raise FieldError("response_fields", "left out: the answer could come without its usage")
     prompts = texts_in(body, "prompt", rule) if body.given("prompt") or not embedded else Texts(0)
     if embedded:
         embeddings = texts_in(body, "prompt_embeds", "a string or an array of strings")
@@ -172,6 +176,8 @@ class _Tool(msgspec.Struct, gc=False):
 _elements: Final = msgspec.json.Decoder(list[Raw]).decode
 _chats: Final = msgspec.json.Decoder(list[list[AnyObject]]).decode
 _items: Final = msgspec.json.Decoder(list[_Item]).decode
+_MAX_TOOLS: Final = 1024
+_elements_or_none: Final = msgspec.json.Decoder(list[Raw] | None).decode
 _tools: Final = msgspec.json.Decoder(list[_Tool] | None).decode
 # The client runs these, Anthropic's by their prefix. Whatever else is in `tools`, the server runs.
 _CLIENT_TOOLS: Final = frozenset({None, "function", "custom", "local_shell", "shell", "apply_patch"})
@@ -210,7 +216,10 @@ def _input_items(body: JsonBody) -> tuple[int, bool]:
 
 def _runs_tools(body: JsonBody) -> bool:
     """Whether the server runs a tool itself: what that returns becomes prompt, and the model is asked again."""
-    tools = body.read("tools", _tools, "an array of tools", absent=None) or []
+    rule = f"an array of at most {_MAX_TOOLS} tools"
+    if len(body.read("tools", _elements_or_none, rule, absent=None) or []) > _MAX_TOOLS:
+        raise FieldError("tools", rule)
+    tools = body.read("tools", _tools, rule, absent=None) or []
     return any(
         tool.type not in _CLIENT_TOOLS and not str(tool.type).startswith(_CLIENT_TOOL_PREFIXES) for tool in tools
     )
@@ -230,4 +239,6 @@ def _wants_usage(body: JsonBody) -> bool:
     twice = jsonkeys.repeated(options, _OPTIONS)
     if twice is not None:
         raise FieldError(f"{name}.{twice}", "given once")
+    if any(option not in _OPTIONS and option.casefold() in _OPTIONS for option, _ in options):
+        raise FieldError(name, "spelled in lower case")
     return JsonBody({f"{name}.{option}": value for option, value in options}, 0).flag(f"{name}.include_usage")

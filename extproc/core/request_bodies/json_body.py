@@ -12,7 +12,14 @@ import msgspec
 from msgspec import Meta, Raw
 
 from extproc.core import jsonkeys
-from extproc.core.request_bodies.facts import MAX_CHOICES, MAX_MODEL_CHARS, MAX_TOKENS, FieldError, Malformed
+from extproc.core.request_bodies.facts import (
+    MAX_CHOICES,
+    MAX_MODEL_CHARS,
+    MAX_TOKENS,
+    FieldError,
+    Malformed,
+    is_model,
+)
 
 _Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 _TokensOrNone = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
@@ -57,8 +64,10 @@ class JsonBody:
         return raw is not None and head(raw, 5) not in _NULL
 
     def model(self) -> str:
-        rule = f"a string of 1 to {MAX_MODEL_CHARS} characters"
+        rule = f"a string of 1 to {MAX_MODEL_CHARS} printable characters, without space around it"
         name: str = self.read("model", _model, rule)
+        if not is_model(name):
+            raise FieldError("model", rule)
         return name
 
     def flag(self, name: str) -> bool:
@@ -132,6 +141,13 @@ def json_body(body: bytes, read: Collection[str]) -> JsonBody | Malformed:
     twice = jsonkeys.repeated(members, read)
     if twice is not None:
         return Malformed(f"'{twice}' is given more than once.", twice, "duplicate_field")
+    disguised = next((name for name, _ in members if name not in read and name.casefold() in read), None)
+    if disguised is not None:
+        # Some servers read names in any letter case (Go's JSON does), and would see another value than we.
+        plain = disguised.casefold()
+        return Malformed(
+            f"'{disguised[:MAX_MODEL_CHARS]}' must be spelled '{plain}'.", plain, "invalid_field_name"
+        )
     return JsonBody({name: value for name, value in members if name in read}, len(body))
 
 

@@ -14,11 +14,13 @@ from extproc.core import jsonkeys
 from extproc.core.request_bodies.facts import MAX_CHOICES, FieldError
 from extproc.core.request_bodies.json_body import head
 
-# The fields of a content part that carry or name media, in OpenAI's and vLLM's spelling. Of the second kind one
-# part may become any number of tokens: a document has pages, an embedding is as long as it is.
-_BY_THE_PIECE: Final = frozenset({"image_url", "audio_url", "video_url", "input_audio"})
+# The fields of a content part that carry or name media, in OpenAI's and vLLM's spelling. A picture or a recording
+# has a bound of its own (`media_bound_tokens`), wherever it is. Of the second kind one part may become any number
+# of tokens: a document has pages, a film goes on, an embedding is as long as it is.
+_BY_THE_PIECE: Final = frozenset({"image_url", "audio_url", "input_audio"})
 _OF_ANY_SIZE: Final = frozenset(
     {
+        "video_url",
         *("file", "file_data", "file_id", "file_url"),
         *("image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"),
     }
@@ -31,7 +33,7 @@ _HINT: Final = re.compile(rb'"(?:%b|audio)"|\\u00' % "|".join(sorted(MEDIA_FIELD
 # No API puts media deeper than a part of a document in the result of a tool. Each level is looked at again.
 _MAX_LEVELS: Final = 12
 # What is opened to be looked into: elements and fields. Each takes a microsecond, in which nothing else happens.
-_MAX_OPENED: Final = 4 * MAX_CHOICES
+_MAX_OPENED: Final = MAX_CHOICES // 2
 MESSAGE, PART, NEITHER = range(3)  # what stands where we look
 
 T = TypeVar("T")
@@ -60,13 +62,15 @@ class Media:
             for element in self._open(_elements(raw)):
                 self.find(element, place, level + 1)
             return
-        for field, value in self._members(raw):
+        members = self._members(raw)
+        types = [(field, bytes(value)) for field, value in members if field == "type"]
+        for field, value in members:
             if field in CONTAINERS:
                 self.find(value, PART, level + 1)
             elif place == PART and field == "source":
-                self._take_source(value, level + 1)
+                self._take_source(value, level + 1, of_image=("type", b'"image"') in types)
             elif place == PART and field in _BY_THE_PIECE:
-                self._count(value, unbounded=not self._is_inline(value))
+                self._count(value, unbounded=False)
             elif place == PART and field in _OF_ANY_SIZE and bytes(value) != b"null":
                 self._count(value, unbounded=True)
             elif place == MESSAGE and field == "audio" and head(value) == b"{":
@@ -86,14 +90,14 @@ class Media:
             raise FieldError(self._name, rule)
         return things
 
-    def _take_source(self, value: Raw, level: int) -> None:
+    def _take_source(self, value: Raw, level: int, *, of_image: bool) -> None:
         source = self._members(value) if head(value) == b"{" else []
         match [bytes(of) for name, of in source if name == "type"]:
             case [b'"base64"']:
                 is_image = any(head(of, 7) == b'"image/' for name, of in source if name == "media_type")
                 self._count(value, unbounded=not is_image)
             case [b'"url"'] | [b'"file"']:
-                self._count(value, unbounded=True)
+                self._count(value, unbounded=not of_image)
             case types:  # text or content; or what we do not know, and then it may be anything
                 self.unbounded = self.unbounded or types not in ([b'"text"'], [b'"content"'])
                 self.find(value, PART, level)
@@ -102,11 +106,3 @@ class Media:
         self.parts += 1
         self.payload_bytes += len(value)
         self.unbounded = self.unbounded or unbounded
-
-    def _is_inline(self, value: Raw) -> bool:
-        """Whether the payload is in the body. Null stands for what the server has from an earlier request."""
-        if head(value) != b"{":
-            return head(value, 6) == b'"data:'
-        fields = self._members(value)
-        urls = [head(of, 6) for name, of in fields if name == "url"]
-        return all(url == b'"data:' for url in urls) if urls else any(name == "data" for name, _ in fields)

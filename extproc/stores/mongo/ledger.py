@@ -81,7 +81,8 @@ class MongoLedger:
     async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
         async with translated():
             found = self._ledger.find(query(wanted)).sort([("ended_at", DESCENDING), ("_id", DESCENDING)])
-            return [document_entry(document) async for document in found.limit(at_most)]
+            documents = await found.to_list(at_most)
+        return [_read(document) for document in documents]
 
     async def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
         # The client's time-out is each batch's: how long all of them take is the reader's business.
