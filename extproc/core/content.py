@@ -14,6 +14,8 @@ from msgspec import Raw
 
 NOT_GIVEN: Final = Raw()  # the value of a field that was not; one that was has another object
 NOTHING: Final = (b"", b"null", b'""', b"[]")
+# More than the log probabilities of a long answer have.
+_MAX_OBJECTS: Final = 1 << 18
 UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
 # An index is a small number; a longer one is somebody's joke, and would be kept.
 MAX_INDEX_BYTES: Final = 6
@@ -84,6 +86,8 @@ def read_choices(text: bytes) -> Choices:
     """Measures `choices`. What has a shape that we don't know counts whole, as one piece."""
     if text in NOTHING:
         return NO_CHOICES
+    if text.count(b"{") > _MAX_OBJECTS:
+        return Choices(1, Content(len(text), 1))  # to build as many would keep others waiting
     try:
         choices = _choices.decode(text)
     except UNREADABLE:

@@ -16,6 +16,8 @@ _UNFINISHED_BYTES = 2
 # Two line ends in a row. A CR that ends the buffer counts as one at once (waiting would hold an event back);
 # an LF that follows later belongs to it and is taken along by `Framer._swallow_lf`.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+# Events of nothing, one after the other: taken at once, for a compressed answer may be millions of them.
+_EMPTY_RUN = re.compile(rb"(?:\n\n){2,}")
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -59,6 +61,8 @@ class Framer:
         self._buffer += chunk
         start = 0
         while (end := _BLANK_LINE.search(self._buffer, max(start, self._scanned))) is not None:
+            if end.start() == start and (run := _EMPTY_RUN.match(self._buffer, start)) is not None:
+                end = run
             events.append(self._event(bytes(self._buffer[start : end.end()]), end.start() - start))
             start = self._scanned = end.end()
             self._swallow_lf = start == len(self._buffer) and self._buffer.endswith(b"\r")

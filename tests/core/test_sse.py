@@ -224,3 +224,12 @@ def test_every_byte_is_looked_at_a_fixed_number_of_times(monkeypatch, unit, step
 def test_a_byte_order_mark_before_the_first_event_does_not_hide_it():
     (event,) = Framer().feed(b"\xef\xbb\xbfdata: a\n\n")
     assert event == Event(b"\xef\xbb\xbfdata: a\n\n", b"a")
+
+
+def test_millions_of_empty_events_are_few_pieces_of_work():
+    for tail in (b"", b"\n"):
+        framer = sse.Framer()
+        events = framer.feed(b"\n" * 1_000_000 + tail)
+        assert len(events) <= 2
+        assert b"".join(event.raw for event in events) == b"\n" * 1_000_000
+        assert framer.pending_bytes == len(tail)

@@ -629,3 +629,10 @@ def test_any_value_in_any_field_gives_a_reading(answer):
     sane(read_answer(json.dumps(answer).encode()))
     sane(read_answer(json.dumps([answer, answer]).encode()))
     sane(read_answer(json.dumps(answer, ensure_ascii=False).encode("utf-8", "surrogatepass")))
+
+
+def test_choices_beyond_all_measure_are_not_taken_apart():
+    reading = read_answer(
+        b'{"choices":[' + b"{}," * (1 << 18) + b'{}],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+    )
+    assert (reading.usage.total, reading.pieces) == (3, 1)
