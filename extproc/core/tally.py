@@ -22,6 +22,7 @@ class Tally:
         "_choice",
         "_content_bytes",
         "_error",
+        "_guessed",
         "_outputs",
         "_part",
         "_stale",
@@ -37,6 +38,7 @@ class Tally:
         self._absence = absence
         self._content_bytes = 0
         self._error = False
+        self._guessed = False  # what could not be read was weighed whole
         self._stale = False  # content came after the last usage
         self._outputs: dict[bytes, int] = {}  # the last output of each choice, by its index
         self._choice: bytes | None = None
@@ -49,6 +51,7 @@ class Tally:
         self._content_bytes += reading.content_bytes
         self.pieces += reading.pieces
         self._error = self._error or reading.error
+        self._guessed = self._guessed or reading.usage is Absence.UNREADABLE
         usage = reading.usage
         if reading.part is not None:
             self._part = reading.part if self._part is None else reading.part.after(self._part)
@@ -87,7 +90,7 @@ class Tally:
             return released("upstream_error") if self._error else self.estimates.estimate(0, 0, "cut_off")
         reason = self._absence if complete else "cut_off"
         # Content that is understood is charged in full; what a shape that nobody knows weighs is only a guess.
-        understood = complete and self.pieces > 0
+        understood = complete and self.pieces > 0 and not self._guessed
         return self.estimates.estimate(self._content_bytes, self.pieces, reason, complete=understood)
 
     def _on_usage(self, usage: Usage, *, complete: bool) -> Settlement:

@@ -881,3 +881,12 @@ def test_a_complete_answer_whose_content_is_understood_is_charged_in_full_unless
             reader.feed(body)
             reader.finish()
             assert reader.settlement(complete=True).charge == charge
+
+
+def test_what_can_not_be_read_is_never_charged_above_its_hold():
+    held = Estimates(Cost(20, 10), 4)
+    for headers, body in ((JSON, b'{"choices":[{"text":"' + b"x" * 900), (SSE, piece("a") + event("x" * 900))):
+        reader = reader_of(headers, estimates=held)
+        reader.feed(body)
+        reader.finish()
+        assert reader.settlement(complete=True).charge == 30
