@@ -9,16 +9,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
-from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -26,15 +23,36 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from extproc.alerts.urls import ProxyURL, WebhookURL, proxy_url, webhook_url
 from extproc.core.costs import MAX_OUTPUT_BOUND, Weights
 from extproc.core.fields import FieldError, Fields
-from extproc.core.limits import MAX_AMOUNT, Limit, Unit, Window
+from extproc.core.limits import Limit, Unit, Window
 from extproc.core.models import Prices
 from extproc.core.policies import DocumentMode, limits_from, weights_from
 from extproc.core.rejections import DeniedStyle
-from extproc.store_urls import StoreURL, mongo_url, redis_url
-from extproc.tokenizing import tokenizer_spec
+from extproc.setting_types import (
+    Address,
+    CheckedProxyURL,
+    CheckedWebhookURL,
+    DatabaseName,
+    Entries,
+    Header,
+    HostAndPort,
+    Level,
+    MongoURL,
+    Pattern,
+    Price,
+    RedisURL,
+    Seconds,
+    Thresholds,
+    Tokenizer,
+    Tokens,
+    WebhookSecret,
+    Weight,
+    Windows,
+    Zone,
+    listed,
+)
+from extproc.store_urls import StoreURL
 
 PREFIX: Final = "TOKENWEIR_"
 _NESTING: Final = "__"
@@ -47,100 +65,10 @@ _SERVICE_LINK: Final = re.compile(
     PREFIX + r"(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT(_\d+_(TCP|UDP|SCTP))?=\w+://.*"
     r"|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=.*)"
 )
-_MAX_PORT: Final = 65_535
 
 
 class SettingsError(Exception):
     """The settings can't be used. The message has one line per problem: the field, what is wrong, the fix."""
-
-
-def _zone_name(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (KeyError, ValueError, OSError):  # unknown, malformed, the name of a folder
-        raise ValueError("no IANA time zone that this host knows; use one such as 'Europe/Berlin'") from None
-    return value
-
-
-def _pattern(value: str) -> str:
-    try:
-        groups = re.compile(value).groups
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    if not groups:
-        raise ValueError("needs a group that captures the tenant, such as '@([^.]+)'")
-    return value
-
-
-def _host_and_port(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > _MAX_PORT:
-        raise ValueError("must be host:port, such as 0.0.0.0:9464 (port 0: any free one)")
-    return value
-
-
-def _address(value: str) -> str:
-    if re.fullmatch("unix:/.+", value):
-        return value
-    try:
-        return _host_and_port(value)
-    except ValueError:
-        raise ValueError("must be host:port (port 0: any free one) or unix:/path") from None
-
-
-def _database_name(value: str) -> str:
-    if bad := set('/\\. "$*<>:|?\0') & set(value):
-        raise ValueError(f"MongoDB allows no {min(bad)!r} in the name of a database")
-    return value
-
-
-def _header(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
-        raise ValueError("must be a header's name")
-    return value.lower()
-
-
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Tokens = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
-Address = Annotated[str, AfterValidator(_address)]
-HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
-Header = Annotated[str, AfterValidator(_header)]
-Zone = Annotated[str, AfterValidator(_zone_name)]
-Pattern = Annotated[str, AfterValidator(_pattern)]
-RedisURL = Annotated[StoreURL, AfterValidator(redis_url)]
-MongoURL = Annotated[StoreURL, AfterValidator(mongo_url)]
-DatabaseName = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_database_name)]
-Tokenizer = Annotated[str, AfterValidator(tokenizer_spec)]
-Weight = Annotated[float, Field(ge=0, le=100)]
-Price = Annotated[float, Field(ge=0, le=100_000)]
-
-
-def _listed(value: object) -> object:
-    """A list in an environment variable is YAML, of which JSON is a part."""
-    if not isinstance(value, str):
-        return () if value is None else value
-    try:
-        return yaml.safe_load(value) or ()
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ValueError("must be a list, as YAML or JSON") from None
-
-
-def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("names a threshold twice")
-    return tuple(sorted(values))
-
-
-Entries = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_listed)]
-Percent = Annotated[int, Field(strict=True, ge=1, le=1000)]  # over 100: what soft mode overshoots
-Thresholds = Annotated[
-    tuple[Percent, ...], Field(max_length=10), BeforeValidator(_listed), AfterValidator(_ascending)
-]
-Windows = Annotated[tuple[Window, ...], BeforeValidator(_listed)]
-CheckedWebhookURL = Annotated[WebhookURL, AfterValidator(webhook_url)]
-CheckedProxyURL = Annotated[ProxyURL, AfterValidator(proxy_url)]
-WebhookSecret = Annotated[SecretStr, Field(min_length=16, max_length=512)]
-Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class _Section(BaseModel):
@@ -457,7 +385,7 @@ class ReservationSettings(_Section):
     expiry_interval_s: Seconds = Field(default=5.0, description="Seconds between looks for such reservations.")
 
 
-ModelList = Annotated[tuple[ModelSettings, ...], BeforeValidator(_listed)]
+ModelList = Annotated[tuple[ModelSettings, ...], BeforeValidator(listed)]
 
 
 class Settings(_Section):
