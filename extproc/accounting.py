@@ -117,7 +117,8 @@ class Accounting:
             self._not_admitted(self._uncounted(policy, ask, now), "suspended")
             return Suspended(suspended)
         buckets = bind(policy, ask.identity, now, Subject(ask.facts.model, ask.endpoint))
-        strict = any(bucket.limit.mode is Mode.STRICT for bucket in buckets)
+        # A limit on requests needs no bound, and working one out goes through the whole prompt.
+        strict = any(b.limit.mode is Mode.STRICT and b.limit.unit is not Unit.REQUESTS for b in buckets)
         if strict and ask.facts.unbounded_prompt and self._options.refuse_unbounded and _needs_bound(buckets):
             self._not_admitted(self._uncounted(policy, ask, now), "unbounded_prompt")
             return Unbounded()

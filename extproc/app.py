@@ -19,7 +19,8 @@ from extproc.estimator import Estimator, NoCounter, PromptCounter
 from extproc.limits_follower import FollowerOptions, LimitsFollower
 from extproc.observe.metrics import Metrics
 from extproc.ports import Counters, Ledger, TenantStore, UsageReports
-from extproc.settings import IdentitySettings, ModelSettings, Settings, SettingsError
+from extproc.setting_costs import ModelSettings
+from extproc.settings import IdentitySettings, Settings, SettingsError
 from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger

@@ -1,11 +1,21 @@
 """The types of settings: what a value must look like, and the message where it does not."""
 
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from extproc.alerts.urls import ProxyURL, WebhookURL, proxy_url, webhook_url
 from extproc.core.limits import MAX_AMOUNT, Window
@@ -102,3 +112,27 @@ CheckedWebhookURL = Annotated[WebhookURL, AfterValidator(webhook_url)]
 CheckedProxyURL = Annotated[ProxyURL, AfterValidator(proxy_url)]
 WebhookSecret = Annotated[SecretStr, Field(min_length=16, max_length=512)]
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class Section(BaseModel):
+    """A part of the settings: nothing unknown in it, nothing changed later."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_section(cls, value: object) -> object:
+        # In YAML a section whose settings are all commented out is null.
+        return {} if value is None else value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        # Pydantic would read true as 1, and YAML reads yes and on as true.
+        if (
+            isinstance(value, bool)
+            and info.field_name
+            and cls.model_fields[info.field_name].annotation is not bool
+        ):
+            raise ValueError(f"must not be {str(value).lower()}")
+        return value

@@ -8,27 +8,22 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
-from extproc.core.costs import MAX_OUTPUT_BOUND, Weights
-from extproc.core.fields import FieldError, Fields
+from extproc.core.fields import FieldError
 from extproc.core.limits import Limit, Unit, Window
-from extproc.core.models import Prices
-from extproc.core.policies import DocumentMode, limits_from, weights_from
+from extproc.core.policies import DocumentMode, limits_from
 from extproc.core.rejections import DeniedStyle
+from extproc.setting_costs import CostSettings, ModelList
 from extproc.setting_types import (
     Address,
     CheckedProxyURL,
@@ -40,17 +35,14 @@ from extproc.setting_types import (
     Level,
     MongoURL,
     Pattern,
-    Price,
     RedisURL,
     Seconds,
+    Section,
     Thresholds,
-    Tokenizer,
     Tokens,
     WebhookSecret,
-    Weight,
     Windows,
     Zone,
-    listed,
 )
 from extproc.store_urls import StoreURL
 
@@ -71,29 +63,7 @@ class SettingsError(Exception):
     """The settings can't be used. The message has one line per problem: the field, what is wrong, the fix."""
 
 
-class _Section(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_section(cls, value: object) -> object:
-        # In YAML a section whose settings are all commented out is null.
-        return {} if value is None else value
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_boolean_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        # Pydantic would read true as 1, and YAML reads yes and on as true.
-        if (
-            isinstance(value, bool)
-            and info.field_name
-            and cls.model_fields[info.field_name].annotation is not bool
-        ):
-            raise ValueError(f"must not be {str(value).lower()}")
-        return value
-
-
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """The gRPC server."""
 
     address: Address = Field(
@@ -111,17 +81,17 @@ class ServerSettings(_Section):
     drain_s: Seconds = Field(default=20.0, description="How long SIGTERM waits for streams in flight.")
 
 
-class MetricsSettings(_Section):
+class MetricsSettings(Section):
     """The Prometheus endpoint."""
 
     address: HostAndPort = Field(default="127.0.0.1:9464", description="Where /metrics is served.")
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     level: Level = Field(default="INFO", description="Log lines of this level and above are written.")
 
 
-class RedisSettings(_Section):
+class RedisSettings(Section):
     """Counters and reservations."""
 
     url: RedisURL = Field(
@@ -131,7 +101,7 @@ class RedisSettings(_Section):
     max_connections: int = Field(default=64, ge=1, le=10_000, description="Connections at most, per process.")
 
 
-class MongoSettings(_Section):
+class MongoSettings(Section):
     """Limits, ledger and daily usage."""
 
     url: MongoURL = Field(
@@ -142,7 +112,7 @@ class MongoSettings(_Section):
     timeout_s: Seconds = Field(default=5.0, description="Bound of every call.")
 
 
-class IdentitySettings(_Section):
+class IdentitySettings(Section):
     """Where tenant and service account come from. All sources must be verified ones."""
 
     jwt_namespace: str = Field(
@@ -166,7 +136,7 @@ class IdentitySettings(_Section):
     )
 
 
-class DefaultLimitSettings(_Section):
+class DefaultLimitSettings(Section):
     """What binds a tenant that nobody configured, and one whose document sets no limit of its own."""
 
     sa_limit: Tokens | None = Field(default=100_000, description="Tokens a day per service account.")
@@ -205,7 +175,7 @@ class DefaultLimitSettings(_Section):
             raise ValueError(str(error)) from None
 
 
-class LimitsSettings(_Section):
+class LimitsSettings(Section):
     """How limits are followed."""
 
     default: DefaultLimitSettings = DefaultLimitSettings()
@@ -216,128 +186,7 @@ class LimitsSettings(_Section):
     refresh_s: Seconds = Field(default=30.0, description="Seconds between reads where there is one.")
 
 
-class WeightSettings(_Section):
-    """How much a token counts, by its kind; a tenant's own weights go before these."""
-
-    input: Weight = Field(default=1.0, description="A token of the prompt.")
-    cached_input: Weight | None = Field(
-        default=None, description="A token of the prompt that the upstream had cached; null: as input."
-    )
-    output: Weight = Field(default=1.0, description="A generated token.")
-    reasoning: Weight | None = Field(default=None, description="A generated token of reasoning; null: as output.")
-
-    @model_validator(mode="after")
-    def _exact(self) -> Self:
-        self.parsed()
-        return self
-
-    def parsed(self) -> Weights:
-        """As integers. Raises `ValueError`."""
-        try:
-            return weights_from(Fields(self.model_dump()))
-        except FieldError as error:
-            raise ValueError(str(error)) from None
-
-
-class PriceSettings(_Section):
-    """What a million tokens cost; for reports."""
-
-    input: Price = Field(default=0.0, description="A million tokens of prompt.")
-    cached_input: Price | None = Field(default=None, description="A million cached ones; null: as input.")
-    output: Price = Field(default=0.0, description="A million generated tokens.")
-
-    def parsed(self) -> Prices:
-        cached = self.input if self.cached_input is None else self.cached_input
-        return Prices(*(round(price * 1_000_000) for price in (self.input, cached, self.output)))
-
-
-class CostSettings(_Section):
-    """What a request holds before its answer is known, and how its tokens count."""
-
-    prompt_bytes_per_token: int = Field(
-        default=3, ge=1, le=16, description="Bytes of prompt JSON counted as one token, until it is learned."
-    )
-    prompt_overhead_tokens: int = Field(default=8, ge=0, le=100_000, description="Added for the chat template.")
-    media_tokens: int = Field(
-        default=1024, ge=0, le=1_000_000, description="Held for each image, audio or file part."
-    )
-    typical_output_tokens: int = Field(
-        default=256,
-        ge=1,
-        le=1_000_000,
-        description="Held per choice where the client gave no output bound, until it is learned.",
-    )
-    learn: bool = Field(
-        default=True, description="Whether prompt and output estimates follow what settled usage shows, per model."
-    )
-    output_bytes_per_token: int = Field(
-        default=4, ge=1, le=16, description="Bytes of answer counted as one token, when estimating."
-    )
-    media_bound_tokens: int = Field(
-        default=16_384,
-        ge=0,
-        le=1_000_000,
-        description="Strict mode: the most that an image, audio or file can be.",
-    )
-    prompt_bound_factor: int = Field(
-        default=1,
-        ge=1,
-        le=16,
-        description="Strict mode: how much longer, in bytes, a tokenizer's normalization can make a text.",
-    )
-    template_bound_tokens: int = Field(
-        default=64, ge=0, le=100_000, description="Strict mode: the most that a chat template adds to a request."
-    )
-    message_bound_tokens: int = Field(
-        default=16,
-        ge=0,
-        le=10_000,
-        description="Strict mode with a tokenizer: the most that a chat template adds to each message.",
-    )
-    max_output_tokens: int = Field(
-        default=1024,
-        ge=1,
-        le=MAX_OUTPUT_BOUND,
-        description="Strict mode: written per choice where the client gave no output bound.",
-    )
-    min_output_tokens: int = Field(
-        default=16,
-        ge=1,
-        le=MAX_OUTPUT_BOUND,
-        description="Strict mode: a request for which fewer are left is denied, unless it asked for fewer.",
-    )
-    refuse_unbounded: bool = Field(
-        default=True,
-        description="Strict mode: refuse what has no bound (an earlier conversation by its id, files, films, tools"
-        " that the server runs). false: admit it; what it needs beyond the hold is recorded, not charged.",
-    )
-    weights: WeightSettings = WeightSettings()
-    currency: str = Field(
-        default="USD", min_length=1, max_length=8, description="What prices are given in; for reports."
-    )
-
-
-class ModelSettings(_Section):
-    """What differs for the models that `match` (a glob) names; of several entries the first one counts."""
-
-    match: str = Field(min_length=1, max_length=256)
-    prompt_bytes_per_token: int | None = Field(default=None, ge=1, le=16)
-    prompt_overhead_tokens: int | None = Field(default=None, ge=0, le=100_000)
-    media_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
-    typical_output_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-    media_bound_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
-    prompt_bound_factor: int | None = Field(default=None, ge=1, le=16)
-    template_bound_tokens: int | None = Field(default=None, ge=0, le=100_000)
-    message_bound_tokens: int | None = Field(default=None, ge=0, le=10_000)
-    max_output_tokens: int | None = Field(default=None, ge=1, le=MAX_OUTPUT_BOUND)
-    min_output_tokens: int | None = Field(default=None, ge=1, le=MAX_OUTPUT_BOUND)
-    output_field: Literal["max_tokens", "max_completion_tokens"] | None = None
-    weights: WeightSettings | None = None
-    prices: PriceSettings | None = None
-    tokenizer: Tokenizer | None = None
-
-
-class AlertSettings(_Section):
+class AlertSettings(Section):
     """What is told when a bucket's usage reaches a part of its limit."""
 
     thresholds: Thresholds = Field(
@@ -367,7 +216,7 @@ class AlertSettings(_Section):
         return self
 
 
-class DeniedSettings(_Section):
+class DeniedSettings(Section):
     style: DeniedStyle = Field(
         default=DeniedStyle.OPENAI,
         description="openai: 429 with an error object. talk: 400 with a line of text.",
@@ -375,7 +224,7 @@ class DeniedSettings(_Section):
     record: bool = Field(default=True, description="Whether denied requests get a ledger entry too.")
 
 
-class ReservationSettings(_Section):
+class ReservationSettings(Section):
     decision_timeout_s: Annotated[float, Field(ge=0.005, le=0.5)] = Field(
         default=0.1, description="Seconds that a decision may take; then 503."
     )
@@ -385,10 +234,7 @@ class ReservationSettings(_Section):
     expiry_interval_s: Seconds = Field(default=5.0, description="Seconds between looks for such reservations.")
 
 
-ModelList = Annotated[tuple[ModelSettings, ...], BeforeValidator(listed)]
-
-
-class Settings(_Section):
+class Settings(Section):
     """Everything that can be set."""
 
     server: ServerSettings = ServerSettings()

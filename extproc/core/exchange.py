@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import assert_never
-from urllib.parse import parse_qs
 
 from extproc.core import rejections
 from extproc.core.answers import AnswerReader, OpaqueAnswer, answer_reader
@@ -42,11 +41,10 @@ from extproc.core.events import (
     TrailersReply,
 )
 from extproc.core.identity import Identity, IdentityRules, UnusableIdentity, identify
-from extproc.core.insight import quota_document
-from extproc.core.limits import Subject
+from extproc.core.insight import asked_about, quota_document
 from extproc.core.quota import Admitted, Denied, Reservation, Suspended, Unavailable, Unbounded
 from extproc.core.rejections import DeniedStyle, Rejection
-from extproc.core.requests import MAX_MODEL_CHARS, Malformed, RequestFacts, read_request, upstream_body
+from extproc.core.requests import Malformed, RequestFacts, read_request, upstream_body
 from extproc.core.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.usage import NO_USAGE
 
@@ -81,8 +79,6 @@ _OK = range(200, 300)
 _USAGE_ON_REQUEST = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
 # The least that the hold of a long stream grows by.
 _GROWTH_TOKENS = 64
-# A longer path than this asks about nothing.
-_PATH = 4096
 
 
 class Exchange:
@@ -166,7 +162,7 @@ class Exchange:
             return self._reject(rejections.unusable_identity(identity, target.endpoint))
         if target.endpoint is Endpoint.QUOTA:
             self._state = _State.INSPECTION
-            return [Inspect(identity, _queried(headers[":path"]))]
+            return [Inspect(identity, asked_about(headers[":path"]))]
         encoding = headers.get("content-encoding") or "identity"
         if encoding.lower() != "identity":
             return self._reject(rejections.compressed(encoding, target.endpoint))
@@ -391,11 +387,3 @@ def _flagged(settlement: Settlement, reader: AnswerReader) -> Settlement:
 def _declared_length(headers: Headers) -> int:
     text = headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0  # noqa: PLR2004
-
-
-def _queried(path: str) -> Subject:
-    """What `?model=` and `?endpoint=` ask about: limits that count by them have numbers only then."""
-    fields = parse_qs(path.partition("?")[2]) if len(path) < _PATH else {}
-    model = fields["model"][0][:MAX_MODEL_CHARS] if "model" in fields else None
-    endpoint = fields["endpoint"][0] if "endpoint" in fields else None
-    return Subject(model, Endpoint(endpoint) if endpoint in list(Endpoint) else None)

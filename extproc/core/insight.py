@@ -2,10 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import parse_qs
 
+from extproc.core.endpoints import MAX_MODEL_CHARS, Endpoint
 from extproc.core.identity import Identity
-from extproc.core.limits import Limit
+from extproc.core.limits import Limit, Subject
 from extproc.core.quota import BucketState
+
+# A longer path than this asks about nothing.
+_PATH: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +53,11 @@ def row(limit: Limit, state: BucketState | None, now: datetime) -> dict[str, obj
         "model": limit.model,
         "endpoints": list(limit.endpoints) or None,
     }
+
+
+def asked_about(path: str) -> Subject:
+    """What `?model=` and `?endpoint=` ask about: limits that count by them have numbers only then."""
+    fields = parse_qs(path.partition("?")[2]) if len(path) < _PATH else {}
+    model = fields["model"][0][:MAX_MODEL_CHARS] if "model" in fields else None
+    endpoint = fields["endpoint"][0] if "endpoint" in fields else None
+    return Subject(model, Endpoint(endpoint) if endpoint in list(Endpoint) else None)
