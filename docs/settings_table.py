@@ -18,6 +18,7 @@ _FORMS = {
     "identity.service_account_header": "header name, or null",
     "identity.tenant_header": "header name, or null",
     "identity.tenant_pattern": "regular expression with a group, or null",
+    "identity.gateway_principals": "list of principals, such as `cluster.local/ns/istio-system/sa/gateway`",
     "limits.default.timezone": "IANA time zone",
     "limits.default.limits": "list of limits, as YAML or JSON",
     "models": "list of entries, as YAML or JSON",

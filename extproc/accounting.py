@@ -33,6 +33,7 @@ from extproc.core.quota import (
     Unavailable,
     Unbounded,
 )
+from extproc.core.routes import NO_ROUTE, Route
 from extproc.core.settlement import Outcome, Settlement, charges, expiry, released
 from extproc.core.usage import NO_USAGE
 from extproc.estimator import Estimator
@@ -116,7 +117,10 @@ class Accounting:
         if suspended is not None:
             self._not_admitted(self._uncounted(policy, ask, now), "suspended")
             return Suspended(suspended)
-        buckets = bind(policy, ask.identity, now, Subject(ask.facts.model, ask.endpoint))
+        buckets = (
+            *bind(policy, ask.identity, now, Subject(ask.facts.model, ask.endpoint)),
+            *ask.route.buckets(ask.identity, now, policy.zone),
+        )
         # A limit on requests needs no bound, and working one out goes through the whole prompt.
         strict = any(b.limit.mode is Mode.STRICT and b.limit.unit is not Unit.REQUESTS for b in buckets)
         if strict and ask.facts.unbounded_prompt and self._options.refuse_unbounded and _needs_bound(buckets):
@@ -174,13 +178,15 @@ class Accounting:
             self._closings.put(_End(Open(decision.reservation), counted, recorded=False))
         return decision
 
-    async def inspect(self, identity: Identity, subject: Subject) -> Insight | Unavailable:
+    async def inspect(
+        self, identity: Identity, subject: Subject, route: Route = NO_ROUTE
+    ) -> Insight | Unavailable:
         """What binds an identity now, with the counts. Holds nothing; raises nothing of the counters'."""
         now = self._clock.now()
         policy = self._limits.policy(identity.tenant)
         try:
             async with asyncio.timeout(self._options.decision_timeout_s):
-                return await insight_into(self._counters, policy, identity, now, subject)
+                return await insight_into(self._counters, policy, identity, now, subject, route=route)
         except (StoreError, TimeoutError):
             return Unavailable()
 

@@ -10,7 +10,7 @@ from extproc.accounting import Accounting, AccountingOptions
 from extproc.alerts.alerts import Alerts
 from extproc.core.costs import Costing, Weights
 from extproc.core.exchange import ExchangeRules
-from extproc.core.identity import IdentityRules
+from extproc.core.identity import SPIFFE, IdentityRules
 from extproc.core.models import FREE, ModelProfile, Models
 from extproc.core.policies import Defaults
 from extproc.core.quota import ReservationId
@@ -207,6 +207,8 @@ def identity_rules(settings: IdentitySettings) -> IdentityRules:
         service_account_header=settings.service_account_header,
         tenant_header=settings.tenant_header,
         tenant_pattern=re.compile(pattern) if pattern is not None else None,
+        peer_principals=settings.peer_principals,
+        gateway_principals=frozenset(name.removeprefix(SPIFFE) for name in settings.gateway_principals),
     )
 
 

@@ -7,13 +7,22 @@ from extproc.core.identity import Identity
 from extproc.core.insight import Insight
 from extproc.core.limits import NO_SUBJECT, Bucket, Limit, Subject, interval_at, matches
 from extproc.core.quota import BucketState
+from extproc.core.routes import NO_ROUTE, Route
 from extproc.ports import Counters
 
 
 async def insight_into(
-    counters: Counters, policy: Policy, identity: Identity, now: datetime, subject: Subject = NO_SUBJECT
+    counters: Counters,
+    policy: Policy,
+    identity: Identity,
+    now: datetime,
+    subject: Subject = NO_SUBJECT,
+    *,
+    route: Route = NO_ROUTE,
 ) -> Insight:
     """What binds an identity, with the counts. Limits that count by a model or endpoint nobody named have none.
+
+    Those of the route that the question came by are among them.
 
     Raises `StoreError`.
     """
@@ -23,6 +32,9 @@ async def insight_into(
         parts = limit.scope.parts(identity, subject)
         known = Bucket(limit, parts, interval_at(limit.window, now, policy.zone)) if parts is not None else None
         buckets.append(known)
+    of_the_route = list(route.buckets(identity, now, policy.zone))
+    limits += [bucket.limit for bucket in of_the_route]
+    buckets += of_the_route
     asked = [bucket for bucket in buckets if bucket is not None]
     counts = iter(await counters.read(identity.tenant, asked) if asked else ())
     states = [BucketState(bucket, next(counts)) if bucket is not None else None for bucket in buckets]

@@ -103,6 +103,7 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Entries = Annotated[tuple[dict[str, Any], ...], BeforeValidator(listed)]
+Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], BeforeValidator(listed)]
 Percent = Annotated[int, Field(strict=True, ge=1, le=1000)]  # over 100: what soft mode overshoots
 Thresholds = Annotated[
     tuple[Percent, ...], Field(max_length=10), BeforeValidator(listed), AfterValidator(_ascending)

@@ -34,6 +34,7 @@ from extproc.setting_types import (
     HostAndPort,
     Level,
     MongoURL,
+    Names,
     Pattern,
     RedisURL,
     Seconds,
@@ -133,6 +134,14 @@ class IdentitySettings(Section):
     tenant_pattern: Pattern | None = Field(
         default=None,
         description="Regular expression that finds the tenant in the service account, where nothing names it.",
+    )
+    peer_principals: bool = Field(
+        default=False,
+        description="Whether a caller whom nothing else names is named by its mTLS principal (at sidecars).",
+    )
+    gateway_principals: Names = Field(
+        default=(),
+        description="Principals that only hand requests on: they name nobody; their X-Forwarded-For counts.",
     )
 
 

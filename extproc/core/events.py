@@ -11,6 +11,7 @@ from extproc.core.limits import Subject
 from extproc.core.quota import Decision, Reservation, Unavailable
 from extproc.core.rejections import Rejection
 from extproc.core.requests import RequestFacts
+from extproc.core.routes import NO_ROUTE, Route
 from extproc.core.settlement import Settlement
 
 Headers = Mapping[str, str]
@@ -20,12 +21,16 @@ Headers = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """Request headers (by lower-case name, repeated ones joined by commas) and what Envoy verified."""
+    """Request headers (by lower-case name, repeated ones joined by commas) and what Envoy verified.
+
+    `peer` is the URI in the peer's certificate, empty without mTLS.
+    """
 
     headers: Headers
     claims: Mapping[str, object]
     source_address: str
     end_of_stream: bool
+    peer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class Ask:
     endpoint: Endpoint
     facts: RequestFacts
     request_id: str
+    route: Route = NO_ROUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,7 @@ class Inspect:
 
     identity: Identity
     subject: Subject
+    route: Route = NO_ROUTE
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ from extproc.core.insight import asked_about, quota_document
 from extproc.core.quota import Admitted, Denied, Reservation, Suspended, Unavailable, Unbounded
 from extproc.core.rejections import DeniedStyle, Rejection
 from extproc.core.requests import Malformed, RequestFacts, read_request, upstream_body
+from extproc.core.routes import NO_ROUTE, Route
 from extproc.core.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.usage import NO_USAGE
 
@@ -84,8 +85,9 @@ _GROWTH_TOKENS = 64
 class Exchange:
     """One exchange. Not thread-safe, not reusable."""
 
-    def __init__(self, rules: ExchangeRules) -> None:
+    def __init__(self, rules: ExchangeRules, route: Route = NO_ROUTE) -> None:
         self._rules = rules
+        self._route = route
         self._state = _State.REQUEST_HEAD
         self._request_id = ""
         self._target: Target | None = None
@@ -157,12 +159,12 @@ class Exchange:
         wanted = "GET" if target.endpoint is Endpoint.QUOTA else "POST"
         if method != wanted:
             return self._reject(rejections.method_not_allowed(wanted, target.endpoint))
-        identity = identify(self._rules.identity, head.claims, headers, head.source_address)
+        identity = identify(self._rules.identity, head.claims, headers, head.source_address, head.peer)
         if isinstance(identity, UnusableIdentity):
             return self._reject(rejections.unusable_identity(identity, target.endpoint))
         if target.endpoint is Endpoint.QUOTA:
             self._state = _State.INSPECTION
-            return [Inspect(identity, asked_about(headers[":path"]))]
+            return [Inspect(identity, asked_about(headers[":path"]), self._route)]
         encoding = headers.get("content-encoding") or "identity"
         if encoding.lower() != "identity":
             return self._reject(rejections.compressed(encoding, target.endpoint))
@@ -220,7 +222,7 @@ class Exchange:
         assert self._endpoint is not None  # noqa: S101
         self._facts = replace(facts, prompt=b"")  # most of a body: not to be kept as long as the answer takes
         self._state = _State.DECISION
-        return [Reserve(Ask(self._identity, self._endpoint, facts, self._request_id))]
+        return [Reserve(Ask(self._identity, self._endpoint, facts, self._request_id, self._route))]
 
     def _on_decided(self, decided: Decided) -> list[Effect]:
         match decided.decision:

@@ -11,10 +11,8 @@ Entries that are read: `tenant`, `service_account`, `client_ip`, Envoy's `remote
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from ipaddress import ip_network
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from extproc.core.identity import (
     MAX_NAME_CHARS,
@@ -27,18 +25,14 @@ from extproc.core.identity import (
     is_name,
     normalise_ip,
 )
-from extproc.core.limits import MAX_AMOUNT, Bucket, Limit, Scope, Subject, Unit, Window, interval_at
+from extproc.core.limits import Limit, Subject, Unit
+from extproc.core.routes import MAX_ROUTE_LIMITS, RouteLimit, limit_from
 
 MAX_HITS: Final = 1_000_000
-# Each is a bucket of one atomic step; a route that needs more of them is a mistake.
-MAX_ROUTE_LIMITS: Final = 16
 
-_SCOPES: Final = {scope.value: scope for scope in Scope}
-_WINDOWS: Final = {window.value: window for window in Window}
 _ADDRESSES = ("client_ip", "remote_address")
 _MASKED_ADDRESS = "masked_remote_address"
 _OF_THE_CALLER = frozenset({"tenant", "service_account", "model", *_ADDRESSES, _MASKED_ADDRESS})
-_LIMIT = re.compile(r"([a-z_+]+):([0-9]{1,13})/([a-z]+)")
 _SHOWN_CHARS = 64
 
 
@@ -54,22 +48,6 @@ class Descriptor:
     hits: int | None = None
     refunds: bool = False
     overrides: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RouteLimit:
-    """A limit on requests that a route brings along, and the parts of its bucket.
-
-    The parts end with the filter's domain and the route's name (else the model's), so that it shares its bucket
-    neither with another route nor with a limit of the tenant's, which has fewer parts.
-    """
-
-    limit: Limit
-    parts: tuple[str, ...]
-
-    def bucket(self, now: datetime, zone: ZoneInfo) -> Bucket:
-        """The bucket that counts at `now` (aware), in the windows of the tenant's time zone."""
-        return Bucket(self.limit, self.parts, interval_at(self.limit.window, now, zone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +197,9 @@ def _bound(
 
 
 def _limit(text: str) -> Limit | BadDescriptor:
-    found = _LIMIT.fullmatch(text)
-    if found is not None and found[1] in _SCOPES and found[3] in _WINDOWS and int(found[2]) <= MAX_AMOUNT:
-        return Limit(_SCOPES[found[1]], _WINDOWS[found[3]], int(found[2]), Unit.REQUESTS)
+    limit = limit_from(text)
+    if limit is not None and limit.unit is Unit.REQUESTS and text.count(":") == 1:
+        return limit
     return BadDescriptor(
         "The rate limit entry 'limit' must read scope:amount/window, such as client_ip:60/minute; "
         f"not {text[:_SHOWN_CHARS]!r}."

@@ -1,8 +1,8 @@
 """Who calls: verified attributes -> `Identity`.
 
 Sources, in order: the JWT payload that Envoy's jwt_authn filter verified, then headers that the operator says
-the mesh owns, then "anonymous". The client IP is Envoy's own verdict on the peer (`source.address`); no header
-that a client can write is ever read for it.
+the mesh owns, then (where that is switched on) the principal that mTLS proved, then "anonymous". The client IP is
+Envoy's own verdict on the peer (`source.address`); no header that a client can write is ever read for it.
 """
 
 import re
@@ -16,6 +16,7 @@ ServiceAccount = NewType("ServiceAccount", str)
 ClientIP = NewType("ClientIP", str)
 
 ANONYMOUS = "anonymous"
+SPIFFE = "spiffe://"
 UNKNOWN_IP = ClientIP("unknown")
 # Longer names than this are no names; the bound keeps keys, log lines and documents small.
 MAX_NAME_CHARS = 256
@@ -44,7 +45,8 @@ class IdentityRules:
     """Where an identity comes from.
 
     `tenant_pattern` is searched in the service account when no claim or header names a tenant; its group
-    `tenant` (or else its first group) is the tenant. Header names are lower case.
+    `tenant` (or else its first group) is the tenant. Header names are lower case. With `peer_principals`, the
+    peer's mTLS principal names a caller whom nothing else does; `gateway_principals` only hand requests on.
     """
 
     service_account_claim: str = "sub"
@@ -52,6 +54,8 @@ class IdentityRules:
     service_account_header: str | None = None
     tenant_header: str | None = None
     tenant_pattern: re.Pattern[str] | None = None
+    peer_principals: bool = False
+    gateway_principals: frozenset[str] = frozenset()
 
     @property
     def claims(self) -> tuple[str, ...]:
@@ -67,6 +71,7 @@ def identify(
     claims: Mapping[str, object],
     headers: Mapping[str, str],
     source_address: str,
+    peer: str = "",
 ) -> Identity | UnusableIdentity:
     """Names the caller, or says which verified source is unusable.
 
@@ -75,18 +80,34 @@ def identify(
         claims: the claims of a *verified* token; empty when there was none.
         headers: request headers by lower-case name; a repeated header's values are joined by commas.
         source_address: Envoy's `source.address`, such as `10.0.0.7:4321` or `[2001:db8::1]:443`.
+        peer: the URI that the peer's certificate names it by (`spiffe://...`), empty without mTLS.
     """
+    principal = _caller_in_the_mesh(rules, peer)
     account = _named(rules.service_account_claim, rules.service_account_header, claims, headers)
     if isinstance(account, UnusableIdentity):
         return account
     tenant = _named(rules.tenant_claim, rules.tenant_header, claims, headers)
     if isinstance(tenant, UnusableIdentity):
         return tenant
+    if account is None and principal is not None:
+        if not is_name(principal):
+            return UnusableIdentity("principal", f"The mTLS principal must be a name: {_NAME_RULE}.")
+        account = principal
     if account is None:
         account = ANONYMOUS
     elif tenant is None:
         tenant = _derived_tenant(rules.tenant_pattern, account)
-    return Identity(TenantId(tenant or ANONYMOUS), ServiceAccount(account), normalise_ip(source_address))
+    # At a sidecar, the address is what X-Forwarded-For says: the gateway's word, or a peer's own invention.
+    address = normalise_ip(source_address) if principal is None else UNKNOWN_IP
+    return Identity(TenantId(tenant or ANONYMOUS), ServiceAccount(account), address)
+
+
+def _caller_in_the_mesh(rules: IdentityRules, peer: str) -> str | None:
+    """The principal as Istio writes it, without its scheme; None where none counts."""
+    principal = peer.removeprefix(SPIFFE)
+    if not rules.peer_principals or not principal or principal in rules.gateway_principals:
+        return None
+    return principal
 
 
 def normalise_ip(source_address: str) -> ClientIP:

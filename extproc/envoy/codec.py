@@ -79,6 +79,7 @@ class Codec:
             claims=self._verified_claims(message.metadata_context),
             source_address=_attribute(message, "source.address"),
             end_of_stream=head.end_of_stream,
+            peer=_attribute(message, "connection.uri_san_peer_certificate"),
         )
 
     def _verified_claims(self, metadata: pb.Metadata) -> dict[str, object]:

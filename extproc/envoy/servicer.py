@@ -24,6 +24,7 @@ from extproc.core.events import (
     StreamClosed,
 )
 from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
+from extproc.core.routes import LIMITS_KEY, NO_ROUTE, ROUTE_KEY, BadRoute, Route, read_route
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.observe import logs
@@ -59,13 +60,14 @@ class Servicer:
         self._metrics = metrics
         self._now = now
 
-    async def serve(self, channel: Channel) -> None:
-        """Serves one stream to its end. Raises `ProtocolError`; whatever happens, a reservation is closed.
+    async def serve(self, channel: Channel, route: Route = NO_ROUTE) -> None:
+        """Serves one stream to its end, with the limits that its route has of its own. Raises `ProtocolError`;
+        whatever happens, a reservation is closed.
 
         Nothing is awaited on the way out: when Envoy resets a stream the task is cancelled, and an await would
         die with it. Closing is only putting into a queue.
         """
-        exchange = Exchange(self._rules)
+        exchange = Exchange(self._rules, route)
         effects: deque[Effect] = deque()
         try:
             while (message := await channel.read()) is not None:
@@ -90,8 +92,8 @@ class Servicer:
         match effect:
             case Reserve(ask):
                 return exchange.receive(Decided(await self._accounting.reserve(ask), self._now()))
-            case Inspect(identity, subject):
-                insight = await self._accounting.inspect(identity, subject)
+            case Inspect(identity, subject, route):
+                insight = await self._accounting.inspect(identity, subject, route)
                 return exchange.receive(Inspected(insight, self._now()))
             case Grow(reservation):
                 self._accounting.grow(reservation)
@@ -117,15 +119,31 @@ class GrpcServicer:
     async def process(self, _requests: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
         with self._metrics.stream():
             try:
-                await self._servicer.serve(_GrpcChannel(context))
+                await self._servicer.serve(_GrpcChannel(context), _route(context))
             except ProtocolError as error:
                 self._metrics.stream_fault("protocol")
-                _log.error("not an HTTP exchange: check the filter's processing_mode", extra={"error": str(error)})
+                _log.error("the filter is set up wrongly", extra={"error": str(error)})
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
             except Exception:
                 self._metrics.stream_fault("unexpected")
                 _log.exception("stream failed")
                 raise
+
+
+def _route(context: "grpc.aio.ServicerContext[Any, Any]") -> Route:
+    """What the metadata of the stream says of the route. Raises `ProtocolError`: a limit is never left out."""
+    name = limits = ""
+    for key, value in context.invocation_metadata() or ():
+        if key == ROUTE_KEY:
+            name = str(value)
+        elif key == LIMITS_KEY:
+            limits = f"{limits},{value}"
+    if not name and not limits:
+        return NO_ROUTE
+    route = read_route(name, limits)
+    if isinstance(route, BadRoute):
+        raise ProtocolError(route.message)
+    return route
 
 
 class _GrpcChannel:

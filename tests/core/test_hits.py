@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.hits import MAX_HITS, MAX_ROUTE_LIMITS, BadDescriptor, Descriptor, Hit, RouteLimit, read_hit
+from extproc.core.hits import MAX_HITS, BadDescriptor, Descriptor, Hit, read_hit
 from extproc.core.identity import ANONYMOUS, MAX_NAME_CHARS, UNKNOWN_IP, Identity, UnusableIdentity, is_name
 from extproc.core.limits import MAX_AMOUNT, Bucket, Interval, Limit, Scope, Subject, Unit, Window
+from extproc.core.routes import MAX_ROUTE_LIMITS, RouteLimit
 
 NOW = datetime(2026, 3, 1, 12, 30, 30, tzinfo=UTC)
 ZONE = ZoneInfo("UTC")

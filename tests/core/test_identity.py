@@ -202,3 +202,40 @@ def test_any_caller_is_named_or_refused_with_the_source(rules, claims, headers, 
         assert is_name(found.tenant)
         assert is_name(found.service_account)
         assert found.client_ip
+
+
+# ---------------------------------------------------------------- mTLS principals
+
+PEER = "spiffe://cluster.local/ns/batch/sa/scorer"
+MESH = IdentityRules(
+    peer_principals=True,
+    gateway_principals=frozenset({"cluster.local/ns/istio-system/sa/gateway"}),
+    tenant_pattern=re.compile("/ns/([^/]+)/"),
+)
+
+
+def test_a_caller_in_the_mesh_is_named_by_its_principal_where_nothing_else_names_it():
+    caller = identify(MESH, {}, {}, "10.0.0.7:1", PEER)
+    assert caller == Identity("batch", "cluster.local/ns/batch/sa/scorer", UNKNOWN_IP)
+
+
+def test_a_token_comes_before_the_principal_and_the_peers_word_on_addresses_counts_for_nothing():
+    claims = {"sub": "console", "tenant": "acme"}
+    assert identify(MESH, claims, {}, "10.0.0.7:1", PEER) == Identity("acme", "console", UNKNOWN_IP)
+
+
+def test_a_gateway_names_nobody_and_its_word_on_addresses_counts():
+    gateway = "spiffe://cluster.local/ns/istio-system/sa/gateway"
+    assert identify(MESH, {}, {}, "10.0.0.7:1", gateway) == Identity(ANONYMOUS, ANONYMOUS, "10.0.0.7")
+
+
+def test_principals_count_only_where_they_are_switched_on():
+    rules = IdentityRules(tenant_pattern=MESH.tenant_pattern)
+    assert identify(rules, {}, {}, "10.0.0.7:1", PEER) == Identity(ANONYMOUS, ANONYMOUS, "10.0.0.7")
+    assert identify(MESH, {}, {}, "10.0.0.7:1", "") == Identity(ANONYMOUS, ANONYMOUS, "10.0.0.7")
+
+
+def test_a_principal_that_can_name_nobody_is_said_so():
+    problem = identify(MESH, {}, {}, "10.0.0.7:1", "spiffe://" + "x" * 300)
+    assert isinstance(problem, UnusableIdentity)
+    assert problem.source == "principal"

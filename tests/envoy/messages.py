@@ -11,6 +11,7 @@ from extproc.core.insight import Insight
 from extproc.core.limits import Bucket, Interval, Limit, Scope, Window
 from extproc.core.quota import Admitted, Denied, Reservation, Unavailable, admitted, denied
 from extproc.core.quota import Count as Tokens
+from extproc.core.routes import NO_ROUTE
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -109,8 +110,8 @@ class Books:
         self.asked.append(hit)
         return Unavailable()
 
-    async def inspect(self, identity, subject):
-        self.asked.append((identity, subject))
+    async def inspect(self, identity, subject, route=NO_ROUTE):
+        self.asked.append((identity, subject, route))
         return Insight(identity, ())
 
     def grow(self, reservation):

@@ -10,6 +10,7 @@ from messages import EXCHANGE, NOW, REPLIES, Books, kinds, request_body, request
 
 from extproc.core.exchange import ExchangeRules
 from extproc.core.identity import IdentityRules
+from extproc.core.routes import NO_ROUTE, read_route
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.rate_limit import RateLimitServicer
@@ -70,9 +71,9 @@ async def said(call, *messages):
     return replies
 
 
-async def admitted(service):
+async def admitted(service, *metadata):
     """A stream that has just been admitted."""
-    call = service.process()
+    call = service.process(metadata=metadata)
     await call.write(request_head())
     await call.write(request_body())
     assert kinds([await call.read(), await call.read()]) == REPLIES[:2]
@@ -271,3 +272,33 @@ async def test_a_unix_socket_is_an_address(tmp_path):
     async with serving(address=f"unix:{tmp_path}/s") as service:
         assert service.address == f"unix:{tmp_path}/s"
         assert await healthy(service)
+
+
+# ---------------------------------------------------------------- the route's metadata
+
+
+async def test_a_streams_metadata_names_its_route_and_its_limits():
+    async with serving() as service:
+        await admitted(service, ("tokenweir-route", "models/qwen"), ("tokenweir-limits", "client_ip:10/minute"))
+        await admitted(service)
+        first, second = service.books.asked
+        assert first.route == read_route("models/qwen", "client_ip:10/minute")
+        assert second.route == NO_ROUTE
+
+
+async def test_limits_that_come_in_several_entries_all_count():
+    async with serving() as service:
+        limits = (("tokenweir-limits", "client_ip:10/minute"), ("tokenweir-limits", "tenant:5/day:tokens"))
+        await admitted(service, ("tokenweir-route", "a"), *limits)
+        assert len(service.books.asked[0].route.limits) == 2
+
+
+async def test_metadata_that_can_not_be_read_ends_the_stream_before_anything_is_asked():
+    async with serving() as service:
+        call = service.process(metadata=(("tokenweir-limits", "client_ip:10/minute"),))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "needs tokenweir-route" in caught.value.details()
+        assert service.books.asked == []
+        assert service.faults("protocol") == 1
