@@ -325,6 +325,7 @@ class Accounting:
         else:
             self._estimator.learn(end.opened.lesson, settlement, bounded=reservation.output_bound is not None)
         self._metrics.closed(settlement)
+        self._metrics.used(reservation.identity.tenant, reservation.model, settlement.usage)
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("closed", extra=_told(reservation, settlement))
         price = self._models.profile(reservation.model).prices.of(settlement.usage)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from prometheus_client import start_http_server
+from prometheus_client import ProcessCollector, start_http_server
 
 from extproc import app
 from extproc.accounting import Accounting
@@ -37,7 +37,8 @@ async def serve(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
 
     async with AsyncExitStack() as at_the_end:
-        metrics = Metrics()
+        metrics = Metrics(settings.metrics.usage_series)
+        ProcessCollector(registry=metrics.registry)
         stores = app.build_stores(settings)
         at_the_end.push_async_callback(stores.aclose)
         follower = app.build_follower(settings, stores, metrics)

@@ -51,7 +51,7 @@ PREFIX: Final = "TOKENWEIR_"
 _NESTING: Final = "__"
 # Variables with our prefix that other parts of Tokenweir read.
 _NOT_SETTINGS: Final = frozenset(
-    {"TOKENWEIR_CONFIG", "TOKENWEIR_SCHEMAS", "TOKENWEIR_FIXTURES", "TOKENWEIR_ENVOYS"}
+    {"TOKENWEIR_CONFIG", "TOKENWEIR_SCHEMAS", "TOKENWEIR_FIXTURES", "TOKENWEIR_ENVOYS", "TOKENWEIR_HELM"}
 )
 # What Kubernetes puts into every pod beside a Service that is called tokenweir or tokenweir-something.
 _SERVICE_LINK: Final = re.compile(
@@ -86,6 +86,10 @@ class MetricsSettings(Section):
     """The Prometheus endpoint."""
 
     address: HostAndPort = Field(default="127.0.0.1:9464", description="Where /metrics is served.")
+    usage_series: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=200,
+        description="Pairs of tenant and model whose tokens are counted apart, per process; 0: none.",
+    )
 
 
 class LogSettings(Section):

@@ -1,4 +1,5 @@
-"""Prometheus metrics. Every label's values are a small fixed set: no identity and no model name is a label."""
+"""Prometheus metrics. Every label's values are a small fixed set, but for tenant and model of one counter: those are
+bounded in number, and what is beyond is counted as one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,9 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from extproc.core.settlement import Settlement
+from extproc.core.usage import Usage
+
+OTHER = "(other)"
 
 # Up to 0.99 it was too low; 0.99 to 1.01 is a count by a tokenizer.
 _RATIOS = (0.5, 0.75, 0.9, 0.99, 1.01, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -17,13 +21,19 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25)
 class Metrics:
     """All of Tokenweir's metrics, on a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, usage_series: int = 200) -> None:
+        """`usage_series`: pairs of tenant and model that are counted apart, the first ones; 0: none are."""
         self.registry = CollectorRegistry()
+        self._usage_series = usage_series
+        self._told_apart: set[tuple[str, str]] = set()
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
         by_outcome = ("outcome", "reason")
         self._decisions = counter("tokenweir_decisions", "Decisions.", by_outcome)
         self._rejections = counter("tokenweir_rejections", "Requests answered by Tokenweir itself.", ("reason",))
         self._tokens = counter("tokenweir_tokens", "Tokens settled: input, output, charged.", ("kind",))
+        self._used = counter(
+            "tokenweir_usage_tokens", "Tokens settled: input, output.", ("tenant", "model", "kind")
+        )
         self._closed = counter("tokenweir_reservations_closed", "Reservations ended.", by_outcome)
         self._reserve = Histogram(
             "tokenweir_reserve_seconds",
@@ -57,6 +67,8 @@ class Metrics:
         )
         # What alerts watch is there from the start: the step from nothing to 1 is no increase to Prometheus.
         self._decisions.labels("unavailable", "store")
+        self._closed.labels("expired", "expired")
+        self._closed.labels("settled", "overran")
         for reason in ("too_large", "busy", "slow", "failed"):
             self._uncounted.labels(reason)
         for outcome in ("delivered", "failed", "refused"):
@@ -75,6 +87,19 @@ class Metrics:
         self._tokens.labels("input").inc(settlement.usage.input)
         self._tokens.labels("output").inc(settlement.usage.output)
         self._tokens.labels("charged").inc(settlement.charge)
+
+    def used(self, tenant: str, model: str, usage: Usage) -> None:
+        """Counts usage by tenant and model. Nothing used makes no series: a name alone costs nothing."""
+        if not self._usage_series or not (usage.input or usage.output):
+            return
+        pair = (tenant, model)
+        if pair not in self._told_apart:
+            if len(self._told_apart) < self._usage_series:
+                self._told_apart.add(pair)
+            else:
+                pair = (OTHER, OTHER)
+        self._used.labels(*pair, "input").inc(usage.input)
+        self._used.labels(*pair, "output").inc(usage.output)
 
     def shadowed(self, scope: str) -> None:
         self._shadowed.labels(scope).inc()

@@ -254,12 +254,12 @@ async def test_draining_waits_for_counters_and_ledger():
 
 
 async def test_ledger_entries_wait_for_company():
-    world = World(ledger_linger_s=0.05)
+    world = World(ledger_linger_s=0.4)
     async with world.running():
         for _ in range(20):
             world.accounting.close(await world.admitted(), usage(1))
             await spin(3)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.6)
         assert len(await world.entries()) == 20
         assert world.ledger.calls <= 2
 

@@ -15,7 +15,7 @@ from extproc.core.settlement import Outcome, Settlement, released
 from extproc.core.usage import Usage
 from extproc.estimator import Estimator, NoCounter
 from extproc.limits_follower import FollowerOptions, LimitsFollower
-from extproc.observe.metrics import Metrics
+from extproc.observe.metrics import OTHER, Metrics
 from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -39,6 +39,30 @@ def test_only_a_reservation_that_is_charged_adds_tokens():
     assert tokens == {"input": 12, "output": 8, "charged": 20}
     assert value(metrics, "tokenweir_reservations_closed_total", outcome="settled", reason="usage") == 1
     assert value(metrics, "tokenweir_reservations_closed_total", outcome="released", reason="upstream_error") == 1
+
+
+def test_usage_is_counted_by_tenant_and_model_for_a_bounded_number_of_them():
+    metrics = Metrics(usage_series=2)
+    for tenant in ("a", "b", "c", "d", "a"):
+        metrics.used(tenant, "m", Usage(10, 5, total=15))
+
+    def used(tenant, model, kind):
+        return value(metrics, "tokenweir_usage_tokens_total", tenant=tenant, model=model, kind=kind)
+
+    assert [used(tenant, "m", "input") for tenant in "abcd"] == [20, 10, None, None]
+    assert used(OTHER, OTHER, "input") == 20
+    assert used(OTHER, OTHER, "output") == 10
+
+
+def test_what_used_nothing_makes_no_series_and_with_0_nothing_does():
+    metrics = Metrics(usage_series=1)
+    metrics.used("flood", "made-up", Usage(0, 0, total=0))
+    metrics.used("a", "m", Usage(1, 1, total=2))
+    assert value(metrics, "tokenweir_usage_tokens_total", tenant="a", model="m", kind="input") == 1
+    off = Metrics(usage_series=0)
+    off.used("a", "m", Usage(1, 1, total=2))
+    assert value(off, "tokenweir_usage_tokens_total", tenant="a", model="m", kind="input") is None
+    assert value(off, "tokenweir_usage_tokens_total", tenant=OTHER, model=OTHER, kind="input") is None
 
 
 def test_a_stream_is_open_until_it_ends_however_it_ends():
@@ -154,4 +178,5 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
 def test_labels_are_the_ones_that_have_few_values():
     metrics = Metrics()
     names = {label for c in set(metrics.registry._names_to_collectors.values()) for label in c._labelnames}
-    assert names == {"outcome", "reason", "kind", "queue", "scope", "threshold"}
+    assert names == {"outcome", "reason", "kind", "queue", "scope", "threshold", "tenant", "model"}
+    assert metrics._used._labelnames == ("tenant", "model", "kind"), "the one whose tenants and models are bounded"
