@@ -1,0 +1,104 @@
+"""Charts as their users render them: `helm template`, `helm lint`, and what `helm install` would say."""
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHARTS = ROOT / "charts"
+TOOLS = ROOT / ".cache" / "tools"
+HELMS = ("helm", "helm3")
+Document = dict[str, Any]
+Values = Mapping[str, Any] | Path
+
+
+class ChartError(Exception):
+    """Helm refused; the message is what it said."""
+
+
+@functools.cache
+def tool(name: str) -> str:
+    """The path of helm (4), helm3, kubectl. Missing: a failure in CI, elsewhere a skip that says how to get it."""
+    path = TOOLS / name
+    found = str(path) if path.exists() else None if name == "helm3" else shutil.which(name)
+    if found is None:
+        message = f"{name} is missing: python tests/charts/fetch_tools.py"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    return found
+
+
+def render(
+    chart: str,
+    *values: Values,
+    release: str = "qwen",
+    namespace: str = "models",
+    helm: str = "helm",
+    more: tuple[str, ...] = (),
+) -> list[Document]:
+    """The objects that `helm template` makes, in its order. Raises `ChartError`."""
+    text = _run(helm, "template", release, str(CHARTS / chart), "-n", namespace, *more, values=values)
+    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
+
+
+def lint(chart: str, *values: Values, helm: str = "helm") -> str:
+    """What `helm lint --strict` says. Raises `ChartError` where it finds something."""
+    return _run(helm, "lint", "--strict", str(CHARTS / chart), values=values)
+
+
+def notes(chart: str, *values: Values, release: str = "qwen", namespace: str = "models") -> str:
+    """NOTES.txt as an installation shows it. Helm 4 alone: Helm 3 asks a cluster even for a dry run."""
+    dry = (
+        "install",
+        release,
+        str(CHARTS / chart),
+        "-n",
+        namespace,
+        "--dry-run=client",
+        "--kubeconfig",
+        os.devnull,
+    )
+    text = _run("helm", *dry, values=values)
+    return text.partition("\nNOTES:\n")[2]
+
+
+def _run(helm: str, *arguments: str, values: tuple[Values, ...]) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        files: list[str] = []
+        for number, each in enumerate(values):
+            path = each
+            if not isinstance(each, Path):
+                path = Path(folder) / f"{number}.yaml"
+                path.write_text(yaml.safe_dump(dict(each)), encoding="utf-8")
+            files += ["-f", str(path)]
+        environment = {
+            **os.environ,
+            "HELM_CACHE_HOME": folder,
+            "HELM_CONFIG_HOME": folder,
+            "HELM_DATA_HOME": folder,
+        }
+        done = subprocess.run(
+            [tool(helm), *arguments, *files], capture_output=True, text=True, env=environment, check=False
+        )
+    if done.returncode:
+        raise ChartError(done.stdout * (arguments[0] == "lint") + done.stderr)
+    return done.stdout
+
+
+def pick(documents: list[Document], kind: str, name: str | None = None) -> Document:
+    """The one object of this kind (and name)."""
+    found = [d for d in documents if d["kind"] == kind and name in (None, d["metadata"]["name"])]
+    names = [f"{d['kind']}/{d['metadata']['name']}" for d in documents]
+    assert len(found) == 1, f"{len(found)} of {kind}/{name or '*'} among {names}"
+    return found[0]
+
+
+def kinds(documents: list[Document]) -> set[str]:
+    return {document["kind"] for document in documents}

@@ -1,0 +1,49 @@
+"""Objects against the schemas of Kubernetes and of the CRDs that they belong to."""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import kubernetes_validate
+import pytest
+
+KUBERNETES = "1.33"
+# The schemas of CRDs are not part of the project: TOKENWEIR_SCHEMAS names the folder that has them, as
+# <group>/<Kind>_<version>.json.
+FOLDER = Path(os.environ.get("TOKENWEIR_SCHEMAS") or Path(__file__).parents[3] / "shared" / "schemas")
+# KServe's graph has no schema there; tests of its own look at it.
+WITHOUT_SCHEMA = {("serving.kserve.io", "v1alpha1", "InferenceGraph")}
+
+
+def problems(document: dict[str, Any]) -> list[str]:
+    """What its schema has against the object; empty where nothing."""
+    group, _, version = document["apiVersion"].rpartition("/")
+    name = f"{document['kind']}/{document.get('metadata', {}).get('name')}"
+    if "." not in group or (group.endswith(".k8s.io") and not (FOLDER / group).is_dir()):
+        try:
+            kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        except Exception as error:  # noqa: BLE001 -- the library has several, of no common base
+            return [f"{name}: {str(error).partition(chr(10))[0]}"]
+        return []
+    if (group, version, document["kind"]) in WITHOUT_SCHEMA:
+        return []
+    found = _crd(group, version, document["kind"]).iter_errors(document)
+    return [f"{name}: {'.'.join(map(str, each.instance_path))}: {each.message}" for each in found]
+
+
+def check(documents: list[dict[str, Any]]) -> None:
+    found = [problem for document in documents for problem in problems(document)]
+    assert not found, "\n".join(found)
+
+
+@functools.cache
+def _crd(group: str, version: str, kind: str) -> Any:
+    if not FOLDER.is_dir():
+        message = f"no CRD schemas at {FOLDER}: set TOKENWEIR_SCHEMAS"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    path = FOLDER / group / f"{kind}_{version}.json"
+    assert path.exists(), f"no schema of {group}/{version} {kind}: is this version served?"
+    return jsonschema_rs.validator_for(json.loads(path.read_text(encoding="utf-8")))
