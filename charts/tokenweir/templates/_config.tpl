@@ -1,0 +1,76 @@
+{{/* The settings file: `config`, and what follows from other values. */}}
+{{- define "tokenweir.config" -}}
+{{- $config := deepCopy (.Values.config | default dict) -}}
+{{- if eq (include "tokenweir.placement" .) "sidecar" -}}
+{{- /* There the caller's own certificate is seen; the gateway's names nobody. */ -}}
+{{- $gateway := include "tokenweir.gateway" . | fromYaml -}}
+{{- $derived := dict "peer_principals" true "gateway_principals" $gateway.principals -}}
+{{- $identity := $config.identity | default dict -}}
+{{- range $name, $value := $derived -}}
+{{- if not (hasKey $identity $name) -}}{{- $_ := set $identity $name $value -}}{{- end -}}
+{{- end -}}
+{{- $_ := set $config "identity" $identity -}}
+{{- end -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{- define "tokenweir.maxBodyBytes" -}}
+{{- ((.Values.config).server).max_body_bytes | default 4194304 | int64 -}}
+{{- end -}}
+
+{{- define "tokenweir.drainSeconds" -}}
+{{- ((.Values.config).server).drain_s | default 20 | float64 | ceil | int64 -}}
+{{- end -}}
+
+{{- define "tokenweir.preStopSeconds" -}}
+{{- .Values.preStopSeconds | default 5 | int64 -}}
+{{- end -}}
+
+{{/* The drain, and ten seconds to write down what is left. */}}
+{{- define "tokenweir.gracePeriodSeconds" -}}
+{{- $least := add (include "tokenweir.preStopSeconds" . | int64) (include "tokenweir.drainSeconds" . | int64) 10 -}}
+{{- $grace := .Values.terminationGracePeriodSeconds | default $least | int64 -}}
+{{- if lt $grace $least -}}
+{{- fail (printf "terminationGracePeriodSeconds: %d is too short: preStopSeconds, config.server.drain_s and 10 are %d; a pod killed before loses what it had not recorded" $grace $least) -}}
+{{- end -}}
+{{- $grace -}}
+{{- end -}}
+
+{{/* Variables of a store's URL. */}}
+{{- define "tokenweir.storeEnv" -}}
+{{- $store := index .root.Values .store | default dict -}}
+{{- $secret := $store.existingSecret | default dict -}}
+- name: {{ printf "TOKENWEIR_%s__URL" (upper .store) }}
+{{- if $secret.name }}
+  valueFrom:
+    secretKeyRef: {name: {{ $secret.name }}, key: {{ $secret.key | default (printf "%s-url" .store) }}}
+{{- else }}
+  value: {{ include "tokenweir.storeURL" . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* The URL that is no secret, with its CA. */}}
+{{- define "tokenweir.storeURL" -}}
+{{- $store := index .root.Values .store | default dict -}}
+{{- $url := $store.url -}}
+{{- if (.root.Values.trial).enabled -}}
+{{- $url = include (printf "tokenweir.trial.%s.url" .store) .root -}}
+{{- end -}}
+{{- $option := ternary "ssl_ca_certs" "tlsCAFile" (eq .store "redis") -}}
+{{- if and (include "tokenweir.caVolume" .) (not (contains $option $url)) -}}
+{{- printf "%s%s%s=/etc/tokenweir/%s/ca.crt" $url (ternary "&" "?" (contains "?" $url)) $option .store -}}
+{{- else -}}
+{{- $url -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The volume of a store's CA; empty where it needs none. */}}
+{{- define "tokenweir.caVolume" -}}
+{{- $ca := (index .root.Values .store | default dict).ca | default dict -}}
+{{- $items := list (dict "key" ($ca.key | default "ca.crt") "path" "ca.crt") -}}
+{{- if $ca.secret -}}
+{{- dict "name" (printf "%s-ca" .store) "secret" (dict "secretName" $ca.secret "items" $items) | toYaml -}}
+{{- else if $ca.configMap -}}
+{{- dict "name" (printf "%s-ca" .store) "configMap" (dict "name" $ca.configMap "items" $items) | toYaml -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,156 @@
+"""Alerts and the dashboard, before any of them meets a Prometheus; test_tokenweir_live.py has the rest."""
+
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import promql_parser
+import pytest
+import yaml
+
+from extproc.observe.metrics import Metrics
+
+from .helm import pick, render
+
+STORES = {"redis": {"url": "redis://redis:6379/0"}, "mongo": {"url": "mongodb://mongo:27017"}}
+CASES = sorted((Path(__file__).parent / "promtool").glob("*.yaml"))
+METRIC = re.compile(r"\btokenweir_\w+")
+
+
+def made(*values):
+    return _made(json.dumps(values))
+
+
+@functools.cache
+def _made(values):
+    return render("tokenweir", STORES, *json.loads(values), release="tokenweir", namespace="tw")
+
+
+def groups():
+    return pick(made(), "PrometheusRule")["spec"]["groups"]
+
+
+def rules():
+    return [rule for group in groups() for rule in group["rules"]]
+
+
+def dashboard():
+    found = pick(made(), "ConfigMap", "tokenweir-dashboard")
+    return json.loads(found["data"]["tokenweir.json"])
+
+
+def queries():
+    """Panel and query, with Grafana's variables filled in."""
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            query = target["expr"].replace("$namespace", ".*")
+            query = query.replace("$__rate_interval", "1m").replace("$__range", "1h")
+            assert "$" not in query
+            yield panel["title"], query
+
+
+def metrics():
+    """The samples that the processor's metrics have."""
+    found = set()
+    for family in Metrics().registry.collect():
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
+        found |= {family.name + suffix for suffix in suffixes[family.type]}
+    return found
+
+
+@pytest.fixture
+def promtool(tmp_path):
+    if shutil.which("promtool") is None:
+        message = "promtool is missing: apt-get install prometheus"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
+
+    def run(*arguments):
+        done = subprocess.run(
+            ["promtool", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
+
+
+def test_prometheus_takes_the_rules(promtool):
+    promtool("check", "rules", "rules.yaml")
+
+
+@pytest.mark.parametrize("case", CASES, ids=[path.stem for path in CASES])
+def test_alerts_fire_when_they_should_and_not_before(case, promtool, tmp_path):
+    shutil.copy(case, tmp_path)
+    promtool("test", "rules", case.name)
+
+
+def test_every_alert_was_seen_to_fire_and_not_to_fire():
+    fired, quiet = set(), set()
+    for case in CASES:
+        for test in yaml.safe_load(case.read_text())["tests"]:
+            for each in test["alert_rule_test"]:
+                (fired if each["exp_alerts"] else quiet).add(each["alertname"])
+    assert {rule["alert"] for rule in rules()} == fired == quiet
+
+
+def test_alerts_say_what_is_wrong_and_how_bad_it_is():
+    for rule in rules():
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert set(rule["annotations"]) == {"summary", "description"}
+
+
+def test_alerts_are_about_the_releases_own_namespace():
+    selectors = [METRIC.split(rule["expr"]) for rule in rules()]
+    for _, *after in selectors:
+        assert after
+        assert all(each.startswith('{namespace="tw"') for each in after)
+
+
+@pytest.mark.parametrize("where", ["rules", "dashboard"])
+def test_only_metrics_that_there_are_are_asked_for(where):
+    asked = [rule["expr"] for rule in rules()] if where == "rules" else [query for _, query in queries()]
+    assert asked
+    for query in asked:
+        promql_parser.parse(query)
+        assert set(METRIC.findall(query)) <= metrics(), query
+
+
+def test_the_dashboard_shows_what_one_asks_first():
+    asked = "\n".join(query for _, query in queries())
+    for each in (
+        *(
+            'outcome="denied"',
+            "tokenweir_tokens_total",
+            "tokenweir_reserve_seconds_bucket",
+            "tokenweir_queue_items",
+        ),
+        *("tokenweir_ready", "tokenweir_limits_loaded_timestamp_seconds", 'outcome="unavailable"'),
+    ):
+        assert each in asked
+
+
+def test_the_dashboards_panels_have_places_of_their_own():
+    taken, ids = set(), []
+    for panel in dashboard()["panels"]:
+        at = panel["gridPos"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+        ids.append(panel["id"])
+    assert len(ids) == len(set(ids))
+
+
+def test_grafana_finds_the_dashboard_by_its_label():
+    found = pick(made(), "ConfigMap", "tokenweir-dashboard")["metadata"]
+    assert found["labels"]["grafana_dashboard"] == "1"
+    values = {"metrics": {"dashboardNamespace": "grafana", "dashboardLabels": {"dashboards": "yes"}}}
+    found = pick(made(values), "ConfigMap", "tokenweir-dashboard")["metadata"]
+    assert found["namespace"] == "grafana"
+    assert found["labels"]["dashboards"] == "yes"
+    assert "grafana_dashboard" not in found["labels"]
+    assert len(json.dumps(dashboard())) < 900_000, "a ConfigMap holds a megabyte"
