@@ -1,0 +1,36 @@
+"""One mesh of an LLM with a canary, metered at the gateway, for most tests of this folder."""
+
+import os
+
+import pytest
+import pytest_asyncio
+
+from extproc.local.issuer import TokenIssuer
+from extproc.local.parts import MissingPartError, envoy_binary
+
+from .mesh import documents_of, running, values
+
+TOKENWEIR = {"redis": {"url": "memory://"}, "mongo": {"url": "memory://"}, "replicaCount": 1}
+MODEL = {"modelFormat": {"name": "huggingface"}, "storageUri": "hf://q/a", "newStorageUri": "hf://q/b"}
+LLM = {"inferenceservice": {"predictor": {"model": MODEL}}, "primaryLoad": 90}
+
+
+def session(function):
+    return pytest_asyncio.fixture(function, scope="session", loop_scope="session")
+
+
+@session
+async def issuer():
+    try:
+        envoy_binary()
+    except MissingPartError as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(error))
+    return TokenIssuer()
+
+
+@session
+async def mesh(issuer, tmp_path_factory):
+    """An LLM with a canary, whose own limits are out of the way."""
+    documents = documents_of(values(issuer, **LLM), TOKENWEIR)
+    async with running(documents, issuer, tmp_path_factory.mktemp("mesh")) as started:
+        yield started
