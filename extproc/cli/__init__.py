@@ -8,10 +8,11 @@ import sys
 from io import TextIOWrapper
 
 from extproc.admin.service import AdminError, NotFoundError
-from extproc.cli import config, explain, local, output, root, serve, simulate, tenant, usage
+from extproc.cli import config, explain, local, message_dumper, model, output, root, serve, simulate, tenant, usage
 from extproc.cli.root import FAULT, NOT_FOUND, WRONG_USE
 from extproc.envoy.server import BindError
 from extproc.local.errors import LocalError
+from extproc.onboarding.errors import HelmMissing, OnboardingError, PartMissing
 from extproc.ports import StoreError
 from extproc.settings import SettingsError
 
@@ -20,6 +21,8 @@ app.add_typer(config.app, name="config")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(usage.app, name="usage")
 app.add_typer(local.app, name="local")
+app.add_typer(message_dumper.app, name="message-dumper")
+app.add_typer(model.app, name="model")
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate)
@@ -35,10 +38,10 @@ def main() -> None:
         app()
     except NotFoundError as error:
         _fail(error, NOT_FOUND)
-    except (AdminError, SettingsError) as error:
-        _fail(error, WRONG_USE)
-    except (StoreError, BindError, LocalError) as error:
+    except (StoreError, BindError, LocalError, HelmMissing, PartMissing) as error:
         _fail(error, FAULT)
+    except (AdminError, SettingsError, OnboardingError) as error:
+        _fail(error, WRONG_USE)
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -1,5 +1,7 @@
-"""Prometheus metrics. Every label's values are a small fixed set, but for tenant and model of one counter: those are
-bounded in number, and what is beyond is counted as one."""
+"""Prometheus metrics. Every label's values are a small fixed set, but for tenant and model of one counter.
+
+Those are bounded in number; what is beyond is counted as one.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -48,6 +48,8 @@ def test_all_commands_are_known_here():
         "serve", "explain", "simulate", "config check", "config show", "tenant list", "tenant show", "tenant set",
         "tenant suspend", "tenant resume", "tenant top-up", "tenant apply", "tenant delete", "tenant limit add",
         "tenant limit remove", "usage daily", "usage top", "usage entries", "usage export", "usage shadow", "local up",
+        "message-dumper serve", "model init", "model validate", "model render", "model explain", "model diff",
+        "model ui", "model canary start", "model canary shift", "model canary promote", "model canary abort",
     ]  # fmt: skip
 
 

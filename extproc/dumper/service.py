@@ -1,0 +1,154 @@
+"""The dumper's life: listen, take events, drain."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+try:
+    import uvicorn
+except ImportError as error:  # pragma: no cover - depends on the installation
+    raise ImportError("the message dumper needs: pip install 'tokenweir[dumper]'") from error
+
+from extproc.dumper.holding import Holding
+from extproc.dumper.metrics import DumperMetrics
+from extproc.dumper.receiver import Receiver
+from extproc.dumper.settings import DumperSettings
+from extproc.dumper.sinks import Sink, StdoutSink
+from extproc.dumper.writer import Writer
+
+_log = logging.getLogger(__name__)
+# Requests that are being answered when the end comes.
+_FINISH_S: Final = 3
+_KEEP_ALIVE_S: Final = 75
+
+
+class ListenError(Exception):
+    """The address can't be listened on."""
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to `serve`, which has work to do after the last request."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: DumperSettings) -> int:
+    """Runs until SIGTERM or SIGINT. Returns the exit code: 0 where all that was accepted is written.
+
+    Raises `ListenError`, and `StoreError` where the sink can't be used at all.
+    """
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    bound = _bind(settings.listen)
+    sink = _sink(settings)
+    try:
+        holding = Holding(settings.queue_bytes)
+        metrics = DumperMetrics(holding)
+        writer = Writer(holding, sink, metrics)
+        receiver = Receiver(
+            holding,
+            metrics,
+            settings.max_body_bytes,
+            keep_bodies=settings.bodies == "full",
+            now=_now,
+            ready=lambda: writer.ready and not stopping.is_set(),
+        )
+        return await _run(settings, receiver, writer, bound, stopping)
+    finally:
+        await sink.aclose()
+
+
+async def _run(
+    settings: DumperSettings, receiver: Receiver, writer: Writer, bound: socket.socket, stopping: asyncio.Event
+) -> int:
+    server = _Server(
+        uvicorn.Config(
+            receiver.app(),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_FINISH_S,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[bound]))
+    writing = asyncio.create_task(writer.run())
+    stopped = asyncio.create_task(stopping.wait())
+    host, port = bound.getsockname()[:2]
+    _log.info("listening", extra={"address": f"{host}:{port}", "sink": settings.sink, "bodies": settings.bodies})
+    await asyncio.wait({serving, writing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    _log.info("draining", extra={"seconds": settings.drain_s, "messages": len(receiver.holding)})
+    stopping.set()
+    server.should_exit = True
+    await serving
+    receiver.holding.close()
+    await asyncio.wait({writing}, timeout=settings.drain_s)
+    finished = writing.done()
+    writing.cancel()
+    lost = writer.give_up()
+    _log.log(logging.ERROR if lost else logging.INFO, "stopped", extra={"messages_lost": lost})
+    if finished:  # it never fails: say what made it
+        await writing
+    else:
+        await asyncio.gather(writing, return_exceptions=True)
+    return 1 if lost else 0
+
+
+def _sink(settings: DumperSettings) -> Sink:
+    if settings.sink == "s3":
+        from extproc.dumper.s3 import S3Options, S3Sink
+
+        return S3Sink(
+            S3Options(
+                bucket=settings.s3_bucket or "",
+                prefix=settings.s3_prefix,
+                endpoint=settings.s3_endpoint,
+                region=settings.s3_region,
+                parallel=settings.s3_parallel,
+                timeout_s=settings.timeout_s,
+            )
+        )
+    if settings.sink == "mongo":
+        from extproc.dumper.mongo import MongoSink, MongoSinkOptions
+
+        return MongoSink(
+            MongoSinkOptions(
+                url=settings.mongo_secret_url,
+                database=settings.mongo_database,
+                collection=settings.mongo_collection,
+                ttl_days=settings.mongo_ttl_days,
+                timeout_s=settings.timeout_s,
+            )
+        )
+    return StdoutSink(settings.print_bytes)
+
+
+def _bind(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, int(port)))
+    except OSError as error:
+        bound.close()
+        raise ListenError(f"listen: can't listen on {address}: {error.strerror}") from error
+    return bound
+
+
+def _now() -> datetime:
+    """In milliseconds, which is what MongoDB keeps."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)

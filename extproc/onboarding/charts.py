@@ -1,0 +1,52 @@
+"""The charts that come with Tokenweir: where they are, what they accept, what they start from."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from extproc.onboarding.errors import OnboardingError
+
+PLAIN: Final = "kserve-model"
+WITH_CANARY: Final = "kserve-general"
+MODEL_CHARTS: Final = (PLAIN, WITH_CANARY)
+
+
+@functools.cache
+def charts_folder() -> Path:
+    """The repository's charts/ in a checkout, otherwise the copy inside the installed package."""
+    package = Path(__file__).parents[1]
+    for folder in (package.parent / "charts", package / "charts"):
+        if (folder / PLAIN / "Chart.yaml").is_file():
+            return folder
+    raise OnboardingError("the charts are missing: this installation of tokenweir is not complete")
+
+
+def chart_path(chart: str) -> Path:
+    """The folder of one of the model charts. Raises `OnboardingError` for another name."""
+    if chart not in MODEL_CHARTS:
+        raise OnboardingError(f"there is no chart '{chart}' for models: it is one of {', '.join(MODEL_CHARTS)}")
+    return charts_folder() / chart
+
+
+@functools.cache
+def schema(chart: str) -> dict[str, Any]:
+    """values.schema.json (draft 7). Shared: not to be changed."""
+    found: dict[str, Any] = json.loads((chart_path(chart) / "values.schema.json").read_text(encoding="utf-8"))
+    return found
+
+
+@functools.cache
+def defaults(chart: str) -> dict[str, Any]:
+    """values.yaml as data. Shared: not to be changed."""
+    found: dict[str, Any] = yaml.safe_load((chart_path(chart) / "values.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+@functools.cache
+def version(chart: str) -> str:
+    """The chart's version."""
+    about = yaml.safe_load((chart_path(chart) / "Chart.yaml").read_text(encoding="utf-8"))
+    return str(about["version"])

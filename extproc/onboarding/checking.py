@@ -1,0 +1,35 @@
+"""What is wrong with a model's values: by the chart's schema, and by rules that a schema can't say."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from extproc.onboarding import rules_access, rules_scaling, rules_serving, schema_problems
+from extproc.onboarding.facts import Facts
+from extproc.onboarding.problem import Level, Problem
+
+__all__ = ["Level", "Problem", "problems"]
+
+_RULES = (*rules_serving.RULES, *rules_scaling.RULES, *rules_access.RULES)
+
+
+def problems(
+    chart: str,
+    values: Mapping[str, Any],
+    release: str | None = None,
+    namespace: str | None = None,
+    *,
+    partial: bool = False,
+    elsewhere: bool = False,
+) -> list[Problem]:
+    """All of them, errors first. `values` are the user's, without the chart's defaults.
+
+    With `release` and `namespace` the lengths of the names are looked at too. `partial`: a patch, so that
+    what is not here may be beneath; `elsewhere`: more values, such as the platform's, come from elsewhere.
+    Raises `PartMissing`.
+    """
+    found = schema_problems.problems(chart, values)
+    # Rules read values as the schema has them: what it refuses is not looked at again.
+    wrong = {each.path for each in found}
+    facts = Facts(chart, values, release, namespace, partial=partial, elsewhere=elsewhere)
+    found += [each for rule in _RULES for each in rule(facts) if each.path not in wrong]
+    return sorted(found, key=lambda each: each.level is Level.WARNING)

@@ -1,0 +1,307 @@
+"""Answers -> the text of a values file with short comments."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from extproc.onboarding import canary, reading
+from extproc.onboarding.charts import WITH_CANARY, chart_path, schema
+from extproc.onboarding.errors import OnboardingError
+from extproc.onboarding.facts import quantity
+from extproc.onboarding.problem import Level
+from extproc.onboarding.rules_serving import storage_problems
+
+
+class Kind(StrEnum):
+    """What serves the model: KServe's format, or an image."""
+
+    HUGGINGFACE = "huggingface"
+    VLLM = "vllm"
+    SKLEARN = "sklearn"
+    XGBOOST = "xgboost"
+    LIGHTGBM = "lightgbm"
+    PYTORCH = "pytorch"
+    TENSORFLOW = "tensorflow"
+    ONNX = "onnx"
+    TRITON = "triton"
+    MLFLOW = "mlflow"
+    IMAGE = "image"
+
+
+LLMS: Final = frozenset({Kind.HUGGINGFACE, Kind.VLLM})
+_INDENT: Final = "  "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What the wizard, the flags and the form ask for; None: not wanted. `questions.QUESTIONS` has the same names.
+
+    `token_limits` are texts such as service_account:200000/day or tenant:1000000/month:output_tokens.
+    """
+
+    name: str
+    namespace: str = "default"
+    chart: str = WITH_CANARY
+    kind: Kind = Kind.HUGGINGFACE
+    storage: str | None = None
+    image: str | None = None
+    gpus: int = 0
+    cpu: str | None = None
+    memory: str | None = None
+    replicas: int = 1
+    max_replicas: int | None = None
+    target_cpu: int | None = None
+    target_memory: int | None = None
+    target_gpu: int | None = None
+    target_rate: float | None = None
+    target_queue: float | None = None
+    publish: bool = False
+    audiences: tuple[str, ...] = ()
+    requests_per_ip: int | None = None
+    requests_per_sa: int | None = None
+    token_limits: tuple[str, ...] = ()
+    canary_storage: str | None = None
+    canary_image: str | None = None
+    primary_load: int = 90
+
+
+def answers_from(given: Mapping[str, Any]) -> Answers:
+    """Answers from plain data. What is empty or None counts as not given. Raises `OnboardingError`."""
+    known = {each.name for each in fields(Answers)}
+    for name in given:
+        if name not in known:
+            raise OnboardingError(f"there is no answer '{name}'")
+    found = {name: value for name, value in given.items() if value not in (None, "", (), [])}
+    if not found.get("name"):
+        raise OnboardingError("the model needs a name")
+    kind = found.get("kind") or _kind_of(found)
+    try:
+        found["kind"] = Kind(kind)
+    except ValueError:
+        raise OnboardingError(f"the kind is one of {', '.join(Kind)}, not '{kind}'") from None
+    for name in ("audiences", "token_limits"):
+        if name in found:
+            found[name] = tuple(found[name])
+    return Answers(**found)
+
+
+def _kind_of(given: Mapping[str, Any]) -> str:
+    if given.get("image") and not given.get("storage"):
+        return Kind.IMAGE
+    if str(given.get("storage", "")).startswith("hf://"):
+        return Kind.HUGGINGFACE
+    raise OnboardingError(f"what kind of model is it? One of {', '.join(Kind)}")
+
+
+def draft(answers: Answers) -> str:
+    """The text of values.yaml. Raises `OnboardingError` for answers that make no sense."""
+    place = "" if answers.namespace == "default" else f" (namespace {answers.namespace})"
+    head = f"# Values of the model {answers.name}{place} for the chart {answers.chart}.\n"
+    return head + "\n".join(_body(answers)) + "\n"
+
+
+def draft_helmrelease(answers: Answers) -> str:
+    """The text of a Flux HelmRelease with the same values, as deploy/flux has them."""
+    values = "\n".join(f"    {line}" if line else "" for line in _body(answers))
+    return f"""# The model {answers.name}. The platform's values (domain, gateways, issuers) come from a ConfigMap.
+apiVersion: helm.toolkit.fluxcd.io/v2
+kind: HelmRelease
+metadata:
+  name: {answers.name}
+  namespace: {answers.namespace}
+spec:
+  interval: 10m
+  releaseName: {answers.name}
+  chart:
+    spec:
+      chart: ./charts/{answers.chart}
+      reconcileStrategy: Revision
+      sourceRef:
+        kind: GitRepository
+        name: tokenweir
+        namespace: flux-system
+  valuesFrom:
+    - kind: ConfigMap
+      name: platform-values
+      optional: true
+  values:
+{values}
+"""
+
+
+def _body(answers: Answers) -> list[str]:
+    chart_path(answers.chart)
+    _sensible(answers)
+    answers = _scaled(answers)
+    parts = (_pods, _model, _scaling, _callers, _limits, _canary)
+    return [line for part in parts for line in part(answers)]
+
+
+def check_answer(name: str, text: str) -> None:
+    """Looks at one answer alone, so that it can be asked for again. Raises `OnboardingError`."""
+    shown = f"'{text[:80]}'"
+    if name == "name" and not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", text):
+        raise OnboardingError(f"the name {shown} must be small letters, digits and '-', a letter first")
+    if name == "namespace" and not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", text):
+        raise OnboardingError(f"the namespace {shown} must be small letters, digits and '-'")
+    if name in {"storage", "canary_storage"}:
+        for each in storage_problems("", text):
+            if each.level is Level.ERROR:
+                raise OnboardingError(f"{each.message}: {each.fix}")
+    if name in {"image", "canary_image"} and not canary.is_image(text):
+        raise OnboardingError(f"{shown} is no image, such as registry.example.com/qwen:v2")
+    if name in {"cpu", "memory"} and quantity(text) is None:
+        raise OnboardingError(f"{shown} is no amount, such as {'4 or 500m' if name == 'cpu' else '24Gi'}")
+    if name == "token_limits":
+        token_limit(text)
+
+
+def _sensible(answers: Answers) -> None:
+    for name in ("name", "namespace", "storage", "canary_storage", "image", "canary_image", "cpu", "memory"):
+        text = getattr(answers, name)
+        if text is not None:
+            check_answer(name, text)
+    if answers.kind is Kind.IMAGE and not answers.image:
+        raise OnboardingError("an image of your own: which one? Give the image")
+    if answers.kind is not Kind.IMAGE and not answers.storage:
+        raise OnboardingError("where is the model? Give the storage, such as hf://org/model or s3://bucket/path")
+    if answers.kind is Kind.IMAGE and answers.storage:
+        raise OnboardingError("an image of your own brings its model: give the image or the storage")
+    if (answers.canary_storage or answers.canary_image) and answers.chart != WITH_CANARY:
+        raise OnboardingError(f"a canary needs the chart {WITH_CANARY}")
+
+
+def _scaled(answers: Answers) -> Answers:
+    """With a most of pods and no target there is one: pods alone would never come."""
+    targets = (
+        answers.target_cpu,
+        answers.target_memory,
+        answers.target_gpu,
+        answers.target_rate,
+        answers.target_queue,
+    )
+    if answers.max_replicas is None or any(each is not None for each in targets):
+        return answers
+    return replace(answers, target_queue=4) if answers.kind in LLMS else replace(answers, target_cpu=80)
+
+
+def _pods(answers: Answers) -> Iterator[str]:
+    yield f"replicaCount: {answers.replicas}"
+    amounts = {"CPU": answers.cpu, "Memory": answers.memory}
+    if any(amounts.values()) or answers.gpus:
+        yield "resources:"
+    if answers.cpu:
+        yield f"{_INDENT}requestCPU: {_quantity(answers.cpu)}"
+    if answers.memory:
+        yield f"{_INDENT}requestMemory: {_quantity(answers.memory)}"
+    if answers.gpus:
+        yield f"{_INDENT}limitGPU: {answers.gpus}  # brings the toleration and the affinity of GPU nodes along"
+    yield ""
+
+
+def _model(answers: Answers) -> Iterator[str]:
+    yield "inferenceservice:"
+    yield "  predictor:"
+    if answers.kind is Kind.IMAGE:
+        yield "    containers:"
+        yield "      - name: kserve-container  # listens on 8080, or on the port that `ports` names"
+        yield f"        image: {_scalar(answers.image)}"
+        if answers.canary_image:
+            yield f"        newImage: {_scalar(answers.canary_image)}"
+        yield ""
+        return
+    yield "    model:"
+    yield "      modelFormat:"
+    yield f"        name: {answers.kind}"
+    yield f"      storageUri: {_scalar(answers.storage)}"
+    if answers.canary_storage:
+        yield f"      newStorageUri: {_scalar(answers.canary_storage)}"
+    if answers.image:
+        yield f"      image: {_scalar(answers.image)}"
+    if answers.canary_image:
+        yield f"      newImage: {_scalar(answers.canary_image)}"
+    if answers.kind in LLMS:
+        yield "      # args: [--max-model-len=8192]"
+    yield ""
+
+
+def _scaling(answers: Answers) -> Iterator[str]:
+    if answers.max_replicas is None:
+        return
+    yield "autoscaling:"
+    yield f"{_INDENT}maxReplicaCount: {answers.max_replicas}"
+    for key, value, comment in (
+        ("targetCPUUtilizationPercentage", answers.target_cpu, ""),
+        ("targetMemoryUtilizationPercentage", answers.target_memory, ""),
+        ("targetGPUUtilizationPercentage", answers.target_gpu, ""),
+        ("targetRequestRate", answers.target_rate, "  # a second and pod"),
+        ("targetQueueDepth", answers.target_queue, "  # requests that wait, per pod"),
+    ):
+        if value is not None:
+            yield f"{_INDENT}{key}: {value:g}{comment}"
+    yield ""
+
+
+def _callers(answers: Answers) -> Iterator[str]:
+    if not answers.publish:
+        return
+    yield "exposeModel:"
+    yield "  enabled: true"
+    if answers.audiences:
+        yield "  jwtVerify:"
+        yield f"    Audiences: [{', '.join(_scalar(each) for each in answers.audiences)}]"
+    yield ""
+
+
+def _limits(answers: Answers) -> Iterator[str]:
+    if answers.requests_per_sa is not None:
+        yield f"ratelimitEachSAPerMinute: {answers.requests_per_sa}"
+    if answers.requests_per_ip is not None:
+        yield f"ratelimitIPPerMinute: {answers.requests_per_ip}"
+    if answers.token_limits:
+        yield "# Beside the tenants' own (`tokenweir tenant set`); a canary shares them with its primary."
+        yield "tokenLimit:"
+        yield "  limits:"
+        for text in answers.token_limits:
+            limit = token_limit(text, answers.chart)
+            yield f"    - {{{', '.join(f'{key}: {value}' for key, value in limit.items())}}}"
+    if answers.requests_per_sa is not None or answers.requests_per_ip is not None or answers.token_limits:
+        yield ""
+
+
+def _canary(answers: Answers) -> Iterator[str]:
+    if answers.canary_storage or answers.canary_image:
+        yield f"primaryLoad: {answers.primary_load}  # percent; the canary gets the rest"
+    elif answers.chart == WITH_CANARY:
+        yield "# A canary: tokenweir model canary start FILE --storage ... (or --image, --tag)"
+
+
+def token_limit(text: str, chart: str = WITH_CANARY) -> dict[str, str | int]:
+    """`scope:amount/window[:unit]` as an entry of `tokenLimit.limits`. Raises `OnboardingError`."""
+    found = re.fullmatch(r"([a-z_+]+):([0-9_]{1,16})/([a-z]+)(?::([a-z_]+))?", text)
+    accepted = schema(chart)["definitions"]["routeLimit"]["properties"]
+    scopes, windows, units = (accepted[key]["enum"] for key in ("scope", "window", "unit"))
+    form = "a token limit is SCOPE:AMOUNT/WINDOW or SCOPE:AMOUNT/WINDOW:UNIT, such as service_account:200000/day"
+    if found is None:
+        raise OnboardingError(f"{form}, not '{text[:80]}'")
+    limit = {"scope": found[1], "unit": found[4] or "tokens", "window": found[3]}
+    for key, allowed in (("scope", scopes), ("window", windows), ("unit", units)):
+        if limit[key] not in allowed:
+            raise OnboardingError(f"{form}: the {key} is one of {', '.join(allowed)}, not '{limit[key]}'")
+    return {**limit, "amount": int(found[2].replace("_", ""))}
+
+
+def _quantity(text: str) -> str:
+    return text if text.isdecimal() else _scalar(text)
+
+
+def _scalar(text: str | None) -> str:
+    """Text as YAML; in quotes where it would be something else, or end early."""
+    value = text or ""
+    plain = re.fullmatch(r"[A-Za-z0-9./][\w./:@+~%=-]*", value) and not value.endswith(":")
+    if plain and reading.data(reading.compose(f"[{value}]", "answer")[0], "answer") == [value]:
+        return value
+    return json.dumps(value, ensure_ascii=False)

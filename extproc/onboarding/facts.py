@@ -1,0 +1,240 @@
+"""What values mean, as the charts read them: which server, which protocol, GPUs or none, a canary or none."""
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import cached_property
+from typing import Any, Final
+
+from extproc.onboarding.charts import WITH_CANARY, defaults
+from extproc.onboarding.files import CANARY_KEYS
+from extproc.onboarding.layering import Path, layered, look, spell
+
+_LLM_IMAGES: Final = r"vllm|sglang|text-generation-inference|lmdeploy|llama[.-]?cpp|ollama|tensorrt-?llm"
+_NO_VLLM_IMAGES: Final = r"sglang|text-generation-inference|lmdeploy|llama[.-]?cpp|ollama|tensorrt"
+_BY_RUNTIME: Final = ("huggingface", "vllm", "mlserver", "triton", "torchserve", "tensorflow")
+_BY_FORMAT: Final = {
+    "huggingface": "huggingface",
+    "vllm": "vllm",
+    "onnx": "triton",
+    "triton": "triton",
+    "tensorrt": "triton",
+    "mlflow": "mlserver",
+    "pytorch": "torchserve",
+    "tensorflow": "tensorflow",
+    **dict.fromkeys(("sklearn", "xgboost", "lightgbm", "pmml", "paddle", "catboost", "autogluon"), "kserve"),
+}
+_POWERS: Final[Mapping[str, Decimal]] = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{unit: Decimal(1000) ** (index + 1) for index, unit in enumerate("kMGTP")},
+    **{f"{unit}i": Decimal(1024) ** (index + 1) for index, unit in enumerate("KMGTP")},
+}
+_TARGETS: Final = (
+    "targetCPUUtilizationPercentage",
+    "targetMemoryUtilizationPercentage",
+    "targetGPUUtilizationPercentage",
+    "targetRequestRate",
+    "targetQueueDepth",
+)
+MODEL: Final[Path] = ("inferenceservice", "predictor", "model")
+CONTAINERS: Final[Path] = ("inferenceservice", "predictor", "containers")
+
+
+class Facts:
+    """One model's values with what follows from them. Safe on any shape: what is wrong reads as unset."""
+
+    def __init__(
+        self,
+        chart: str,
+        given: Mapping[str, Any],
+        release: str | None = None,
+        namespace: str | None = None,
+        *,
+        partial: bool = False,
+        elsewhere: bool = False,
+    ) -> None:
+        self.elsewhere = elsewhere or partial
+        self.chart = chart
+        self.given = given
+        self.release = release
+        self.namespace = namespace
+        self.partial = partial
+        self.values = layered(defaults(chart), given)
+
+    def get(self, *path: str | int) -> Any:
+        """The value in effect."""
+        return look(self.values, *path)
+
+    def has(self, *path: str | int) -> bool:
+        """Whether the user set it to something."""
+        return look(self.given, *path) not in (None, "", [], {})
+
+    def text(self, *path: str | int) -> str:
+        """The value in effect where it is text."""
+        found = self.get(*path)
+        return found if isinstance(found, str) else ""
+
+    def number(self, *path: str | int) -> float | None:
+        """The value in effect where it is a number."""
+        found = self.get(*path)
+        return found if isinstance(found, (int, float)) and not isinstance(found, bool) else None
+
+    @cached_property
+    def containers(self) -> list[Mapping[str, Any]]:
+        found = self.get(*CONTAINERS)
+        return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+
+    @cached_property
+    def model(self) -> Mapping[str, Any]:
+        found = self.get(*MODEL)
+        return found if isinstance(found, Mapping) else {}
+
+    @cached_property
+    def kind(self) -> str:
+        """containers, multiModel, model, or example: nothing was given, so that the chart serves its own."""
+        if self.containers:
+            return "containers"
+        if self.get("inferenceservice", "multiModel", "enabled") is True:
+            return "multiModel"
+        named = (
+            look(self.model, "modelFormat", "name"),
+            *(self.model.get(key) for key in ("storageUri", "image")),
+        )
+        return "model" if any((*named, self.model.get("runtime"))) else "example"
+
+    @cached_property
+    def server(self) -> str:
+        """Which of KServe's servers serves a `model`, as the charts tell; other: none that they know."""
+        runtime = self.text(*MODEL, "runtime").lower()
+        if self.kind == "multiModel":
+            return self.text("inferenceservice", "multiModel", "server") or "triton"
+        if runtime:
+            own = (
+                "kserve"
+                if re.match("kserve-(sklearn|xgb|lgb|pmml|paddle|predictive|catboost|autogluon)", runtime)
+                else "other"
+            )
+            return next((each for each in _BY_RUNTIME if each in runtime), own)
+        name = "sklearn" if self.kind == "example" else self.text(*MODEL, "modelFormat", "name").lower()
+        v2 = self.text(*MODEL, "protocolVersion") == "v2"
+        return "mlserver" if v2 and name in {"sklearn", "xgboost", "lightgbm"} else _BY_FORMAT.get(name, "other")
+
+    @cached_property
+    def protocol(self) -> str:
+        """openai, v1, v2 or other."""
+        named = self.text("inferenceservice", "protocol")
+        if named:
+            return named
+        if self.kind == "containers":
+            return "openai" if re.search(_LLM_IMAGES, self.image.lower()) else "other"
+        if self.server in {"huggingface", "vllm"}:
+            return "openai"
+        version = self.text(*MODEL, "protocolVersion")
+        if version.endswith("v2") or (not version and self.server in {"triton", "mlserver"}):
+            return "v2"
+        return "other" if self.server == "other" else "v1"
+
+    @cached_property
+    def image(self) -> str:
+        """The image that serves; empty: the runtime's own."""
+        holder = self.containers[0] if self.containers else self.model
+        found = holder.get("image")
+        return found if isinstance(found, str) else ""
+
+    @cached_property
+    def has_vllm(self) -> bool:
+        """Whether vLLM's metrics are there to scale on."""
+        image = self.image.lower()
+        if "vllm" in image:
+            return True
+        if self.kind == "containers":
+            return self.protocol == "openai" and not re.search(_NO_VLLM_IMAGES, image)
+        words = self.model.get("args")
+        line = " ".join(str(each) for each in words) if isinstance(words, list) else ""
+        return self.server in {"vllm", "huggingface"} and not re.search("--backend[= ]huggingface", line)
+
+    @cached_property
+    def metered(self) -> bool:
+        """Whether Tokenweir counts tokens."""
+        wanted = self.get("tokenLimit", "enabled")
+        on = wanted if isinstance(wanted, bool) else self.protocol == "openai"
+        return on and self.tokenweir
+
+    @property
+    def tokenweir(self) -> bool:
+        return self.get("platform", "tokenweir", "enabled") is not False
+
+    @property
+    def exposed(self) -> bool:
+        return self.get("exposeModel", "enabled") is True
+
+    @cached_property
+    def targets(self) -> list[str]:
+        """The scaling targets that are set."""
+        return [each for each in _TARGETS if self.number("autoscaling", each) is not None]
+
+    @cached_property
+    def sections(self) -> list[tuple[Path, Mapping[str, Any]]]:
+        """Where resources of the serving pod stand: the top's, then the model's or the containers' own."""
+        paths: list[Path] = [("resources",)]
+        if self.containers:
+            keys = ("var_resource", "var_resources", "resources")
+            paths += [(*CONTAINERS, index, key) for index in range(len(self.containers)) for key in keys]
+        else:
+            paths.append((*MODEL, "resources"))
+        found = [(path, self.get(*path)) for path in paths]
+        return [(path, section) for path, section in found if isinstance(section, Mapping)]
+
+    def resource(self, kind: str, name: str) -> str | None:
+        """What the serving container asks for: kind request or limit, name cpu, memory or the GPU's resource."""
+        short = {"cpu": "CPU", "memory": "Memory", self.gpu_resource: "GPU"}[name]
+        found = None
+        for path, section in self.sections:
+            if len(path) > len(CONTAINERS) and path[: len(CONTAINERS)] == CONTAINERS and path[-2] != 0:
+                continue
+            for value in (section.get(f"{kind}{short}"), look(section, f"{kind}s", name)):
+                found = found if value in (None, "") else str(value)
+        return found
+
+    @property
+    def gpu_resource(self) -> str:
+        return self.text("platform", "gpu", "resourceName") or "nvidia.com/gpu"
+
+    @cached_property
+    def gpus(self) -> bool:
+        """Whether a container of the serving pod has a GPU."""
+        for _, section in self.sections:
+            maps = (section.get("requests"), section.get("limits"))
+            further = [look(each, self.gpu_resource) for each in maps]
+            amounts = [section.get("requestGPU"), section.get("limitGPU"), *further]
+            if any(str(each).isdigit() and int(each) > 0 for each in amounts if each is not None):
+                return True
+            if any(
+                str(key).startswith("nvidia.com/") for each in maps if isinstance(each, Mapping) for key in each
+            ):
+                return True
+        return False
+
+    @cached_property
+    def canary(self) -> list[Path]:
+        """The paths of the values that start a canary; empty: none is asked for."""
+        holders = [MODEL, *((*CONTAINERS, index) for index in range(len(self.containers)))]
+        return [(*holder, key) for holder in holders for key in CANARY_KEYS if self.get(*holder, key)]
+
+    @property
+    def canary_runs(self) -> bool:
+        return self.chart == WITH_CANARY and bool(self.canary)
+
+
+def quantity(text: str | None) -> Decimal | None:
+    """A quantity of Kubernetes; None for what is none."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|[KMGTP]i)?", text or "")
+    if found is None:
+        return None
+    return Decimal(found[1]) * _POWERS[found[2] or ""]
+
+
+def at(*path: str | int) -> str:
+    """A path as problems have it."""
+    return spell(path)

@@ -1,0 +1,106 @@
+"""`helm template` on a model's chart."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from extproc.onboarding.charts import chart_path
+from extproc.onboarding.errors import HelmMissing, HelmRefused
+
+TIMEOUT_S: Final = 30.0
+VARIABLE: Final = "TOKENWEIR_HELM"
+_MISSING: Final = (
+    "helm is needed to render, and there is none: install Helm 3.17 or later (https://helm.sh/docs/intro/install) "
+    f"or say where it is with --helm or {VARIABLE}"
+)
+
+
+def render(
+    chart: str,
+    values: Mapping[str, Any],
+    release: str = "my-model",
+    namespace: str = "default",
+    helm: str | None = None,
+) -> str:
+    """The objects as YAML text, in Helm's order.
+
+    `helm` is the program; without it TOKENWEIR_HELM's and then PATH's. Raises `HelmMissing`, and `HelmRefused`
+    where helm, the chart or its schema refuses. Ends after 30 s at the latest.
+    """
+    folder = chart_path(chart)
+    program = find(helm)
+    with tempfile.TemporaryDirectory(prefix="tokenweir-") as home:
+        file = Path(home) / "values.json"  # JSON is YAML, and has no two readings
+        file.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
+        words = (program, "template", "-n", namespace, "-f", str(file), "--", release, str(folder))
+        return _run(words, home)
+
+
+def find(helm: str | None = None) -> str:
+    """The program. Raises `HelmMissing`."""
+    named = helm or os.environ.get(VARIABLE)
+    found = shutil.which(named or "helm")
+    if found is None:
+        raise HelmMissing(f"{named}: there is no such program to run as helm" if named else _MISSING)
+    return found
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    """The objects of a rendering."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [each for each in yaml.load_all(text, Loader=loader) if isinstance(each, dict)]
+
+
+def _run(words: Sequence[str], home: str) -> str:
+    # Nothing of the user's own Helm: no plugins, no repositories, no cluster.
+    variables = {f"HELM_{each}_HOME": home for each in ("CACHE", "CONFIG", "DATA")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HELM_")} | variables
+    environment |= {"KUBECONFIG": os.devnull}
+    try:
+        process = subprocess.Popen(  # noqa: S603 - the user's helm, without a shell
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise HelmMissing(f"{words[0]}: can't be run as helm: {error.strerror}") from None
+    with process:
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise HelmRefused(f"{words[0]} did not answer within {TIMEOUT_S:g} s") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # its children too, also at Ctrl-C
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        raise HelmRefused(cleaned(err.decode(errors="replace")) or f"{words[0]} failed: {process.returncode}")
+    return out.decode(errors="replace")
+
+
+def cleaned(message: str) -> str:
+    """What helm says, without what is of no use to a model owner."""
+    lines = [each for each in message.splitlines() if each.strip() and not _is_noise(each)]
+    text = "\n".join(lines).removeprefix("Error: ")
+    # `fail` in a template: where it stands tells nothing, what it says does. Includes are wrapped in one another.
+    text = re.sub(r"(?s)^.*\berror calling fail: ", "", text)
+    text = re.sub(r"^execution error at \([^)]*\): ", "", text)
+    text = re.sub(r"(?s)^values don't meet the specifications of the schema\(s\).*?\n[\w-]+:\n", "", text)
+    return text.removeprefix("INSTALLATION FAILED: ").strip()
+
+
+def _is_noise(line: str) -> bool:
+    noise = r"level=(INFO|WARN|ERROR) msg=|(walk|coalesce)\.go:\d+: |Use --debug flag"
+    return re.match(noise, line) is not None

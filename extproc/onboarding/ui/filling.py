@@ -1,0 +1,72 @@
+"""What was typed -> the smallest values that say it."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from extproc.onboarding.errors import OnboardingError
+from extproc.onboarding.problem import Problem, error
+from extproc.onboarding.ui.writing import means, same
+
+_ABSENT = object()
+
+
+def combined(values: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
+    """The values with the free-form ones, which come as YAML, in their places; and what can't be read of them.
+
+    An empty text takes the value away.
+    """
+    found = copy.deepcopy(dict(values))
+    problems = []
+    for path, text in texts.items():
+        try:
+            value = means(text)
+        except OnboardingError as wrong:
+            message = str(wrong).removeprefix("the text: ").removeprefix("not valid YAML at ")
+            problems.append(error(path, f"YAML that can't be read: {message}", "see the line that it names"))
+            value = None
+        _put(found, path.split("."), value)
+    return found, problems
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    *above, last = path
+    for key in above:
+        inner = values.get(key)
+        if not isinstance(inner, dict):
+            if value is None:
+                return
+            inner = values[key] = {}
+        values = inner
+    if value is None:
+        values.pop(last, None)
+    else:
+        values[last] = value
+
+
+def smallest(values: Mapping[str, Any], file: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without those that are the chart's defaults anyway; what the file says already stays said."""
+    found = {}
+    for key, value in values.items():
+        was, default = file.get(key, _ABSENT), defaults.get(key, _ABSENT)
+        if was is not _ABSENT and same(value, was):
+            found[key] = value
+        elif isinstance(value, dict) and (value or isinstance(default, dict)):
+            inner = smallest(value, *(each if isinstance(each, dict) else {} for each in (was, default)))
+            if inner:
+                found[key] = inner
+        elif default is _ABSENT or not same(value, default):
+            found[key] = value
+    return found
+
+
+def in_order(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """In the order of the chart's own values.yaml."""
+    places = {key: place for place, key in enumerate(defaults)}
+    found = {}
+    for key in sorted(values, key=lambda key: places.get(key, len(places))):
+        value, default = values[key], defaults.get(key)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value = in_order(value, default)
+        found[key] = value
+    return found

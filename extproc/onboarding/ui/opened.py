@@ -1,0 +1,75 @@
+"""The file that the form was opened with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from extproc.onboarding import files, reading
+from extproc.onboarding.errors import OnboardingError
+from extproc.onboarding.ui import keeping, products
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file, or none. `model` is None where there is nothing in it yet, `text` where it doesn't exist."""
+
+    path: Path | None = None
+    text: str | None = None
+    model: files.Model | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return self.model.values if self.model else {}
+
+    @property
+    def is_release(self) -> bool:
+        return self.model is not None and self.model.helmrelease
+
+    def changed(self) -> bool:
+        """Whether somebody else has written the file meanwhile."""
+        return self.path is not None and self.text != _text(self.path)
+
+    def keeps_with(self, values: dict[str, Any]) -> bool:
+        """Whether the file's comments can be kept with these values."""
+        return self.model is None or keeping.rewritten(self.text or "", self.model, values) is not None
+
+    def with_values(self, values: dict[str, Any], chart: str, release: str) -> str:
+        """The file's text with these values. Raises `OnboardingError` for a HelmRelease that can't be edited."""
+        fresh = products.values_file(values, chart, release)
+        if self.model is None:
+            return (self.text or "") + fresh
+        text = keeping.rewritten(self.text or "", self.model, values)
+        if text is not None:
+            return text
+        if self.is_release:
+            raise OnboardingError(
+                f"{self.path} can't be edited without losing more than its values (anchors or aliases, say): "
+                "take values.yaml, and put them in by hand"
+            )
+        return fresh
+
+    def in_repository(self, release: str) -> str:
+        """Its path from the root of its Git repository, where it is in one."""
+        if self.path is None:
+            return f"{release}.values.yaml"
+        path = self.path.absolute()
+        for folder in path.parents:
+            if (folder / ".git").exists():
+                return path.relative_to(folder).as_posix()
+        return path.name
+
+
+def open_file(path: Path | None, chart: str | None, release: str | None) -> Opened:
+    """Raises `OnboardingError` for what is neither values nor a Flux HelmRelease."""
+    if path is None:
+        return Opened()
+    if str(path) == files.STDIN:
+        raise OnboardingError("the form is opened with a file's name, not with stdin")
+    text = _text(path)
+    if text is None or not reading.compose(text.removeprefix("\ufeff"), str(path)):
+        return Opened(path, text)
+    return Opened(path, text, files.one(text, str(path), chart, release))
+
+
+def _text(path: Path) -> str | None:
+    return files.load(str(path)) if path.exists() else None

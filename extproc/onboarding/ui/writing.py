@@ -1,0 +1,99 @@
+"""Values as YAML that Helm reads back as they are: what Go's YAML would take for something else is quoted."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import yaml
+
+from extproc.onboarding import reading
+from extproc.onboarding.errors import OnboardingError
+
+# Fewer than YAML allows: what is not among them is quoted, which is never wrong.
+_PLAIN = re.compile(r"(?:[\w./$+]|-(?=[\w-]))(?:[\w./$+@%=~*()!;,'\"|<>-]|:(?=[\w/])|[{} ](?=\S))*", re.ASCII)
+_TEXT: Final = "tag:yaml.org,2002:str"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists below their key; no aliases."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - none: each scalar is looked at here
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        del indentless
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
+
+
+def _scalar(dumper: yaml.SafeDumper, value: Any) -> yaml.ScalarNode:
+    return dumper.represent_scalar(_TEXT, json.dumps(value))
+
+
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(_TEXT, text, style=_style(text)))
+for _type in (bool, int, float, type(None)):
+    _Dumper.add_representer(_type, _scalar)
+
+
+def _style(text: str) -> str | None:
+    if "\n" in text and not text.startswith((" ", "\n")) and "\t" not in text and " \n" not in text:
+        return "|"
+    return None if _may_be_plain(text) else '"'
+
+
+def _may_be_plain(text: str) -> bool:
+    if not _PLAIN.fullmatch(text) or text.startswith(("---", "...")):
+        return False
+    try:
+        return bool(means(text) == text)
+    except OnboardingError:  # `.inf` is nothing that Helm takes as a number
+        return False
+
+
+def means(text: str) -> Any:
+    """What one YAML document says. Raises `OnboardingError`, which names the line."""
+    documents = reading.compose(text, "the text")
+    if len(documents) > 1:
+        raise OnboardingError("the text: several YAML documents")
+    return reading.data(documents[0], "the text") if documents else None
+
+
+def dump(value: Any) -> str:
+    """As block YAML; an empty map is no text."""
+    if value == {}:
+        return ""
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31, default_flow_style=False
+    )
+    return text.removesuffix("...\n")
+
+
+def inline(value: Any) -> str:
+    """On one line."""
+    if isinstance(value, str):
+        return value if _may_be_plain(value) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        return f"[{', '.join(_in_flow(each) for each in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_in_flow(key)}: {_in_flow(each)}' for key, each in value.items())}}}"
+    return json.dumps(value)
+
+
+def _in_flow(value: Any) -> str:
+    if isinstance(value, str) and re.search(r"[][{},:?]", value):
+        return json.dumps(value, ensure_ascii=False)
+    return inline(value)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether Helm sees no difference: true is not 1, but 1.0 is."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)

@@ -1,0 +1,54 @@
+"""Files are written whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from extproc.onboarding.errors import OnboardingError
+
+
+def replace(name: str, before: str, after: str) -> None:
+    """Puts another text into a file that said `before`. Its mode stays, and a link stays one.
+
+    Raises `OnboardingError`, also where somebody else has changed the file meanwhile.
+    """
+    path = Path(name).resolve()  # through links: what they lead to is replaced
+    try:
+        if path.read_bytes() != before.encode():
+            raise OnboardingError(f"{name}: somebody has changed it meanwhile; nothing was written")
+        if not os.access(path, os.W_OK):
+            raise OnboardingError(f"{name}: can't be written: it is read-only")
+        _put(path, after, path.stat().st_mode & 0o7777)
+    except OSError as error:
+        raise OnboardingError(f"{name}: can't be written: {error.strerror or error}") from None
+
+
+def create(name: str, text: str, *, force: bool) -> None:
+    """Makes a file; one that is there only with `force`. Raises `OnboardingError`."""
+    path = Path(name)
+    try:
+        if force and path.exists():
+            _put(path.resolve(), text, path.stat().st_mode & 0o7777)
+            return
+        with path.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except FileExistsError:
+        raise OnboardingError(f"{name} is there already: --force replaces it") from None
+    except OSError as error:
+        raise OnboardingError(f"{name}: can't be written: {error.strerror or error}") from None
+
+
+def _put(path: Path, text: str, mode: int) -> None:
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise

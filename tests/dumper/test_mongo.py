@@ -1,0 +1,97 @@
+"""Messages as documents, on the repository's real MongoDB-wire store."""
+
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from conftest_stores import run_mongo
+from pymongo import AsyncMongoClient
+from running import until
+
+from extproc.local.ports import free_ports
+
+
+@pytest.fixture
+def mongo(mongo_url, messages, dump):
+    """Starts a dumper that writes to a database of its own."""
+
+    def start(**settings):
+        return dump("--sink", "mongo", mongo_url=mongo_url, mongo_database=messages.database.name, **settings)
+
+    return start
+
+
+async def test_messages_are_documents_and_a_repeat_adds_none(mongo, messages):
+    async with mongo() as dumper:
+        for number in range(20):
+            await dumper.post(f"body {number}".encode(), name=str(number), ce_annotations='{"a.b/c": "$d"}')
+        await dumper.post(b"again", name="7")
+        await dumper.post(b"the answer", name="7", kind="response")
+        await dumper.post(b"another model's", name="7", ce_inferenceservicename="other")
+        await dumper.until("repeated", 1)
+        await dumper.until("stored", 22)
+    assert await messages.count_documents({}) == 22
+    document = await messages.find_one({"id": "7", "type": "request", "inference_service": "iris"})
+    assert document["_id"] == "models/iris/7-request"
+    assert document["body"] == "body 7"
+    assert document["annotations"] == {"a.b/c": "$d"}
+    assert document["time"] == datetime(2026, 11, 22, 10, 20, 30, 123000, UTC)
+    assert datetime.now(UTC) - document["received_at"] < timedelta(minutes=1)
+
+
+async def test_messages_expire_and_the_time_can_be_changed(mongo, messages):
+    async def expiry():
+        return (await messages.index_information()).get("expires")
+
+    async with mongo():
+        assert (await expiry())["expireAfterSeconds"] == 30 * 86_400
+        assert (await expiry())["key"] == [("received_at", 1)]
+    async with mongo(mongo_ttl_days=0.5):
+        assert (await expiry())["expireAfterSeconds"] == 43_200
+    async with mongo(mongo_ttl_days=0):
+        assert await expiry() is None
+
+
+async def test_a_message_that_the_store_never_takes_holds_up_no_other(mongo, messages):
+    async with mongo() as dumper:
+        await dumper.post(name="a")
+        await dumper.post(name="b", ce_annotations='{"a\\u0000": "1"}')  # no name that BSON has
+        await dumper.post(name="c")
+        await dumper.until("stored", 2)
+        assert await dumper.count("refused") == 1
+        assert dumper.lines()[-1]["message_id"] == "models/iris/b-request"
+    assert {document["id"] async for document in messages.find()} == {"a", "c"}
+
+
+async def test_a_large_binary_body_fits_into_a_document(mongo, messages):
+    body = bytes(range(256)) * 32_768  # 8 MiB
+    async with mongo(max_body_bytes=len(body)) as dumper:
+        assert (await dumper.post(body)).status_code == 202
+        await dumper.until("stored", 1)
+    document = await messages.find_one({})
+    assert (document["body_bytes"], document["body_encoding"]) == (len(body), "base64")
+
+
+async def test_a_killed_store_loses_nothing_that_was_accepted(dump, tmp_path):
+    (port,) = free_ports(1)
+    folder = tmp_path / "mongo"
+    async with run_mongo(folder, port) as part, dump("--sink", "mongo", mongo_url=part.url, timeout_s=1) as dumper:
+        for number in range(10):
+            await dumper.post(name=str(number))
+        await dumper.until("stored", 10)
+        os.killpg(part.process.pid, signal.SIGKILL)
+        await part.process.wait()
+        for number in range(5, 15):  # half of them were stored already
+            assert (await dumper.post(name=str(number))).status_code == 202
+
+        async def tried():
+            return await dumper.metric("tokenweir_dumper_write_failures_total") > 0
+
+        await until(tried, 15)
+        async with run_mongo(folder, port):
+            await dumper.until("stored", 15)
+            assert await dumper.count("repeated") == 5
+            client = AsyncMongoClient(part.url)
+            assert await client["modelMessages"]["messages"].count_documents({}) == 15
+            await client.close()
