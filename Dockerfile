@@ -9,7 +9,8 @@ WORKDIR /src
 RUN python -m venv /opt/tokenweir
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 COPY extproc ./extproc
-RUN /opt/tokenweir/bin/pip install --no-cache-dir --no-compile -c requirements.lock . \
+COPY charts ./charts
+RUN /opt/tokenweir/bin/pip install --no-cache-dir --no-compile -c requirements.lock '.[dumper]' \
  && /opt/tokenweir/bin/python -m compileall -q -j 0 /opt/tokenweir/lib
 
 FROM python:3.12-slim

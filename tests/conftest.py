@@ -2,6 +2,12 @@
 
 from collections import Counter
 
+import hypothesis
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("tokenweir", deadline=None)
+hypothesis.settings.load_profile("tokenweir")
+
 
 def pytest_terminal_summary(terminalreporter):
     skipped = terminalreporter.stats.get("skipped", [])
