@@ -1,5 +1,6 @@
 """The HTTP side: takes events, and answers before they are written."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from extproc.dumper.metrics import DumperMetrics
 
 _log = logging.getLogger(__name__)
 _RETRY_AFTER_S: Final = "1"
+# A client whose machine is gone says nothing, not even that it left: its room would be taken for good.
+_BODY_S: Final = 30.0
 
 
 class _TooLargeError(Exception):
@@ -38,6 +41,7 @@ class Receiver:
     keep_bodies: bool
     now: Callable[[], datetime]
     ready: Callable[[], bool]
+    body_s: float = _BODY_S
 
     def app(self) -> Starlette:
         # An event may be posted to any other path: `logger.url` of an InferenceService may have one.
@@ -53,12 +57,15 @@ class Receiver:
     async def _event(self, request: Request) -> Response:
         try:
             with self.holding.room() as room:
-                body = await self._body(request, room)
+                async with asyncio.timeout(self.body_s):
+                    body = await self._body(request, room)
                 headers = {name: _utf8(value) for name, value in request.headers.items()}
                 message = parse(headers, body, self.now())
                 room.put(message if self.keep_bodies else message.without_body())
         except _TooLargeError:
             return self._refused("too_large", 413, f"an event has {self.max_body_bytes} bytes at most")
+        except TimeoutError:
+            return self._refused("invalid", 408, f"the whole event must be here within {self.body_s:g} s")
         except FullError:
             return self._refused("full", 503, "too much waits to be written")
         except UnsupportedError as error:

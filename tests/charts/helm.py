@@ -24,6 +24,15 @@ class ChartError(Exception):
     """Helm refused; the message is what it said."""
 
 
+class Once(yaml.CSafeLoader):
+    """Refuses a map that says a key twice. Helm lets the last one win; other readers don't."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(name, deep=True) for name, _ in node.value]
+        assert len(names) == len(set(names)), f"twice in line {node.start_mark.line}: {sorted(map(str, names))}"
+        return super().construct_mapping(node, deep=deep)
+
+
 @functools.cache
 def tool(name: str) -> str:
     """The path of helm (4), helm3, kubectl. Missing: a failure in CI, elsewhere a skip that says how to get it."""
@@ -45,7 +54,7 @@ def render(
 ) -> list[Document]:
     """The objects that `helm template` makes, in its order. Raises `ChartError`."""
     text = _run(helm, "template", release, str(CHARTS / chart), "-n", namespace, *more, values=values)
-    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
+    return [document for document in yaml.load_all(text, Loader=Once) if document]
 
 
 def lint(chart: str, *values: Values, helm: str = "helm") -> str:

@@ -24,6 +24,7 @@ def connection_manager(*routes: Config, domains: tuple[str, ...] = ("*",)) -> Co
             "@type": f"{TYPE}.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "inbound",
             "use_remote_address": True,
+            "upgrade_configs": [{"upgrade_type": "websocket"}],
             "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
             "route_config": {
                 "name": "routes",

@@ -97,7 +97,8 @@ def test_without_an_issuer_the_notes_say_that_nobody_gets_in() -> None:
 def test_a_real_envoy_removes_what_callers_claim_of_themselves(tmp_path: Path) -> None:
     patch = patch_of(platform(EVERYTHING))
     assert patch["value"]["typed_config"].pop("@type") == f"type.googleapis.com/{HCM}"
-    seen = {name: f"%REQ({name})%" for name in ("oc_sa", "x-account", "x-tenant", "x-envoy-retry-on", "x-other")}
+    claimed = ("oc_sa", "oc-sa", "x-account", "x_account", "x-tenant", "x-envoy-retry-on", "x-other")
+    seen = {name: f"%REQ({name})%" for name in claimed}
     with _envoy(tmp_path, patch["value"]["typed_config"], seen) as port:
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         client.request("GET", "/", headers={name.upper(): "forged" for name in seen})

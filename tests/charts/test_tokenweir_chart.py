@@ -128,6 +128,28 @@ def test_any_section_may_be_null(section):
         assert re.search(rf"{section}[.:]", str(error))  # noqa: PT017
 
 
+@pytest.mark.parametrize("section", ["filter", "networkPolicy"])
+def test_a_section_taken_out_takes_no_protection_away(section):
+    """Without the filters nothing is metered; without the policy others reach the processor."""
+    documents = made([{section: None}])
+    assert {"EnvoyFilter", "NetworkPolicy"} <= kinds(documents)
+    assert pick(documents, "EnvoyFilter")["spec"]["priority"] == 10
+
+
+@pytest.mark.parametrize("store", ["redis", "mongo"])
+def test_the_parts_of_a_store_may_be_null(store):
+    nothing = {store: {"ca": None, "existingSecret": None}}
+    assert kinds(made([nothing])) == kinds(made())
+    assert "StatefulSet" in kinds(
+        made([{"redis": {"url": ""}, "mongo": {"url": ""}}, {store: None, "trial": {"enabled": True}}])
+    )
+
+
+def test_sidecars_of_no_namespace_are_refused_whatever_is_null():
+    with pytest.raises(ChartError, match=r"sidecar\.namespaces: name the namespaces"):
+        made([{"placement": "sidecar", "sidecar": None}])
+
+
 # ---- names and selectors -------------------------------------------------------------------------------------
 
 
@@ -492,6 +514,19 @@ REFUSED = {
     "no store": ({"redis": {"url": ""}}, r"redis: set redis.existingSecret.name .* or redis.url"),
     "a store twice": ({"mongo": {"existingSecret": {"name": "a"}}}, "mongo.url and mongo.existingSecret.name are both"),
     "a password": ({"redis": {"url": "redis://:hunter2@r:6379"}}, "redis.url holds a password: put the URL into a Secret"),
+    "a password in the query": (
+        {"redis": {"url": "redis://r:6379/0?db=1&Password=hunter2"}},
+        "redis.url holds a password: put the URL into a Secret",
+    ),
+    "a password of a certificate": (
+        {"mongo": {"url": "mongodb://m/?tlsCertificateKeyFilePassword=hunter2"}},
+        "mongo.url holds a password",
+    ),
+    "a webhook's password": (
+        {"webhook": {"url": "https://user:hunter2@a", "existingSecret": {"name": "a"}}},
+        "webhook.url holds a password.*webhook.existingSecret.urlKey",
+    ),
+    "a route twice": ({"routes": [{"name": "a"}, {"name": "a", "key": "b"}]}, "routes: a stands there twice"),
     "another scheme": ({"redis": {"url": "http://r"}}, "redis[./]url"),
     "a CA of nowhere": ({"redis": {"ca": {"key": "a"}}}, "redis.ca: name the secret or configMap"),
     "a CA without TLS": ({"redis": {"ca": {"secret": "a"}}}, "redis.url must start with rediss://"),

@@ -234,8 +234,11 @@ def test_the_headers_that_identity_is_read_from_are_taken_from_clients():
     (mutation,) = manager["early_header_mutation_extensions"]
     assert mutation["typed_config"]["mutations"] == [
         {"remove": "oc_sa"},
+        {"remove": "oc-sa"},
         {"remove": "x-tenant"},
+        {"remove": "x_tenant"},
         {"remove": "x-user"},
+        {"remove": "x_user"},
         {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
     ]
     assert "early_header_mutation_extensions" not in patched(EMPTY, filters(), "GATEWAY")["typed_config"]
@@ -271,6 +274,14 @@ def test_routes_are_switched_on_by_name_and_no_others():
     assert set(route(manager, "llm")["typed_per_filter_config"]) == {"tokenweir", "tokenweir.buffer"}
     assert set(route(manager, "search")["typed_per_filter_config"]) == {"tokenweir.ratelimit"}
     assert "typed_per_filter_config" not in route(manager, "other")
+
+
+def test_what_is_no_route_to_an_upstream_is_left_alone():
+    """A redirect of that name would become a route without a cluster, which Envoy refuses with all that came with it."""
+    for values in ([ROUTES], [SIDECARS, POD_ROUTES]):
+        patches = [patch for each in filters(*values) for patch in each["spec"]["configPatches"]]
+        routes = [each["match"]["routeConfiguration"] for each in patches if each["applyTo"] == "HTTP_ROUTE"]
+        assert {each["vhost"]["route"]["action"] for each in routes} == {"ROUTE"}
 
 
 def test_the_processor_reads_the_limits_that_are_written():

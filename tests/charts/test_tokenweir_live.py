@@ -1,6 +1,7 @@
 """What the chart makes, running: its settings in a processor, its patches in an Envoy, its queries on a Prometheus."""
 
 import contextlib
+import http.client
 import json
 import math
 import os
@@ -297,6 +298,16 @@ def test_a_body_that_is_too_large_is_refused_in_openais_words(live):
     answer = live.ask("llm", "eve", padding="x" * (4 << 20))
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize(("route", "status"), [("llm", 403), ("free", 200)])
+def test_a_websocket_is_refused_where_tokens_are_metered_and_nowhere_else(live, route, status):
+    """Its body has no end: the buffer would wait for it for good."""
+    client = http.client.HTTPConnection(HOST, live.ports["envoy"], timeout=5)
+    headers = {"host": f"{route}.test", "upgrade": "websocket", "connection": "upgrade"}
+    client.request("GET", CHAT, headers=headers | {"sec-websocket-version": "13", "sec-websocket-key": "a"})
+    assert client.getresponse().status == status
+    client.close()
 
 
 def test_nothing_passes_where_the_processor_is_not_known(live, tmp_path):

@@ -3,9 +3,14 @@
 {{/* A chart's version may hold a plus (Flux adds the commit behind one), which no label may. */}}
 {{- define "platform.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: {{ .Chart.Name | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+{{- end }}
+
+{{/* The same with labels from values, which win: a label may stand there once only. (list $ labels) */}}
+{{- define "platform.labelsWith" -}}
+{{- merge (deepCopy (index . 1 | default dict)) (include "platform.labels" (index . 0) | fromYaml) | toYaml -}}
 {{- end }}
 
 {{/* The namespaces that hold models: {names: [...]}. */}}

@@ -13,6 +13,7 @@
 {{- $store := index .root.Values .store | default dict -}}
 {{- $secret := ($store.existingSecret).name -}}
 {{- $trial := (.root.Values.trial).enabled -}}
+{{- $ca := $store.ca | default dict -}}
 {{- if and $store.url $secret -}}
 {{- fail (printf "%s.url and %s.existingSecret.name are both set: which one?" .store .store) -}}
 {{- end -}}
@@ -22,16 +23,17 @@
 {{- if not (or $store.url $secret $trial) -}}
 {{- fail (printf "%s: set %s.existingSecret.name (a Secret with the URL) or %s.url (one without a password); for trials: trial.enabled" .store .store .store) -}}
 {{- end -}}
-{{- if regexMatch "://[^/?]*:[^/?]*@" ($store.url | default "") -}}
+{{- /* Clients take one from the query too. */ -}}
+{{- if regexMatch "://[^/?]*:[^/?]*@|(?i)[?&][a-z]*password=" ($store.url | default "") -}}
 {{- fail (printf "%s.url holds a password: put the URL into a Secret, and name that in %s.existingSecret.name" .store .store) -}}
 {{- end -}}
-{{- if and $store.ca.secret $store.ca.configMap -}}
+{{- if and $ca.secret $ca.configMap -}}
 {{- fail (printf "%s.ca: give secret or configMap, not both" .store) -}}
 {{- end -}}
-{{- if and $store.ca (not (or $store.ca.secret $store.ca.configMap)) -}}
+{{- if and $ca (not (or $ca.secret $ca.configMap)) -}}
 {{- fail (printf "%s.ca: name the secret or configMap that holds the CA" .store) -}}
 {{- end -}}
-{{- if and (eq .store "redis") $store.ca (hasPrefix "redis://" ($store.url | default "")) -}}
+{{- if and (eq .store "redis") $ca (hasPrefix "redis://" ($store.url | default "")) -}}
 {{- fail "redis.ca is for TLS: redis.url must start with rediss://" -}}
 {{- end -}}
 {{- end -}}
@@ -52,6 +54,9 @@
 {{- if and $webhook.url (not $secret.name) -}}
 {{- fail "webhook.url: set webhook.existingSecret.name too: receivers must be able to tell alerts from forgeries" -}}
 {{- end -}}
+{{- if regexMatch "://[^/?]*@" ($webhook.url | default "") -}}
+{{- fail "webhook.url holds a password: put the URL into a Secret, and name its key in webhook.existingSecret.urlKey" -}}
+{{- end -}}
 {{- if and $webhook.url $secret.urlKey -}}
 {{- fail "webhook.url and webhook.existingSecret.urlKey are both set: which one?" -}}
 {{- end -}}
@@ -70,11 +75,19 @@
 {{- if and (not $sidecars) (not $gateway.principals) -}}
 {{- fail "gateway.principals: name the gateway's mTLS principals, such as cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account; only they may call the processor" -}}
 {{- end -}}
-{{- if not (or (include "tokenweir.inMesh" .) (.Values.networkPolicy).enabled) -}}
+{{- if not (or (include "tokenweir.inMesh" .) (include "tokenweir.confined" .)) -}}
 {{- fail "mesh.sidecar and networkPolicy.enabled are both off: whoever reaches the processor can claim any identity; turn one on" -}}
 {{- end -}}
 {{- range .Values.routes -}}
 {{- include "tokenweir.check.route" (dict "route" . "sidecars" $sidecars) -}}
+{{- end -}}
+{{- $seen := list -}}
+{{- range .Values.routes -}}
+{{- $place := list .name .namespace .selector | toJson -}}
+{{- if has $place $seen -}}
+{{- fail (printf "routes: %s stands there twice; the second one's limits would replace the first one's: make one of them" .name) -}}
+{{- end -}}
+{{- $seen = append $seen $place -}}
 {{- end -}}
 {{- end -}}
 

@@ -40,10 +40,10 @@
 {{- define "tokenweir.storeEnv" -}}
 {{- $store := index .root.Values .store | default dict -}}
 {{- $secret := $store.existingSecret | default dict -}}
-- name: {{ printf "TOKENWEIR_%s__URL" (upper .store) }}
+- name: {{ printf "TOKENWEIR_%s__URL" (upper .store) | quote }}
 {{- if $secret.name }}
   valueFrom:
-    secretKeyRef: {name: {{ $secret.name }}, key: {{ $secret.key | default (printf "%s-url" .store) }}}
+    secretKeyRef: {name: {{ $secret.name | quote }}, key: {{ $secret.key | default (printf "%s-url" .store) | quote }}}
 {{- else }}
   value: {{ include "tokenweir.storeURL" . | quote }}
 {{- end }}

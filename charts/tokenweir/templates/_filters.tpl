@@ -28,7 +28,7 @@ typed_config:
       retry_back_off: {base_interval: 0.025s, max_interval: 0.25s}
   failure_mode_allow: {{ $filter.failureModeAllow | default false }}
   status_on_error: {code: ServiceUnavailable}
-  message_timeout: {{ $filter.messageTimeout | default "1s" }}
+  message_timeout: {{ $filter.messageTimeout | default "1s" | quote }}
   send_body_without_waiting_for_header_response: true
   processing_mode:
     request_header_mode: SEND
@@ -42,7 +42,7 @@ typed_config:
   response_attributes: [response.code_details, upstream.request_attempt_count]
   metadata_options:
     forwarding_namespaces:
-      untyped: [{{ ((.Values.config).identity).jwt_namespace | default "envoy.filters.http.jwt_authn" }}]
+      untyped: [{{ ((.Values.config).identity).jwt_namespace | default "envoy.filters.http.jwt_authn" | quote }}]
 {{- end -}}
 
 {{- define "tokenweir.filter.rateLimit" -}}
@@ -52,7 +52,7 @@ disabled: true
 typed_config:
   "@type": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
   domain: tokenweir
-  timeout: {{ $filter.rateLimitTimeout | default "0.5s" }}
+  timeout: {{ $filter.rateLimitTimeout | default "0.5s" | quote }}
   failure_mode_deny: {{ not ($filter.failureModeAllow | default false) }}
   status_on_error: {code: ServiceUnavailable}
   enable_x_ratelimit_headers: "OFF"
@@ -68,9 +68,13 @@ typed_config:
 {{- $filter := .Values.filter | default dict -}}
 {{- $names := concat (list ($identity.service_account_header | default "") ($identity.tenant_header | default "")) ($filter.stripHeaders | default list) -}}
 {{- $mutations := list -}}
-{{- range without $names "" | uniq -}}
-{{- $mutations = append $mutations (dict "remove" (lower .)) -}}
+{{- range without $names "" -}}
+{{- /* oc_sa and oc-sa are one variable to a server of CGI's or WSGI's kind. */ -}}
+{{- range list (lower .) (lower . | replace "-" "_") (lower . | replace "_" "-") -}}
+{{- $mutations = append $mutations (dict "remove" .) -}}
 {{- end -}}
+{{- end -}}
+{{- $mutations = uniq $mutations -}}
 {{- range $filter.stripHeaderPrefixes -}}
 {{- $mutations = append $mutations (dict "remove_on_match" (dict "key_matcher" (dict "prefix" (lower .)))) -}}
 {{- end -}}
@@ -79,7 +83,7 @@ typed_config:
 
 {{/* What every patch of a connection manager is matched by. `.`: the context. */}}
 {{- define "tokenweir.listenerMatch" -}}
-context: {{ .context }}
+context: {{ .context | quote }}
 listener:
   filterChain:
     filter:

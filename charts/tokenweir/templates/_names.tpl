@@ -8,15 +8,15 @@
 
 {{- define "tokenweir.selectorLabels" -}}
 app.kubernetes.io/name: tokenweir
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "tokenweir.labels" -}}
 {{ include "tokenweir.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: tokenweir
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end -}}
 
 {{/* Labels of the processor's pods alone: the trial's pods have others. */}}
@@ -63,13 +63,23 @@ app.kubernetes.io/component: processor
 
 {{- define "tokenweir.gateway" -}}
 {{- $gateway := .Values.gateway | default dict -}}
-namespace: {{ $gateway.namespace | default "istio-system" }}
+namespace: {{ $gateway.namespace | default "istio-system" | quote }}
 selector: {{ $gateway.selector | default (dict "istio" "ingressgateway") | toJson }}
 principals: {{ $gateway.principals | default list | toJson }}
 {{- end -}}
 
 {{- define "tokenweir.rootNamespace" -}}
 {{- (.Values.sidecar).rootNamespace | default "istio-system" -}}
+{{- end -}}
+
+{{/* "true", but for filter.enabled: false. Without filters nothing is metered, so that must be said. */}}
+{{- define "tokenweir.filtering" -}}
+{{- if ne (toString (.Values.filter).enabled) "false" -}}true{{- end -}}
+{{- end -}}
+
+{{/* "true", but for networkPolicy.enabled: false. */}}
+{{- define "tokenweir.confined" -}}
+{{- if ne (toString (.Values.networkPolicy).enabled) "false" -}}true{{- end -}}
 {{- end -}}
 
 {{/* "true", but for mesh.sidecar: false. Nothing said is the safe way. */}}

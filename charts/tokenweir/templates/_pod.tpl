@@ -54,13 +54,13 @@ capabilities: {drop: [ALL]}
 {{- if $secret.name }}
 - name: TOKENWEIR_ALERTS__WEBHOOK_SECRET
   valueFrom:
-    secretKeyRef: {name: {{ $secret.name }}, key: {{ $secret.key | default "webhook-secret" }}}
+    secretKeyRef: {name: {{ $secret.name | quote }}, key: {{ $secret.key | default "webhook-secret" | quote }}}
 - name: TOKENWEIR_ALERTS__WEBHOOK_URL
   {{- if $webhook.url }}
   value: {{ $webhook.url | quote }}
   {{- else }}
   valueFrom:
-    secretKeyRef: {name: {{ $secret.name }}, key: {{ $secret.urlKey }}}
+    secretKeyRef: {name: {{ $secret.name | quote }}, key: {{ $secret.urlKey | quote }}}
   {{- end }}
 {{- end }}
 {{- with .Values.extraEnv }}
@@ -102,7 +102,7 @@ livenessProbe:
 
 {{- define "tokenweir.volumes" -}}
 - name: config
-  configMap: {name: {{ include "tokenweir.fullname" . }}}
+  configMap: {name: {{ include "tokenweir.fullname" . | quote }}}
 {{- range $store := list "redis" "mongo" }}
 {{- with include "tokenweir.caVolume" (dict "root" $ "store" $store) }}
 - {{ . | nindent 2 | trim }}
@@ -119,7 +119,7 @@ livenessProbe:
 {{- else -}}
 {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
 - maxSkew: 1
-  topologyKey: {{ . }}
+  topologyKey: {{ . | quote }}
   whenUnsatisfiable: ScheduleAnyway
   labelSelector:
     matchLabels: {{- include "tokenweir.processorLabels" $ | nindent 6 }}

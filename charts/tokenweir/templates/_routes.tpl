@@ -3,10 +3,11 @@
 {{- $tokens := eq (.route.meter | default "tokens") "tokens" -}}
 applyTo: HTTP_ROUTE
 match:
-  context: {{ include "tokenweir.context" .root }}
+  context: {{ include "tokenweir.context" .root | quote }}
   routeConfiguration:
     vhost:
-      route: {name: {{ .route.name | quote }}}
+      # A redirect or an answer of its own has nothing to meter, and a merge would make it a route to nowhere.
+      route: {name: {{ .route.name | quote }}, action: ROUTE}
 patch:
   operation: MERGE
   value:
@@ -43,6 +44,9 @@ typed_per_filter_config:
         {{- with $limits }}
         - {key: tokenweir-limits, value: {{ join "," . | quote }}}
         {{- end }}
+route:
+  # What a WebSocket sends has no end that the buffer could wait for: refused at once (403), instead of never answered.
+  upgrade_configs: [{upgrade_type: websocket, enabled: false}]
 {{- end -}}
 
 {{- define "tokenweir.meteredRequests" -}}
@@ -70,9 +74,9 @@ route:
 {{- define "tokenweir.claimAction" -}}
 {{- $identity := index . 2 -}}
 - metadata:
-    descriptor_key: {{ index . 0 }}
+    descriptor_key: {{ index . 0 | quote }}
     metadata_key:
-      key: {{ $identity.jwt_namespace | default "envoy.filters.http.jwt_authn" }}
+      key: {{ $identity.jwt_namespace | default "envoy.filters.http.jwt_authn" | quote }}
       path: [{key: {{ $identity.jwt_payload_key | default "payload" | quote }}}, {key: {{ index . 1 | quote }}}]
     source: DYNAMIC
     skip_if_absent: true

@@ -22,7 +22,7 @@ app.kubernetes.io/component: trial-store
 {{- end -}}
 
 {{- define "tokenweir.trial.redis.container" -}}
-image: {{ (.Values.trial).valkeyImage | default "docker.io/valkey/valkey:8.1" }}
+image: {{ (.Values.trial).valkeyImage | default "docker.io/valkey/valkey:8.1" | quote }}
 # Counters outlive the process, as far as the volume does; nothing is thrown out for want of memory.
 command: [valkey-server]
 args: [--dir, /data, --appendonly, "yes", --save, "", --maxmemory, 200mb, --maxmemory-policy, noeviction]
@@ -34,7 +34,7 @@ volumeMounts: [{name: data, mountPath: /data}]
 {{- end -}}
 
 {{- define "tokenweir.trial.mongo.container" -}}
-image: {{ (.Values.trial).mongoImage | default "docker.io/library/mongo:8.0" }}
+image: {{ (.Values.trial).mongoImage | default "docker.io/library/mongo:8.0" | quote }}
 command: [mongod]
 args: [--replSet, rs0, --bind_ip_all, --dbpath, /data/db, --wiredTigerCacheSizeGB, "0.25"]
 env: [{name: HOME, value: /tmp}]

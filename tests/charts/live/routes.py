@@ -1,5 +1,7 @@
 """VirtualService -> routes, as istiod does it."""
 
+from copy import deepcopy
+
 from .objects import named, of_kind
 from .strict import fields, only
 
@@ -28,7 +30,7 @@ def _routes(rule, where, namespace):
         with fields(match, where) as each:
             kind, value = only(each.take("uri"), where)
         key = {"exact": "path", "prefix": "prefix"}[kind]
-        yield {"name": name, "match": {key: value}, **action}
+        yield {"name": name, "match": {key: value}, **deepcopy(action)}
 
 
 def _answer(found, where):
