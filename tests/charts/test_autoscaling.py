@@ -275,7 +275,7 @@ NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
-    release=st.one_of(NAMES, NAMES.map("{}-predictor".format), NAMES.map("{}-scale".format)),
+    release=st.one_of(NAMES, NAMES.map("{}-predictors".format), NAMES.map("{}-scale".format)),
     chart=st.sampled_from(["kserve-model", "kserve-general"]),
     engine=st.sampled_from(["keda", "hpa"]),
     fewest=st.integers(1, 20),

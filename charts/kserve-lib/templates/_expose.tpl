@@ -17,7 +17,7 @@ exposeModel.type picks one of platform.exposures; what that leaves out is the pl
 {{- end -}}
 {{- $gateway := $platform.gateway | default dict -}}
 {{- $own := $chosen.gateway | default dict -}}
-{{- $result := dict "domain" (tpl ($chosen.domain | default $platform.domain | default "models.example.com") .) -}}
+{{- $result := dict "domain" (tpl ($chosen.domain | default $platform.domain | default "models.example.com") . | lower) -}}
 {{- $_ := set $result "gateways" ($chosen.gateways | default $platform.gateways | default (list "istio-system/istio-ingressgateway")) -}}
 {{- $_ := set $result "gateway" (dict
       "namespace" ($own.namespace | default $gateway.namespace | default "istio-system")
@@ -178,6 +178,11 @@ docs/limits.md). A doubled slash at the front is for getting past such lists; En
 {{- if (.Values.exposeModel).enabled }}
 {{- $template := eq ((.Values.exposeModel).api | default "istio") "gateway-api" | ternary "kserve-lib.httpRoute" "kserve-lib.virtualService" }}
 {{- range (include "kserve-lib.routes" . | fromYaml).routes }}
+{{- range .hosts }}
+{{- if not (regexMatch "^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$" .) }}
+{{- fail (printf "%q is no host name: see %s. It has lower case letters, digits and -, parted by dots, and no scheme, port or path" . (has . ($.Values.exposeModel.hosts | default list) | ternary "exposeModel.hosts" "platform.domain (a value that it uses may be empty)")) }}
+{{- end }}
+{{- end }}
 ---
 {{ include $template (dict "root" $ "route" .) }}
 {{- end }}
@@ -190,10 +195,7 @@ docs/limits.md). A doubled slash at the front is for getting past such lists; En
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata:
-  name: {{ .route.object }}-predictor
-  namespace: {{ $root.Release.Namespace }}
-  labels:
-    {{- include "kserve-lib.labels" $root | nindent 4 }}
+  {{- include "kserve-lib.meta" (dict "root" $root "name" (print .route.object "-predictor")) | nindent 2 }}
 spec:
   hosts:
     {{- toYaml .route.hosts | nindent 4 }}
@@ -257,10 +259,7 @@ its own ingress is on.
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata:
-  name: {{ .route.object }}-public
-  namespace: {{ $root.Release.Namespace }}
-  labels:
-    {{- include "kserve-lib.labels" $root | nindent 4 }}
+  {{- include "kserve-lib.meta" (dict "root" $root "name" (print .route.object "-public")) | nindent 2 }}
 spec:
   parentRefs:
     {{- range (include "kserve-lib.publishing" $root | fromYaml).gateways }}
@@ -270,8 +269,8 @@ spec:
     {{- end }}
     - group: gateway.networking.k8s.io
       kind: Gateway
-      namespace: {{ index $parts 0 }}
-      name: {{ index $parts 1 }}
+      namespace: {{ index $parts 0 | quote }}
+      name: {{ index $parts 1 | quote }}
     {{- end }}
   hostnames:
     {{- toYaml .route.hosts | nindent 4 }}
@@ -334,10 +333,7 @@ endpoints, the primary's, only count for a caller without one (security.mtls PER
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ $host }}
-  namespace: {{ .Release.Namespace }}
-  labels:
-    {{- include "kserve-lib.labels" . | nindent 4 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" $host) | nindent 2 }}
 spec:
   selector:
     app: isvc.{{ (index $own.backends 0).service }}
@@ -352,10 +348,7 @@ spec:
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata:
-  name: {{ .Release.Name }}-mesh
-  namespace: {{ .Release.Namespace }}
-  labels:
-    {{- include "kserve-lib.labels" . | nindent 4 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" (print .Release.Name "-mesh")) | nindent 2 }}
 spec:
   hosts:
     - {{ $host }}

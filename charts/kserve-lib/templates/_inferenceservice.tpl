@@ -25,15 +25,15 @@ scales: KServe keeps it with autoscalerClass none, and with external some versio
 {{- $root := .root -}}
 {{- $service := $root.Values.inferenceservice | default dict -}}
 {{- $own := merge (dict "serving.kserve.io/deploymentMode" "Standard") (include "kserve-lib.autoscalingAnnotations" $root | fromYaml) -}}
-{{- $fixed := merge (include "kserve-lib.annotations" $root | fromYaml) (include "kserve-lib.metricsAnnotations" $root | fromYaml) -}}
+{{- $fixed := include "kserve-lib.metricsAnnotations" $root | fromYaml -}}
 {{- $spec := dict "predictor" (include "kserve-lib.predictor" . | fromYaml) -}}
 {{- with include "kserve-lib.transformer" $root | fromYaml }}{{ $_ := set $spec "transformer" . }}{{ end -}}
 {{- with include "kserve-lib.explainer" $root | fromYaml }}{{ $_ := set $spec "explainer" . }}{{ end -}}
 apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
-  name: {{ .variant.isvc }}
-  namespace: {{ $root.Release.Namespace }}
+  name: {{ .variant.isvc | toYaml }}
+  namespace: {{ $root.Release.Namespace | toYaml }}
   labels: {{- merge (include "kserve-lib.podLabels" $root | fromYaml) ($service.labels | default dict) | toYaml | nindent 4 }}
   annotations: {{- merge $own ($service.annotations | default dict) $fixed | toYaml | nindent 4 }}
 spec: {{- toYaml $spec | nindent 2 }}
@@ -89,7 +89,7 @@ spec: {{- toYaml $spec | nindent 2 }}
 
 {{/* What pods of every component have. */}}
 {{- define "kserve-lib.podSpec" -}}
-serviceAccountName: {{ include "kserve-lib.serviceAccountName" . }}
+serviceAccountName: {{ include "kserve-lib.serviceAccountName" . | quote }}
 securityContext:
   seccompProfile:
     type: RuntimeDefault
@@ -166,7 +166,7 @@ apiVersion: serving.kserve.io/v1alpha1
 kind: InferenceGraph
 metadata:
   name: {{ .Release.Name }}-graph
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ .Release.Namespace | toYaml }}
   labels: {{- include "kserve-lib.podLabels" . | nindent 4 }}
   annotations:
     serving.kserve.io/deploymentMode: Standard
@@ -179,7 +179,7 @@ spec:
 
 {{- define "kserve-lib.graphTarget" -}}
 {{- if ne .Chart.Name "kserve-general" -}}
-serviceName: {{ .Release.Name }}
+serviceName: {{ .Release.Name | quote }}
 {{- else -}}
 {{- $name := include "kserve-lib.servedModelName" . -}}
 {{- $path := ternary (printf "v2/models/%s/infer" $name) (printf "v1/models/%s:predict" $name) (eq (include "kserve-lib.protocol" .) "v2") -}}
@@ -193,9 +193,7 @@ serviceUrl: http://{{ .Release.Name }}-predictor.{{ .Release.Namespace }}.svc.cl
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ include "kserve-lib.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
-  labels: {{- include "kserve-lib.labels" . | nindent 4 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" (include "kserve-lib.serviceAccountName" .)) | nindent 2 }}
   {{- with merge (dict) ($given.serviceAccountAnnotations | default dict) (include "kserve-lib.annotations" . | fromYaml) }}
   annotations: {{- toYaml . | nindent 4 }}
   {{- end }}

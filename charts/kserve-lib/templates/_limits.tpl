@@ -90,6 +90,11 @@ typed_per_filter_config:
         - key: tokenweir-limits
           value: {{ . | quote }}
         {{- end }}
+# What is counted needs a whole body, and a WebSocket has none: its request would wait for ever.
+route:
+  upgrade_configs:
+    - upgrade_type: websocket
+      enabled: false
 {{- else if $limits -}}
 typed_per_filter_config:
   tokenweir.ratelimit:
@@ -148,10 +153,7 @@ route:
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter
 metadata:
-  name: {{ .Release.Name }}-limits
-  namespace: {{ .Release.Namespace }}
-  labels:
-    {{- include "kserve-lib.labels" . | nindent 4 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" (print .Release.Name "-limits")) | nindent 2 }}
 spec:
   workloadSelector:
     labels:
@@ -190,10 +192,7 @@ HTTPRoute can't say that a request is not to be repeated, and Istio's default is
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter
 metadata:
-  name: {{ $root.Release.Namespace }}.{{ $root.Release.Name }}
-  namespace: {{ $publishing.gateway.namespace }}
-  labels:
-    {{- include "kserve-lib.labels" $root | nindent 4 }}
+  {{- include "kserve-lib.meta" (dict "root" $root "name" (printf "%s.%s" $root.Release.Namespace $root.Release.Name) "namespace" $publishing.gateway.namespace) | nindent 2 }}
 spec:
   {{- with $publishing.gateway.selector }}
   workloadSelector:

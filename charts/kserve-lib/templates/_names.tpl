@@ -1,7 +1,14 @@
 {{/* Names, labels, and which variants a release has. Sections may be null: every read is nil-safe. */}}
 
-{{- define "kserve-lib.releaseName" -}}
-{{- .Release.Name -}}
+{{/*
+Name, namespace and labels of an object. As YAML: a namespace may be called 123, and a release `on`.
+(dict "root" $ "name" <its name> "namespace" <where it is not the release's> "labels" <more of them, which win>)
+*/}}
+{{- define "kserve-lib.meta" -}}
+name: {{ .name | toYaml }}
+namespace: {{ .namespace | default .root.Release.Namespace | toYaml }}
+labels:
+  {{- merge (dict) (.labels | default dict) (include "kserve-lib.labels" .root | fromYaml) | toYaml | nindent 2 }}
 {{- end }}
 
 {{/* The labels of an object. Its pods get podLabels instead: a new chart version must not restart a model. */}}
@@ -15,7 +22,7 @@ helm.sh/chart: {{ include "kserve-lib.labelValue" (printf "%s-%s" .Chart.Name .C
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- range $label, $key := dict "env" "env" "cluster" "clusterName" "region" "region" "region-code" "regionCode" }}
+{{- range $label, $key := dict "env" "env" "cluster" "clusterName" "region" "region" "region-code" "regionCode" "geo-code" "geoCode" }}
 {{- with include "kserve-lib.labelValue" (get $.Values $key | default "") }}
 tokenweir.io/{{ $label }}: {{ . | quote }}
 {{- end }}
@@ -27,12 +34,22 @@ tokenweir.io/{{ $label }}: {{ . | quote }}
 tokenweir.io/release: {{ .Release.Name | quote }}
 {{- end }}
 
+{{/* The most pods. */}}
+{{- define "kserve-lib.maxReplicas" -}}
+{{- $most := (.Values.autoscaling).maxReplicaCount -}}
+{{- if not $most -}}
+{{- $most = 3 -}}
+{{- range (include "kserve-lib.variants" . | fromYaml).variants }}{{ $most = max $most (int .replicas) }}{{ end -}}
+{{- end -}}
+{{- int $most -}}
+{{- end }}
+
 {{/* Any text as a label's value. */}}
 {{- define "kserve-lib.labelValue" -}}
 {{- regexReplaceAll "[^A-Za-z0-9._-]+" (toString .) "-" | trimAll "-_." | trunc 63 | trimSuffix "-" | trimSuffix "." | trimSuffix "_" -}}
 {{- end }}
 
-{{/* Annotations of the release's objects. */}}
+{{/* Annotations of the release. Not of its pods: to look at a release more often must not restart a model. */}}
 {{- define "kserve-lib.annotations" -}}
 {{- with .Values.reconcileInterval }}
 tokenweir.io/reconcile-interval: {{ . | quote }}
@@ -91,7 +108,7 @@ a canary's image (0 where none has).
 {{- $service := .Values.inferenceservice | default dict -}}
 {{- $model := ($service.predictor).model | default dict -}}
 {{- $containers := ($service.predictor).containers | default list -}}
-{{- $format := ($model.modelFormat).name | default "" -}}
+{{- $format := include "kserve-lib.format" $model -}}
 {{- $source := dict "kind" "example" "container" 0 "runtime" ($model.runtime | default "") -}}
 {{- $_ := set $source "newStorageUri" ($model.newStorageUri | default "") -}}
 {{- $holder := $model -}}
@@ -117,11 +134,22 @@ a canary's image (0 where none has).
 {{- $_ := set $source "image" (($service.multiModel).image | default "") -}}
 {{- end -}}
 {{- /* The image of KServe's own Hugging Face runtime computes on the CPU alone. */ -}}
-{{- if and (eq $source.kind "model") (eq (lower $format) "huggingface") (not $source.image) (not $source.runtime) (include "kserve-lib.hasGPU" .) -}}
+{{- if and (eq $source.kind "model") (eq $format "huggingface") (not $source.image) (not $source.runtime) (include "kserve-lib.hasGPU" .) -}}
 {{- $images := (.Values.platform).runtimeImages | default dict -}}
 {{- $_ := set $source "image" (hasKey $images "huggingfaceGPU" | ternary $images.huggingfaceGPU "docker.io/kserve/huggingfaceserver:v0.20.0-gpu") -}}
 {{- end -}}
 {{- toYaml $source -}}
+{{- end }}
+
+{{/*
+A model's format as KServe's runtimes spell it: vLLM and XGBoost in lower case. KServe compares letter by letter. A
+runtime of another's making may have spelled it in its own way.
+*/}}
+{{- define "kserve-lib.format" -}}
+{{- $name := (.modelFormat).name | default "" -}}
+{{- $theirs := and .runtime (not (hasPrefix "kserve-" .runtime)) -}}
+{{- $known := hasKey (include "kserve-lib.servers" . | fromYaml) (lower $name) -}}
+{{- ternary (lower $name) $name (and $known (not $theirs)) -}}
 {{- end }}
 
 {{/* The canary's image, of what `source` says; empty where neither has one. */}}

@@ -15,7 +15,7 @@ Made in namespace {{ .Release.Namespace }}:
 {{- end }}
   VirtualService {{ .Release.Name }}-mesh: callers inside the mesh
 {{- if include "kserve-lib.scales" . }}
-  {{ eq ((.Values.autoscaling).engine | default "keda") "hpa" | ternary "HorizontalPodAutoscaler" "ScaledObject" }}: {{ .Values.replicaCount | default 1 }} to {{ (.Values.autoscaling).maxReplicaCount | default 3 }} pods
+  {{ eq ((.Values.autoscaling).engine | default "keda") "hpa" | ternary "HorizontalPodAutoscaler" "ScaledObject" }}: {{ .Values.replicaCount | default 1 }} to {{ include "kserve-lib.maxReplicas" . }} pods
 {{- end }}
 {{ include "kserve-lib.notesLimits" . }}
 {{- include "kserve-lib.notesCanary" (dict "root" . "variants" $variants) }}
@@ -104,10 +104,15 @@ curl {{ $base }}{{ index (include "kserve-lib.paths" . | fromYaml).prefix 0 }}{{
 {{- end -}}
 {{- end }}
 
-{{/* KServe's Hugging Face server has OpenAI's API below /openai. */}}
+{{/* What KServe's Hugging Face server has before OpenAI's paths: nothing, unless the model's environment says so. */}}
 {{- define "kserve-lib.openaiPrefix" -}}
-{{- $source := include "kserve-lib.source" . | fromYaml -}}
-{{- if and (eq $source.kind "model") (eq (include "kserve-lib.server" .) "huggingface") }}/openai{{ end -}}
+{{- $prefix := "" -}}
+{{- if eq (include "kserve-lib.server" .) "huggingface" -}}
+{{- range (include "kserve-lib.modelEnv" . | fromYaml).env -}}
+{{- if and (eq .name "KSERVE_OPENAI_ROUTE_PREFIX") .value }}{{ $prefix = print "/" (trimPrefix "/" .value) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $prefix -}}
 {{- end }}
 
 {{/* What the values leave open, one a line. */}}
@@ -127,6 +132,9 @@ exposeModel.enabled is false: nobody outside the mesh gets at the model.
 {{- end }}
 {{- if and $exposed (not $issuers) }}
 platform.jwt.issuers is empty: nobody outside gets in, whatever token is shown.
+{{- end }}
+{{- if and $exposed (eq (toString ((.Values.exposeModel).jwtVerify).enabled) "false") }}
+exposeModel.jwtVerify.enabled is false, and tokens are verified all the same: without one nobody outside gets in.
 {{- end }}
 {{- range $issuers }}
 {{- if not .audiences }}

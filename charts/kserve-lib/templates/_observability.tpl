@@ -90,13 +90,7 @@ annotations. The port isn't among the container's, so the address is written her
 apiVersion: monitoring.coreos.com/v1
 kind: PodMonitor
 metadata:
-  name: {{ .Release.Name }}
-  namespace: {{ .Release.Namespace }}
-  labels:
-    {{- include "kserve-lib.labels" . | nindent 4 }}
-    {{- with (.Values.platform).monitorLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" .Release.Name "labels" (.Values.platform).monitorLabels) | nindent 2 }}
 spec:
   selector:
     matchLabels:
@@ -129,10 +123,7 @@ the provider's format; Telemetry can turn it on and off, not change it.
 apiVersion: telemetry.istio.io/v1
 kind: Telemetry
 metadata:
-  name: {{ .Release.Name }}
-  namespace: {{ .Release.Namespace }}
-  labels:
-    {{- include "kserve-lib.labels" . | nindent 4 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" .Release.Name) | nindent 2 }}
 spec:
   selector:
     matchLabels:
@@ -142,7 +133,7 @@ spec:
     - match:
         mode: SERVER
       providers:
-        - name: {{ (.Values.platform).accessLogProvider | default "envoy" }}
+        - name: {{ (.Values.platform).accessLogProvider | default "envoy" | quote }}
     {{- else }}
     - disabled: true
     {{- end }}

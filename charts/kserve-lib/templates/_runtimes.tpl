@@ -177,9 +177,7 @@ flags win with all of these servers, so the runtime's own --model_name={{.Name}}
 apiVersion: serving.kserve.io/v1alpha1
 kind: ServingRuntime
 metadata:
-  name: {{ include "kserve-lib.runtimeName" . }}
-  namespace: {{ .Release.Namespace }}
-  labels: {{- include "kserve-lib.labels" . | nindent 4 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" (include "kserve-lib.runtimeName" .)) | nindent 2 }}
 spec:
   annotations:
     prometheus.kserve.io/port: {{ include "kserve-lib.metricsPort" . | quote }}

@@ -28,7 +28,7 @@ DENY, ALLOW. One ALLOW policy always exists, so that what no rule names is refus
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata:
-  {{- include "kserve-lib.securityMeta" . | nindent 2 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" .Release.Name) | nindent 2 }}
 spec:
   {{- include "kserve-lib.podSelector" . | nindent 2 }}
   mtls:
@@ -51,15 +51,6 @@ spec:
 {{- end }}
 {{- end }}
 
-{{/* name may be given a suffix: (dict "root" $ "suffix" "-closed"), or the root alone. */}}
-{{- define "kserve-lib.securityMeta" -}}
-{{- $root := .root | default . -}}
-name: {{ $root.Release.Name }}{{ .suffix | default "" }}
-namespace: {{ $root.Release.Namespace }}
-labels:
-  {{- include "kserve-lib.labels" $root | nindent 2 }}
-{{- end }}
-
 {{/* All pods of the release: both variants', a transformer's and an explainer's. */}}
 {{- define "kserve-lib.podSelector" -}}
 selector:
@@ -79,7 +70,7 @@ token, and removed where a caller sends one.
 apiVersion: security.istio.io/v1
 kind: RequestAuthentication
 metadata:
-  {{- include "kserve-lib.securityMeta" .root | nindent 2 }}
+  {{- include "kserve-lib.meta" (dict "root" .root "name" .root.Release.Name) | nindent 2 }}
 spec:
   {{- include "kserve-lib.podSelector" .root | nindent 2 }}
   jwtRules:
@@ -164,7 +155,7 @@ spec:
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata:
-  {{- include "kserve-lib.securityMeta" (dict "root" . "suffix" "-callers") | nindent 2 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" (print .Release.Name "-callers")) | nindent 2 }}
 spec:
   {{- include "kserve-lib.podSelector" . | nindent 2 }}
   action: ALLOW
@@ -181,7 +172,7 @@ spec:
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata:
-  {{- include "kserve-lib.securityMeta" (dict "root" . "suffix" "-closed") | nindent 2 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" (print .Release.Name "-closed")) | nindent 2 }}
 spec:
   {{- include "kserve-lib.podSelector" . | nindent 2 }}
   action: DENY
@@ -215,7 +206,7 @@ the token says.
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata:
-  {{- include "kserve-lib.securityMeta" (dict "root" . "suffix" "-ext-authz") | nindent 2 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" (print .Release.Name "-ext-authz")) | nindent 2 }}
 spec:
   {{- include "kserve-lib.podSelector" . | nindent 2 }}
   action: CUSTOM
@@ -251,10 +242,7 @@ is held in memory and counted. The route is chosen by the host, so no other Host
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata:
-  name: {{ .Release.Namespace }}.{{ .Release.Name }}
-  namespace: {{ $publishing.gateway.namespace }}
-  labels:
-    {{- include "kserve-lib.labels" . | nindent 4 }}
+  {{- include "kserve-lib.meta" (dict "root" . "name" (printf "%s.%s" .Release.Namespace .Release.Name) "namespace" $publishing.gateway.namespace) | nindent 2 }}
 spec:
   {{- with $publishing.gateway.selector }}
   selector:

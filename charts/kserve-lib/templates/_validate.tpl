@@ -24,6 +24,10 @@
 {{- $room := sub (add (len $release) 63) (len $longest) -}}
 {{- fail (printf "the release's name %q is too long: %s has %d characters, and Kubernetes and DNS allow 63. In this namespace a name may have %d" $release $longest (len $longest) $room) -}}
 {{- end -}}
+{{- /* a-predictor-b in c would have the host of a in b-predictor-c, another namespace's */ -}}
+{{- if regexMatch "-predictor(-|$)" $release -}}
+{{- fail (printf "the release's name %q must not have -predictor in it: its host could be that of a release in another namespace. Choose another name" $release) -}}
+{{- end -}}
 {{- $served := include "kserve-lib.servedModelName" . -}}
 {{- if and (contains "/" $served) (has (include "kserve-lib.protocol" .) (list "v1" "v2")) -}}
 {{- fail (printf "inferenceservice.servedModelName %q has a /, and with the protocols v1 and v2 the name is part of the path: choose one without" $served) -}}
@@ -37,6 +41,10 @@
 {{- $source := include "kserve-lib.source" . | fromYaml -}}
 {{- $format := ($model.modelFormat).name -}}
 {{- $where := "inferenceservice.predictor.model" -}}
+{{- $meant := get (dict "scikit-learn" "sklearn" "scikit" "sklearn" "hf" "huggingface" "transformers" "huggingface" "torch" "pytorch" "torchserve" "pytorch" "tf" "tensorflow" "xgb" "xgboost" "lgb" "lightgbm") (lower ($format | default "")) -}}
+{{- if and $meant (not $model.runtime) -}}
+{{- fail (printf "%s.modelFormat.name %q is none that KServe's runtimes know: write %s, or name the runtime that has it in %s.runtime" $where $format $meant $where) -}}
+{{- end -}}
 {{- if eq $source.kind "containers" -}}
 {{- range $field, $value := dict "modelFormat.name" $format "storageUri" $model.storageUri "image" $model.image "runtime" $model.runtime -}}
 {{- if $value -}}
@@ -75,6 +83,8 @@
 {{- $known := list "hf" "s3" "gs" "pvc" "oci" "oci+native" "oci+fetch" "https" "http" "hdfs" "webhdfs" "file" -}}
 {{- $known = concat $known ((.root.Values.platform).storageSchemes | default list) -}}
 {{- if or (not $uri) (hasPrefix "/" $uri) -}}
+{{- else if regexMatch "\\s" $uri -}}
+{{- fail (printf "%s %q has a blank in it: remove it" .key $uri) -}}
 {{- else if not (contains "://" $uri) -}}
 {{- fail (printf "%s %q says no scheme: is it hf://%s? Known are %s" .key $uri $uri (join ", " $known)) -}}
 {{- else if not (has (first (splitList "://" $uri)) $known) -}}
@@ -122,6 +132,11 @@
 {{- $names := list -}}
 {{- range $index, $each := (get $service $part | default dict).containers -}}
 {{- $name := ternary "kserve-container" ($each.name | default (printf "container-%d" $index)) (eq $index 0) -}}
+{{- $which := printf "inferenceservice.%s.containers[%d]" $part $index -}}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "%s.name %q can't be a container's: lower case letters, digits and - are allowed" $which $name) -}}
+{{- end -}}
+{{- include "kserve-lib.validateTwice" (dict "which" $which "container" $each) -}}
 {{- if has $name $names -}}
 {{- fail (printf "inferenceservice.%s.containers has two of the name %s: the first one serves and is called kserve-container, whatever its name; call the other one something else" $part $name) -}}
 {{- end -}}
@@ -130,6 +145,26 @@
 {{- end -}}
 {{- if and ($service.explainer).type ($service.explainer).containers -}}
 {{- fail "both inferenceservice.explainer.type and inferenceservice.explainer.containers are set: remove one" -}}
+{{- end -}}
+{{- end }}
+
+{{/* What a container says under the talk's name and under Kubernetes'. (dict "which" "container") */}}
+{{- define "kserve-lib.validateTwice" -}}
+{{- range $field := list "readinessProbe" "livenessProbe" "startupProbe" "resources" -}}
+{{- $given := list -}}
+{{- range $name := list $field (print "var_" $field) (trimSuffix "s" (print "var_" $field)) | uniq -}}
+{{- if get $.container $name }}{{ $given = append $given $name }}{{ end -}}
+{{- end -}}
+{{- if gt (len $given) 1 -}}
+{{- fail (printf "%s has %s: these are names of one thing. Remove one" $.which (join " and " $given)) -}}
+{{- end -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range concat (.container.env | default list) (.container.var_env | default list) -}}
+{{- if has .name $names -}}
+{{- fail (printf "%s.var_env sets %s twice: remove one" $.which .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
 {{- end -}}
 {{- end }}
 
@@ -182,7 +217,11 @@
 {{- if and (eq ($gpu.nodeLabel | default "") "eks.amazonaws.com/nodegroup") (hasKey $gpu "nodeLabelValue") (not $gpu.nodeLabelValue) (not .Values.clusterName) -}}
 {{- fail "platform.gpu.nodeLabel is eks.amazonaws.com/nodegroup, whose value is <clusterName>-gpu: set clusterName, or platform.gpu.nodeLabelValue" -}}
 {{- end -}}
-{{- with $service.graph -}}
+{{- include "kserve-lib.validateGraph" . -}}
+{{- end }}
+
+{{- define "kserve-lib.validateGraph" -}}
+{{- with (.Values.inferenceservice).graph -}}
 {{- if not (hasKey . "root") -}}
 {{- fail "inferenceservice.graph has no node `root`: requests enter there" -}}
 {{- end -}}
@@ -192,6 +231,16 @@
 {{- end -}}
 {{- if not (has $router.routerType (list "Sequence" "Splitter" "Ensemble" "Switch")) -}}
 {{- fail (printf "inferenceservice.graph.%s.routerType must be Sequence, Splitter, Ensemble or Switch" $node) -}}
+{{- end -}}
+{{- $sum := 0 -}}
+{{- range $router.steps -}}
+{{- $sum = add $sum (.weight | default 0 | int) -}}
+{{- if and .nodeName (not (hasKey $.Values.inferenceservice.graph .nodeName)) -}}
+{{- fail (printf "inferenceservice.graph.%s has a step to the node %s, which there is none of: it has %s" $node .nodeName (keys $.Values.inferenceservice.graph | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq $router.routerType "Splitter") (ne (int $sum) 100) -}}
+{{- fail (printf "inferenceservice.graph.%s: the weights of a Splitter's steps must be 100 together, and are %d" $node $sum) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (eq $.Chart.Name "kserve-general") (not (has (include "kserve-lib.protocol" $) (list "v1" "v2"))) -}}
