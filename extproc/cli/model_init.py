@@ -1,5 +1,6 @@
 """`tokenweir model init`: from nothing to a values file, by flags or by questions."""
 
+import shlex
 import sys
 from typing import Annotated, Any
 
@@ -114,6 +115,8 @@ def init(
     if name is None:
         if not sys.stdin.isatty():
             raise OnboardingError("the model needs a name: tokenweir model init NAME --storage hf://org/model")
+        if out or not helmrelease:
+            writing.free(out or "values.yaml", force=force)  # before twenty questions, not after
         answers = drafting.answers_from(model_wizard.asked(given))
     else:
         answers = drafting.answers_from(_with_defaults(given))
@@ -158,10 +161,11 @@ def _next(file: str, answers: Answers, found: list[Problem], *, helmrelease: boo
         return
     typer.echo(visible(f"Wrote {file}: {answers.kind} by the chart {answers.chart}."))
     output.note("Next:")
-    output.note(f"  tokenweir model validate {file}")
-    output.note(f"  tokenweir model explain {file}")
+    named = shlex.quote(file if not file.startswith("-") else f"./{file}")
+    output.note(f"  tokenweir model validate {named}")
+    output.note(f"  tokenweir model explain {named}")
     if helmrelease:
         output.note("  commit it: Flux brings it to the cluster")
     else:
-        chart = charts.chart_path(answers.chart)
-        output.note(f"  helm upgrade --install {answers.name} {chart} -n {answers.namespace} -f {file}")
+        chart = shlex.quote(str(charts.chart_path(answers.chart)))
+        output.note(f"  helm upgrade --install {answers.name} {chart} -n {answers.namespace} -f {named}")

@@ -98,10 +98,12 @@ def explain(
         )
         if each.shaped_by:
             typer.echo(visible(f"    shaped by {', '.join(each.shaped_by)}"))
+    for path, names in study.withheld.items():
+        typer.echo(visible(f"Without {path} there would be {', '.join(names)}"))
     for path, refusal in study.needed.items():
         output.note(f"Without {path} the chart refuses: {' '.join(refusal.split())}")
     if study.idle:
-        output.note(f"Nothing changes without: {', '.join(study.idle)} (as by default, or of use to others only)")
+        output.note(f"Nothing changes without: {', '.join(study.idle)}")
 
 
 def _reason(each: Explained, below: Mapping[str, Any]) -> str:

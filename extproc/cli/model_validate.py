@@ -7,7 +7,7 @@ import typer
 
 from extproc.cli import model_files, output
 from extproc.cli.root import WRONG_USE, Json
-from extproc.onboarding import checking, files, helm
+from extproc.onboarding import checking, files, helm, schema_problems
 from extproc.onboarding.checking import Level, Problem
 from extproc.onboarding.errors import HelmMissing, HelmRefused, OnboardingError
 from extproc.onboarding.layering import unspell
@@ -28,14 +28,14 @@ INVALID = 1
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """On one model of a file. `unread`: it could not even be read."""
+    """On one model of a file. `unrendered`: why it could not be. `unread`: it could not even be read."""
 
     file: str
     release: str | None
     chart: str | None
     problems: list[tuple[Problem, int | None]]
     rendered: bool = False
-    no_helm: bool = False
+    unrendered: str = ""
     unread: bool = False
 
     def valid(self, *, strict: bool) -> bool:
@@ -75,8 +75,8 @@ def validate(
     else:
         for each in verdicts:
             _print(each, strict=strict)
-        if any(each.no_helm for each in verdicts):
-            output.note("Not rendered: there is no helm (--helm, TOKENWEIR_HELM or PATH).")
+        for why in dict.fromkeys(each.unrendered for each in verdicts if each.unrendered):
+            output.note(f"Not rendered: {visible(why)}")
     if any(each.unread for each in verdicts):
         raise typer.Exit(WRONG_USE)
     if not all(each.valid(strict=strict) for each in verdicts):
@@ -118,21 +118,23 @@ def _verdict(name: str, opened: model_files.Opened, program: str | None, *, rend
         partial=opened.partial,
         elsewhere=opened.elsewhere,
     )
-    rendered = no_helm = False
-    if render and not opened.partial and not any(each.level is Level.ERROR for each in found):
+    rendered, unrendered = False, ""
+    if any(each.message.endswith(schema_problems.LATER) for each in found):
+        unrendered = f"{name}: the chart refuses what Flux has yet to fill in"
+    elif render and not opened.partial and not any(each.level is Level.ERROR for each in found):
         try:
             helm.render(opened.chart, opened.values, opened.release, opened.namespace, program)
             rendered = True
-        except HelmMissing:
+        except HelmMissing as missing:
             if program is not None:
                 raise
-            no_helm = True
+            unrendered = str(missing)
         except HelmRefused as refusal:
-            found.append(error("", str(refusal), "the chart refuses it"))
+            found.append(error("", str(refusal), "said when it was rendered"))
     with_lines = [(each, model.line_of(unspell(each.path)) if each.path else None) for each in found]
     ordered = sorted(with_lines, key=lambda pair: (pair[0].level is Level.WARNING, pair[1] or 0))
     named = opened.release if told else None
-    return Verdict(name, named, opened.chart, ordered, rendered=rendered, no_helm=no_helm)
+    return Verdict(name, named, opened.chart, ordered, rendered=rendered, unrendered=unrendered)
 
 
 def _document(verdict: Verdict, *, strict: bool) -> dict[str, object]:

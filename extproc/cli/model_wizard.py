@@ -11,7 +11,6 @@ from extproc.onboarding.errors import OnboardingError
 from extproc.onboarding.questions import QUESTIONS, Question
 
 _YES: Final = {"y": True, "yes": True, "n": False, "no": False}
-_MOST: Final = 1e12  # the bounds of a field are the schema's
 
 
 def asked(given: dict[str, Any]) -> dict[str, Any]:
@@ -62,10 +61,10 @@ def _read(question: Question, text: str) -> object:
     match question.type:
         case "yes_no":
             if text.lower() not in _YES:
-                raise OnboardingError("y or n")
+                raise OnboardingError("y for yes, or n for no")
             return _YES[text.lower()]
         case "integer" | "number":
-            return _number(question.type, text)
+            return _number(question, text)
         case "choice":
             return _choice(list(question.choices), text)
         case "list":
@@ -77,13 +76,13 @@ def _read(question: Question, text: str) -> object:
     return text
 
 
-def _number(kind: str, text: str) -> float:
+def _number(question: Question, text: str) -> float:
+    whole = question.type == "integer"
     try:
-        value = int(text) if kind == "integer" else float(text)
+        value = int(text) if whole else float(text)
     except ValueError:
-        raise OnboardingError("a whole number" if kind == "integer" else "a number") from None
-    if not 0 <= value < _MOST:
-        raise OnboardingError("a number, 0 or more")
+        raise OnboardingError(f"'{text[:80]}' is no {'whole ' if whole else ''}number") from None
+    drafting.check_number(question.name, value)
     return value
 
 

@@ -30,7 +30,7 @@ def set_up(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for each form that is malformed
-    for noisy in ("pymongo", "asyncio", "grpc", "httpx", "httpcore"):
+    for noisy in ("pymongo", "asyncio", "grpc", "httpx", "httpcore", "uvicorn", "botocore", "boto3", "urllib3"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 

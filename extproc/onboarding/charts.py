@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,23 @@ def chart_path(chart: str) -> Path:
 def schema(chart: str) -> dict[str, Any]:
     """values.schema.json (draft 7). Shared: not to be changed."""
     found: dict[str, Any] = json.loads((chart_path(chart) / "values.schema.json").read_text(encoding="utf-8"))
+    return found
+
+
+def schema_of(chart: str, path: Iterable[str | int]) -> dict[str, Any]:
+    """What the schema says of one value, its references followed; empty where the value is free."""
+    whole = schema(chart)
+    found = whole
+    for key in path:
+        below = found.get("items") if isinstance(key, int) else found.get("properties", {}).get(key)
+        found = _followed(below if isinstance(below, dict) else {}, whole["definitions"])
+    return found
+
+
+def _followed(found: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    for each in found.get("allOf", ()):
+        name = str(each.get("$ref", "")).removeprefix("#/definitions/")
+        found = _followed(definitions.get(name, {}), definitions) | found
     return found
 
 

@@ -8,9 +8,10 @@ from enum import StrEnum
 from typing import Any, Final
 
 from extproc.onboarding import canary, reading
-from extproc.onboarding.charts import WITH_CANARY, chart_path, schema
+from extproc.onboarding.charts import WITH_CANARY, chart_path, schema, schema_of
 from extproc.onboarding.errors import OnboardingError
 from extproc.onboarding.facts import quantity
+from extproc.onboarding.layering import Path
 from extproc.onboarding.problem import Level
 from extproc.onboarding.rules_serving import storage_problems
 
@@ -31,8 +32,23 @@ class Kind(StrEnum):
     IMAGE = "image"
 
 
+# What a number becomes: its bounds are that value's.
+_NUMBERS: Final[Mapping[str, Path]] = {
+    "replicas": ("replicaCount",),
+    "max_replicas": ("autoscaling", "maxReplicaCount"),
+    "target_cpu": ("autoscaling", "targetCPUUtilizationPercentage"),
+    "target_memory": ("autoscaling", "targetMemoryUtilizationPercentage"),
+    "target_gpu": ("autoscaling", "targetGPUUtilizationPercentage"),
+    "target_rate": ("autoscaling", "targetRequestRate"),
+    "target_queue": ("autoscaling", "targetQueueDepth"),
+    "requests_per_ip": ("ratelimitIPPerMinute",),
+    "requests_per_sa": ("ratelimitEachSAPerMinute",),
+    "primary_load": ("primaryLoad",),
+}
 LLMS: Final = frozenset({Kind.HUGGINGFACE, Kind.VLLM})
 _INDENT: Final = "  "
+_PRIMARY_LOAD: Final = 90
+_MOST: Final = 1_000_000_000  # where the schema has no bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +81,7 @@ class Answers:
     token_limits: tuple[str, ...] = ()
     canary_storage: str | None = None
     canary_image: str | None = None
-    primary_load: int = 90
+    primary_load: int = _PRIMARY_LOAD
 
 
 def answers_from(given: Mapping[str, Any]) -> Answers:
@@ -134,6 +150,7 @@ spec:
 
 def _body(answers: Answers) -> list[str]:
     chart_path(answers.chart)
+    _bounded(answers)
     _sensible(answers)
     answers = _scaled(answers)
     parts = (_pods, _model, _scaling, _callers, _limits, _canary)
@@ -159,6 +176,17 @@ def check_answer(name: str, text: str) -> None:
         token_limit(text)
 
 
+def check_number(name: str, value: float) -> None:
+    """Looks at one number alone. Raises `OnboardingError`."""
+    bounds = schema_of(WITH_CANARY, _NUMBERS.get(name, ()))
+    most, over = bounds.get("maximum", _MOST), bounds.get("exclusiveMinimum")
+    least = bounds.get("minimum", 0)
+    if over is not None and not over < value <= most:
+        raise OnboardingError(f"{value:g} is out of bounds: more than {_number(over)}, at most {_number(most)}")
+    if over is None and not least <= value <= most:
+        raise OnboardingError(f"{value:g} is out of bounds: {_number(least)} to {_number(most)}")
+
+
 def _sensible(answers: Answers) -> None:
     for name in ("name", "namespace", "storage", "canary_storage", "image", "canary_image", "cpu", "memory"):
         text = getattr(answers, name)
@@ -170,22 +198,41 @@ def _sensible(answers: Answers) -> None:
         raise OnboardingError("where is the model? Give the storage, such as hf://org/model or s3://bucket/path")
     if answers.kind is Kind.IMAGE and answers.storage:
         raise OnboardingError("an image of your own brings its model: give the image or the storage")
-    if (answers.canary_storage or answers.canary_image) and answers.chart != WITH_CANARY:
+    if answers.audiences and not answers.publish:
+        raise OnboardingError("audiences are those of callers outside: publish the model too")
+    canaried = answers.canary_storage or answers.canary_image
+    if answers.primary_load != _PRIMARY_LOAD and not canaried:
+        raise OnboardingError("a load of the primary, and no canary: give the canary's storage or image too")
+    if canaried and answers.chart != WITH_CANARY:
         raise OnboardingError(f"a canary needs the chart {WITH_CANARY}")
+
+
+def _bounded(answers: Answers) -> None:
+    for name in (*_NUMBERS, "gpus"):
+        number = getattr(answers, name)
+        if number is None:
+            continue
+        try:
+            check_number(name, number)
+        except OnboardingError as wrong:
+            raise OnboardingError(f"{name.replace('_', ' ')}: {wrong}") from None
 
 
 def _scaled(answers: Answers) -> Answers:
     """With a most of pods and no target there is one: pods alone would never come."""
-    targets = (
+    if answers.max_replicas is None or any(_targets(answers)):
+        return answers
+    return replace(answers, target_queue=4) if answers.kind in LLMS else replace(answers, target_cpu=80)
+
+
+def _targets(answers: Answers) -> tuple[float | None, ...]:
+    return (
         answers.target_cpu,
         answers.target_memory,
         answers.target_gpu,
         answers.target_rate,
         answers.target_queue,
     )
-    if answers.max_replicas is None or any(each is not None for each in targets):
-        return answers
-    return replace(answers, target_queue=4) if answers.kind in LLMS else replace(answers, target_cpu=80)
 
 
 def _pods(answers: Answers) -> Iterator[str]:
@@ -229,10 +276,11 @@ def _model(answers: Answers) -> Iterator[str]:
 
 
 def _scaling(answers: Answers) -> Iterator[str]:
-    if answers.max_replicas is None:
+    if answers.max_replicas is None and not any(_targets(answers)):
         return
     yield "autoscaling:"
-    yield f"{_INDENT}maxReplicaCount: {answers.max_replicas}"
+    if answers.max_replicas is not None:
+        yield f"{_INDENT}maxReplicaCount: {answers.max_replicas}"
     for key, value, comment in (
         ("targetCPUUtilizationPercentage", answers.target_cpu, ""),
         ("targetMemoryUtilizationPercentage", answers.target_memory, ""),
@@ -241,7 +289,7 @@ def _scaling(answers: Answers) -> Iterator[str]:
         ("targetQueueDepth", answers.target_queue, "  # requests that wait, per pod"),
     ):
         if value is not None:
-            yield f"{_INDENT}{key}: {value:g}{comment}"
+            yield f"{_INDENT}{key}: {_number(value)}{comment}"
     yield ""
 
 
@@ -296,6 +344,10 @@ def token_limit(text: str, chart: str = WITH_CANARY) -> dict[str, str | int]:
 
 def _quantity(text: str) -> str:
     return text if text.isdecimal() else _scalar(text)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def _scalar(text: str | None) -> str:

@@ -120,11 +120,18 @@ class Editor:
     def _drop_in_flow(self, pairs: list[tuple[yaml.ScalarNode, yaml.Node]], index: int) -> None:
         key, node = pairs[index]
         if index > 0:
-            self._splice(self._end(pairs[index - 1][1]), self._end(node), "")
+            start, end = self._end(pairs[index - 1][1]), self._end(node)
+            self._splice(start, end, self._comments_in(start, key.start_mark.index))
         elif len(pairs) > 1:
-            self._splice(key.start_mark.index, pairs[1][0].start_mark.index, "")
+            start, end = key.start_mark.index, pairs[1][0].start_mark.index
+            self._splice(start, end, self._comments_in(self._end(node), end).lstrip(" "))
         else:
             self._splice(key.start_mark.index, self._end(node), "")
+
+    def _comments_in(self, start: int, end: int) -> str:
+        """What stands between two pairs of a flow map, where there are comments: without the comma."""
+        between = self._text[start:end]
+        return between.replace(",", "", 1) if "#" in between else ""
 
     def _drop_line(self, pairs: list[tuple[yaml.ScalarNode, yaml.Node]], index: int) -> None:
         key, node = pairs[index]
@@ -133,7 +140,9 @@ class Editor:
         comment = self._text[self._end(node) : after].strip()
         indent = " " * key.start_mark.column
         head = self._text[start : key.start_mark.index]
-        if head.strip() and index + 1 < len(pairs):  # `- newImage: x`: the next key takes its place in the line
+        if len(pairs) == 1:  # nothing at all would be a null, which takes away what is beneath
+            self._splice(key.start_mark.index, self._end(node), "{}")
+        elif head.strip() and index + 1 < len(pairs):  # `- newImage: x`: the next key takes its place in the line
             following = pairs[index + 1][0].start_mark.index
             between = self._text[self._end(node) : following].strip()
             lines = [f"{head[: len(head) - len(head.lstrip())]}{each.strip()}" for each in between.splitlines()]
@@ -201,7 +210,7 @@ class Editor:
     def _refusal(self, path: Path) -> OnboardingError:
         return OnboardingError(
             f"{self._source}: {spell(path)} can't be edited here without changing something else "
-            "(an anchor, a merge?): edit it by hand"
+            "(an anchor, a merge, keys with a question mark?): edit it by hand"
         )
 
 

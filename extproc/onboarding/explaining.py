@@ -40,11 +40,17 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """All objects; `idle`: values that change nothing; `needed`: those that the chart needs, with why."""
+    """All objects.
+
+    `idle`: values that change nothing, all of them together neither. Of two that say the same one is idle.
+    `needed`: those that the chart needs, with why. `withheld`: those without which there would be more objects,
+    with these.
+    """
 
     objects: list[Explained]
     idle: list[str]
     needed: dict[str, str]
+    withheld: dict[str, list[str]] = field(default_factory=dict)
 
 
 def explain(
@@ -71,20 +77,39 @@ def study(
 
     Raises as `helm.render` does.
     """
-    given = list(leaves(values))
+    trials = _Trials(chart, values, below or {}, (release, namespace, helm))
+    given = trials.given
     if len(given) > MAX_VALUES:
         raise OnboardingError(f"more than {MAX_VALUES} values: too many to try each")
-    trials = _Trials(chart, values, below or {}, (release, namespace, helm))
     switches = _switches(layered(defaults(chart), overlaid(below or {}, values)), given)
     whole = trials.render(frozenset())
     singles = [frozenset({path}) for path in (*given, *switches)]
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         list(pool.map(trials.attempt, singles))
-    objects = [_explained(key, whole, trials, given, switches) for key in whole]
-    used = {name for each in objects for name in (*each.because, *each.shaped_by)}
-    needed = {spell(path): why for path in given if (why := trials.refusals.get(frozenset({path})))}
-    idle = [spell(path) for path in given if spell(path) not in used | set(needed)]
-    return Study(objects, idle, needed)
+    at_work = _at_work(whole, trials, given)
+    idle = [path for path in given if path not in at_work]
+    objects = [_explained(key, whole, trials, at_work, switches) for key in whole]
+    needed = {spell(path): why for path, removed in at_work.items() if (why := trials.refusals.get(removed))}
+    withheld = {spell(path): names for path, removed in at_work.items() if (names := trials.adds(removed, whole))}
+    return Study(objects, [spell(path) for path in idle], needed, withheld)
+
+
+def _at_work(whole: Objects, trials: "_Trials", given: list[Path]) -> dict[Path, Removed]:
+    """The values that do something, each with what is taken away to see it.
+
+    Two that say the same do nothing each: the first is idle then, and the second is seen without it.
+    """
+    found: dict[Path, Removed] = {}
+    idle: list[Path] = []
+    for path in given:
+        alone, together = frozenset({path}), frozenset({*idle, path})
+        if trials.attempt(alone) != whole:
+            found[path] = alone
+        elif trials.attempt(together) != whole:
+            found[path] = together
+        else:
+            idle.append(path)
+    return found
 
 
 def _switches(values: Mapping[str, Any], given: list[Path]) -> list[Path]:
@@ -100,6 +125,7 @@ class _Trials:
     ) -> None:
         self._chart = chart
         self._values = values
+        self.given = list(leaves(values))
         self._below = below
         self._where = where
         self._known: dict[Removed, Objects | None] = {}
@@ -130,6 +156,10 @@ class _Trials:
         found = self.attempt(frozenset(removed))
         return found is not None and key not in found
 
+    def adds(self, removed: Removed, whole: Objects) -> list[str]:
+        """The objects that are there then, and are not otherwise."""
+        return [f"{key[1]}/{key[2].rpartition('/')[2]}" for key in self.attempt(removed) or () if key not in whole]
+
 
 def _nested(path: Path, value: object) -> dict[str, Any]:
     for key in reversed(path):
@@ -137,10 +167,18 @@ def _nested(path: Path, value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _explained(key: Key, whole: Objects, trials: _Trials, given: list[Path], switches: list[Path]) -> Explained:
-    single = [path for path in (*given, *switches) if trials.lacks({path}, key)]
-    shaped = [path for path in given if path not in single and _differs(key, whole, trials, path)]
-    group = [] if single else _together(key, trials, shaped)
+def _explained(
+    key: Key, whole: Objects, trials: _Trials, at_work: Mapping[Path, Removed], switches: list[Path]
+) -> Explained:
+    single = [path for path in (*trials.given, *switches) if trials.lacks({path}, key)]
+    shaped = [
+        path for path, removed in at_work.items() if path not in single and _differs(key, whole, trials, removed)
+    ]
+    group = (
+        []
+        if single
+        else _together(key, trials, [path for path in trials.given if path in shaped or path not in at_work])
+    )
     because = single or group
     return Explained(
         kind=key[1],
@@ -152,8 +190,8 @@ def _explained(key: Key, whole: Objects, trials: _Trials, given: list[Path], swi
     )
 
 
-def _differs(key: Key, whole: Objects, trials: _Trials, path: Path) -> bool:
-    found = trials.attempt(frozenset({path}))
+def _differs(key: Key, whole: Objects, trials: _Trials, removed: Removed) -> bool:
+    found = trials.attempt(removed)
     return found is not None and found.get(key) != whole[key]
 
 

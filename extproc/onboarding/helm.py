@@ -25,6 +25,19 @@ _MISSING: Final = (
 )
 
 
+_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TEXT_IN_GO: Final = frozenset(f"tag:yaml.org,2002:{each}" for each in ("value", "merge", "timestamp"))
+
+
+class _Loader(_BASE):  # type: ignore[misc]
+    """What Helm prints without quotes and means as text (`=`, `<<`) is text."""
+
+    yaml_implicit_resolvers: Any = {  # noqa: RUF012 - PyYAML's own form
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TEXT_IN_GO]
+        for first, resolvers in _BASE.yaml_implicit_resolvers.items()
+    }
+
+
 def render(
     chart: str,
     values: Mapping[str, Any],
@@ -34,8 +47,8 @@ def render(
 ) -> str:
     """The objects as YAML text, in Helm's order.
 
-    `helm` is the program; without it TOKENWEIR_HELM's and then PATH's. Raises `HelmMissing`, and `HelmRefused`
-    where helm, the chart or its schema refuses. Ends after 30 s at the latest.
+    `helm` is the program; without it TOKENWEIR_HELM's and then PATH's. Raises `HelmMissing`, also for what is no
+    helm, and `HelmRefused` where helm, the chart or its schema refuses. Ends after 30 s at the latest.
     """
     folder = chart_path(chart)
     program = find(helm)
@@ -43,7 +56,14 @@ def render(
         file = Path(home) / "values.json"  # JSON is YAML, and has no two readings
         file.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
         words = (program, "template", "-n", namespace, "-f", str(file), "--", release, str(folder))
-        return _run(words, home)
+        text = _run(words, home)
+    try:
+        rendered = any(each.get("kind") for each in objects(text))
+    except (yaml.YAMLError, ValueError):
+        rendered = False
+    if not rendered:
+        raise HelmMissing(f"{program}: what it gives are no objects: it is not helm, or not one that works")
+    return text
 
 
 def find(helm: str | None = None) -> str:
@@ -51,14 +71,18 @@ def find(helm: str | None = None) -> str:
     named = helm or os.environ.get(VARIABLE)
     found = shutil.which(named or "helm")
     if found is None:
-        raise HelmMissing(f"{named}: there is no such program to run as helm" if named else _MISSING)
+        why = (
+            "can't be run as helm: it is no program"
+            if named and Path(named).exists()
+            else "there is no such program to run as helm"
+        )
+        raise HelmMissing(f"{named}: {why}" if named else _MISSING)
     return found
 
 
 def objects(text: str) -> list[dict[str, Any]]:
     """The objects of a rendering."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return [each for each in yaml.load_all(text, Loader=loader) if isinstance(each, dict)]
+    return [each for each in yaml.load_all(text, Loader=_Loader) if isinstance(each, dict)]
 
 
 def _run(words: Sequence[str], home: str) -> str:
@@ -86,7 +110,10 @@ def _run(words: Sequence[str], home: str) -> str:
             with contextlib.suppress(ProcessLookupError):  # its children too, also at Ctrl-C
                 os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
-        raise HelmRefused(cleaned(err.decode(errors="replace")) or f"{words[0]} failed: {process.returncode}")
+        said = cleaned(err.decode(errors="replace"))
+        if re.match(r"unknown (shorthand )?(flag|command)", said):  # Helm 2 has no -n
+            raise HelmMissing(f"{words[0]}: {said}: it is no Helm 3.17 or later")
+        raise HelmRefused(said or f"{words[0]} failed: {process.returncode}")
     return out.decode(errors="replace")
 
 

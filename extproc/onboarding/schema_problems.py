@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from extproc.onboarding.charts import defaults, schema
+from extproc.onboarding.charts import defaults, schema, schema_of
 from extproc.onboarding.errors import PartMissing
-from extproc.onboarding.layering import Path, layered, look, spell
+from extproc.onboarding.layering import Path, layered, spell
 from extproc.onboarding.problem import Problem, error, warning
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _TYPES: Final = {
     "object": "a map",
     "null": "null",
 }
+LATER: Final = "is filled in later: it is not checked"
 _NOT_READ: Final = ("global", "kserve-lib")  # what Helm hands a chart of its own accord
 _BOUNDS: Final = {
     "minimum": "at least",
@@ -44,27 +45,28 @@ def problems(chart: str, values: Mapping[str, Any]) -> list[Problem]:
     # Of a wrong type nothing else is said: it is in no list of choices either.
     mistyped = {tuple(each.absolute_path) for each in ordered if each.validator == "type"}
     ordered = [each for each in ordered if each.validator == "type" or tuple(each.absolute_path) not in mistyped]
-    return list(dict.fromkeys(problem for each in ordered for problem in _told(each, accepted)))
+    return list(dict.fromkeys(problem for each in ordered for problem in _told(each, chart)))
 
 
-def _told(wrong: "ValidationError", accepted: Mapping[str, Any]) -> Iterator[Problem]:
+def _told(wrong: "ValidationError", chart: str) -> Iterator[Problem]:
     path: Path = tuple(wrong.absolute_path)
+    meant = str(schema_of(chart, path).get("description", ""))
     value, bound = wrong.instance, wrong.validator_value
     where = spell(path)
     if isinstance(value, str) and re.fullmatch(r"\$\{[^}]*\}", value):
-        yield warning(where, f"{value} is filled in later: it is not checked", "check what Flux makes of it")
+        yield warning(where, f"{value} {LATER}", "check what Flux makes of it")
     elif wrong.validator == "additionalProperties" and isinstance(value, dict) and bound is False:
         listed = wrong.schema.get("properties", {}) if isinstance(wrong.schema, dict) else {}
         known = [each for each in listed if path or each not in _NOT_READ]
         for key in (each for each in value if each not in listed):
-            yield error(spell((*path, key)), "there is no such value", _place(key, path, known, accepted))
+            yield error(spell((*path, key)), "there is no such value", _place(key, path, known, schema(chart)))
     elif wrong.validator == "required" and isinstance(value, dict):
         for key in (each for each in _texts(bound) if each not in value):
             yield error(where, f"'{key}' is missing", f"give {spell((*path, key))}")
     elif wrong.validator == "type":
-        yield _type(where, value, [bound] if isinstance(bound, str) else _texts(bound))
+        yield _type(where, value, [bound] if isinstance(bound, str) else _texts(bound), meant)
     else:
-        yield _out_of_bounds(where, wrong, _meant(path, accepted))
+        yield _out_of_bounds(where, wrong, meant)
 
 
 def _out_of_bounds(where: str, wrong: "ValidationError", meant: str) -> Problem:
@@ -82,13 +84,14 @@ def _out_of_bounds(where: str, wrong: "ValidationError", meant: str) -> Problem:
         what = "characters" if rule == "maxLength" else "entries"
         return error(where, f"has {len(value)} {what}", f"{bound} {what} at the most")
     if rule == "pattern":
-        return error(where, f"{_shown(value)} has not the form that is needed", meant)
+        return error(where, f"{_shown(value)} has not the form that is needed", meant or f"it must match {bound}")
     return error(where, wrong.message[:300], meant)
 
 
-def _type(where: str, value: object, wanted: list[str]) -> Problem:
+def _type(where: str, value: object, wanted: list[str], meant: str) -> Problem:
     needed = " or ".join(_TYPES.get(each, each) for each in wanted)
-    message = f"{_shown(value)} is {_TYPES[_type_of(value)]}; it must be {needed}"
+    shown = "it" if value is None else _shown(value)
+    message = f"{shown} is {_TYPES[_type_of(value)]}; it must be {needed}"
     numeric = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d+)?", value)
     if numeric and {"integer", "number"} & set(wanted):
         fix = f"without quotes: {value}"
@@ -101,7 +104,7 @@ def _type(where: str, value: object, wanted: list[str]) -> Problem:
     elif "array" in wanted and not isinstance(value, (dict, list)):
         fix = f"a list: [{value}]"
     else:
-        fix = needed
+        fix = "leave it out" if value is None else meant
     return error(where, message, fix)
 
 
@@ -140,11 +143,3 @@ def _places(accepted: Mapping[str, Any], above: Path = ()) -> Iterator[Path]:
     for key, inner in accepted.get("properties", {}).items():
         yield (*above, key)
         yield from _places(inner, (*above, key))
-
-
-def _meant(path: Path, accepted: Mapping[str, Any]) -> str:
-    """What the chart says the value is."""
-    inner: Any = accepted
-    for key in path:
-        inner = look(inner, "properties", key) or {}
-    return str(inner.get("description") or "see the chart's values.yaml")

@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from extproc.onboarding import files
 from extproc.onboarding.errors import OnboardingError
 
 
@@ -34,9 +35,19 @@ def create(name: str, text: str, *, force: bool) -> None:
         with path.open("x", encoding="utf-8", newline="") as file:
             file.write(text)
     except FileExistsError:
-        raise OnboardingError(f"{name} is there already: --force replaces it") from None
+        raise _there(name) from None
     except OSError as error:
         raise OnboardingError(f"{name}: can't be written: {error.strerror or error}") from None
+
+
+def free(name: str, *, force: bool) -> None:
+    """Whether `create` would find its place free, looked at beforehand. Raises `OnboardingError`."""
+    if name != files.STDIN and not force and os.path.lexists(name):
+        raise _there(name)
+
+
+def _there(name: str) -> OnboardingError:
+    return OnboardingError(f"{name} is there already: --force replaces it")
 
 
 def _put(path: Path, text: str, mode: int) -> None:

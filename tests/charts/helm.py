@@ -1,6 +1,7 @@
 """Charts as their users render them: `helm template`, `helm lint`, and what `helm install` would say."""
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -79,13 +80,18 @@ def notes(chart: str, *values: Values, release: str = "qwen", namespace: str = "
 
 
 def _run(helm: str, *arguments: str, values: tuple[Values, ...]) -> str:
+    texts = [each.read_text(encoding="utf-8") if isinstance(each, Path) else json.dumps(each) for each in values]
+    return _said(helm, arguments, tuple(texts))
+
+
+@functools.lru_cache(maxsize=1000)
+def _said(helm: str, arguments: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """What helm says to these values. The charts don't change while tests run: many ask for the same."""
     with tempfile.TemporaryDirectory() as folder:
         files: list[str] = []
-        for number, each in enumerate(values):
-            path = each
-            if not isinstance(each, Path):
-                path = Path(folder) / f"{number}.yaml"
-                path.write_text(yaml.safe_dump(dict(each)), encoding="utf-8")
+        for number, text in enumerate(values):
+            path = Path(folder) / f"{number}.yaml"
+            path.write_text(text, encoding="utf-8")
             files += ["-f", str(path)]
         environment = {
             **os.environ,

@@ -154,9 +154,18 @@ def test_without_helm_the_rest_is_checked(run, qwen, platform, environment, tmp_
     done = run("model", "validate", qwen, "-b", platform)
     assert done.code == 0
     assert done.out == "values.yaml: qwen valid (chart kserve-general)\n"
-    assert done.err == "Not rendered: there is no helm (--helm, TOKENWEIR_HELM or PATH).\n"
+    assert done.err.startswith("Not rendered: helm is needed to render, and there is none: install Helm")
     assert run("model", "validate", qwen, "--helm", "/nowhere").code == 1
     assert run("model", "validate", qwen, "--no-render", "-b", platform).err == ""
+
+
+def test_what_flux_fills_in_is_a_warning_and_not_rendered(run, write):
+    file = write("flux.yaml", QWEN + "ratelimitIPPerMinute: ${LIMIT}\n")
+    done = run("model", "validate", file)
+    assert done.code == 0
+    assert "ratelimitIPPerMinute: ${LIMIT} is filled in later" in done.out
+    assert "rendered" not in done.out
+    assert done.err == f"Not rendered: {file}: the chart refuses what Flux has yet to fill in\n"
 
 
 def test_a_patch_is_checked_as_far_as_it_goes_and_whole_on_its_base(run, write):

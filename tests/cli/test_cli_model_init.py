@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 import sys
 
 import pytest
@@ -56,6 +57,17 @@ def test_what_is_said_to_come_next_works(run, folder):
     assert [command.split()[1] for command in commands] == ["validate", "explain"]
     for command in commands:
         assert run(*command.split()).code == 0
+
+
+@pytest.mark.parametrize("name", ["a b/it's.yaml", "-x.yaml", "$(id).yaml"])
+def test_what_comes_next_can_be_pasted_whatever_the_file_is_called(run, folder, name):
+    (folder / "a b").mkdir()
+    done = run("model", "init", *FLAGS, f"--output={name}")
+    for command in re.findall(r"^  tokenweir (.+)$", done.err, re.MULTILINE):
+        assert (folder / shlex.split(command)[-1]).is_file()
+        assert run(*shlex.split(command)).code == 0
+    (install,) = re.findall(r"^  (helm .+)$", done.err, re.MULTILINE)
+    assert (folder / shlex.split(install)[-1]).is_file()
 
 
 def test_a_helmrelease_is_named_after_the_model_and_is_valid(run, folder):
@@ -130,14 +142,15 @@ def test_flags_that_make_no_sense_are_wrong_use_and_nothing_is_written(run, fold
 
 def test_questions_lead_to_the_same_file(run, answer, folder):
     answers = [
-        "qwen", "models", "", "Qwen/Qwen2.5", "hf://Qwen/Qwen2.5-7B-Instruct", "", "", "", "", "four", "4", "", "", "", "",
+        "qwen", "models", "", "Qwen/Qwen2.5", "hf://Qwen/Qwen2.5-7B-Instruct", "", "", "", "", "four", "0", "4", "", "", "", "",
         "", "maybe", "y", "llm, chat", "100", "", "sa:5", "service_account:200000/day", "hf://Qwen/Qwen3-8B", "80",
     ]  # fmt: skip
     done = answer(*answers)
     assert done.code == 0
     asked = (folder / "values.yaml").read_text()
     assert "has no scheme: hf://Qwen/Qwen2.5" in done.err
-    assert "a whole number" in done.err
+    assert "'four' is no whole number" in done.err
+    assert "0 is out of bounds: 1 to 1000" in done.err
     run("model", "init", *FLAGS, "--force")
     assert (folder / "values.yaml").read_text() == asked
 
@@ -147,6 +160,16 @@ def test_enter_is_enough_but_for_name_and_place(answer, folder):
     values = yaml.safe_load((folder / "values.yaml").read_text())
     assert values["inferenceservice"]["predictor"]["model"]["modelFormat"]["name"] == "sklearn"
     assert values["resources"] == {"requestCPU": 1, "requestMemory": "2Gi"}
+
+
+def test_who_has_the_file_already_is_told_before_the_first_question(answer, folder):
+    (folder / "values.yaml").write_text("mine: true\n")
+    done = answer("qwen")
+    assert (done.code, done.out, done.err) == (
+        2,
+        "",
+        "tokenweir: values.yaml is there already: --force replaces it\n",
+    )
 
 
 def test_a_dash_is_none(answer, folder):

@@ -270,13 +270,30 @@ def test_a_promotion_in_any_shape_of_yaml(before, after):
     assert canary.promote(text.replace("{}", before)) == text.replace("{}", after)
 
 
-def test_an_abort_that_leaves_nothing_is_left_to_its_author():
-    text = "inferenceservice:\n  predictor:\n    model:\n      newStorageUri: hf://a/c\n"
-    with pytest.raises(OnboardingError, match="can't be edited here"):
-        canary.abort(text)
+def test_an_abort_that_leaves_nothing_takes_nothing_away_beneath():
+    """A patch that only has the canary; a null would delete the chart's values, an empty map none."""
+    text = "inferenceservice:\n  predictor:\n    model:\n      newStorageUri: hf://a/c # try\n"
+    assert canary.abort(text) == "inferenceservice:\n  predictor:\n    model:\n      {} # try\n"
+    listed = "inferenceservice:\n  predictor:\n    containers:\n      - newImage: a:2\n      - name: b\n"
+    assert canary.abort(listed) == listed.replace("newImage: a:2", "{}")
+    text = text.replace(" # try", "")
     assert canary.abort(text.replace("\n      newStorageUri: hf://a/c", " {newStorageUri: hf://a/c}")) == (
         "inferenceservice:\n  predictor:\n    model: {}\n"
     )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{newStorageUri: hf://a/c, # why\n      storageUri: hf://a/b,}",
+        "{storageUri: hf://a/b, # why\n      newStorageUri: hf://a/c}",
+        "{storageUri: hf://a/b # why\n      , newStorageUri: hf://a/c, runtime: r}",
+    ],
+)
+def test_a_comment_inside_a_flow_map_stays(model):
+    text = f"inferenceservice:\n  predictor:\n    model: {model}\n"
+    assert "# why\n" in canary.abort(text)
+    assert "# why\n" in canary.promote(text)
 
 
 def test_a_tag_of_an_image_that_is_elsewhere_can_not_be_promoted_here():

@@ -129,12 +129,32 @@ def test_the_kind_follows_from_where_the_model_is(given, kind):
             {"name": "x", "storage": "hf://a/b", "canary_storage": "hf://a/c", "chart": "kserve-model"},
             "needs the chart",
         ),
+        ({"name": "x", "storage": "hf://a/b", "target_gpu": 200}, "target gpu: 200 is out of bounds: 1 to 100"),
+        ({"name": "x", "storage": "hf://a/b", "target_rate": 0.0}, "more than 0"),
+        ({"name": "x", "storage": "hf://a/b", "target_queue": float("nan")}, "nan is out of bounds"),
+        ({"name": "x", "storage": "hf://a/b", "requests_per_sa": 10**10}, "requests per sa: .* out of bounds"),
+        ({"name": "x", "storage": "hf://a/b", "audiences": ["llm"]}, "publish the model too"),
+        ({"name": "x", "storage": "hf://a/b", "primary_load": 50}, "and no canary"),
         ({"name": "x", "storage": "hf://a/b", "chart": "redis"}, "there is no chart 'redis'"),
     ],
 )
 def test_an_answer_that_makes_no_sense_is_told(given, message):
     with pytest.raises(OnboardingError, match=message):
         drafting.draft(drafting.answers_from(given))
+
+
+def test_a_target_without_a_most_of_pods_stands_in_the_file():
+    answers = Answers(name="x", storage="hf://a/b", gpus=1, target_gpu=70, target_rate=1234567.5)
+    assert values(answers)["autoscaling"] == {"targetGPUUtilizationPercentage": 70, "targetRequestRate": 1234567.5}
+
+
+def test_every_number_is_asked_again_in_the_bounds_of_its_value():
+    for question in QUESTIONS:
+        if question.type in {"integer", "number"}:
+            with pytest.raises(OnboardingError, match="out of bounds"):
+                drafting.check_number(question.name, -1)
+            with pytest.raises(OnboardingError, match="out of bounds"):
+                drafting.check_number(question.name, 10**10)
 
 
 TEXT = st.text(alphabet="abzAZ019:/._-#'\"{}[],&*!%@` ", min_size=1, max_size=12)

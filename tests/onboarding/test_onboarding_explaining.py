@@ -101,6 +101,44 @@ def test_values_that_change_nothing_are_named(study):
     assert study.idle == ["replicaCount"]
 
 
+def test_two_values_that_say_the_same_are_not_both_called_idle(program):
+    values = {**LLM, "resources": {"requestGPU": 1, "limitGPU": 1}}
+    study = explaining.study("kserve-general", values, "qwen", "models", program)
+    assert study.idle == ["replicaCount", "resources.requestGPU"]
+    assert "resources.limitGPU" in one(study, "InferenceService", "qwen-primary").shaped_by
+    kept = values
+    for path in study.idle:
+        kept = without(kept, *unspell(path))
+    assert rendered(kept, program) == rendered(values, program)
+
+
+def test_what_a_value_keeps_away_is_named(program):
+    values = {key: LLM[key] for key in ("inferenceservice", "exposeModel")} | {"tokenLimit": {"enabled": False}}
+    study = explaining.study("kserve-general", values, "qwen", "models", program)
+    there = {(each.kind, each.name) for each in study.objects}
+    assert list(study.withheld) == ["tokenLimit.enabled"]
+    for path, names in study.withheld.items():
+        objects = rendered(without(values, *unspell(path)), program)
+        more = [
+            f"{o['kind']}/{o['metadata']['name']}"
+            for o in objects
+            if (o["kind"], o["metadata"]["name"]) not in there
+        ]
+        assert names == more
+    assert any(name.startswith("EnvoyFilter/") for name in study.withheld["tokenLimit.enabled"])
+
+
+def test_what_helm_means_as_text_is_read_as_text(program):
+    values = {**LLM}
+    values["inferenceservice"] = {
+        **LLM["inferenceservice"],
+        "annotations": {"a": "=", "b": "<<", "c": "2025-13-45"},
+    }
+    (primary, *_) = [o for o in rendered(values, program) if o["kind"] == "InferenceService"]
+    found = primary["metadata"]["annotations"]
+    assert {key: found[key] for key in "abc"} == {"a": "=", "b": "<<", "c": "2025-13-45"}
+
+
 def test_a_value_without_which_the_chart_refuses_is_named_with_its_reason(program):
     values = {
         "inferenceservice": {

@@ -62,8 +62,12 @@ def test_without_helm_it_is_said_how_to_get_one(monkeypatch, tmp_path):
 
 def test_a_program_that_is_none_is_missing(tmp_path):
     (tmp_path / "text").write_text("no program")
-    for path in (tmp_path / "nothing", tmp_path / "text", tmp_path):
-        with pytest.raises(HelmMissing, match="no such program"):
+    for path, message in (
+        (tmp_path / "nothing", "no such program"),
+        (tmp_path / "text", "no program"),
+        (tmp_path, "no program"),
+    ):
+        with pytest.raises(HelmMissing, match=message):
             helm.render("kserve-model", MODEL, helm=str(path))
     broken = tmp_path / "helm"
     broken.write_bytes(b"\x7fELF nonsense")
@@ -106,11 +110,27 @@ def test_a_helm_that_fails_without_a_word_is_told_by_its_code(tmp_path):
         helm.render("kserve-model", MODEL, helm=script(tmp_path, "exit 7"))
 
 
+@pytest.mark.parametrize(
+    "said", ["echo 'a: [b: : :'", "printf 'a: \\001'", "echo text", "echo '- 1'", "true", "echo 'a: 1'"]
+)
+def test_what_gives_no_objects_is_no_helm(tmp_path, said):
+    with pytest.raises(HelmMissing, match="it is not helm"):
+        helm.render("kserve-model", MODEL, helm=script(tmp_path, said))
+
+
+def test_a_helm_of_another_age_is_told(tmp_path):
+    old = script(tmp_path, "echo \"Error: unknown shorthand flag: 'n' in -n\" >&2; exit 1")
+    with pytest.raises(HelmMissing, match=r"unknown shorthand flag: 'n' in -n: it is no Helm 3\.17 or later"):
+        helm.render("kserve-model", MODEL, helm=old)
+
+
 def test_nothing_of_the_users_own_helm_takes_part(monkeypatch, tmp_path):
     monkeypatch.setenv("HELM_NAMESPACE", "elsewhere")
     monkeypatch.setenv("HELM_DEBUG", "true")
     monkeypatch.setenv("KUBECONFIG", "/somewhere")
-    shown = helm.render("kserve-model", MODEL, helm=script(tmp_path, "env"))
+    shown = helm.render(
+        "kserve-model", MODEL, helm=script(tmp_path, "echo 'kind: x\nsaid: |'; env | sed 's/^/  /'")
+    )
     assert "elsewhere" not in shown
     assert "HELM_DEBUG" not in shown
     assert "KUBECONFIG=/dev/null" in shown

@@ -181,10 +181,10 @@ def test_rows_maps_and_lines_come_and_go(blank, opened):
 
 def test_reset_takes_a_value_back_to_its_default(blank, opened):
     page = opened(blank)
-    field(page, "Pods, at most").fill("9")
-    assert values(page) == {"autoscaling": {"maxReplicaCount": 9}}
-    page.get_by_role("button", name="Reset Pods, at most").click()
-    assert field(page, "Pods, at most").input_value() == "3"
+    field(page, "Pods, at least").fill("9")
+    assert values(page) == {"replicaCount": 9}
+    page.get_by_role("button", name="Reset Pods, at least").click()
+    assert field(page, "Pods, at least").input_value() == "1"
     assert values(page) == {}
 
 

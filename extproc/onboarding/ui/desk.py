@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
-import yaml
 
 from extproc.onboarding import charts, checking, explaining, helm
 from extproc.onboarding.errors import HelmMissing, HelmRefused, OnboardingError
@@ -206,10 +205,8 @@ class Desk:
 def objects(rendered: str) -> list[Object]:
     """The rendered text, object by object."""
     found = []
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     for text in re.split(r"(?m)^---[ \t]*$\n?", rendered):
-        content = yaml.load(text, Loader=loader)  # noqa: S506 - both are safe
-        if isinstance(content, Mapping):
+        for content in helm.objects(text):
             name = str((content.get("metadata") or {}).get("name", ""))
             found.append(Object(str(content.get("kind", "")), name, text.strip("\n") + "\n"))
     return found
