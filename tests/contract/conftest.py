@@ -23,13 +23,7 @@ from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
-
-
-def _missing(error):
-    """A part that is missing is a failure in CI, where all of them have to be."""
-    if os.environ.get("CI"):
-        pytest.fail(f"a part is missing: {error}")
-    pytest.skip(str(error))
+from tests.missing import missing
 
 
 @pytest_asyncio.fixture
@@ -58,7 +52,7 @@ async def valkey(tmp_path_factory):
     try:
         part = await parts.start_valkey(tmp_path_factory.mktemp("valkey"), *free_ports(1))
     except parts.MissingPartError as error:
-        _missing(error)
+        missing(str(error))
     async with _running(part.process):
         yield part
 
@@ -78,7 +72,7 @@ async def mongo_replica_set(tmp_path_factory):
     try:
         part = await parts.start_mongo_store(tmp_path_factory.mktemp("mongo"), *free_ports(1))
     except parts.MissingPartError as error:
-        _missing(error)
+        missing(str(error))
     async with _running(part.process):
         yield part.url
 

@@ -6,19 +6,13 @@ import sys
 from contextlib import asynccontextmanager
 
 import boto3
-import pytest
 from botocore.config import Config
 from running import answers
 
 from extproc.local import parts
 from extproc.local.ports import HOST
 from extproc.local.process import Command, start
-
-
-def missing(reason):
-    if os.environ.get("CI"):
-        pytest.fail(f"a part is missing: {reason}")
-    pytest.skip(reason)
+from tests.missing import missing
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import importlib.util
 import mmap
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorP
 
 from extproc.envoy.pb import tokenweir_ext_proc_pb2, tokenweir_rate_limit_pb2
 from extproc.local.parts import MissingPartError, envoy_binary
+from tests.missing import missing
 
 ROOT = Path(__file__).parents[2]
 PROTOS = sorted((ROOT / "protos").glob("*.proto"))
@@ -37,12 +37,6 @@ OF_ENVOY = {
 OPEN_ENUMS = {("HttpStatus", "code")}
 
 Field = FieldDescriptorProto
-
-
-def missing(reason):
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 # ---------------------------------------------------------------- the generated code

@@ -15,9 +15,9 @@ from extproc.local import stack as stacks
 from extproc.local.parts import MissingPartError
 from extproc.local.stack import StackOptions
 from extproc.settings import load
+from tests.missing import missing
 
 from .callers import Caller, Records, total
-from .marks import missing
 from .upstreams import Upstream
 
 

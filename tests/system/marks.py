@@ -1,6 +1,4 @@
-"""What every test of the real stack is marked with, and what happens where a part of it is missing."""
-
-import os
+"""What every test of the real stack is marked with."""
 
 import pytest
 
@@ -11,10 +9,3 @@ SYSTEM = [
     # From Python 3.12 on. The child does nothing between fork and exec that could need a lock.
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-
-
-def missing(reason: str):
-    """Ends the test: a failure in CI, where nothing may be missing; elsewhere skipped with the reason."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)

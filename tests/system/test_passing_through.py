@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.missing import missing
+
 from .callers import CHAT, chat
-from .marks import SYSTEM, missing
+from .marks import SYSTEM
 
 pytestmark = SYSTEM
 

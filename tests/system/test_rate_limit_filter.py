@@ -26,8 +26,9 @@ from extproc.local.parts import MissingPartError, envoy_binary
 from extproc.local.ports import HOST, free_ports
 from extproc.local.process import Command, start
 from extproc.observe.metrics import Metrics
+from tests.missing import missing
 
-from .marks import SYSTEM, missing
+from .marks import SYSTEM
 from .upstreams import Upstream
 from .waiting import until
 
