@@ -87,8 +87,12 @@ def _server(settings: Settings, accounting: Accounting, metrics: Metrics) -> Ser
 
 
 async def _cancel(*futures: "asyncio.Future[Any]") -> None:
-    for future in futures:
-        future.cancel()
+    """Ends them. `asyncio.wait_for` of Python 3.11, which drivers use, may swallow a cancellation: so again."""
+    pending = set(futures)
+    while pending:
+        for future in pending:
+            future.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_RETRY_S)
     await asyncio.gather(*futures, return_exceptions=True)
 
 

@@ -1,15 +1,12 @@
 """Streams, answers and values that the core's tests share, and the ways to cut bytes into chunks."""
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -83,17 +80,6 @@ def bounds(draw: st.DrawFn, most: int = 60) -> Bound:
 
 
 # ---------------------------------------------------------------- recorded answers
-
-
-def recorded(name: str) -> bytes:
-    """An answer of a real vLLM: 10 tokens in, 16 out."""
-    folder = Path(os.environ.get("TOKENWEIR_FIXTURES", Path(__file__).parents[3] / "shared/fixtures"))
-    if not folder.is_dir():
-        reason = f"no recorded vLLM answers at {folder}; TOKENWEIR_FIXTURES names another place"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return (folder / name).read_bytes()
 
 
 RECORDED_STREAMS = ("vllm-chat-stream", "vllm-chat-stream-usage", "vllm-chat-stream-continuous")

@@ -23,6 +23,7 @@ from extproc.core.plain_answer import MAX_ANSWER_BYTES
 from extproc.core.reading import read_answer
 from extproc.core.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.usage import NO_USAGE, Usage
+from tests.recordings import recorded
 
 from .answer_samples import ANSWERS, counts, no_choices, text_chunk
 from .answer_samples import STREAMS as SERVERS
@@ -40,7 +41,6 @@ from .samples import (
     mutated,
     parts,
     piece,
-    recorded,
     two_parts,
     usage_chunk,
 )

@@ -49,6 +49,7 @@ from extproc.core.quota import (
 from extproc.core.rejections import DeniedStyle
 from extproc.core.settlement import Outcome, Settlement
 from extproc.core.usage import NO_USAGE, Usage
+from tests.recordings import recorded
 
 from .samples import (
     CALLER,
@@ -62,7 +63,6 @@ from .samples import (
     mutated,
     parts,
     piece,
-    recorded,
     reservation,
     two_parts,
     usage_chunk,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from extproc.core import sse
 from extproc.core.sse import MAX_EVENT_BYTES, Event, Framer
+from tests.recordings import recorded
 
 from .samples import (
     CUTS,
@@ -17,7 +18,6 @@ from .samples import (
     SAMPLES,
     bytewise,
     parts,
-    recorded,
     two_parts,
 )
 

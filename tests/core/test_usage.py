@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from extproc.core.reading import Reading, read_answer
 from extproc.core.requests import MAX_TOKENS
 from extproc.core.usage import Absence, Usage, estimated_output
+from tests.recordings import recorded
 
 from .answer_samples import ANSWERS, STREAMS, counts
-from .samples import FUZZ, SAMPLES, VALUES, mutated, recorded
+from .samples import FUZZ, SAMPLES, VALUES, mutated
 
 
 def reading(usage, **fields) -> Reading:

@@ -21,7 +21,7 @@ from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.server import SERVICE, BindError
 from extproc.local.ports import HOST, free_ports
 from extproc.ports import StoreError, UsageFilter
-from extproc.serve import serve
+from extproc.serve import _cancel, serve
 from extproc.settings import load
 from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
 
@@ -159,6 +159,28 @@ async def test_what_could_not_be_recorded_in_time_shows_in_the_exit_code(monkeyp
         assert await life.code() == 1
     assert "not everything was recorded in time" in caplog.text
     assert life.ledger.closed
+
+
+async def test_what_swallows_a_cancellation_is_cancelled_again(monkeypatch):
+    """As `asyncio.wait_for` of Python 3.11 may do, where what it waits for comes at that moment."""
+    monkeypatch.setattr("extproc.serve._RETRY_S", 0.01)
+    swallowed = []
+
+    async def stubborn():
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if swallowed:
+                    raise
+                swallowed.append(True)
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await _cancel(task)
+    assert task.cancelled()
+    assert swallowed
 
 
 async def test_limits_are_known_before_anything_is_served(monkeypatch):

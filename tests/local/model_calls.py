@@ -2,14 +2,11 @@
 
 import io
 import json
-import os
 import wave
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
-import pytest
 
 from extproc.local.model import FAULT_HEADER, USAGE_HEADER
 
@@ -125,17 +122,6 @@ async def stream(client, call, *, done=False, **options):
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     return events_of(response.text, done=done)
-
-
-def recorded(name):
-    """An answer of a real vLLM."""
-    folder = Path(os.environ.get("TOKENWEIR_FIXTURES", Path(__file__).parents[3] / "shared/fixtures"))
-    if not folder.is_dir():
-        reason = f"no recorded vLLM answers at {folder}; TOKENWEIR_FIXTURES names another place"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return (folder / name).read_text(encoding="utf-8")
 
 
 def keys(value):

@@ -1,13 +1,12 @@
 """Answers over HTTP: plain and streamed say and count the same, in the shapes of a recorded vLLM."""
 
 import json
-import os
-from pathlib import Path
 
 import httpx
 import pytest
 
 from extproc.local.model import SampleModel
+from tests.recordings import recorded_text as recorded
 
 CHAT = "/v1/chat/completions"
 COMPLETION = "/v1/completions"
@@ -210,16 +209,6 @@ async def test_the_small_endpoints(client):
 
 
 # Shapes, against answers recorded from a real vLLM.
-
-
-def recorded(name):
-    folder = Path(os.environ.get("TOKENWEIR_FIXTURES", Path(__file__).parents[3] / "shared/fixtures"))
-    if not folder.is_dir():
-        reason = f"no recorded vLLM answers at {folder}; TOKENWEIR_FIXTURES names another place"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return (folder / name).read_text(encoding="utf-8")
 
 
 def keys(value):

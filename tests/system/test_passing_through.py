@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import os
 import random
 import re
-from pathlib import Path
 
 import pytest
 
-from tests.missing import missing
+from tests.recordings import recorded
 
 from .callers import CHAT, chat
 from .marks import SYSTEM
@@ -25,13 +23,6 @@ EVENTS = [
 ]
 SHOWN = b"".join(EVENTS[:3] + EVENTS[4:])
 ASKED = {"stream": True, "stream_options": {"include_usage": True}}
-
-
-def recorded(name):
-    folder = Path(os.environ.get("TOKENWEIR_FIXTURES", Path(__file__).parents[3] / "shared/fixtures"))
-    if not folder.is_dir():
-        missing(f"no recorded vLLM answers at {folder}; TOKENWEIR_FIXTURES names another place")
-    return (folder / name).read_bytes()
 
 
 def pieces_of(body, how):
