@@ -21,7 +21,8 @@ from extproc.observe.metrics import Metrics
 from extproc.ports import Counters, Ledger, TenantStore, UsageReports
 from extproc.setting_costs import ModelSettings
 from extproc.settings import IdentitySettings, Settings, SettingsError
-from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+from extproc.stores.memory import MemoryLedger, MemoryTenants
+from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.tenants import MongoTenants

@@ -9,7 +9,7 @@ from extproc.core.binding import Policy
 from extproc.core.identity import TenantId
 from extproc.core.ledger import Entry
 from extproc.core.limits import Bucket
-from extproc.core.quota import Admitted, Count, Denied, Reservation
+from extproc.core.quota import Admitted, Count, Denied, Reservation, ReservationId
 from extproc.core.settlement import Outcome
 
 
@@ -19,6 +19,13 @@ class StoreError(Exception):
     def __init__(self, message: str, *, transient: bool) -> None:
         super().__init__(message)
         self.transient = transient
+
+
+class UnreadyError(StoreError):
+    """The counters answer, but what they have lost is not rebuilt yet: nothing may be counted in them so far."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, transient=True)
 
 
 class ConflictError(Exception):
@@ -36,13 +43,15 @@ class Clock(Protocol):
 class Closing:
     """The end of a reservation, as the counters see it: what was held goes back, `charges` (one a bucket) is used.
 
-    `watched` says of which buckets thresholds are looked at.
+    `watched` says of which buckets thresholds are looked at. `entry` is what the ledger has to get: it waits in
+    the journal from the same moment on. None: nothing is recorded.
     """
 
     reservation: Reservation
     outcome: Outcome
     charges: tuple[int, ...]
     watched: tuple[bool, ...] = ()
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +64,31 @@ class Crossed:
 
 
 @dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where an entry waits in the journal."""
+
+    partition: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
-    """The outcome that stands, and the thresholds that this end crossed."""
+    """The outcome that stands, the thresholds that this end crossed, and where its entry waits.
+
+    Without a receipt there is no entry, or it is not known to wait (any more).
+    """
 
     outcome: Outcome
     crossed: tuple[Crossed, ...] = ()
+    receipt: Receipt | None = None
 
 
 class Counters(Protocol):
-    """Buckets and reservations. Each call is atomic per tenant and safe to repeat; all raise `StoreError`."""
+    """Buckets and reservations. Each call is atomic per reservation and safe to repeat; all raise `StoreError`.
+
+    `reserve` and `close` raise `UnreadyError` where the partition of a tenant is in an epoch that is not ready, or
+    that this replica did not register in (see `Epochs`). `renew` asks only for that.
+    """
 
     async def reserve(self, reservation: Reservation) -> Admitted | Denied:
         """Checks every bucket, then holds in all or in none.
@@ -75,14 +100,17 @@ class Counters(Protocol):
     async def renew(self, reservations: Sequence[Reservation]) -> None:
         """Lets open reservations live until their new deadline and hold what they now have to, never less.
 
-        One that is not open is left alone.
+        One that is not open is left alone; but one that is `local` and not known is held as it is, whatever the
+        limits say. A renewal that was overtaken by a later one (with a later deadline) changes nothing.
         """
 
     async def close(self, closings: Sequence[Closing], thresholds: Sequence[int] = ()) -> list[Closed]:
         """Ends reservations; a second end of the same reservation changes nothing.
 
-        Returns for each the outcome that stands, which is another one's where that came first. An unknown
-        reservation changes no bucket. `thresholds` are percentages, ascending.
+        Returns for each the outcome that stands, which is another one's where that came first; a repeated end
+        returns what the first one did. An unknown reservation changes no bucket and puts no entry into the
+        journal, unless it is `local`: then it is charged without having been held. `thresholds` are percentages,
+        ascending.
         """
 
     async def overdue(self, now: datetime, at_most: int) -> list[Reservation]:
@@ -91,11 +119,146 @@ class Counters(Protocol):
     async def read(self, tenant: TenantId, buckets: Sequence[Bucket]) -> list[Count]:
         """The counts as they stand; (0, 0) for a bucket that nothing was counted in yet."""
 
+    async def time(self) -> float:
+        """The store's own clock, in seconds since the epoch: the one that all replicas can agree on."""
+
     async def ping(self) -> None:
         """Returns when the store answers."""
 
     async def aclose(self) -> None:
         """Gives connections back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An entry that waits in the journal to be written to the ledger; `entry` is None where it can't be read."""
+
+    receipt: Receipt
+    entry: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """An entry that the ledger refused for good, as it was journalled (JSON), and why."""
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many entries wait, how many seconds the oldest has waited, and how many were set aside."""
+
+    waiting: int
+    oldest_s: float
+    aside: int
+
+
+class Journal(Protocol):
+    """Entries between the end of their reservation and the ledger. Every call raises `StoreError`.
+
+    It outlives epochs. What it holds is only removed when it is known to be in the ledger, or set aside.
+    """
+
+    async def written(self, receipts: Sequence[Receipt]) -> None:
+        """The entries are in the ledger: forgets them. One that is gone already is fine."""
+
+    async def waiting(self, older_than_s: float, at_most: int, partition: int | None = None) -> list[Waiting]:
+        """Entries that have waited for so long, oldest first, of all partitions or of one."""
+
+    async def set_aside(self, entry: Entry | None, receipt: Receipt | None, reason: str) -> None:
+        """Puts an entry where people find it and nothing tries it again; atomically with forgetting it.
+
+        With an entry of None the journal's own text is kept.
+        """
+
+    async def aside(self, at_most: int) -> list[Aside]:
+        """What was set aside, oldest first."""
+
+    async def backlog(self) -> Backlog:
+        """What waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A life of one partition's counters. Until it is `ready`, what the life before it lost is being rebuilt."""
+
+    partition: int
+    id: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What is used of a bucket, by the ledger. `until` is the end of its window, seconds since the epoch."""
+
+    tenant: TenantId
+    key: str
+    until: int
+    amount: int
+
+
+class Epochs(Protocol):
+    """The lives of the counters.
+
+    Every call raises `StoreError` and may be repeated; those that take an epoch raise `UnreadyError` where it is
+    not the partition's current one (any more).
+
+    An epoch begins, not ready, whenever its counters may have lost anything: keys that are gone, a server that was
+    restarted or took over from another. It starts with nothing in it.
+    """
+
+    async def epochs(self) -> list[Epoch]:
+        """The current epoch of every partition, in order. Begins one where it has to."""
+
+    async def restore(self, epoch: Epoch, reservations: Sequence[Reservation]) -> None:
+        """Holds what is open, whatever the limits say. One that the epoch knows, open or ended, stays as it is."""
+
+    async def register(self, epoch: Epoch, replica: str) -> None:
+        """The replica has restored all that it holds. From now on it counts in this epoch."""
+
+    async def registered(self, epoch: Epoch) -> set[str]:
+        """The replicas that did."""
+
+    async def left_open(self, epoch: Epoch) -> list[Reservation]:
+        """Reservations that were open when the epoch before was left, as far as they are still known."""
+
+    async def still_open(self, epoch: Epoch) -> list[Reservation]:
+        """The reservations that are open in the epoch."""
+
+    async def forget(self, epoch: Epoch, ended: Sequence[tuple[Reservation, Outcome]]) -> None:
+        """These had ended before: gives back what they hold, charges nothing, remembers their outcome."""
+
+    async def install(self, epoch: Epoch, used: Sequence[Used]) -> None:
+        """Sets what is used of buckets. Only before the epoch is ready; whoever does it twice sets the same."""
+
+    async def complete(self, epoch: Epoch) -> None:
+        """Everything is rebuilt: the epoch is ready. What is left of earlier ones is cleared, some time."""
+
+
+class Records(Protocol):
+    """What is durable beside the ledger's entries, for rebuilding counters. Every call raises `StoreError`."""
+
+    async def outcomes(self, ids: Sequence[ReservationId]) -> dict[ReservationId, Outcome]:
+        """How reservations ended that are in the ledger."""
+
+    async def used(self, now: datetime) -> list[Used]:
+        """What the ledger's entries make of all buckets whose window is not over: the sums of their charges."""
+
+    async def keep(self, reservations: Sequence[Reservation]) -> None:
+        """Keeps open reservations as they are now; an older state of the same is replaced."""
+
+    async def drop(self, ids: Sequence[ReservationId]) -> None:
+        """They are open no more."""
+
+    async def kept(self) -> list[Reservation]:
+        """What is kept. Some of it may have ended: `outcomes` tells."""
+
+    async def beat(self, replica: str) -> dict[str, int]:
+        """The replica is alive. Returns the beats of all that are known, by name; their numbers only grow."""
+
+    async def leave(self, replica: str) -> None:
+        """It is gone, having left nothing behind, or for too long."""
 
 
 class Ledger(Protocol):

@@ -14,7 +14,8 @@ from extproc.envoy.codec import MetadataKeys
 from extproc.observe.metrics import Metrics
 from extproc.ports import StoreError
 from extproc.settings import load
-from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+from extproc.stores.memory import MemoryLedger, MemoryTenants
+from extproc.stores.memory_counters import MemoryCounters
 
 
 def settings(**values):

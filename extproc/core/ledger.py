@@ -6,8 +6,20 @@ from datetime import datetime
 from extproc.core.costs import NO_COST, Cost
 from extproc.core.identity import Identity
 from extproc.core.quota import Reservation, ReservationId
-from extproc.core.settlement import Outcome, Settlement
+from extproc.core.settlement import Outcome, Settlement, charges
 from extproc.core.usage import NO_USAGE, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a bucket was charged, in its unit.
+
+    `key` is unique within the tenant; `until` (seconds since the epoch) is the end of its window.
+    """
+
+    key: str
+    until: int
+    amount: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +28,8 @@ class Entry:
 
     `charge` is what was counted as used, `held` what had been held, both in weighted tokens. `cost` is what it was
     expected to need when it came, admitted or not. `shadow` names the shadow limits (their kinds) that would have
-    denied it. `price` is in billionths of the currency that the prices are given in.
+    denied it. `price` is in billionths of the currency that the prices are given in. `charges` are those of its
+    buckets, without the ones of 0: counters that are lost are rebuilt from them.
     """
 
     id: ReservationId
@@ -37,6 +50,7 @@ class Entry:
     cost: Cost = NO_COST
     shadow: tuple[str, ...] = ()
     price: int = 0
+    charges: tuple[Charge, ...] = ()
 
 
 def closed_entry(
@@ -48,6 +62,7 @@ def closed_entry(
     price: int = 0,
 ) -> Entry:
     """The entry of a reservation that ended."""
+    charged = zip(reservation.buckets, charges(reservation, settlement), strict=True)
     return Entry(
         id=reservation.id,
         request_id=reservation.request_id,
@@ -67,10 +82,11 @@ def closed_entry(
         cost=reservation.cost,
         shadow=shadow,
         price=price,
+        charges=tuple(Charge(b.key, b.interval.end, amount) for b, amount in charged if amount),
     )
 
 
 def denied_entry(reservation: Reservation, reason: str) -> Entry:
     """The entry of a request that was denied: it held nothing and costs nothing."""
-    settlement = Settlement(Outcome.DENIED, NO_USAGE, 0, reason)
+    settlement = Settlement(Outcome.DENIED, NO_USAGE, 0, reason, forwarded=False)
     return replace(closed_entry(reservation, settlement, reservation.admitted_at), held=0)

@@ -47,7 +47,8 @@ class Reservation:
 
     `cost` is the estimate; `bound` what can be needed at the most, where a strict limit binds. `requests` is how
     many it counts as. `extra_output` tokens are held beside the cost, where the answer has outgrown it. `deadline`
-    (seconds since the epoch) is when it expires; `date` is the tenant's calendar date at admission.
+    (seconds since the epoch) is when it expires; `date` is the tenant's calendar date at admission. One that is
+    `local` was admitted while the counters were away: they take it up as it is when they first hear of it.
     """
 
     id: ReservationId
@@ -65,6 +66,7 @@ class Reservation:
     bound: Bound | None = None
     requests: int = 1
     extra_output: int = 0
+    local: bool = False
 
     @property
     def strict(self) -> bool:

@@ -1,124 +1,25 @@
-"""In memory: the reference that the other stores are held to. One process, gone with it."""
+"""Ledger and limits in memory: the reference that the other stores are held to. Gone with the process."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from extproc.core.identity import TenantId
 from extproc.core.ledger import Entry
-from extproc.core.limits import Bucket
-from extproc.core.quota import Admitted, Count, Denied, Reservation, ReservationId, admitted, decide
+from extproc.core.quota import Reservation, ReservationId
 from extproc.core.settlement import Outcome
-from extproc.ports import Closed, Closing, ConflictError, Crossed, DailyUsage, Document, StoreError, UsageFilter
-
-_Key = tuple[str, str]
-_NOTHING = Count(0, 0)
-
-
-@dataclass(slots=True)
-class _Open:
-    reservation: Reservation
-    holds: list[int]
-    closed: Closed | None = None
-
-
-class MemoryCounters:
-    """Counters in a dict. Atomic because nothing in a call waits."""
-
-    def __init__(self) -> None:
-        self._counts: dict[_Key, Count] = {}
-        self._alerted: dict[_Key, int] = {}
-        self._reservations: dict[ReservationId, _Open] = {}
-
-    async def reserve(self, reservation: Reservation) -> Admitted | Denied:
-        known = self._reservations.get(reservation.id)
-        counts = await self.read(reservation.identity.tenant, reservation.buckets)
-        if known is not None and known.closed is not None:
-            raise StoreError("the reservation was ended before it was made", transient=False)
-        if known is not None:
-            before = [Count(c.used, c.held - hold) for c, hold in zip(counts, known.holds, strict=True)]
-            bound = known.reservation.bound
-            return admitted(reservation, before, bound.output if bound is not None else 0)
-        decision = decide(reservation, counts)
-        if isinstance(decision, Admitted):
-            granted = decision.reservation
-            self._reservations[reservation.id] = _Open(granted, [granted.hold(b.limit) for b in granted.buckets])
-            for key, state in zip(_keys(reservation), decision.states, strict=True):
-                self._counts[key] = state.count
-        return decision
-
-    async def renew(self, reservations: Sequence[Reservation]) -> None:
-        for reservation in reservations:
-            known = self._reservations.get(reservation.id)
-            if known is None or known.closed is not None or known.reservation.deadline > reservation.deadline:
-                continue
-            known.reservation = reservation
-            for i, (key, bucket) in enumerate(zip(_keys(reservation), reservation.buckets, strict=True)):
-                more = max(0, reservation.hold(bucket.limit) - known.holds[i])
-                known.holds[i] += more
-                count = self._counts.get(key, _NOTHING)
-                self._counts[key] = Count(count.used, count.held + more)
-
-    async def close(self, closings: Sequence[Closing], thresholds: Sequence[int] = ()) -> list[Closed]:
-        return [self._close(closing, thresholds) for closing in closings]
-
-    async def overdue(self, now: datetime, at_most: int) -> list[Reservation]:
-        due = (
-            known.reservation
-            for known in self._reservations.values()
-            if known.closed is None and known.reservation.deadline < now.timestamp()
-        )
-        return sorted(due, key=lambda r: r.deadline)[:at_most]
-
-    async def read(self, tenant: TenantId, buckets: Sequence[Bucket]) -> list[Count]:
-        return [self._counts.get((tenant, bucket.key), _NOTHING) for bucket in buckets]
-
-    async def ping(self) -> None:
-        """Always there."""
-
-    async def aclose(self) -> None:
-        """Nothing to give back."""
-
-    def _close(self, closing: Closing, thresholds: Sequence[int]) -> Closed:
-        reservation = closing.reservation
-        known = self._reservations.get(reservation.id)
-        if known is None:
-            closed = Closed(closing.outcome)
-            self._reservations[reservation.id] = _Open(reservation, [], closed)
-            return closed
-        if known.closed is not None:
-            return known.closed if known.closed.outcome is closing.outcome else Closed(known.closed.outcome)
-        crossed: list[Crossed] = []
-        watched = closing.watched or (True,) * len(reservation.buckets)
-        for i, (key, bucket) in enumerate(zip(_keys(reservation), reservation.buckets, strict=True)):
-            count = self._counts.get(key, _NOTHING)
-            used = count.used + closing.charges[i]
-            self._counts[key] = Count(used, count.held - known.holds[i])
-            if self._counts[key] == _NOTHING:
-                del self._counts[key]
-            if watched[i] and bucket.limit.amount:
-                crossed += self._cross(key, bucket, used, thresholds)
-        known.closed = Closed(closing.outcome, tuple(crossed))
-        return known.closed
-
-    def _cross(self, key: _Key, bucket: Bucket, used: int, thresholds: Sequence[int]) -> list[Crossed]:
-        before = self._alerted.get(key, 0)
-        reached = [t for t in thresholds if t > before and used * 100 >= bucket.limit.amount * t]
-        if reached:
-            self._alerted[key] = reached[-1]
-        return [Crossed(bucket, used, threshold) for threshold in reached]
-
-
-def _keys(reservation: Reservation) -> list[_Key]:
-    return [(reservation.identity.tenant, bucket.key) for bucket in reservation.buckets]
+from extproc.ports import ConflictError, DailyUsage, Document, UsageFilter, Used
 
 
 class MemoryLedger:
-    """The ledger and its daily sums in dicts."""
+    """The ledger, its daily sums, and what else is durable, in dicts. Implements `ports.Records` too."""
 
     def __init__(self) -> None:
         self._entries: dict[ReservationId, Entry] = {}
+        self._kept: dict[ReservationId, Reservation] = {}
+        self._beats: dict[str, int] = {}
 
     async def append(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -144,6 +45,34 @@ class MemoryLedger:
         rows = [e for e in self._entries.values() if _wanted(wanted, _added(_day_of(e), e))]
         for entry in sorted(rows, key=lambda e: (e.admitted_at, e.id)):
             yield entry
+
+    async def outcomes(self, ids: Sequence[ReservationId]) -> dict[ReservationId, Outcome]:
+        return {known: self._entries[known].outcome for known in ids if known in self._entries}
+
+    async def used(self, now: datetime) -> list[Used]:
+        sums: Counter[tuple[TenantId, str, int]] = Counter()
+        for entry in self._entries.values():
+            for charge in entry.charges:
+                if charge.until > now.timestamp():
+                    sums[entry.identity.tenant, charge.key, charge.until] += charge.amount
+        return [Used(tenant, key, until, amount) for (tenant, key, until), amount in sums.items()]
+
+    async def keep(self, reservations: Sequence[Reservation]) -> None:
+        self._kept.update({reservation.id: reservation for reservation in reservations})
+
+    async def drop(self, ids: Sequence[ReservationId]) -> None:
+        for gone in ids:
+            self._kept.pop(gone, None)
+
+    async def kept(self) -> list[Reservation]:
+        return list(self._kept.values())
+
+    async def beat(self, replica: str) -> dict[str, int]:
+        self._beats[replica] = self._beats.get(replica, 0) + 1
+        return dict(self._beats)
+
+    async def leave(self, replica: str) -> None:
+        self._beats.pop(replica, None)
 
     async def aclose(self) -> None:
         """Nothing to give back."""

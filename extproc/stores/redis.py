@@ -157,6 +157,11 @@ class RedisCounters:
             rows = await _replies(pipe)
         return [Count(int(used or 0), int(held or 0)) for used, held in rows]
 
+    async def time(self) -> float:
+        async with _translated(self._timeout_s):
+            seconds, microseconds = await self._redis.time()
+        return float(seconds) + microseconds / 1e6
+
     async def ping(self) -> None:
         async with _translated(self._timeout_s):
             await self._redis.ping()

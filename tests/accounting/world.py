@@ -22,7 +22,8 @@ from extproc.core.usage import Usage
 from extproc.estimator import Estimator
 from extproc.observe.metrics import Metrics
 from extproc.ports import StoreError, UsageFilter
-from extproc.stores.memory import MemoryCounters, MemoryLedger
+from extproc.stores.memory import MemoryLedger
+from extproc.stores.memory_counters import MemoryCounters
 
 WHO = Identity("acme", "sa", "10.0.0.1")
 COSTING = Costing(bytes_per_token=1, overhead_tokens=0, media_tokens=0, typical_output_tokens=5)

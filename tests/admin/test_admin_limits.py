@@ -13,7 +13,8 @@ from extproc.admin.service import Admin
 from extproc.core.limits import Scope, Window
 from extproc.core.policies import Defaults, policy_from, short_limits
 from extproc.ports import ConflictError
-from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+from extproc.stores.memory import MemoryLedger, MemoryTenants
+from extproc.stores.memory_counters import MemoryCounters
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DEFAULTS = Defaults(short_limits(1000, None), ZoneInfo("UTC"))

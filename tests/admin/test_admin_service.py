@@ -16,7 +16,8 @@ from extproc.core.quota import Reservation
 from extproc.core.settlement import Outcome
 from extproc.core.usage import Usage
 from extproc.ports import Closing, UsageFilter
-from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+from extproc.stores.memory import MemoryLedger, MemoryTenants
+from extproc.stores.memory_counters import MemoryCounters
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -11,7 +11,7 @@ from extproc.core.identity import Identity
 from extproc.core.limits import Bucket, Limit, Scope, Subject, Window, interval_at
 from extproc.core.quota import Reservation
 from extproc.insights import insight_into
-from extproc.stores.memory import MemoryCounters
+from extproc.stores.memory_counters import MemoryCounters
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")

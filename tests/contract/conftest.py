@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 from extproc.local import parts
 from extproc.local.ports import HOST, free_ports
 from extproc.local.process import Command, start
-from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+from extproc.stores.memory import MemoryLedger, MemoryTenants
+from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.tenants import MongoTenants

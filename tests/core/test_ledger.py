@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from extproc.core.costs import NO_COST, Bound, Cost, Weights
-from extproc.core.ledger import Entry, closed_entry, denied_entry
-from extproc.core.limits import Limit, Mode, Scope, Window
+from extproc.core.ledger import Charge, Entry, closed_entry, denied_entry
+from extproc.core.limits import Limit, Mode, Scope, Unit, Window
 from extproc.core.settlement import Outcome, Settlement, expiry
 from extproc.core.usage import NO_USAGE, Usage
 
@@ -33,7 +33,22 @@ def test_an_entry_says_what_was_held_and_what_was_charged():
         admitted_at=NOW,
         ended_at=LATER,
         cost=Cost(20, 30),
+        charges=tuple(Charge(b.key, b.interval.end, 26) for b in reservation().buckets),
     )
+
+
+def test_an_entry_says_what_each_bucket_was_charged_in_its_unit():
+    limits = [Limit(Scope.TENANT, Window.DAY, 100, unit=unit) for unit in (Unit.REQUESTS, Unit.OUTPUT_TOKENS)]
+    limits.append(Limit(Scope.TENANT, Window.DAY, 100, unit=Unit.INPUT_TOKENS))
+    held = reservation(Cost(20, 30), limits=limits)
+    settlement = Settlement(Outcome.SETTLED, Usage(0, 16, total=16), 26, "usage", status=200)
+    charged = [(charge.key, charge.amount) for charge in closed_entry(held, settlement, LATER).charges]
+    assert charged == [(held.buckets[0].key, 1), (held.buckets[1].key, 16)]  # what is charged nothing is left out
+
+
+def test_a_denied_request_charges_no_bucket_not_even_as_a_request():
+    held = reservation(limits=[Limit(Scope.TENANT, Window.DAY, 100, unit=Unit.REQUESTS)])
+    assert denied_entry(held, "tenant").charges == ()
 
 
 def test_an_entry_names_the_shadows_that_would_have_denied_and_the_price():

@@ -23,7 +23,8 @@ from extproc.local.ports import HOST, free_ports
 from extproc.ports import StoreError, UsageFilter
 from extproc.serve import _cancel, serve
 from extproc.settings import load
-from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+from extproc.stores.memory import MemoryLedger, MemoryTenants
+from extproc.stores.memory_counters import MemoryCounters
 
 
 class Life:

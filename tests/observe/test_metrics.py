@@ -16,7 +16,8 @@ from extproc.core.usage import Usage
 from extproc.estimator import Estimator, NoCounter
 from extproc.limits_follower import FollowerOptions, LimitsFollower
 from extproc.observe.metrics import OTHER, Metrics
-from extproc.stores.memory import MemoryCounters, MemoryLedger, MemoryTenants
+from extproc.stores.memory import MemoryLedger, MemoryTenants
+from extproc.stores.memory_counters import MemoryCounters
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
