@@ -1,8 +1,11 @@
 # syntax=docker/dockerfile:1
 # The processor alone: no compiler, no pip, no shell needed at run time; runs as nobody on a read-only root.
 #   docker build -t tokenweir .
-#   docker run --read-only --cap-drop ALL -p 50051:50051 -p 9464:9464 \
+#   docker run --read-only --cap-drop ALL -p 50051:50051 -p 9464:9464 -v "$PWD/tls:/tls:ro" \
+#     -e TOKENWEIR_SERVER__TLS__CERTIFICATE_FILE=/tls/tls.crt -e TOKENWEIR_SERVER__TLS__KEY_FILE=/tls/tls.key \
+#     -e TOKENWEIR_SERVER__TLS__CLIENT_CA_FILE=/tls/ca.crt -e TOKENWEIR_SERVER__TLS__ALLOWED_SANS='[envoy.example]' \
 #     -e TOKENWEIR_REDIS__URL=... -e TOKENWEIR_MONGO__URL=... tokenweir
+# Without TLS it starts only with TOKENWEIR_SERVER__ALLOW_PLAINTEXT=true: behind a sidecar, or for a trial.
 
 FROM python:3.12-slim AS build
 WORKDIR /src

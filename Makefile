@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 CHART_TESTS := tests/charts tests/deploy tests/onboarding tests/onboarding_ui tests/dumper tests/test_wheel.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit format charts protos settings-table lock clean
+.PHONY: help demo test simulate chaos soak check unit format charts protos settings-table lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,10 +19,21 @@ demo: $(VENV)/.local ## start the whole stack on this machine and play the story
 
 test: $(VENV)/.dev .cache/tools/.fetched ## lint, types, and every test: unit, contract, system
 	@$(MAKE) --no-print-directory check
+	@echo "== simulation: thousands of seeds in virtual time"
+	@$(BIN)/pytest -n 2 -q tests/simulation
 	@echo "== contract and system tests: real Envoy, Valkey, Redis, MongoDB protocol, openai client"
-	@$(BIN)/pytest -n 2 --dist loadfile -q --ignore=tests/core $(CHART_TESTS:%=--ignore=%) tests
+	@$(BIN)/pytest -n 2 --dist loadfile -q --ignore=tests/core --ignore=tests/chaos --ignore=tests/simulation $(CHART_TESTS:%=--ignore=%) tests
+	@echo "== real faults, the short form: processes killed and stopped, stores lost"
+	@$(BIN)/pytest -n 2 --dist loadfile -q --ignore=tests/chaos/test_soak.py tests/chaos
 	@echo "== charts, deployment and onboarding: Helm 4 and 3, real Envoys, Prometheus, a browser"
 	@$(BIN)/pytest -n 2 --dist loadfile -q $(CHART_TESTS)
+
+# One after the other, on a machine of its own: there its bounds in seconds are held to the letter.
+chaos: $(VENV)/.dev ## real faults in full size; SEED=7 replays a run, ONLY=name one test; docs/reliability.md has more
+	@CHAOS_FORM=full $(BIN)/pytest -q --ignore=tests/chaos/test_soak.py $(if $(ONLY),-k '$(ONLY)') tests/chaos
+
+soak: $(VENV)/.dev ## random faults for MINUTES=10; SEED=7 replays them
+	@CHAOS_FORM=full CHAOS_MINUTES=$(or $(MINUTES),10) $(BIN)/pytest -q tests/chaos/test_soak.py
 
 check: $(VENV)/.dev ## what each commit passes: format, lint, types, layers, charts, the core's tests with full coverage
 	@echo "== lint, types, layers"
@@ -33,6 +44,9 @@ check: $(VENV)/.dev ## what each commit passes: format, lint, types, layers, cha
 	@$(BIN)/python charts/generate.py --check
 	@echo "== the core's tests, with its branches covered by them alone"
 	@$(BIN)/pytest -n 2 -q tests/core --cov --cov-report=term --cov-fail-under=100
+
+simulate: $(VENV)/.dev ## play one seed of the simulation, step by step: make simulate SEED=1234
+	@$(BIN)/python -m tests.simulation $(or $(SEED),0)
 
 unit: $(VENV)/.dev ## the core's tests only
 	@$(BIN)/pytest -q tests/core

@@ -12,8 +12,12 @@ END = "<!-- end of tables -->\n"
 # What a schema can't say.
 _FORMS = {
     "server.address": "`host:port` or `unix:/path`; port 0: any free one",
+    "server.tls.certificate_file": "path, or null",
+    "server.tls.key_file": "path, or null",
+    "server.tls.client_ca_file": "path, or null",
+    "server.tls.allowed_sans": "list of names, such as `spiffe://cluster.local/ns/istio-system/sa/gateway`",
     "metrics.address": "`host:port`; port 0: any free one",
-    "redis.url": "URL: `redis://`, `rediss://`, `unix://`, `memory://`",
+    "redis.url": "URL: `redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`, `memory://`",
     "mongo.url": "URL: `mongodb://`, `mongodb+srv://`, `memory://`",
     "identity.service_account_header": "header name, or null",
     "identity.tenant_header": "header name, or null",

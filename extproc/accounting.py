@@ -1,17 +1,17 @@
 """Reserve -> settle | release | expire: the only caller of the ports.
 
-`reserve` is the one round trip before the upstream. `close` never waits: it queues, and two background queues
-carry the end of a reservation to the counters and from there to the ledger.
+`reserve` is the one round trip before the upstream (deciding.py). `close` never waits: it queues, and what ended
+is carried to the counters and the ledger from there (books.py).
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
-from extproc.core.alerting import Alert
+from extproc.books import Books, is_recorded
+from extproc.breaker import BreakerOptions, Breakers
 from extproc.core.binding import Policy, bind
 from extproc.core.costs import NO_COST
 from extproc.core.endpoints import Endpoint
@@ -19,9 +19,9 @@ from extproc.core.events import Ask
 from extproc.core.hits import Hit
 from extproc.core.identity import Identity
 from extproc.core.insight import Insight
-from extproc.core.ledger import Entry, closed_entry, denied_entry
-from extproc.core.limits import Bucket, Mode, Subject, Unit, Window, local_date
-from extproc.core.models import Models
+from extproc.core.ledger import denied_entry
+from extproc.core.limits import Bucket, Mode, Subject, Unit, local_date
+from extproc.core.partitions import partition_of
 from extproc.core.quota import (
     Admitted,
     Decision,
@@ -34,39 +34,42 @@ from extproc.core.quota import (
     Unbounded,
 )
 from extproc.core.routes import NO_ROUTE, Route
-from extproc.core.settlement import Outcome, Settlement, charges, expiry, released
+from extproc.core.settlement import Outcome, Settlement, expiry, released
 from extproc.core.usage import NO_USAGE
+from extproc.deciding import Decider, Deciding
 from extproc.estimator import Estimator
 from extproc.held import Held, Open
 from extproc.insights import insight_into
+from extproc.lanes import Part, parts_of
 from extproc.observe.metrics import Metrics
-from extproc.outbox import Outbox, OutboxOptions
-from extproc.ports import Clock, Closing, Counters, Ledger, Limits, StoreError
+from extproc.ports import Clock, Limits, StoreError
+from extproc.standby import Standby
+from extproc.stored import Stored
 
 _log = logging.getLogger(__name__)
 
 _EXPIRE_AT_ONCE = 500
-_UNDONE_AT_MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class AccountingOptions:
-    """Durations in seconds. A decision takes at most `decision_timeout_s`, whatever the counters do."""
+    """Durations in seconds. A decision takes at most `decision_timeout_s`, whatever the counters do.
+
+    When the counters are back from an outage, nothing is overdue before every replica has had `renewed_within_s`
+    to renew what it holds. When their clock was set, nothing is before every replica has had `stepped_within_s`
+    to notice, and to renew.
+    """
 
     decision_timeout_s: float = 0.1
     reservation_ttl_s: float = 900.0
     expiry_interval_s: float = 5.0
-    ledger_linger_s: float = 0.1
     record_denied: bool = True
     refuse_unbounded: bool = True
-    thresholds: tuple[int, ...] = ()
-    alert_windows: frozenset[Window] = frozenset(Window)
-
-
-class AlertSink(Protocol):
-    """Takes alerts. Returns at once and raises nothing."""
-
-    def put(self, alert: Alert) -> None: ...
+    allow_share: float = 0.1
+    keep_after_s: float = 1.0
+    renewed_within_s: float = 10.0
+    stepped_within_s: float = 30.0
+    breaker: BreakerOptions = field(default_factory=BreakerOptions)
 
 
 class Accounting:
@@ -75,34 +78,38 @@ class Accounting:
     def __init__(
         self,
         *,
-        counters: Counters,
-        ledger: Ledger,
+        stored: Stored,
+        books: Books,
         limits: Limits,
         clock: Clock,
         new_id: Callable[[], ReservationId],
-        models: Models,
         estimator: Estimator,
-        alerts: AlertSink,
         metrics: Metrics,
         options: AccountingOptions,
+        replica: str = "",
     ) -> None:
-        self._counters = counters
+        self._stored = stored
+        self._books = books
         self._limits = limits
         self._clock = clock
         self._new_id = new_id
-        self._models = models
+        self._replica = replica
         self._estimator = estimator
-        self._alerts = alerts
         self._metrics = metrics
         self._options = options
-        self._held = Held(counters, clock, options.reservation_ttl_s, metrics.lost)
-        self._closings: Outbox[_End] = Outbox(OutboxOptions("closings"), self._carry_out, metrics.lost)
-        self._entries: Outbox[Entry] = Outbox(
-            OutboxOptions("ledger", linger_s=options.ledger_linger_s), ledger.append, metrics.lost
+        self._parts = parts_of(stored.counters)
+        self._expiring_from = dict.fromkeys(self._parts, 0.0)
+        self._held = Held(stored.counters, clock, options.reservation_ttl_s, metrics.lost)
+        self._breakers = Breakers(self._parts, self._probe, options.breaker, self._reached)
+        standby = Standby(options.allow_share, stored.spool)
+        books.on_end(standby.ended)
+        self.decider = Decider(
+            Deciding(stored.counters, self._breakers, standby),
+            new_id=new_id,
+            undo=self._undo,
+            metrics=metrics,
+            timeout_s=options.decision_timeout_s,
         )
-        self._answering = True
-        metrics.watch_queue("closings", self._closings.__len__)
-        metrics.watch_queue("ledger", self._entries.__len__)
         metrics.watch_queue("renewals", lambda: self._held.waiting)
 
     async def reserve(self, ask: Ask) -> Decision:
@@ -136,12 +143,12 @@ class Accounting:
             weights=policy.weights_for(ask.facts.model, estimate.weights),
             bound=estimate.bound,
         )
-        decision = await self._decide(reservation)
+        decision = await self._decide(reservation, policy)
         if isinstance(decision, Admitted):
             shadow = tuple(state.bucket.limit.kind for state in decision.shadowed)
             self._held.add(Open(decision.reservation, estimate.lesson, shadow))
         elif isinstance(decision, Denied) and self._options.record_denied:
-            self._entries.put(denied_entry(reservation, decision.state.bucket.limit.scope))
+            self._books.deny(denied_entry(reservation, decision.state.bucket.limit.scope))
         return decision
 
     async def hit(self, hit: Hit) -> HitDecision:
@@ -168,14 +175,15 @@ class Accounting:
             date=local_date(now, policy.zone),
             deadline=now.timestamp() + self._options.reservation_ttl_s,
             requests=hit.hits,
+            replica=self._replica,
         )
         if not buckets:
             self._metrics.decided("admitted", "")
             return Admitted(reservation, ())
-        decision = await self._decide(reservation)
+        decision = await self._decide(reservation, policy)
         if isinstance(decision, Admitted):
             counted = Settlement(Outcome.SETTLED, NO_USAGE, 0, "request")
-            self._closings.put(_End(Open(decision.reservation), counted, recorded=False))
+            self._books.end(Open(decision.reservation), counted, recorded=False)
         return decision
 
     async def inspect(
@@ -186,7 +194,7 @@ class Accounting:
         policy = self._limits.policy(identity.tenant)
         try:
             async with asyncio.timeout(self._options.decision_timeout_s):
-                return await insight_into(self._counters, policy, identity, now, subject, route=route)
+                return await insight_into(self._stored.counters, policy, identity, now, subject, route=route)
         except (StoreError, TimeoutError):
             return Unavailable()
 
@@ -196,53 +204,77 @@ class Accounting:
 
     def close(self, reservation: Reservation, settlement: Settlement) -> None:
         """Ends a reservation, exactly once on the counters however often it is called. Returns at once."""
-        self._closings.put(_End(self._held.end(reservation), settlement, recorded=True))
+        self._books.end(self._held.end(reservation), settlement, recorded=True)
+
+    # ------------------------------------------------ what other lives of the counters have to know
+
+    def to_restore(self, partition: int) -> list[Reservation]:
+        """All that this process holds or may hold in a partition, also what ended and is not known to have.
+
+        It has to be restored in the counters' new life.
+        """
+        found = {r.id: r for r in (*self.decider.asked(), *self._held, *self._books.unended())}
+        self.decider.restoring()
+        return [r for r in found.values() if partition_of(r.identity.tenant) == partition]
+
+    def tell_again(self, partition: int) -> None:
+        """Has the counters hold what this process holds in a partition as it is now."""
+        self._held.tell_again(partition)
+
+    async def keep(self) -> None:
+        """Keeps what has been held for a while in the records, should both this process and the counters be lost.
+
+        Raises `StoreError`.
+        """
+        before = self._clock.now() - timedelta(seconds=self._options.keep_after_s)
+        unkept = [*self._held.unkept(before), *self._books.unkept(before)]
+        if unkept:
+            await self._stored.records.keep(unkept)
+            self._held.kept(unkept)
+            known = {r.id for r in self._held} | self._books.ids()
+            self._books.kept(r.id for r in unkept if r.id in known)
+            over = [r.id for r in unkept if r.id not in known]  # in the ledger by now
+            if over:
+                await self._stored.records.drop(over)
+
+    def retry(self) -> None:
+        """The stores may be back: what waits for its next try is tried now."""
+        self._books.retry()
+        self._held.retry()
+
+    # ------------------------------------------------ life
 
     async def run(self) -> None:
-        """Carries out what is queued and expires what nobody ended, until cancelled."""
+        """Delivers, renews and expires until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._closings.run())
-            group.create_task(self._entries.run())
-            group.create_task(self._expire())
+            group.create_task(self._books.run())
             group.create_task(self._held.run())
+            group.create_task(self._breakers.run())
+            for part in self._parts:
+                group.create_task(self._expire(part))
+
+    def clock_stepped(self) -> None:
+        """The clock was set: what seems to be overdue by it need not be."""
+        wait_until = asyncio.get_running_loop().time() + self._options.stepped_within_s
+        for part in self._parts:
+            self._expiring_from[part] = max(self._expiring_from[part], wait_until)
+        self._held.renew_due()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Waits until all that was closed is counted and recorded; False where the time did not suffice."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._closings.drained()
-                await self._entries.drained()
-        except TimeoutError:
-            _log.error(
-                "not everything was recorded in time",
-                extra={"closings": len(self._closings), "ledger": len(self._entries)},
-            )
-            return False
-        return True
+        """Delivers what is queued; False where something of it is lost."""
+        return await self._books.drain(timeout_s)
 
-    async def expire_overdue(self) -> int:
+    async def expire_overdue(self, part: Part = None) -> int:
         """Ends reservations whose deadline has passed, of any replica; charged as held. Raises `StoreError`."""
-        overdue = await self._counters.overdue(self._clock.now(), _EXPIRE_AT_ONCE)
+        overdue = await self._stored.counters.overdue(self._clock.now(), _EXPIRE_AT_ONCE, part)
         for reservation in overdue:
-            recorded = reservation.endpoint is not Endpoint.ROUTE  # hits are not in the ledger
-            self._closings.put(_End(Open(reservation), expiry(reservation), recorded))
+            self._books.end(Open(reservation), expiry(reservation), recorded=is_recorded(reservation))
         return len(overdue)
 
-    async def _decide(self, reservation: Reservation) -> Admitted | Denied | Unavailable:
-        try:
-            async with asyncio.timeout(self._options.decision_timeout_s):
-                with self._metrics.reserving():
-                    decision = await self._counters.reserve(reservation)
-        except (StoreError, TimeoutError) as error:
-            self._undo(reservation)
-            self._metrics.decided("unavailable", "store")
-            self._tell(answering=False, error=_named(error))
-            return Unavailable()
-        except BaseException:  # the stream was cancelled, or a fault: nothing may stay held
-            self._undo(reservation)
-            raise
-        self._tell(answering=True)
-        self._count(reservation, decision)
+    async def _decide(self, reservation: Reservation, policy: Policy) -> Admitted | Denied | Unavailable:
+        decision = await self.decider.decide(reservation, policy.on_store_failure)
+        if not isinstance(decision, Unavailable):
+            self._count(reservation, decision)
         return decision
 
     def _uncounted(self, policy: Policy, ask: Ask, now: datetime) -> Reservation:
@@ -259,17 +291,18 @@ class Accounting:
             admitted_at=now,
             date=local_date(now, policy.zone),
             deadline=now.timestamp() + self._options.reservation_ttl_s,
+            replica=self._replica,
         )
 
     def _not_admitted(self, reservation: Reservation, reason: str) -> None:
         """Counts and records a denial that no bucket was asked about."""
         self._metrics.decided("denied", reason)
         if self._options.record_denied:
-            self._entries.put(denied_entry(reservation, reason))
+            self._books.deny(denied_entry(reservation, reason))
 
     def _count(self, reservation: Reservation, decision: Admitted | Denied) -> None:
         if isinstance(decision, Admitted):
-            self._metrics.decided("admitted", "")
+            self._metrics.decided("admitted", "standby" if decision.reservation.local else "")
             for state in decision.shadowed:
                 self._metrics.shadowed(state.bucket.limit.scope)
             if _log.isEnabledFor(logging.DEBUG):
@@ -280,63 +313,31 @@ class Accounting:
         _log.debug("denied", extra={"reservation": reservation.id, "scope": scope})
 
     def _undo(self, reservation: Reservation) -> None:
-        # In a long outage these must not take the room of reservations that are really held. One that is left out
-        # and was made all the same expires.
-        if len(self._closings) < _UNDONE_AT_MOST:
-            undone = released("undecided", forwarded=False)
-            self._closings.put(_End(Open(reservation), undone, recorded=False))
+        self._books.undo(Open(reservation), released("undecided", forwarded=False))
 
-    def _tell(self, *, answering: bool, error: str = "") -> None:
-        """Logs when the counters fall silent and when they answer again: a line an outage, not a request."""
-        if answering is self._answering:
-            return
-        self._answering = answering
-        if answering:
-            _log.warning("decisions again")
-        else:
-            _log.error("no decisions: requests are answered with 503", extra={"error": error})
+    async def _probe(self, part: Part) -> None:
+        await self._stored.counters.ping(part)
 
-    async def _carry_out(self, ends: Sequence["_End"]) -> None:
-        stands = await self._counters.close([self._closing(end) for end in ends], self._options.thresholds)
-        now = self._clock.now()
-        for end, closed in zip(ends, stands, strict=True):
-            reservation = end.opened.reservation
-            for crossed in closed.crossed:
-                alert = Alert(reservation.identity.tenant, crossed.bucket, crossed.used, crossed.threshold, now)
-                self._alerts.put(alert)
-            if end.recorded:
-                self._record(end, closed.outcome, now)
+    def _reached(self, part: Part, is_open: bool) -> None:
+        self._metrics.breaker(is_open=self._breakers.open > 0)
+        self._wait_for_renewals(part)
+        if not is_open:
+            self.retry()
 
-    def _closing(self, end: "_End") -> Closing:
-        reservation = end.opened.reservation
-        watched = tuple(self._watched(bucket) for bucket in reservation.buckets)
-        return Closing(reservation, end.settlement.outcome, charges(reservation, end.settlement), watched)
+    def _wait_for_renewals(self, part: Part) -> None:
+        renewed_at = asyncio.get_running_loop().time() + self._options.renewed_within_s
+        self._expiring_from[part] = max(self._expiring_from[part], renewed_at)
 
-    def _watched(self, bucket: Bucket) -> bool:
-        return bucket.limit.window in self._options.alert_windows and not bucket.limit.shadow
-
-    def _record(self, end: "_End", outcome: Outcome, now: datetime) -> None:
-        settlement, reservation = end.settlement, end.opened.reservation
-        if outcome is not settlement.outcome:
-            if outcome is not Outcome.EXPIRED:
-                return  # ended before, in another way: recorded then
-            # It expired first, by whichever replica: the ledger keeps one entry per reservation.
-            settlement = expiry(reservation)
-        else:
-            self._estimator.learn(end.opened.lesson, settlement, bounded=reservation.output_bound is not None)
-        self._metrics.closed(settlement)
-        self._metrics.used(reservation.identity.tenant, reservation.model, settlement.usage)
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("closed", extra=_told(reservation, settlement))
-        price = self._models.profile(reservation.model).prices.of(settlement.usage)
-        self._entries.put(closed_entry(reservation, settlement, now, shadow=end.opened.shadow, price=price))
-
-    async def _expire(self) -> None:
+    async def _expire(self, part: Part) -> None:
         while True:
             await asyncio.sleep(self._options.expiry_interval_s)
+            now = asyncio.get_running_loop().time()
+            if self._breakers.of(part).is_open or now < self._expiring_from[part]:
+                continue
             try:
-                expired = await self.expire_overdue()
+                expired = await self.expire_overdue(part)
             except StoreError as error:
+                self._wait_for_renewals(part)
                 _log.warning("overdue reservations could not be read", extra={"error": str(error)})
                 continue
             if expired:
@@ -347,24 +348,3 @@ def _needs_bound(buckets: Sequence[Bucket]) -> bool:
     """Whether a strict limit binds that counts more than requests."""
     strict = (b.limit for b in buckets if b.limit.mode is Mode.STRICT and not b.limit.shadow)
     return any(limit.unit is not Unit.REQUESTS for limit in strict)
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    opened: Open
-    settlement: Settlement
-    recorded: bool
-
-
-def _told(reservation: Reservation, settlement: Settlement) -> dict[str, object]:
-    return {
-        "request_id": reservation.request_id,
-        "reservation": reservation.id,
-        "outcome": settlement.outcome,
-        "reason": settlement.reason,
-        "charge": settlement.charge,
-    }
-
-
-def _named(error: BaseException) -> str:
-    return str(error) or type(error).__name__

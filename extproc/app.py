@@ -4,10 +4,14 @@ import re
 import secrets
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from extproc.accounting import Accounting, AccountingOptions
 from extproc.alerts.alerts import Alerts
+from extproc.books import Books, BooksOptions
+from extproc.clocks import SyncedClock
+from extproc.core.buffers import Buffers
 from extproc.core.costs import Costing, Weights
 from extproc.core.exchange import ExchangeRules
 from extproc.core.identity import SPIFFE, IdentityRules
@@ -15,18 +19,24 @@ from extproc.core.models import FREE, ModelProfile, Models
 from extproc.core.policies import Defaults
 from extproc.core.quota import ReservationId
 from extproc.envoy.codec import Codec, MetadataKeys
+from extproc.envoy.tls import TLSOptions
 from extproc.estimator import Estimator, NoCounter, PromptCounter
 from extproc.limits_follower import FollowerOptions, LimitsFollower
 from extproc.observe.metrics import Metrics
-from extproc.ports import Counters, Ledger, TenantStore, UsageReports
+from extproc.ports import CounterStore, Ledger, Records, Spool, TenantStore, UsageReports
+from extproc.recovery import Recovery
 from extproc.setting_costs import ModelSettings
+from extproc.setting_server import TLSSettings
 from extproc.settings import IdentitySettings, Settings, SettingsError
+from extproc.stored import Stored
 from extproc.stores.memory import MemoryLedger, MemoryTenants
 from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
+from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
+from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
 from extproc.tokenizing import Assignment, TokenizerError, load_counter
 
 # Fields of a model's settings that are called the same in `Costing`.
@@ -59,9 +69,10 @@ def new_reservation_id() -> ReservationId:
 class Stores:
     """The adapters, as ports."""
 
-    counters: Counters
+    counters: CounterStore
     ledger: Ledger
     reports: UsageReports
+    records: Records
     tenants: TenantStore
     mongo: MongoLedger | None = None  # has indexes to make; None: in memory
 
@@ -69,6 +80,8 @@ class Stores:
         """Makes what is missing in the stores; safe to repeat. Raises `StoreError`."""
         if self.mongo is not None:
             await self.mongo.create_indexes()
+        if isinstance(self.records, MongoRecords):
+            await self.records.create_indexes()
 
     async def aclose(self) -> None:
         await self.counters.aclose()
@@ -79,22 +92,24 @@ class Stores:
 def build_stores(settings: Settings) -> Stores:
     """The stores that the settings name. Connects to nothing yet; call it inside the event loop."""
     redis, mongodb = settings.redis, settings.mongo
-    counters: Counters
+    counters: CounterStore
     if redis.url.in_memory:
         counters = MemoryCounters()
     else:
-        counters = RedisCounters(RedisOptions(redis.url.get_secret_value(), redis.max_connections))
+        counters = RedisCounters(
+            RedisOptions(redis.url.get_secret_value(), redis.max_connections, max_waiting=redis.max_waiting)
+        )
     if mongodb.url.in_memory:
         memory = MemoryLedger()
-        return Stores(counters, memory, memory, MemoryTenants())
+        return Stores(counters, memory, memory, memory, MemoryTenants())
     mongo = Mongo(MongoOptions(mongodb.url.get_secret_value(), mongodb.database, mongodb.timeout_s))
     ledger = MongoLedger(mongo)
-    return Stores(counters, ledger, ledger, MongoTenants(mongo), ledger)
+    return Stores(counters, ledger, ledger, MongoRecords(mongo), MongoTenants(mongo), ledger)
 
 
 def defaults(settings: Settings) -> Defaults:
     default = settings.limits.default
-    return Defaults(default.parsed(), ZoneInfo(default.timezone))
+    return Defaults(default.parsed(), ZoneInfo(default.timezone), default.on_store_failure)
 
 
 def build_follower(settings: Settings, stores: Stores, metrics: Metrics) -> LimitsFollower:
@@ -134,7 +149,17 @@ def build_counter(settings: Settings, metrics: Metrics) -> PromptCounter:
         raise SettingsError(str(error)) from None
 
 
-def build_accounting(
+@dataclass(frozen=True, slots=True)
+class Metering:
+    """What holds, ends and records reservations, and keeps the counters right."""
+
+    clock: SyncedClock
+    books: Books
+    accounting: Accounting
+    recovery: Recovery
+
+
+def build_metering(
     settings: Settings,
     stores: Stores,
     limits: LimitsFollower,
@@ -142,29 +167,59 @@ def build_accounting(
     *,
     counter: PromptCounter,
     alerts: Alerts,
-) -> Accounting:
-    reservation = settings.reservation
-    known = models(settings)
-    return Accounting(
-        counters=stores.counters,
-        ledger=stores.ledger,
-        limits=limits,
-        clock=SystemClock(),
-        new_id=new_reservation_id,
+    spool: Spool,
+    replica: str,
+) -> Metering:
+    known, clock = models(settings), SyncedClock(stores.counters, SystemClock())
+    estimator = Estimator(known, counter, metrics, learn=settings.cost.learn)
+    stored = Stored(stores.counters, stores.counters, stores.ledger, stores.records, spool)
+    options = BooksOptions(thresholds=settings.alerts.thresholds, alert_windows=frozenset(settings.alerts.windows))
+    books = Books(
+        stored,
+        clock=clock,
         models=known,
-        estimator=Estimator(known, counter, metrics, learn=settings.cost.learn),
+        estimator=estimator,
         alerts=alerts,
         metrics=metrics,
-        options=AccountingOptions(
-            decision_timeout_s=reservation.decision_timeout_s,
-            reservation_ttl_s=reservation.ttl_s,
-            expiry_interval_s=reservation.expiry_interval_s,
-            record_denied=settings.denied.record,
-            refuse_unbounded=settings.cost.refuse_unbounded,
-            thresholds=settings.alerts.thresholds,
-            alert_windows=frozenset(settings.alerts.windows),
-        ),
+        options=options,
     )
+    accounting = Accounting(
+        stored=stored,
+        books=books,
+        limits=limits,
+        clock=clock,
+        new_id=new_reservation_id,
+        estimator=estimator,
+        metrics=metrics,
+        options=_accounting_options(settings),
+        replica=replica,
+    )
+    clock.on_step = accounting.clock_stepped
+    recovery = Recovery(replica, stores.counters, stores.records, accounting, books, clock=clock, metrics=metrics)
+    return Metering(clock, books, accounting, recovery)
+
+
+def _accounting_options(settings: Settings) -> AccountingOptions:
+    reservation = settings.reservation
+    return AccountingOptions(
+        decision_timeout_s=reservation.decision_timeout_s,
+        reservation_ttl_s=reservation.ttl_s,
+        expiry_interval_s=reservation.expiry_interval_s,
+        record_denied=settings.denied.record,
+        refuse_unbounded=settings.cost.refuse_unbounded,
+        allow_share=reservation.allow_share,
+    )
+
+
+def build_spool(settings: Settings, replica: str) -> FileSpool | None:
+    """The spool that the settings name. Raises `SettingsError` where it can't be used."""
+    spool = settings.spool
+    if spool.directory is None:
+        return None
+    try:
+        return FileSpool(SpoolOptions(spool.directory, spool.max_bytes), replica)
+    except SpoolError as error:
+        raise SettingsError(str(error)) from None
 
 
 def models(settings: Settings) -> Models:
@@ -210,6 +265,16 @@ def identity_rules(settings: IdentitySettings) -> IdentityRules:
         tenant_pattern=re.compile(pattern) if pattern is not None else None,
         peer_principals=settings.peer_principals,
         gateway_principals=frozenset(name.removeprefix(SPIFFE) for name in settings.gateway_principals),
+        ipv6_prefix=settings.ipv6_prefix,
+    )
+
+
+def tls_options(tls: TLSSettings) -> TLSOptions | None:
+    """None for plaintext; the settings have all of it or nothing."""
+    if tls.certificate_file is None or tls.key_file is None or tls.client_ca_file is None:
+        return None
+    return TLSOptions(
+        Path(tls.certificate_file), Path(tls.key_file), Path(tls.client_ca_file), frozenset(tls.allowed_sans)
     )
 
 
@@ -219,6 +284,7 @@ def exchange_rules(settings: Settings) -> ExchangeRules:
         max_body_bytes=settings.server.max_body_bytes,
         denied_style=settings.denied.style,
         bytes_per_output_token=settings.cost.output_bytes_per_token,
+        buffers=Buffers(max(settings.server.max_buffered_bytes, 2 * settings.server.max_body_bytes)),
     )
 
 

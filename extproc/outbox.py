@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -31,7 +31,8 @@ class Outbox(Generic[T]):
     """Items put in are delivered at least once and in order, as long as the process lives.
 
     `deliver` must be safe to repeat. What it refuses for good (a `StoreError` that is not transient) is tried
-    once more on its own, then set aside with a loud line in the log and counted by `on_lost`.
+    once more on its own, then given to `refused` if there is one (repeatedly, while that fails in passing); else
+    it is lost, with a loud line in the log, and counted by `on_lost`.
     """
 
     def __init__(
@@ -39,23 +40,38 @@ class Outbox(Generic[T]):
         options: OutboxOptions,
         deliver: Callable[[Sequence[T]], Awaitable[None]],
         on_lost: Callable[[str, int], None],
+        refused: Callable[[T, StoreError], Awaitable[None]] | None = None,
     ) -> None:
         self._options = options
         self._deliver = deliver
         self._on_lost = on_lost
+        self._refused = refused
         self._items: deque[T] = deque()
-        self._in_hand = 0
+        self._batch: Sequence[T] = ()
+        self._again = asyncio.Event()
         self._filled = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._hurry = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._items) + self._in_hand
+        return len(self._items) + len(self._batch)
 
-    def put(self, item: T) -> bool:
-        """Queues an item without waiting. False, and the item is lost, where the queue is full."""
-        if len(self) >= self._options.max_queued:
+    def __iter__(self) -> Iterator[T]:
+        """What is not known to be delivered, oldest first."""
+        yield from self._batch
+        yield from self._items
+
+    @property
+    def full(self) -> bool:
+        return len(self) >= self._options.max_queued
+
+    def put(self, item: T, *, beyond: bool = False) -> bool:
+        """Queues an item without waiting. False, and the item is lost, where the queue is full.
+
+        `beyond`: its bound does not matter; for what was in another queue of this process before.
+        """
+        if self.full and not beyond:
             self._on_lost(self._options.name, 1)
             _log.error("queue full, item lost", extra={"queue": self._options.name})
             return False
@@ -72,14 +88,14 @@ class Outbox(Generic[T]):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._hurry.wait(), self._options.linger_s)
             batch = [self._items.popleft() for _ in range(min(len(self._items), self._options.max_batch))]
-            self._in_hand = len(batch)
+            self._batch = batch
             try:
                 await self._hand_over(batch)
-            except asyncio.CancelledError:
-                self._items.extendleft(reversed(batch))
+            except BaseException:  # cancelled, or a fault of ours: who gathers what is left finds it
+                self._items.extendleft(reversed(self._batch))
                 raise
             finally:
-                self._in_hand = 0
+                self._batch = ()
             if not self._items:
                 self._filled.clear()
                 self._empty.set()
@@ -87,7 +103,12 @@ class Outbox(Generic[T]):
     async def drained(self) -> None:
         """Returns when all that was put is delivered; stops lingering from now on."""
         self._hurry.set()
+        self.retry()
         await self._empty.wait()
+
+    def retry(self) -> None:
+        """Tries at once what failed and waits for its next turn: the other side may be back."""
+        self._again.set()
 
     async def _hand_over(self, batch: Sequence[T]) -> None:
         backoff_s = self._options.first_backoff_s
@@ -102,15 +123,38 @@ class Outbox(Generic[T]):
                     "delivery failed, will be repeated",
                     extra={"queue": self._options.name, "items": len(batch), "error": str(error)},
                 )
-                await asyncio.sleep(backoff_s)
+                await self._pause(backoff_s)
                 backoff_s = min(backoff_s * 2, self._options.max_backoff_s)
             else:
                 return
 
+    async def _pause(self, seconds: float) -> None:
+        self._again.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._again.wait()
+
     async def _set_aside(self, batch: Sequence[T], error: StoreError) -> None:
         if len(batch) > 1:  # one bad item must not take the others with it
-            for item in batch:
+            for number, item in enumerate(batch):
+                self._batch = batch[number:]  # the ones before are delivered, or lost
                 await self._hand_over([item])
+            return
+        if self._refused is not None:
+            _log.error("refused for good", extra={"queue": self._options.name, "error": str(error)})
+            await self._repeated(self._refused, batch[0], error)
             return
         self._on_lost(self._options.name, 1)
         _log.error("item refused for good", extra={"queue": self._options.name, "error": str(error)})
+
+    async def _repeated(
+        self, refused: Callable[[T, StoreError], Awaitable[None]], item: T, error: StoreError
+    ) -> None:
+        while True:
+            try:
+                await refused(item, error)
+            except StoreError as failed:
+                _log.warning("not set aside yet", extra={"queue": self._options.name, "error": str(failed)})
+                await self._pause(self._options.max_backoff_s)
+            else:
+                return

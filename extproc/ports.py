@@ -7,7 +7,7 @@ from typing import Protocol
 
 from extproc.core.binding import Policy
 from extproc.core.identity import TenantId
-from extproc.core.ledger import Entry
+from extproc.core.ledger import Charge, Entry
 from extproc.core.limits import Bucket
 from extproc.core.quota import Admitted, Count, Denied, Reservation, ReservationId
 from extproc.core.settlement import Outcome
@@ -88,7 +88,14 @@ class Counters(Protocol):
 
     `reserve` and `close` raise `UnreadyError` where the partition of a tenant is in an epoch that is not ready, or
     that this replica did not register in (see `Epochs`). `renew` asks only for that.
+
+    A `part` is a partition where the partitions are `apart`: on servers of their own, which fail by themselves.
+    None: all of them. Where they are not, they fail together, and there is no other part.
     """
+
+    @property
+    def apart(self) -> bool:
+        """Whether what happens to one partition need not happen to the others."""
 
     async def reserve(self, reservation: Reservation) -> Admitted | Denied:
         """Checks every bucket, then holds in all or in none.
@@ -113,7 +120,7 @@ class Counters(Protocol):
         ascending.
         """
 
-    async def overdue(self, now: datetime, at_most: int) -> list[Reservation]:
+    async def overdue(self, now: datetime, at_most: int, part: int | None = None) -> list[Reservation]:
         """Reservations as they were granted whose deadline is before `now`, and that no replica ended."""
 
     async def read(self, tenant: TenantId, buckets: Sequence[Bucket]) -> list[Count]:
@@ -122,8 +129,11 @@ class Counters(Protocol):
     async def time(self) -> float:
         """The store's own clock, in seconds since the epoch: the one that all replicas can agree on."""
 
-    async def ping(self) -> None:
-        """Returns when the store answers."""
+    async def warnings(self) -> list[str]:
+        """What about the store's configuration endangers the counters, for people to read."""
+
+    async def ping(self, part: int | None = None) -> None:
+        """Returns when the store answers: for one partition, or for any."""
 
     async def aclose(self) -> None:
         """Gives connections back."""
@@ -138,11 +148,27 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Journalled:
+    """What counters have to know of an entry that waits in the journal, when they are rebuilt."""
+
+    id: ReservationId
+    tenant: TenantId
+    outcome: Outcome
+    charges: tuple[Charge, ...]
+
+    @classmethod
+    def of(cls, entry: Entry) -> "Journalled":
+        """What it has to say."""
+        return cls(entry.id, entry.identity.tenant, entry.outcome, entry.charges)
+
+
+@dataclass(frozen=True, slots=True)
 class Aside:
-    """An entry that the ledger refused for good, as it was journalled (JSON), and why."""
+    """An entry that the ledger refused for good, as it was journalled (JSON), and why; where it stands."""
 
     text: str
     reason: str
+    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +190,14 @@ class Journal(Protocol):
         """The entries are in the ledger: forgets them. One that is gone already is fine."""
 
     async def waiting(self, older_than_s: float, at_most: int, partition: int | None = None) -> list[Waiting]:
-        """Entries that have waited for so long, oldest first, of all partitions or of one."""
+        """Entries that have waited for so long, oldest first, of all partitions or of one.
+
+        With an age of 0 all that wait, whatever the clock says that they are.
+        Where more wait than are asked for, each partition's oldest ones are among them.
+        """
+
+    async def journalled(self, partition: int) -> list[Journalled]:
+        """All that waits in a partition and can be read. What is removed meanwhile may be among it or not."""
 
     async def set_aside(self, entry: Entry | None, receipt: Receipt | None, reason: str) -> None:
         """Puts an entry where people find it and nothing tries it again; atomically with forgetting it.
@@ -174,6 +207,9 @@ class Journal(Protocol):
 
     async def aside(self, at_most: int) -> list[Aside]:
         """What was set aside, oldest first."""
+
+    async def forget_aside(self, receipts: Sequence[Receipt]) -> None:
+        """These are in the ledger after all: removes them from what was set aside. One that is gone is fine."""
 
     async def backlog(self) -> Backlog:
         """What waits."""
@@ -209,7 +245,10 @@ class Epochs(Protocol):
     """
 
     async def epochs(self) -> list[Epoch]:
-        """The current epoch of every partition, in order. Begins one where it has to."""
+        """The current epoch of every partition that can be reached, in order. Begins one where it has to.
+
+        Raises where none can be. Does not wait for one for longer than its other calls go on without it.
+        """
 
     async def restore(self, epoch: Epoch, reservations: Sequence[Reservation]) -> None:
         """Holds what is open, whatever the limits say. One that the epoch knows, open or ended, stays as it is."""
@@ -221,7 +260,10 @@ class Epochs(Protocol):
         """The replicas that did."""
 
     async def left_open(self, epoch: Epoch) -> list[Reservation]:
-        """Reservations that were open when the epoch before was left, as far as they are still known."""
+        """Reservations that were open when the epoch before was left, as far as they are still known.
+
+        Without hits (of routes): the ledger has none of them, so nobody knows which were charged.
+        """
 
     async def still_open(self, epoch: Epoch) -> list[Reservation]:
         """The reservations that are open in the epoch."""
@@ -234,6 +276,10 @@ class Epochs(Protocol):
 
     async def complete(self, epoch: Epoch) -> None:
         """Everything is rebuilt: the epoch is ready. What is left of earlier ones is cleared, some time."""
+
+
+class CounterStore(Counters, Journal, Epochs, Protocol):
+    """Counters and what belongs to them, as one store has it."""
 
 
 class Records(Protocol):
@@ -259,6 +305,22 @@ class Records(Protocol):
 
     async def leave(self, replica: str) -> None:
         """It is gone, having left nothing behind, or for too long."""
+
+
+class Spool(Protocol):
+    """What must survive a kill of this process while the counters are away: bounded, on local disk."""
+
+    async def opened(self, reservation: Reservation) -> None:
+        """A reservation that only this process knows of. On disk when it returns; full, it raises `StoreError`."""
+
+    def ended(self, closing: Closing) -> None:
+        """How it ended. Returns at once; on disk soon."""
+
+    def done(self, ids: Sequence[ReservationId]) -> None:
+        """These are recorded elsewhere: forgets them. Returns at once."""
+
+    async def keep(self, closings: Sequence[Closing]) -> None:
+        """Ends that could not be delivered in time. On disk when it returns; raises `StoreError`."""
 
 
 class Ledger(Protocol):

@@ -2,29 +2,47 @@
 
 import asyncio
 import logging
+import secrets
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import ProcessCollector, start_http_server
 
 from extproc import app
-from extproc.accounting import Accounting
+from extproc.alerts.alerts import Alerts
+from extproc.books import Books
+from extproc.envoy.patience import Waits
 from extproc.envoy.rate_limit import RateLimitServicer
 from extproc.envoy.server import BindError, Server, ServerOptions
 from extproc.envoy.servicer import GrpcServicer, Servicer
 from extproc.limits_follower import LimitsFollower
 from extproc.observe.metrics import Metrics
 from extproc.ports import StoreError
-from extproc.settings import Settings
+from extproc.settings import Settings, SettingsError
+from extproc.stores.spool import LeftBehind, NoSpool, left_behind
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 1.0
+_UNREADY_S = 0.05
+_REPLAY_EVERY_S = 30.0
+_RECORDED_S = 0.2
 # What is queued gets this long after the last stream ended, on top of server.drain_s.
 _FLUSH_S = 5.0
 # One more attempt at the webhook.
 _ALERTS_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    stores: app.Stores
+    follower: LimitsFollower
+    alerts: Alerts
+    metering: app.Metering
 
 
 async def serve(settings: Settings) -> int:
@@ -32,27 +50,29 @@ async def serve(settings: Settings) -> int:
 
     Raises `BindError` where an address can't be listened on, `SettingsError` where a tokenizer can't be loaded.
     """
-    stopping = asyncio.Event()
+    exposed = settings.server.exposed()
+    if exposed is not None:
+        raise SettingsError(exposed)
+    stopping, started = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
 
     async with AsyncExitStack() as at_the_end:
         metrics = Metrics(settings.metrics.usage_series)
         ProcessCollector(registry=metrics.registry)
-        stores = app.build_stores(settings)
-        at_the_end.push_async_callback(stores.aclose)
-        follower = app.build_follower(settings, stores, metrics)
-        alerts = app.build_alerts(settings, metrics)
-        counter = app.build_counter(settings, metrics)
-        at_the_end.callback(counter.close)
-        accounting = app.build_accounting(settings, stores, follower, metrics, counter=counter, alerts=alerts)
-        server = _server(settings, accounting, metrics)
+        parts = _parts(settings, metrics, at_the_end)
+        metering = parts.metering
+        server = _server(settings, metering, metrics)
         address = server.bind()
         at_the_end.callback(_serve_metrics(settings.metrics.address, metrics))
-        background: asyncio.Future[Any] = asyncio.gather(accounting.run(), follower.run(), alerts.run())
+        at_the_end.push_async_callback(_leave, metering)  # when nothing can beat for it any more
+        background: asyncio.Future[Any] = asyncio.gather(
+            parts.follower.run(), parts.alerts.run(), _follow(settings, metering, started)
+        )
         stopped: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
         at_the_end.push_async_callback(_cancel, background, stopped)
-        if await _ready(stores, follower, stopping):
+        if await _ready(parts, stopping):
+            started.set()
             await server.start()
             metrics.ready(serving=True)
             _log.info("serving", extra={"address": address, "metrics": settings.metrics.address})
@@ -60,29 +80,112 @@ async def serve(settings: Settings) -> int:
             _log.info("draining", extra={"seconds": settings.server.drain_s})
             metrics.ready(serving=False)
             await server.stop(settings.server.drain_s)
-        clean = await accounting.drain(_FLUSH_S)
-        await alerts.drain(_ALERTS_S)  # after the closings, which make some
+        clean = await metering.accounting.drain(_FLUSH_S)
+        await parts.alerts.drain(_ALERTS_S)  # after the closings, which make some
         if background.done():  # it never ends by itself: say what ended it
             await background
     _log.info("stopped", extra={"everything_recorded": clean})
     return 0 if clean else 1
 
 
-def _server(settings: Settings, accounting: Accounting, metrics: Metrics) -> Server:
-    rules, codec = app.exchange_rules(settings), app.build_codec(settings)
-    servicer = Servicer(rules, codec, accounting, metrics, app.SystemClock().now)
-    rate_limits = RateLimitServicer(
-        accounting.hit,
+def _parts(settings: Settings, metrics: Metrics, at_the_end: AsyncExitStack) -> _Parts:
+    """Builds what serves; what has to be closed is, at the end."""
+    replica = f"{socket.gethostname()[:64]}-{secrets.token_hex(4)}"
+    stores = app.build_stores(settings)
+    at_the_end.push_async_callback(stores.aclose)
+    spool = app.build_spool(settings, replica)
+    if spool is not None:
+        at_the_end.push_async_callback(spool.aclose)
+        metrics.watch_spool(lambda: spool.size)
+    follower = app.build_follower(settings, stores, metrics)
+    alerts = app.build_alerts(settings, metrics)
+    counter = app.build_counter(settings, metrics)
+    at_the_end.callback(counter.close)
+    metering = app.build_metering(
+        settings,
+        stores,
+        follower,
         metrics,
-        app.SystemClock().now,
+        counter=counter,
+        alerts=alerts,
+        spool=spool or NoSpool(),
+        replica=replica,
+    )
+    return _Parts(stores, follower, alerts, metering)
+
+
+async def _follow(settings: Settings, metering: app.Metering, started: asyncio.Event) -> None:
+    """What goes on beside the streams, once the stores were there for the first time.
+
+    Not before: nothing may expire by a clock that is not the counters'.
+    """
+    await started.wait()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(metering.accounting.run())
+        group.create_task(metering.recovery.run())
+        group.create_task(metering.clock.run())
+        if settings.spool.directory is not None:
+            group.create_task(_replay(settings.spool.directory, metering.books))
+
+
+async def _replay(directory: Path, books: Books) -> None:
+    """Ends what processes left in the spool that are gone, now and as long as this one lives."""
+    while True:
+        files = left_behind(directory)
+        try:
+            # In a thread: a large one takes a while to read.
+            while (left := await asyncio.to_thread(next, files, None)) is not None:
+                await _replay_file(left, books)
+                left.remove()
+        except OSError as error:
+            _log.error("the spool can't be read", extra={"error": str(error)})
+        await asyncio.sleep(_REPLAY_EVERY_S)
+
+
+async def _replay_file(left: LeftBehind, books: Books) -> None:
+    while True:
+        try:
+            ended = await books.replay(left.ended, left.unended)
+            # Only what is in the ledger is safe from all that may happen to the counters.
+            while await books.unrecorded(left.ids):  # noqa: ASYNC110 - another replica may write it
+                await asyncio.sleep(_RECORDED_S)
+        except StoreError as error:
+            _log.warning("the spool can't be replayed yet", extra={"error": str(error)})
+            await asyncio.sleep(_RETRY_S)
+        else:
+            break
+    if left.unreadable:
+        _log.error("lines of the spool can't be read", extra={"file": left.path.name, "lines": left.unreadable})
+    _log.warning("replayed the spool of a process that is gone", extra={"reservations": ended})
+
+
+async def _leave(metering: app.Metering) -> None:
+    try:
+        async with asyncio.timeout(_RETRY_S):
+            await metering.recovery.leave()
+    except (StoreError, TimeoutError) as error:
+        _log.debug("not signed off: others will notice", extra={"error": str(error)})
+
+
+def _server(settings: Settings, metering: app.Metering, metrics: Metrics) -> Server:
+    rules, codec = app.exchange_rules(settings), app.build_codec(settings)
+    options = settings.server
+    waits = Waits(options.request_timeout_s, options.idle_timeout_s)
+    metrics.watch_buffers(lambda: rules.buffers.kept_bytes)
+    servicer = Servicer(rules, codec, metering.accounting, metrics, metering.clock.now, waits=waits)
+    rate_limits = RateLimitServicer(
+        metering.accounting.hit,
+        metrics,
+        metering.clock.now,
         tenant_pattern=rules.identity.tenant_pattern,
+        ipv6_prefix=rules.identity.ipv6_prefix,
         style=settings.denied.style,
     )
-    options = settings.server
     return Server(
-        GrpcServicer(servicer, metrics),
+        GrpcServicer(servicer, metrics, options.max_streams),
         rate_limits,
-        ServerOptions(options.address, options.max_body_bytes, options.max_streams),
+        ServerOptions(options.address, options.max_body_bytes, options.max_streams, app.tls_options(options.tls)),
+        metrics,
     )
 
 
@@ -96,22 +199,34 @@ async def _cancel(*futures: "asyncio.Future[Any]") -> None:
     await asyncio.gather(*futures, return_exceptions=True)
 
 
-async def _ready(stores: app.Stores, follower: LimitsFollower, stopping: asyncio.Event) -> bool:
-    """Waits for both stores; False where it was told to stop before. Serving before the limits are known would
-    admit everybody on the defaults.
+async def _ready(parts: _Parts, stopping: asyncio.Event) -> bool:
+    """Waits for both stores, and for counters that have all they should; False where it was told to stop before.
+
+    Serving before the limits are known would admit everybody on the defaults.
     """
     while not stopping.is_set():
         try:
-            await stores.counters.ping()
-            await stores.prepare()
-            await follower.load()
+            await parts.metering.clock.sync()
+            await parts.stores.prepare()
+            await parts.follower.load()
+            while not await parts.metering.recovery.start():
+                if await _told_to_stop(stopping, _UNREADY_S):
+                    return False
+            for warning in await parts.stores.counters.warnings():
+                _log.warning(warning)
         except StoreError as error:
             _log.warning("not ready", extra={"error": str(error)})
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), _RETRY_S)
+            await _told_to_stop(stopping, _RETRY_S)
         else:
             return True
     return False
+
+
+async def _told_to_stop(stopping: asyncio.Event, within_s: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await stopping.wait()
+    return stopping.is_set()
 
 
 def _serve_metrics(address: str, metrics: Metrics) -> Callable[[], None]:

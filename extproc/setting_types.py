@@ -1,6 +1,7 @@
 """The types of settings: what a value must look like, and the message where it does not."""
 
 import re
+from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Any, ClassVar, Final, Literal
 from zoneinfo import ZoneInfo
 
@@ -59,6 +60,19 @@ def _address(value: str) -> str:
         raise ValueError("must be host:port (port 0: any free one) or unix:/path") from None
 
 
+def is_local(address: str) -> bool:
+    """Whether an `Address` can't be reached from another machine: loopback, or a Unix socket."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        found = ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
 def _database_name(value: str) -> str:
     if bad := set('/\\. "$*<>:|?\0') & set(value):
         raise ValueError(f"MongoDB allows no {min(bad)!r} in the name of a database")
@@ -75,6 +89,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Tokens = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
 Address = Annotated[str, AfterValidator(_address)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
+FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
 Header = Annotated[str, AfterValidator(_header)]
 Zone = Annotated[str, AfterValidator(_zone_name)]
 Pattern = Annotated[str, AfterValidator(_pattern)]

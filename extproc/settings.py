@@ -19,13 +19,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from extproc.core.binding import StoreFailure
 from extproc.core.fields import FieldError
 from extproc.core.limits import Limit, Unit, Window
 from extproc.core.policies import DocumentMode, limits_from
 from extproc.core.rejections import DeniedStyle
 from extproc.setting_costs import CostSettings, ModelList
+from extproc.setting_server import ServerSettings
 from extproc.setting_types import (
-    Address,
     CheckedProxyURL,
     CheckedWebhookURL,
     DatabaseName,
@@ -64,24 +65,6 @@ class SettingsError(Exception):
     """The settings can't be used. The message has one line per problem: the field, what is wrong, the fix."""
 
 
-class ServerSettings(Section):
-    """The gRPC server."""
-
-    address: Address = Field(
-        default="127.0.0.1:50051", description="Where ext_proc, rate limits and gRPC health are served."
-    )
-    max_body_bytes: int = Field(
-        default=4 << 20,
-        ge=1024,
-        le=64 << 20,
-        description="Largest request body, in bytes. Envoy's `buffer` filter needs the same.",
-    )
-    max_streams: int = Field(
-        default=10_000, ge=1, le=1_000_000, description="Most ext_proc streams at once on one connection."
-    )
-    drain_s: Seconds = Field(default=20.0, description="How long SIGTERM waits for streams in flight.")
-
-
 class MetricsSettings(Section):
     """The Prometheus endpoint."""
 
@@ -97,13 +80,22 @@ class LogSettings(Section):
 
 
 class RedisSettings(Section):
-    """Counters and reservations."""
+    """Counters, reservations, and entries that wait for the ledger."""
 
     url: RedisURL = Field(
         default=StoreURL("redis://127.0.0.1:6379/0"),
         description="Where counters and reservations are; memory:// only for one replica, for trials.",
     )
-    max_connections: int = Field(default=64, ge=1, le=10_000, description="Connections at most, per process.")
+    max_connections: int = Field(
+        default=64, ge=1, le=10_000, description="Connections at most, per process and server."
+    )
+    max_waiting: int = Field(
+        default=200_000,
+        ge=1_000,
+        le=10_000_000,
+        description="While so many entries of a partition (of 16) wait for the ledger, its tenants get 503; about "
+        "0.9 KB each.",
+    )
 
 
 class MongoSettings(Section):
@@ -147,6 +139,12 @@ class IdentitySettings(Section):
         default=(),
         description="Principals that only hand requests on: they name nobody; their X-Forwarded-For counts.",
     )
+    ipv6_prefix: int = Field(
+        default=64,
+        ge=1,
+        le=128,
+        description="Bits of an IPv6 address that tell one client from another; 128: each address is a client.",
+    )
 
 
 class DefaultLimitSettings(Section):
@@ -164,6 +162,10 @@ class DefaultLimitSettings(Section):
     )
     timezone: Zone = Field(
         default="UTC", description="IANA time zone of windows, where a tenant has none of its own."
+    )
+    on_store_failure: StoreFailure = Field(
+        default=StoreFailure.DENY,
+        description="While Redis can't be asked. deny: 503. allow: see reservation.allow_share; needs a spool.",
     )
 
     @model_validator(mode="after")
@@ -245,6 +247,21 @@ class ReservationSettings(Section):
         default=900.0, description="Seconds after which a reservation that nobody ended is charged as held."
     )
     expiry_interval_s: Seconds = Field(default=5.0, description="Seconds between looks for such reservations.")
+    allow_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.1,
+        description="Part of a limit that a replica may admit by itself, a window (on_store_failure: allow).",
+    )
+
+
+class SpoolSettings(Section):
+    """What is admitted without Redis is written to local disk first, and what can't be delivered at the end."""
+
+    directory: Path | None = Field(
+        default=None, description="Where; a directory of Tokenweir's own. Without one nothing is admitted so."
+    )
+    max_bytes: int = Field(
+        default=64 << 20, ge=1 << 16, le=1 << 40, description="Beyond so many bytes nothing more is admitted so."
+    )
 
 
 class Settings(Section):
@@ -262,6 +279,7 @@ class Settings(Section):
     denied: DeniedSettings = DeniedSettings()
     alerts: AlertSettings = AlertSettings()
     reservation: ReservationSettings = ReservationSettings()
+    spool: SpoolSettings = SpoolSettings()
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:

@@ -9,8 +9,9 @@ import warnings
 from pydantic import Secret
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
-from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
+
+from extproc.redis_addresses import SCHEMES, parse_address
 
 MEMORY = "memory://"
 
@@ -46,13 +47,14 @@ def masked(url: str) -> str:
 def redis_url(url: StoreURL) -> StoreURL:
     """Raises ValueError where redis-py could not use it. Connects to nothing."""
     text = url.get_secret_value()
-    if not text.startswith(("redis://", "rediss://", "unix://", MEMORY)):
+    if not text.startswith(("redis://", "rediss://", "unix://", *SCHEMES, MEMORY)):
         raise ValueError(
-            "must start with redis://, rediss:// (TLS), unix:// or memory:// (one replica, for trials)"
+            "must start with redis://, rediss:// (TLS), unix://, redis+cluster://, rediss+cluster://, "
+            "redis+sentinel://, rediss+sentinel:// or memory:// (one replica, for trials)"
         )
     if not url.in_memory:
         try:
-            ConnectionPool.from_url(text).make_connection()  # type: ignore[no-untyped-call]
+            parse_address(text)
         except (ValueError, TypeError, RedisError):  # TypeError: an option that it does not know
             raise ValueError(f"is no URL that redis-py can use: {_HINT}") from None
     return url

@@ -1,8 +1,13 @@
 """What a run says at its end: which tests were not run, and why. Nothing that was skipped counts as passed."""
 
+import os
 from collections import Counter
 
 import hypothesis
+
+# Before anything imports grpc: its handlers crash some of the children that are started while it is in use. None of
+# them uses gRPC before it is another program.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("tokenweir", deadline=None)

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from extproc import app
+from extproc.core.binding import StoreFailure
 from extproc.core.costs import Costing
 from extproc.core.limits import Limit, Scope, Window
 from extproc.core.policies import Defaults
@@ -13,9 +14,10 @@ from extproc.core.rejections import DeniedStyle
 from extproc.envoy.codec import MetadataKeys
 from extproc.observe.metrics import Metrics
 from extproc.ports import StoreError
-from extproc.settings import load
+from extproc.settings import SettingsError, load
 from extproc.stores.memory import MemoryLedger, MemoryTenants
 from extproc.stores.memory_counters import MemoryCounters
+from extproc.stores.spool import NoSpool
 
 
 def settings(**values):
@@ -54,10 +56,29 @@ def test_the_rules_of_an_exchange_are_made_of_their_settings():
 
 def test_the_default_limits_are_made_of_their_settings():
     prefix = "LIMITS__DEFAULT__"
-    given = settings(**{f"{prefix}SA_LIMIT": 5, f"{prefix}IP_LIMIT": 6, f"{prefix}TIMEZONE": "Asia/Tokyo"})
+    given = settings(
+        **{
+            f"{prefix}SA_LIMIT": 5,
+            f"{prefix}IP_LIMIT": 6,
+            f"{prefix}TIMEZONE": "Asia/Tokyo",
+            f"{prefix}ON_STORE_FAILURE": "allow",
+        }
+    )
     by_account = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 5)
     by_ip = Limit(Scope.SERVICE_ACCOUNT_IP, Window.DAY, 6)
-    assert app.defaults(given) == Defaults((by_account, by_ip), ZoneInfo("Asia/Tokyo"))
+    assert app.defaults(given) == Defaults((by_account, by_ip), ZoneInfo("Asia/Tokyo"), StoreFailure.ALLOW)
+
+
+async def test_the_spool_is_made_of_its_settings(tmp_path):
+    assert app.build_spool(settings(), "here") is None
+    given = settings(SPOOL__DIRECTORY=tmp_path / "spool", SPOOL__MAX_BYTES=65536)
+    spool = app.build_spool(given, "here")
+    assert spool.path == tmp_path / "spool" / "here.spool"
+    assert spool._options.max_bytes == 65536
+    await spool.aclose()
+    tmp_path.chmod(0o777)
+    with pytest.raises(SettingsError, match=r"spool.directory: .* can't be written to: others may write there"):
+        app.build_spool(settings(SPOOL__DIRECTORY=tmp_path), "here")
 
 
 async def test_accounting_and_the_limits_follower_get_their_settings():
@@ -67,6 +88,7 @@ async def test_accounting_and_the_limits_follower_get_their_settings():
         RESERVATION__DECISION_TIMEOUT_S=0.25,
         RESERVATION__TTL_S=60,
         RESERVATION__EXPIRY_INTERVAL_S=2,
+        RESERVATION__ALLOW_SHARE=0.5,
         DENIED__RECORD="false",
         ALERTS__THRESHOLDS="[50]",
         ALERTS__WINDOWS="[day]",
@@ -77,12 +99,16 @@ async def test_accounting_and_the_limits_follower_get_their_settings():
     stores, metrics = app.build_stores(given), Metrics()
     follower = app.build_follower(given, stores, metrics)
     alerts, counter = app.build_alerts(given, metrics), app.build_counter(given, metrics)
-    accounting = app.build_accounting(given, stores, follower, metrics, counter=counter, alerts=alerts)
-    options = accounting._options
+    metering = app.build_metering(
+        given, stores, follower, metrics, counter=counter, alerts=alerts, spool=NoSpool(), replica="here"
+    )
+    options = metering.accounting._options
     assert (options.decision_timeout_s, options.reservation_ttl_s, options.expiry_interval_s) == (0.25, 60, 2)
     assert options.record_denied is False
-    assert (options.thresholds, options.alert_windows) == ((50,), {Window.DAY})
-    assert accounting._estimator._learned is None
+    assert metering.accounting.decider._standby._share == options.allow_share == 0.5
+    of_books = metering.books._options
+    assert (of_books.thresholds, of_books.alert_windows) == ((50,), {Window.DAY})
+    assert metering.accounting._estimator._learned is None
     assert (follower._options.poll_s, follower._options.refresh_s) == (1.5, 11)
 
 

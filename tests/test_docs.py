@@ -9,6 +9,7 @@ import typer
 
 from extproc.admin.service import TenantView
 from extproc.cli import app
+from extproc.cli.ledger import AsideRow, WaitingRow
 from extproc.cli.usage import DailyRow, EntryRow, TopRow
 from extproc.core.limits import Scope
 from extproc.core.usage import Absence
@@ -192,7 +193,14 @@ def test_the_options_before_the_command_are_documented():
 
 @pytest.mark.parametrize(
     ("name", "record"),
-    [("tenant list", TenantView), ("usage daily", DailyRow), ("usage top", TopRow), ("usage entries", EntryRow)],
+    [
+        ("tenant list", TenantView),
+        ("usage daily", DailyRow),
+        ("usage top", TopRow),
+        ("usage entries", EntryRow),
+        ("ledger waiting", WaitingRow),
+        ("ledger aside", AsideRow),
+    ],
 )
 def test_the_keys_of_json_are_documented(name, record):
     (row,) = [row for row in rows(sections(text_of("cli.md"))[name]) if row[0] == "`--json`"]

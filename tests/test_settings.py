@@ -50,6 +50,8 @@ def test_every_setting_can_be_set_by_its_variable():
     given |= {f"limits.default.ratelimit_{part}_per_minute": "5" for part in ("ip", "each_sa")}
     given |= {"alerts.webhook_url": "null", "alerts.webhook_proxy": "http://proxy:3128"}
     given |= {"alerts.webhook_secret": "0123456789abcdef"}
+    given |= {f"server.tls.{name}_file": "null" for name in ("certificate", "key", "client_ca")}
+    given["server.tls.allowed_sans"] = "[]"
     given["identity.gateway_principals"] = "[cluster.local/ns/istio-system/sa/gateway]"
     for name in field_names():
         value = Settings()

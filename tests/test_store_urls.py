@@ -1,5 +1,7 @@
 import pytest
+from redis.asyncio.connection import SSLConnection
 
+from extproc.redis_addresses import parse_address
 from extproc.store_urls import StoreURL, masked, mongo_url, redis_url
 
 SECRET = "hunter2"
@@ -17,6 +19,11 @@ SECRET = "hunter2"
         ("redis://hunter2@h", "redis://***@h"),
         ("redis://h?password=hunter2&db=1", "redis://h?password=***&db=1"),
         ("unix://u:hunter2@/run/redis.sock?db=0", "unix://u:***@/run/redis.sock?db=0"),
+        ("redis+cluster://u:hunter2@a:1,b:2", "redis+cluster://u:***@a:1,b:2"),
+        (
+            "rediss+sentinel://u:hunter2@a:1,b:2/m/0?sentinel_password=hunter2",
+            "rediss+sentinel://u:***@a:1,b:2/m/0?sentinel_password=***",
+        ),
         ("mongodb://u:hunter2@a:1,b:2/?replicaSet=rs0", "mongodb://u:***@a:1,b:2/?replicaSet=rs0"),
         ("mongodb+srv://u:hunter2@cluster.example.com", "mongodb+srv://u:***@cluster.example.com"),
         ("mongodb://h/?tlsCertificateKeyFilePassword=hunter2", "mongodb://h/?tlsCertificateKeyFilePassword=***"),
@@ -46,6 +53,18 @@ REFUSED_BY_REDIS = [
     "redis://h?db=hunter2",
     "redis://[::1",
     "rediss://h?ssl_cert_reqs=hunter2",
+    "redis+cluster://",
+    "redis+cluster://h:1,",
+    "redis+cluster://h:hunter2",
+    "redis+cluster://h:1/1",  # a Cluster has no databases
+    "redis+cluster://h:1?db=1",
+    "redis+cluster://h?hunter2=1",
+    "rediss+cluster://h?ssl_cert_reqs=hunter2",
+    "redis+sentinel://u:hunter2@h",  # no name of a master
+    "redis+sentinel://h/",
+    "redis+sentinel://h/m/hunter2",
+    "redis+sentinel://h/m?sentinel_hunter2=1",
+    "redis+hunter2://h",
 ]
 REFUSED_BY_MONGO = [
     "redis://h",
@@ -81,6 +100,10 @@ def test_a_url_that_the_driver_could_not_use_is_refused_without_quoting_it(check
         (redis_url, "rediss://u:p%40@h:6380/2?socket_timeout=1"),
         (redis_url, "redis://[::1]:6379"),
         (redis_url, "unix:///run/redis.sock"),
+        (redis_url, "redis+cluster://u:p%40@a:1,[::1]:2,c"),
+        (redis_url, "rediss+cluster://a:1?ssl_cert_reqs=none"),
+        (redis_url, "redis+sentinel://u:p@a:1,b/my%20master/2?sentinel_username=s&sentinel_password=p%3A"),
+        (redis_url, "rediss+sentinel://a/m"),
         (redis_url, "memory://"),
         (mongo_url, "mongodb://u:p%2F@a:1,b:2/?replicaSet=rs0&tls=true"),
         # No SRV record is looked up: the name would not be found.
@@ -90,3 +113,22 @@ def test_a_url_that_the_driver_could_not_use_is_refused_without_quoting_it(check
 )
 def test_a_url_that_the_driver_can_use_stays_as_it_is(check, url):
     assert check(StoreURL(url)).get_secret_value() == url
+
+
+def test_the_parts_of_a_sentinel_url_come_apart_as_they_are_meant():
+    url = "rediss+sentinel://u:p%40@a:1,[::1]/my%20master/2?sentinel_username=s&sentinel_password=p%3Ay&client_name=z"
+    address = parse_address(url)
+    assert address.hosts == (("a", 1), ("::1", 26379))
+    assert address.service == "my master"
+    login = {name: address.options[name] for name in ("username", "password", "db", "client_name")}
+    assert login == {"username": "u", "password": "p@", "db": 2, "client_name": "z"}
+    sentinels = {name: address.sentinel_options.get(name) for name in login}
+    assert sentinels == {"username": "s", "password": "p:y", "db": None, "client_name": "z"}
+    for options in (address.options, address.sentinel_options):
+        assert options["connection_class"] is SSLConnection
+
+
+def test_sentinels_get_nothing_of_the_login_of_their_servers():
+    address = parse_address("redis+sentinel://u:hunter2@a/m?sentinel_password=x")
+    assert address.sentinel_options == {"password": "x"}
+    assert parse_address("redis+sentinel://u:hunter2@a/m").sentinel_options == {}

@@ -26,7 +26,8 @@ BOOKKEEPING: Final = frozenset({"tenant_id", "version", "updated_at", "updated_b
 FIELDS: Final = frozenset(
     {
         *AMOUNTS, "limits", "unlimited", "suspended", "mode", "shadows", "timezone", "service_accounts",
-        "unknown_service_accounts", "top_ups", "models", "weights", "min_output_tokens", "note",
+        "unknown_service_accounts", "top_ups", "models", "weights", "min_output_tokens", "on_store_failure",
+        "note",
     }
 )  # fmt: skip
 

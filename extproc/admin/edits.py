@@ -21,7 +21,7 @@ Edit = Callable[[Document], Changes]
 # What `tenant set` writes.
 SETTABLE: Final = (
     "sa_limit", "ip_limit", "ratelimitEachSAPerMinute", "ratelimitIPPerMinute", "mode", "shadows", "timezone",
-    "min_output_tokens", "unlimited",
+    "min_output_tokens", "unlimited", "on_store_failure",
 )  # fmt: skip
 
 

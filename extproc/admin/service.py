@@ -10,6 +10,8 @@ from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.names import client_ip as address
 from extproc.admin.names import named, tenant_id
 from extproc.admin.tenants import TenantLimits, TenantView, policy_of
+from extproc.core.addresses import IPV6_PREFIX
+from extproc.core.binding import StoreFailure
 from extproc.core.endpoints import Endpoint
 from extproc.core.identity import Identity, ServiceAccount
 from extproc.core.insight import Insight
@@ -35,6 +37,7 @@ class Explanation:
     insight: Insight
     known: bool
     problem: str | None
+    on_store_failure: StoreFailure
 
     @property
     def identity(self) -> Identity:
@@ -77,6 +80,8 @@ class Admin:
         counters: Counters,
         defaults: Defaults,
         now: Callable[[], datetime],
+        *,
+        ipv6_prefix: int = IPV6_PREFIX,
     ) -> None:
         self.limits = TenantLimits(tenants, defaults, now)
         self._tenants = tenants
@@ -84,6 +89,7 @@ class Admin:
         self._counters = counters
         self._defaults = defaults
         self._now = now
+        self._ipv6_prefix = ipv6_prefix
 
     async def tenants(self) -> list[TenantView]:
         return await self.limits.views()
@@ -113,19 +119,19 @@ class Admin:
 
     async def daily(self, wanted: UsageFilter, at_most: int = MAX_ROWS) -> list[DailyUsage]:
         """Daily usage, newest first. Raises `AdminError` for a filter that can't fit anything."""
-        return await self._reports.daily(checked_filter(wanted), at_most)
+        return await self._reports.daily(checked_filter(wanted, self._ipv6_prefix), at_most)
 
     async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
         """The ledger's entries, newest first. Raises as `daily`."""
-        return await self._reports.entries(checked_filter(wanted), at_most)
+        return await self._reports.entries(checked_filter(wanted, self._ipv6_prefix), at_most)
 
     def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
         """The ledger, oldest admission first, however long. Raises as `daily`."""
-        return self._reports.replay(checked_filter(wanted))
+        return self._reports.replay(checked_filter(wanted, self._ipv6_prefix))
 
     async def top(self, wanted: UsageFilter, by: By, at_most: int) -> list[Ranked]:
         """Who used the most, over all dates asked for. Raises `AdminError` where that is too much to sum up."""
-        days = await self._reports.daily(checked_filter(wanted), _MAX_SUMMED + 1)
+        days = await self._reports.daily(checked_filter(wanted, self._ipv6_prefix), _MAX_SUMMED + 1)
         if len(days) > _MAX_SUMMED:
             raise AdminError(f"more than {_MAX_SUMMED} days of usage to sum up: give dates or a tenant")
         totals: dict[str, Ranked] = {}
@@ -154,15 +160,15 @@ class Admin:
     ) -> Explanation:
         """Which limits bind this identity now: used, held, remaining, reset."""
         account = ServiceAccount(named("service account", service_account))
-        identity = Identity(tenant_id(tenant), account, address(client_ip))
+        identity = Identity(tenant_id(tenant), account, address(client_ip, self._ipv6_prefix))
         subject = Subject(named("model", model) if model is not None else None, endpoint)
         document = await self._tenants.document(identity.tenant)
         policy, problem = policy_of(document, identity.tenant, self._defaults)
         insight = await insight_into(self._counters, policy, identity, self._now(), subject)
-        return Explanation(insight, policy.known, problem)
+        return Explanation(insight, policy.known, problem, policy.on_store_failure)
 
 
-def checked_filter(wanted: UsageFilter) -> UsageFilter:
+def checked_filter(wanted: UsageFilter, ipv6_prefix: int = IPV6_PREFIX) -> UsageFilter:
     """The filter in the form that usage is stored in. Raises `AdminError`."""
     since, until = _date("since", wanted.since), _date("until", wanted.until)
     if since is not None and until is not None and since > until:
@@ -170,7 +176,7 @@ def checked_filter(wanted: UsageFilter) -> UsageFilter:
     for what, name in (("tenant", wanted.tenant), ("service account", wanted.service_account)):
         if name is not None:
             named(what, name)
-    client_ip = address(wanted.client_ip) if wanted.client_ip is not None else None
+    client_ip = address(wanted.client_ip, ipv6_prefix) if wanted.client_ip is not None else None
     return replace(wanted, client_ip=client_ip, since=since, until=until)
 
 

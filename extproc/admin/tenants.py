@@ -18,8 +18,9 @@ from extproc.admin.documents import (
 from extproc.admin.edits import Edit, Selector
 from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.names import named, tenant_id
+from extproc.core.addresses import UNKNOWN_IP
 from extproc.core.binding import Policy, Terms, TopUp, limits_of
-from extproc.core.identity import UNKNOWN_IP, Identity, ServiceAccount, TenantId
+from extproc.core.identity import Identity, ServiceAccount, TenantId
 from extproc.core.limits import Limit, Unit
 from extproc.core.policies import BadDocument, Defaults, policy_from
 from extproc.ports import ConflictError, Document, TenantStore
@@ -36,7 +37,7 @@ class TenantView:
 
     An amount that is no whole number of tokens is shown as the text of what is stored. `limits` is how many limits
     of its own bind all of the tenant, the two short ones among them; `defaults` are the default ones that bind
-    beside them, as "service_account:12000/day".
+    beside them, as "service_account:12000/day". `on_store_failure` is what counts, its own or the default.
     """
 
     tenant: str
@@ -47,6 +48,7 @@ class TenantView:
     suspended: str | None
     limits: int
     defaults: tuple[str, ...]
+    on_store_failure: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,7 @@ class TenantLimits:
             suspended=read.suspended if isinstance(read, Policy) else None,
             limits=len(own_limits(document)),
             defaults=_defaults_beside(document, read) if isinstance(read, Policy) else (),
+            on_store_failure=(read if isinstance(read, Policy) else self._defaults).on_store_failure.value,
         )
 
 

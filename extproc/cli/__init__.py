@@ -8,7 +8,20 @@ import sys
 from io import TextIOWrapper
 
 from extproc.admin.service import AdminError, NotFoundError
-from extproc.cli import config, explain, local, message_dumper, model, output, root, serve, simulate, tenant, usage
+from extproc.cli import (
+    config,
+    explain,
+    ledger,
+    local,
+    message_dumper,
+    model,
+    output,
+    root,
+    serve,
+    simulate,
+    tenant,
+    usage,
+)
 from extproc.cli.root import FAULT, NOT_FOUND, WRONG_USE
 from extproc.envoy.server import BindError
 from extproc.local.errors import LocalError
@@ -20,6 +33,7 @@ app = root.app
 app.add_typer(config.app, name="config")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(usage.app, name="usage")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(local.app, name="local")
 app.add_typer(message_dumper.app, name="message-dumper")
 app.add_typer(model.app, name="model")

@@ -4,7 +4,7 @@ import typer
 import yaml
 
 from extproc.cli import output
-from extproc.cli.root import WRONG_USE, Json, settings_of
+from extproc.cli.root import WRONG_USE, Json, serving_settings_of, settings_of
 from extproc.settings import SettingsError
 
 app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
@@ -22,7 +22,7 @@ Examples:
 def check(context: typer.Context, json: Json = False) -> None:
     """Check file and environment; each problem is named. Connects to nothing."""
     try:
-        settings_of(context)
+        serving_settings_of(context)
     except SettingsError as error:
         if not json:
             raise

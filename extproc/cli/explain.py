@@ -8,7 +8,8 @@ import typer
 from extproc.admin.service import Explanation
 from extproc.cli import output, values
 from extproc.cli.root import Json, refuse_memory, settings_of, with_admin
-from extproc.core.identity import UNKNOWN_IP
+from extproc.core.addresses import UNKNOWN_IP
+from extproc.core.binding import StoreFailure
 from extproc.core.limits import Limit
 from extproc.core.policies import METERED
 from extproc.core.quota import BucketState
@@ -68,6 +69,8 @@ def explain(
         output.note(f"Suspended, nothing is admitted: {found.insight.suspended}")
     rows = [_cells(_row(limit, state), limit) for limit, state in found.insight.limits]
     output.as_table(_COLUMNS, rows, "No limit binds.")
+    if found.on_store_failure is StoreFailure.ALLOW:
+        output.note("While Redis can't be asked, each replica admits a share of them by itself.")
     if any(state is None for _, state in found.insight.limits):
         output.note("Limits without counts depend on what is asked for: give --model or --endpoint.")
 
@@ -80,6 +83,7 @@ def _document(found: Explanation) -> dict[str, object]:
         "limits_of_its_own": found.known,
         "problem": found.problem,
         "suspended": found.insight.suspended,
+        "on_store_failure": found.on_store_failure.value,
         "limits": [_row(limit, state) for limit, state in found.insight.limits],
     }
 

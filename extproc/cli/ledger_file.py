@@ -15,9 +15,10 @@ import msgspec
 
 from extproc.admin.errors import AdminError
 from extproc.cli.files import cause
+from extproc.core.addresses import ClientIP
 from extproc.core.costs import Cost
-from extproc.core.identity import ClientIP, Identity, ServiceAccount, TenantId
-from extproc.core.ledger import Entry
+from extproc.core.identity import Identity, ServiceAccount, TenantId
+from extproc.core.ledger import Charge, Entry
 from extproc.core.quota import ReservationId
 from extproc.core.settlement import Outcome
 from extproc.core.usage import Usage
@@ -64,6 +65,12 @@ class _Usage(msgspec.Struct, frozen=True):
     cache_written: _Int = 0
 
 
+class _Charge(msgspec.Struct, frozen=True):
+    k: str
+    u: _Int
+    n: _Int
+
+
 class _Line(msgspec.Struct, frozen=True):
     tenant_id: str
     service_account: str = msgspec.field(name="serviceAccount")
@@ -85,6 +92,7 @@ class _Line(msgspec.Struct, frozen=True):
     cost: _Cost | None = None
     shadow: tuple[str, ...] = ()
     price: _Int = 0
+    charges: tuple[_Charge, ...] = ()
 
 
 class _Moment(msgspec.Struct, frozen=True):
@@ -194,6 +202,7 @@ def _entry(line: _Line, name: str, number: int) -> Entry:
         cost=Cost(whole(line.cost.prompt), whole(line.cost.output)) if line.cost is not None else Cost(0, held),
         shadow=line.shadow,
         price=whole(line.price),
+        charges=tuple(Charge(each.k, whole(each.u), whole(each.n)) for each in line.charges),
     )
 
 

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 import extproc
 from extproc import app as composition
+from extproc.admin.journal import JournalAdmin
 from extproc.admin.service import Admin
 from extproc.settings import Settings, SettingsError, load
 from extproc.store_urls import StoreURL
@@ -77,6 +78,15 @@ def settings_of(context: typer.Context) -> Settings:
     return load(path)
 
 
+def serving_settings_of(context: typer.Context) -> Settings:
+    """The same, for serving: without mTLS nobody else may reach it, unless that was asked for."""
+    settings = settings_of(context)
+    problem = settings.server.exposed()
+    if problem is not None:
+        raise SettingsError(problem)
+    return settings
+
+
 def refuse_memory(name: str, url: StoreURL) -> None:
     """Raises `SettingsError` where the store is inside another process: our own, empty one would be believed."""
     if url.in_memory:
@@ -95,11 +105,34 @@ def with_admin(context: typer.Context, use: Callable[[Admin], Awaitable[T]]) -> 
     return asyncio.run(run())
 
 
+def with_journal(context: typer.Context, use: Callable[[JournalAdmin], Awaitable[T]]) -> T:
+    """Runs one use case on what waits to be written to the ledger."""
+    settings = settings_of(context)
+    refuse_memory("redis.url", settings.redis.url)
+    refuse_memory("mongo.url", settings.mongo.url)
+
+    async def run() -> T:
+        stores = composition.build_stores(settings)
+        try:
+            return await use(JournalAdmin(stores.counters, stores.ledger))
+        finally:
+            await stores.aclose()
+
+    return asyncio.run(run())
+
+
 @asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[Admin]:
     stores = composition.build_stores(settings)
     try:
         defaults = composition.defaults(settings)
-        yield Admin(stores.tenants, stores.reports, stores.counters, defaults, composition.SystemClock().now)
+        yield Admin(
+            stores.tenants,
+            stores.reports,
+            stores.counters,
+            defaults,
+            composition.SystemClock().now,
+            ipv6_prefix=settings.identity.ipv6_prefix,
+        )
     finally:
         await stores.aclose()

@@ -4,7 +4,7 @@ import asyncio
 
 import typer
 
-from extproc.cli.root import settings_of
+from extproc.cli.root import serving_settings_of
 from extproc.observe import logs
 from extproc.serve import serve as run
 
@@ -18,13 +18,13 @@ Examples:
 
     tokenweir -c tokenweir.yaml serve
 
-    TOKENWEIR_SERVER__ADDRESS=0.0.0.0:50051 tokenweir serve
+    TOKENWEIR_SERVER__ADDRESS=unix:/run/tokenweir/ext_proc.sock tokenweir serve
 """
 
 
 def serve(context: typer.Context) -> None:
     """Run the external processor until SIGTERM or Ctrl-C; then drain."""
-    settings = settings_of(context)
+    settings = serving_settings_of(context)
     logs.set_up(settings.log.level)
     code = asyncio.run(run(settings)) if uvloop is None else uvloop.run(run(settings))
     raise typer.Exit(code)

@@ -114,6 +114,13 @@ def set_(
         bool | None,
         typer.Option("--unlimited/--limited", help="Whether the defaults leave the tenant alone."),
     ] = None,
+    on_store_failure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="deny|allow|none",
+            help="While Redis can't be asked: refuse, or let each replica admit a share of the limits.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Set limits; the ones not named stay. In effect on every replica within 5 seconds.
@@ -140,6 +147,8 @@ def set_(
         changes["timezone"] = None if timezone == values.NONE else timezone
     if unlimited is not None:
         changes["unlimited"] = unlimited or None
+    if on_store_failure is not None:
+        changes["on_store_failure"] = None if on_store_failure == values.NONE else on_store_failure
     if not changes:
         raise AdminError("nothing to set: give --sa-limit, --ip-limit or another option")
     print_edited(tenant, with_admin(context, lambda admin: admin.limits.set(tenant, changes)), json)

@@ -11,7 +11,7 @@ from extproc.cli import output
 from extproc.core.limits import Limit
 from extproc.tables import visible
 
-_COLUMNS = ("tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "limits")
+_COLUMNS = ("tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "limits", "on_store_failure")
 _LIMIT_COLUMNS = ("binds", "scope", "unit", "window", "amount", "mode", "model", "endpoint", "from")
 _TOP_UP_COLUMNS = ("top-up for", "scope", "unit", "window", "amount", "model", "endpoint", "until")
 

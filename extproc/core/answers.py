@@ -6,13 +6,14 @@ and what an upstream generates beyond the output that it was told to keep to.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final, Protocol
 
 from extproc.core.costs import Cost
 from extproc.core.endpoints import Endpoint
 from extproc.core.inflate import Inflater, can_inflate
 from extproc.core.plain_answer import JsonAnswer
-from extproc.core.settlement import Estimates, Settlement, released
+from extproc.core.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.stream_answer import StreamAnswer
 from extproc.core.usage import NO_USAGE
 
@@ -34,6 +35,7 @@ class AnswerReader(Protocol):
         overran: whether the upstream generated more than the bound that it was told; known as `output_tokens` is.
         estimates: what is held. A hold that grew is set here; the last one counts.
         changes_body: whether the client may get other bytes than the upstream sent: `content-length` must go.
+        kept_bytes: what it keeps until more comes. It is bounded for one answer; see `spill` for all of them.
     """
 
     estimates: Estimates
@@ -46,6 +48,14 @@ class AnswerReader(Protocol):
 
     @property
     def changes_body(self) -> bool: ...
+
+    @property
+    def kept_bytes(self) -> int: ...
+
+    def spill(self, out: bytes) -> bytes:
+        """Keeps no more of the answer than its edges. `out` is what `feed` gave; returned is what the client gets
+        instead: the same object where nothing changes.
+        """
 
     def feed(self, chunk: bytes) -> bytes:
         """What the client gets for `chunk`: the same object where nothing changes."""
@@ -97,6 +107,12 @@ def answer_reader(
     return reader if plain else EncodedAnswer(reader, Inflater(codings[0]), estimates)
 
 
+def flagged(settlement: Settlement, reader: AnswerReader) -> Settlement:
+    """Says so where the upstream went beyond its bound, also if the prompt left room for it in the hold."""
+    on_usage = settlement.outcome is Outcome.SETTLED and settlement.reason == "usage"
+    return replace(settlement, reason="overran") if on_usage and reader.overran else settlement
+
+
 class _Passing:
     """A reader that lets everything pass and knows nothing of tokens."""
 
@@ -104,9 +120,13 @@ class _Passing:
     output_tokens: int = 0
     overran: bool = False
     changes_body: bool = False
+    kept_bytes: int = 0
 
     def feed(self, chunk: bytes) -> bytes:
         return chunk
+
+    def spill(self, out: bytes) -> bytes:
+        return out
 
     def finish(self) -> bytes:
         return b""
@@ -185,6 +205,14 @@ class EncodedAnswer:
         for piece in self._inflater.feed(chunk):
             self._reader.feed(piece)
         return self._opaque.feed(chunk)
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._reader.kept_bytes
+
+    def spill(self, out: bytes) -> bytes:
+        self._reader.spill(b"")
+        return out
 
     def finish(self) -> bytes:
         self._reader.finish()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 from extproc.core.costs import EVEN, Weights
@@ -20,6 +21,13 @@ from extproc.core.limits import (
     interval_at,
     matches,
 )
+
+
+class StoreFailure(StrEnum):
+    """What happens to a tenant's requests while the counters can't be asked."""
+
+    DENY = "deny"  # 503, until they can
+    ALLOW = "allow"  # each replica admits a share of the limits by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,7 @@ class Policy:
     top_ups: tuple[TopUp, ...] = ()
     weights: tuple[tuple[str, Weights], ...] = ()
     min_output_tokens: int | None = None
+    on_store_failure: StoreFailure = StoreFailure.DENY
 
     def terms(self, identity: Identity) -> Terms | None:
         return self.accounts.get(identity.service_account, self.others)

@@ -107,7 +107,20 @@ def classify(method: str, path: str) -> Target | None:
     exact = _EXACT.get(path)
     if exact is not None:
         return exact
-    raw = _segments(path.partition("?")[0].partition("#")[0])
+    decoded = _before_query(path)
+    for _ in range(_DECODINGS):
+        decoded = unquote(decoded)
+    # An escaped "?" is a part of the path; who looks for the query only after decoding takes it for its end.
+    found, cut = _classified(method, decoded), _before_query(decoded)
+    return found if found is not None or cut == decoded else _classified(method, cut)
+
+
+def _before_query(path: str) -> str:
+    return path.partition("?")[0].partition("#")[0]
+
+
+def _classified(method: str, path: str) -> Target | None:
+    raw = _segments(path)
     names = [_plain(segment) for segment in raw]
     plain = [name.lower() for name in names]
     if not plain:
@@ -158,8 +171,6 @@ def _model(parts: Sequence[str]) -> str:
 
 
 def _segments(path: str) -> list[str]:
-    for _ in range(_DECODINGS):
-        path = unquote(path)
     kept: list[str] = []
     for raw in path.replace("\\", "/").split("/"):
         segment = _plain(raw)

@@ -7,13 +7,14 @@ The order of effects is the order in which they are to be performed. Of the effe
                             -> Denied   -> reject
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import assert_never
 
 from extproc.core import rejections
-from extproc.core.answers import AnswerReader, OpaqueAnswer, answer_reader
+from extproc.core.answers import AnswerReader, OpaqueAnswer, answer_reader, flagged
+from extproc.core.buffers import PIECE_BYTES, Buffers, Kept, declared_bytes
 from extproc.core.endpoints import Endpoint, Target, classify
 from extproc.core.events import (
     Ask,
@@ -24,7 +25,6 @@ from extproc.core.events import (
     Event,
     Finish,
     Grow,
-    Headers,
     HeadReply,
     Inspect,
     Inspected,
@@ -40,6 +40,7 @@ from extproc.core.events import (
     StreamClosed,
     TrailersReply,
 )
+from extproc.core.growth import outgrown
 from extproc.core.identity import Identity, IdentityRules, UnusableIdentity, identify
 from extproc.core.insight import asked_about, quota_document
 from extproc.core.quota import Admitted, Denied, Reservation, Suspended, Unavailable, Unbounded
@@ -56,13 +57,14 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRules:
-    """What is the same for every exchange. `max_body_bytes` bounds the memory of one request."""
+    """What is the same for every exchange. `max_body_bytes` bounds the memory of one request, `buffers` of all."""
 
     identity: IdentityRules
     max_body_bytes: int = 4 << 20
     denied_style: DeniedStyle = DeniedStyle.OPENAI
     bytes_per_output_token: int = 4
     store_retry_after_s: int = 1
+    buffers: Buffers = field(default_factory=Buffers)
 
 
 class _State(Enum):
@@ -78,8 +80,6 @@ class _State(Enum):
 _OK = range(200, 300)
 # Their streams report usage when asked to; all others do it anyway.
 _USAGE_ON_REQUEST = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
-# The least that the hold of a long stream grows by.
-_GROWTH_TOKENS = 64
 
 
 class Exchange:
@@ -95,6 +95,7 @@ class Exchange:
         self._identity: Identity | None = None
         self._chunks: list[bytes] = []
         self._body_bytes = 0
+        self._kept = Kept(rules.buffers)
         self._trailers = False
         self._facts: RequestFacts | None = None
         self._admitted: Admitted | None = None
@@ -145,6 +146,15 @@ class Exchange:
                 return self._on_response_trailers()
 
     @property
+    def awaits_request(self) -> bool:
+        """Whether the request is not whole yet."""
+        return self._state in {_State.REQUEST_HEAD, _State.REQUEST_BODY}
+
+    def give_up(self) -> list[Effect]:
+        """The effects where the rest of the request takes too long."""
+        return self._reject(rejections.too_slow(self._endpoint))
+
+    @property
     def _endpoint(self) -> Endpoint | None:
         return self._target.endpoint if self._target is not None else None
 
@@ -168,8 +178,10 @@ class Exchange:
         encoding = headers.get("content-encoding") or "identity"
         if encoding.lower() != "identity":
             return self._reject(rejections.compressed(encoding, target.endpoint))
-        if _declared_length(headers) > self._rules.max_body_bytes:
+        if (declared := declared_bytes(headers)) > self._rules.max_body_bytes:
             return self._reject(rejections.too_large(self._rules.max_body_bytes, target.endpoint))
+        if not self._rules.buffers.fits(declared):  # said before the body comes, which takes memory too
+            return self._reject(rejections.overloaded(self._rules.store_retry_after_s, target.endpoint))
         self._identity = identity
         self._request_id = headers.get("x-request-id", "")[:128]
         self._content_type = headers.get("content-type", "")
@@ -189,6 +201,8 @@ class Exchange:
         self._body_bytes += len(body.data)
         if self._body_bytes > self._rules.max_body_bytes:
             return self._reject(rejections.too_large(self._rules.max_body_bytes, self._endpoint))
+        if not self._kept.keep(self._body_bytes + PIECE_BYTES * len(self._chunks)):
+            return self._reject(rejections.overloaded(self._rules.store_retry_after_s, self._endpoint))
         return self._on_request_end() if body.end_of_stream or self._is_whole() else []
 
     def _passes_on(self, body: RequestBody) -> bool:
@@ -239,8 +253,7 @@ class Exchange:
             case Suspended(reason):
                 return self._reject(rejections.suspended(reason, self._endpoint))
             case Unavailable():
-                retry_after_s = self._rules.store_retry_after_s
-                return self._reject(rejections.store_unavailable(retry_after_s, self._endpoint))
+                return self._reject(rejections.store_unavailable(self._rules.store_retry_after_s, self._endpoint))
             case _:
                 assert_never(decided.decision)
 
@@ -258,7 +271,7 @@ class Exchange:
             effects += [BodyReply() for _ in self._chunks]
         if self._trailers:
             effects.append(TrailersReply())
-        self._chunks.clear()
+        self._let_go()
         return effects
 
     def _upstream_body(self, reservation: Reservation) -> bytes | None:
@@ -312,25 +325,22 @@ class Exchange:
         assert self._reader is not None  # noqa: S101 - set with the state that leads here
         out = self._reader.feed(body.data)
         if not body.end_of_stream:
+            if not self._kept.keep(self._reader.kept_bytes):
+                out = self._reader.spill(out)  # less of it is read; it passes all the same
+                self._kept.keep(0)
             return [BodyReply(None if out is body.data else out), *self._grown()]
         rest = self._reader.finish()
         reply = BodyReply(None if out is body.data and not rest else out + rest)
         return [reply, *self._end(complete=True)]
 
     def _grown(self) -> list[Effect]:
-        """Holds more where the answer has outgrown what is held: others must not be admitted to what is gone."""
+        """Holds more where the answer has outgrown what is held."""
         assert self._reader is not None  # noqa: S101 - set with the state that leads here
         assert self._admitted is not None  # noqa: S101
         assert self._facts is not None  # noqa: S101
-        reservation, written = self._admitted.reservation, self._reader.output_tokens
-        # An answer that is as long as its client allowed is complete; without a bound it may go on.
-        enough = (
-            written <= reservation.output_held if self._facts.output_bound else written < reservation.output_held
-        )
-        if enough or reservation.strict or not (self._facts.stream and self._facts.counts_tokens):
+        grown = outgrown(self._admitted.reservation, self._facts, self._reader.output_tokens)
+        if grown is None:
             return []
-        more = written - reservation.cost.output + max(_GROWTH_TOKENS, reservation.output_held)
-        grown = replace(reservation, extra_output=more)
         self._admitted = replace(self._admitted, reservation=grown)
         self._reader.estimates = Estimates.of(grown, self._rules.bytes_per_output_token)
         return [Grow(grown)]
@@ -343,9 +353,13 @@ class Exchange:
 
     # ------------------------------------------------ ends
 
+    def _let_go(self) -> None:
+        self._chunks.clear()
+        self._kept.keep(0)
+
     def _end(self, *, complete: bool, forwarded: bool = True) -> list[Effect]:
         self._state = _State.DONE
-        self._chunks.clear()
+        self._let_go()
         if self._admitted is None:
             return [Finish()]
         reservation = self._admitted.reservation
@@ -356,7 +370,7 @@ class Exchange:
         if self._uncounted() and self._status in _OK:
             return Settlement(Outcome.SETTLED, NO_USAGE, 0, "request")
         if self._reader is not None:
-            return _flagged(self._reader.settlement(complete=complete), self._reader)
+            return flagged(self._reader.settlement(complete=complete), self._reader)
         if not forwarded:
             return released("not_forwarded", forwarded=False)
         # The upstream had the request and nothing came back: the prompt was read all the same.
@@ -372,20 +386,9 @@ class Exchange:
 
     def _finish(self, reply: Reply) -> list[Effect]:
         self._state = _State.DONE
-        self._chunks.clear()
+        self._let_go()
         return [reply, Finish()]
 
     def _expect(self, event: Event, state: _State) -> None:
         if self._state is not state:
             raise ProtocolError(f"{type(event).__name__} in state {self._state.name}")
-
-
-def _flagged(settlement: Settlement, reader: AnswerReader) -> Settlement:
-    """Says so where the upstream went beyond its bound, also if the prompt left room for it in the hold."""
-    on_usage = settlement.outcome is Outcome.SETTLED and settlement.reason == "usage"
-    return replace(settlement, reason="overran") if on_usage and reader.overran else settlement
-
-
-def _declared_length(headers: Headers) -> int:
-    text = headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0  # noqa: PLR2004

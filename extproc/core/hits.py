@@ -11,19 +11,16 @@ Entries that are read: `tenant`, `service_account`, `client_ip`, Envoy's `remote
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import ip_network
 from typing import Final
 
+from extproc.core.addresses import IPV6_PREFIX, UNKNOWN_IP, ClientIP, client_ip, client_network
 from extproc.core.identity import (
     MAX_NAME_CHARS,
-    UNKNOWN_IP,
-    ClientIP,
     Identity,
     IdentityRules,
     UnusableIdentity,
     identify,
     is_name,
-    normalise_ip,
 )
 from extproc.core.limits import Limit, Subject, Unit
 from extproc.core.routes import MAX_ROUTE_LIMITS, RouteLimit, limit_from
@@ -75,12 +72,12 @@ def read_hit(
     descriptors: Sequence[Descriptor],
     hits_addend: int = 0,
     tenant_pattern: re.Pattern[str] | None = None,
+    ipv6_prefix: int = IPV6_PREFIX,
 ) -> Hit | UnusableIdentity | BadDescriptor:
     """Reads one call of the rate limit filter.
 
     Without a service account the caller is anonymous; without a tenant it is derived from the service account as
-    in `IdentityRules`. An entry that comes twice must say the same: which of two names counts is not for us to
-    guess.
+    in `IdentityRules`. An entry that comes twice must say the same: which of two counts is not for us to guess.
 
     Args:
         domain: the filter's.
@@ -89,6 +86,7 @@ def read_hit(
             as the largest of them says, and never as less than 1. A check that counts nothing would promise room
             that the next request may take.
         tenant_pattern: see `IdentityRules`.
+        ipv6_prefix: the same.
     """
     problem = _unsupported(domain, descriptors)
     if problem is not None:
@@ -96,11 +94,11 @@ def read_hit(
     caller = _caller(descriptors)
     if isinstance(caller, UnusableIdentity):
         return caller
-    identity = _identity(caller, tenant_pattern)
+    identity = _identity(caller, tenant_pattern, ipv6_prefix)
     if isinstance(identity, UnusableIdentity):
         return identity
     limits: dict[tuple[str, tuple[str, ...]], RouteLimit] = {}
-    for found in _route_limits(domain, descriptors, caller, identity):
+    for found in _route_limits(domain, descriptors, caller, identity, ipv6_prefix):
         if not isinstance(found, RouteLimit):
             return found
         key = (found.limit.kind, found.parts)
@@ -135,12 +133,14 @@ def _caller(descriptors: Sequence[Descriptor]) -> dict[str, str] | UnusableIdent
     return merged
 
 
-def _identity(caller: Mapping[str, str], tenant_pattern: re.Pattern[str] | None) -> Identity | UnusableIdentity:
+def _identity(
+    caller: Mapping[str, str], tenant_pattern: re.Pattern[str] | None, ipv6_prefix: int
+) -> Identity | UnusableIdentity:
     rules = IdentityRules("service_account", "tenant", tenant_pattern=tenant_pattern)
     identity = identify(rules, caller, {}, "")
     if isinstance(identity, UnusableIdentity):
         return _no_name(identity.source)
-    return replace(identity, client_ip=_address(caller) or UNKNOWN_IP)
+    return replace(identity, client_ip=_address(caller, ipv6_prefix) or UNKNOWN_IP)
 
 
 def _no_name(key: str) -> UnusableIdentity:
@@ -148,19 +148,12 @@ def _no_name(key: str) -> UnusableIdentity:
     return UnusableIdentity(key, message)
 
 
-def _address(entries: Mapping[str, str]) -> ClientIP | None:
+def _address(entries: Mapping[str, str], ipv6_prefix: int) -> ClientIP | None:
     """The address itself where there is one, else the network that Envoy masked it to."""
     for key in _ADDRESSES:
         if key in entries:
-            return normalise_ip(entries[key])
-    return _network(entries[_MASKED_ADDRESS]) if _MASKED_ADDRESS in entries else None
-
-
-def _network(text: str) -> ClientIP:
-    try:
-        return ClientIP(str(ip_network(text, strict=False)))
-    except ValueError:
-        return UNKNOWN_IP
+            return client_ip(entries[key], ipv6_prefix)
+    return client_network(entries[_MASKED_ADDRESS], ipv6_prefix) if _MASKED_ADDRESS in entries else None
 
 
 def _hits(descriptors: Sequence[Descriptor], hits_addend: int) -> int:
@@ -169,13 +162,17 @@ def _hits(descriptors: Sequence[Descriptor], hits_addend: int) -> int:
 
 
 def _route_limits(
-    domain: str, descriptors: Sequence[Descriptor], caller: Mapping[str, str], identity: Identity
+    domain: str,
+    descriptors: Sequence[Descriptor],
+    caller: Mapping[str, str],
+    identity: Identity,
+    ipv6_prefix: int,
 ) -> Iterator[RouteLimit | BadDescriptor]:
     model = caller.get("model")
     for each in descriptors:
         own = dict(each.entries)
         # A descriptor's own address comes first: one may count by address and the next one by network.
-        address = _address(own) or _address(caller)
+        address = _address(own, ipv6_prefix) or _address(caller, ipv6_prefix)
         route = ("route", own["route"]) if "route" in own else ("model", model) if model is not None else ()
         for key, value in each.entries:
             if key == "limit":

@@ -8,16 +8,15 @@ Envoy's own verdict on the peer (`source.address`); no header that a client can 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 from typing import NewType
+
+from extproc.core.addresses import IPV6_PREFIX, UNKNOWN_IP, ClientIP, client_ip
 
 TenantId = NewType("TenantId", str)
 ServiceAccount = NewType("ServiceAccount", str)
-ClientIP = NewType("ClientIP", str)
 
 ANONYMOUS = "anonymous"
 SPIFFE = "spiffe://"
-UNKNOWN_IP = ClientIP("unknown")
 # Longer names than this are no names; the bound keeps keys, log lines and documents small.
 MAX_NAME_CHARS = 256
 _NAME_RULE = f"1 to {MAX_NAME_CHARS} printable characters"
@@ -47,6 +46,7 @@ class IdentityRules:
     `tenant_pattern` is searched in the service account when no claim or header names a tenant; its group
     `tenant` (or else its first group) is the tenant. Header names are lower case. With `peer_principals`, the
     peer's mTLS principal names a caller whom nothing else does; `gateway_principals` only hand requests on.
+    IPv6 clients are told apart by this many bits of their address.
     """
 
     service_account_claim: str = "sub"
@@ -56,6 +56,7 @@ class IdentityRules:
     tenant_pattern: re.Pattern[str] | None = None
     peer_principals: bool = False
     gateway_principals: frozenset[str] = frozenset()
+    ipv6_prefix: int = IPV6_PREFIX
 
     @property
     def claims(self) -> tuple[str, ...]:
@@ -98,7 +99,7 @@ def identify(
     elif tenant is None:
         tenant = _derived_tenant(rules.tenant_pattern, account)
     # At a sidecar, the address is what X-Forwarded-For says: the gateway's word, or a peer's own invention.
-    address = normalise_ip(source_address) if principal is None else UNKNOWN_IP
+    address = client_ip(source_address, rules.ipv6_prefix) if principal is None else UNKNOWN_IP
     return Identity(TenantId(tenant or ANONYMOUS), ServiceAccount(account), address)
 
 
@@ -108,25 +109,6 @@ def _caller_in_the_mesh(rules: IdentityRules, peer: str) -> str | None:
     if not rules.peer_principals or not principal or principal in rules.gateway_principals:
         return None
     return principal
-
-
-def normalise_ip(source_address: str) -> ClientIP:
-    """One spelling per address: no port, no brackets, no zone, IPv4-mapped IPv6 as IPv4, compressed IPv6.
-
-    What is no IP address (a Unix socket, garbage) is `UNKNOWN_IP`: all such callers share one bucket.
-    """
-    host = source_address.strip()
-    if host.startswith("["):
-        host = host[1:].partition("]")[0]
-    elif host.count(":") == 1:
-        host = host.partition(":")[0]
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return UNKNOWN_IP
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return ClientIP(str(address.ipv4_mapped))
-    return ClientIP(str(address))
 
 
 def is_name(text: str) -> bool:

@@ -28,7 +28,7 @@ class JsonAnswer:
         self.estimates = estimates
         self._bound = output_bound
         self._generates = generates
-        self._parts: list[bytes] = []
+        self._kept = bytearray()  # pieces may be of a byte each: a list of them would be many times as large
         self._bytes = 0
         self._begun = False  # with more than white space
         self._keeps = True
@@ -62,6 +62,17 @@ class JsonAnswer:
             self._keep(chunk)
         return chunk
 
+    @property
+    def kept_bytes(self) -> int:
+        return self._stream.kept_bytes if self._stream is not None else len(self._kept)
+
+    def spill(self, out: bytes) -> bytes:
+        if self._stream is not None:
+            self._stream.spill(b"")
+        elif self._kept:
+            self._keep_edges()
+        return out
+
     def finish(self) -> bytes:
         self._complete = True
         if self._stream is not None:
@@ -83,18 +94,20 @@ class JsonAnswer:
         self._begun = True
         self._keeps = start[:1] in {b"{", b"["}
         if not self._keeps:
-            self._parts.clear()
+            self._kept.clear()
         if start[:1] in {b"d", b"e", b":"} and self._generates:  # data, event or a comment, it seems
             self._stream = StreamAnswer(self.estimates, hide_usage=False, output_bound=self._bound)
 
     def _keep(self, chunk: bytes) -> None:
-        self._parts.append(chunk)
+        self._kept += chunk
         if self._bytes > MAX_ANSWER_BYTES:
-            self._keeps = False
-            self._edges = Edges()
-            for part in self._parts:
-                self._edges.feed(part)
-            self._parts.clear()
+            self._keep_edges()
+
+    def _keep_edges(self) -> None:
+        self._keeps = False
+        self._edges = Edges()
+        self._edges.feed(bytes(self._kept))
+        self._kept = bytearray()
 
     def _read(self) -> Tally:
         if self._tally is None:
@@ -102,14 +115,14 @@ class JsonAnswer:
             absence = reading.usage if isinstance(reading.usage, Absence) else Absence.MISSING
             self._tally = Tally(self.estimates, absence)
             self._tally.add(reading)
-            self._parts.clear()
+            self._kept = bytearray()
         return self._tally
 
     def _reading(self) -> Reading:
         if self._edges is not None and self._complete:
             reading = Reading(self._edges.usage(), content_bytes=self._bytes, pieces=1)
         else:
-            reading = read_answer(b"".join(self._parts)) if self._parts else Reading(Absence.UNREADABLE)
+            reading = read_answer(bytes(self._kept)) if self._kept else Reading(Absence.UNREADABLE)
         if not self._generates:
             return replace(reading, content_bytes=0, pieces=0)
         if isinstance(reading.usage, Usage) or reading.error or reading.content_bytes:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from extproc.core.binding import Policy, Terms, TopUp
+from extproc.core.binding import Policy, StoreFailure, Terms, TopUp
 from extproc.core.costs import EVEN, MAX_OUTPUT_BOUND, MAX_WEIGHT, Weights
 from extproc.core.endpoints import Endpoint
 from extproc.core.fields import FieldError, Fields
@@ -66,9 +66,11 @@ class Defaults:
 
     limits: tuple[Limit, ...]
     zone: ZoneInfo
+    on_store_failure: StoreFailure = StoreFailure.DENY
 
     def policy(self, tenant: TenantId) -> Policy:
-        return Policy(tenant, self.limits, self.zone, known=False)
+        failure = self.on_store_failure
+        return Policy(tenant, self.limits, self.zone, known=False, on_store_failure=failure)
 
 
 def short_limits(sa_limit: int | None, ip_limit: int | None) -> tuple[Limit, ...]:
@@ -114,6 +116,7 @@ def _policy(tenant: TenantId, fields: Fields, defaults: Defaults) -> Policy:
         top_ups=tuple(_top_up(item) for item in fields.items("top_ups")),
         weights=_weights(fields),
         min_output_tokens=fields.whole("min_output_tokens", MAX_OUTPUT_BOUND, "tokens"),
+        on_store_failure=fields.choice("on_store_failure", StoreFailure, defaults.on_store_failure),
     )
 
 

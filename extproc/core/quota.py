@@ -49,6 +49,7 @@ class Reservation:
     many it counts as. `extra_output` tokens are held beside the cost, where the answer has outgrown it. `deadline`
     (seconds since the epoch) is when it expires; `date` is the tenant's calendar date at admission. One that is
     `local` was admitted while the counters were away: they take it up as it is when they first hear of it.
+    `replica` is the process that made it and alone knows whether its request is still under way.
     """
 
     id: ReservationId
@@ -67,6 +68,7 @@ class Reservation:
     requests: int = 1
     extra_output: int = 0
     local: bool = False
+    replica: str = ""
 
     @property
     def strict(self) -> bool:

@@ -111,6 +111,24 @@ def store_unavailable(retry_after_s: int, endpoint: Endpoint | None = None) -> R
     )
 
 
+def overloaded(retry_after_s: int, endpoint: Endpoint | None = None) -> Rejection:
+    """The answer where the bodies of other requests fill what may be kept of them."""
+    return _error(
+        503,
+        "Too many large requests at once; try again shortly.",
+        "overloaded",
+        endpoint,
+        kind="server_error",
+        reason="overloaded",
+        extra=(("retry-after", str(retry_after_s)),),
+    )
+
+
+def too_slow(endpoint: Endpoint | None = None) -> Rejection:
+    message = "The request did not arrive in time; send it again."
+    return _error(408, message, "request_timeout", endpoint, reason="too_slow")
+
+
 def document(content: object, reason: str) -> Rejection:
     """An answer of ours that is no error."""
     return Rejection(200, (_JSON, ("cache-control", "no-store")), msgspec.json.encode(content), reason)

@@ -14,10 +14,11 @@ from datetime import datetime
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
 
+from extproc.core.addresses import ClientIP
 from extproc.core.binding import Policy, bind
 from extproc.core.costs import THOUSAND, Bound, Cost, Weights
 from extproc.core.endpoints import Endpoint
-from extproc.core.identity import ClientIP, ServiceAccount, TenantId
+from extproc.core.identity import ServiceAccount, TenantId
 from extproc.core.ledger import Entry
 from extproc.core.limits import Bucket, Interval, Limit, Mode, Subject, Unit, Window, interval_at
 from extproc.core.models import ModelProfile, Models

@@ -72,6 +72,10 @@ class Framer:
             events.append(self._overflow())
         return events
 
+    def spill(self) -> Event | None:
+        """What is pending of an event, to be passed on; none of that event will be read. The last bytes stay."""
+        return self._overflow() if len(self._buffer) > _UNFINISHED_BYTES else None
+
     def close(self) -> Event | None:
         """The event that the end of the stream left without its blank line, if any."""
         rest = bytes(self._buffer)

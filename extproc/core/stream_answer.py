@@ -74,6 +74,15 @@ class StreamAnswer:
         out = b"".join(kept)
         return chunk if nothing_held and not self._ended and len(out) == len(chunk) else out
 
+    @property
+    def kept_bytes(self) -> int:
+        return self._framer.pending_bytes
+
+    def spill(self, out: bytes) -> bytes:
+        event = self._framer.spill()
+        rest = self._pass_on(event) if event is not None else b""
+        return out + rest if rest and self.changes_body else out
+
     def finish(self) -> bytes:
         event = self._framer.close()
         rest = self._pass_on(event) if event is not None else b""

@@ -6,7 +6,7 @@ from typing import Final
 from extproc.core.reading import Reading
 from extproc.core.requests import MAX_TOKENS
 from extproc.core.settlement import Estimates, Outcome, Settlement, released
-from extproc.core.usage import Absence, Part, Usage, together
+from extproc.core.usage import NO_USAGE, Absence, Part, Usage, exchanged
 
 # Choices whose usage is kept apart. There are as many as were asked for; a server that sends more is broken.
 _MAX_CHOICES: Final = 1024
@@ -17,6 +17,7 @@ class Tally:
 
     __slots__ = (
         "_absence",
+        "_all",
         "_alone",
         "_apart",
         "_choice",
@@ -44,6 +45,7 @@ class Tally:
         self._choice: bytes | None = None
         self._apart = False  # usage is of one choice each
         self._alone: dict[bytes, Usage] = {}  # of each answer to one of several prompts, by its index
+        self._all = NO_USAGE  # their sum
         self.pieces = 0
 
     def add(self, reading: Reading) -> None:
@@ -110,8 +112,10 @@ class Tally:
     def _with_others(self, index: bytes, usage: Usage) -> Usage | Absence:
         """Usage of all answers so far: llama.cpp reports each for itself, its prompt too."""
         if index in self._alone or len(self._alone) < _MAX_CHOICES:
+            # Not summed up anew: an answer with a thousand choices reports a thousand times for each.
+            self._all = exchanged(self._all, self._alone.get(index, NO_USAGE), usage)
             self._alone[index] = usage
-        return together(self._alone.values())
+        return self._all if self._all.total <= MAX_TOKENS else Absence.ABSURD
 
     def _tell_choices_apart(self, reading: Reading, usage: Usage) -> None:
         """As they go, vLLM and SGLang report for the one choice of the chunk; only the last usage is of all.

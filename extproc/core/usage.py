@@ -145,12 +145,21 @@ def together(usages: Iterable[Usage]) -> Usage | Absence:
     return total if total.total <= MAX_TOKENS else Absence.ABSURD
 
 
+def exchanged(summed: Usage, earlier: Usage, later: Usage) -> Usage:
+    """The sum with one of its parts exchanged. It may be more than MAX_TOKENS."""
+    return Usage(*map(_exchange, astuple(summed), astuple(earlier), astuple(later)))
+
+
 def estimated_output(content_bytes: int, pieces: int, bytes_per_token: int) -> int:
     """Output tokens of an answer that did not tell, at least 1 where there was content.
 
     Servers send about one token in a piece of a stream; those that send more are caught by the bytes.
     """
     return min(MAX_TOKENS, max(pieces, -(-content_bytes // bytes_per_token)))
+
+
+def _exchange(summed: int, earlier: int, later: int) -> int:
+    return summed - earlier + later
 
 
 def _usage(reported: Reported) -> Usage | Absence:

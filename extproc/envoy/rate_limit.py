@@ -15,6 +15,7 @@ from typing import Any, assert_never
 
 import grpc
 
+from extproc.core.addresses import IPV6_PREFIX
 from extproc.core.hits import BadDescriptor, Descriptor, Hit, read_hit
 from extproc.core.identity import UnusableIdentity
 from extproc.core.limits import Window
@@ -30,6 +31,8 @@ from extproc.core.rejections import (
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as pb
 from extproc.observe.metrics import Metrics
 
+Behaviour = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[Any]]
+"""What answers a call."""
 SERVICE = "envoy.service.ratelimit.v3.RateLimitService"
 
 # A mistake in a configuration is logged once, not once a request; and no more of them than these.
@@ -68,13 +71,17 @@ class RateLimitServicer:
         now: Callable[[], datetime],
         *,
         tenant_pattern: re.Pattern[str] | None = None,
+        ipv6_prefix: int = IPV6_PREFIX,
         style: DeniedStyle = DeniedStyle.OPENAI,
     ) -> None:
-        """`decide` counts a hit or denies it, in one step; `tenant_pattern` is that of `IdentityRules`."""
+        """`decide` counts a hit or denies it, in one step; `tenant_pattern` and `ipv6_prefix` are those of
+        `IdentityRules`.
+        """
         self._decide = decide
         self._metrics = metrics
         self._now = now
         self._tenant_pattern = tenant_pattern
+        self._ipv6_prefix = ipv6_prefix
         self._style = style
         self._mistakes: set[str] = set()
 
@@ -94,7 +101,7 @@ class RateLimitServicer:
 
     async def _answer(self, request: pb.RateLimitRequest) -> pb.RateLimitResponse | _Failed:
         descriptors = [_descriptor(each) for each in request.descriptors]
-        hit = read_hit(request.domain, descriptors, request.hits_addend, self._tenant_pattern)
+        hit = read_hit(request.domain, descriptors, request.hits_addend, self._tenant_pattern, self._ipv6_prefix)
         if isinstance(hit, BadDescriptor):
             return self._mistaken(hit)
         if isinstance(hit, UnusableIdentity):
@@ -161,10 +168,13 @@ class RateLimitServicer:
         return _Failed(grpc.StatusCode.INVALID_ARGUMENT, problem.message)
 
 
-def rate_limit_handler(servicer: RateLimitServicer) -> grpc.GenericRpcHandler:
-    """What a gRPC server is given to serve `ShouldRateLimit` under Envoy's own name."""
+def rate_limit_handler(
+    servicer: RateLimitServicer, guard: Callable[[Behaviour], Behaviour] | None = None
+) -> grpc.GenericRpcHandler:
+    """What a gRPC server is given to serve `ShouldRateLimit` under Envoy's own name; `guard` decides who may."""
+    ask: Behaviour = servicer.should_rate_limit
     method = grpc.unary_unary_rpc_method_handler(
-        servicer.should_rate_limit,
+        guard(ask) if guard is not None else ask,
         request_deserializer=pb.RateLimitRequest.FromString,
         response_serializer=pb.RateLimitResponse.SerializeToString,
     )

@@ -1,8 +1,10 @@
 """One loop per stream: receive a message, give it to the exchange, perform the effects that come back, send."""
 
+import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -26,11 +28,21 @@ from extproc.core.events import (
 from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
 from extproc.core.routes import LIMITS_KEY, NO_ROUTE, ROUTE_KEY, BadRoute, Route, read_route
 from extproc.envoy.codec import Codec, reply_message
+from extproc.envoy.patience import Patience, Waits
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.observe import logs
 from extproc.observe.metrics import Metrics
 
 _log = logging.getLogger(__name__)
+_WAITS = Waits()
+# An answer to one who is slow: how long he may take to take it.
+_LAST_WORD_S = 1.0
+_MAX_REQUEST_ID_CHARS = 128
+_MAX_STREAMS = 10_000
+
+
+class IdleError(Exception):
+    """A stream said nothing for too long."""
 
 
 class Channel(Protocol):
@@ -53,40 +65,68 @@ class Servicer:
         accounting: Accounting,
         metrics: Metrics,
         now: Callable[[], datetime],
+        *,
+        waits: Waits = _WAITS,
     ) -> None:
         self._rules = rules
+        self._waits = waits
         self._codec = codec
         self._accounting = accounting
         self._metrics = metrics
         self._now = now
 
     async def serve(self, channel: Channel, route: Route = NO_ROUTE) -> None:
-        """Serves one stream to its end, with the limits that its route has of its own. Raises `ProtocolError`;
-        whatever happens, a reservation is closed.
+        """Serves one stream to its end, with the limits that its route has of its own. Raises `ProtocolError`, or
+        `IdleError`; whatever happens, a reservation is closed.
 
         Nothing is awaited on the way out: when Envoy resets a stream the task is cancelled, and an await would
         die with it. Closing is only putting into a queue.
         """
         exchange = Exchange(self._rules, route)
         effects: deque[Effect] = deque()
+        patience = Patience(self._waits, lambda: exchange.awaits_request)
         try:
-            while (message := await channel.read()) is not None:
-                event = self._codec.event(message)
-                if isinstance(event, RequestHead):
-                    logs.request_id.set(event.headers.get("x-request-id", ""))
-                effects.extend(exchange.receive(event))
-                while effects:
-                    if isinstance(effects[0], Finish):
-                        return
-                    follow_up = await self._perform(exchange, event, effects[0], channel)
-                    effects.popleft()
-                    effects.extendleft(reversed(follow_up))
+            await self._converse(exchange, effects, channel, patience)
+        except asyncio.CancelledError:
+            if not patience.lost:
+                raise
+            await self._part(exchange, channel)
         finally:
+            patience.end()
             # Effects that are left could not be carried out: the reply at their head did not reach Envoy.
             left = [*effects, *exchange.receive(StreamClosed(delivered=not effects))]
             for effect in left:
                 if isinstance(effect, Close):
                     self._accounting.close(effect.reservation, effect.settlement)
+
+    async def _converse(
+        self, exchange: Exchange, effects: deque[Effect], channel: Channel, patience: Patience
+    ) -> None:
+        """Until all is said. `effects` are those not carried out yet."""
+        while (message := await channel.read()) is not None:
+            patience.heard()
+            event = self._codec.event(message)
+            if isinstance(event, RequestHead):
+                logs.request_id.set(event.headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS])
+            effects.extend(exchange.receive(event))
+            while effects:
+                if isinstance(effects[0], Finish):
+                    return
+                follow_up = await self._perform(exchange, event, effects[0], channel)
+                effects.popleft()
+                effects.extendleft(reversed(follow_up))
+
+    async def _part(self, exchange: Exchange, channel: Channel) -> None:
+        """Ends a stream that took too long: with an answer, where its request is the reason."""
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        if not exchange.awaits_request:
+            raise IdleError
+        effects = exchange.give_up()
+        async with asyncio.timeout(_LAST_WORD_S):
+            for effect in effects:
+                await self._perform(exchange, StreamClosed(), effect, channel)
 
     async def _perform(self, exchange: Exchange, event: Event, effect: Effect, channel: Channel) -> list[Effect]:
         match effect:
@@ -112,22 +152,40 @@ class Servicer:
 class GrpcServicer:
     """The adapter to grpc.aio: one call is one stream."""
 
-    def __init__(self, servicer: Servicer, metrics: Metrics) -> None:
+    def __init__(self, servicer: Servicer, metrics: Metrics, max_streams: int = _MAX_STREAMS) -> None:
+        """`max_streams`: at once, on all connections; what is beyond is sent away."""
         self._servicer = servicer
         self._metrics = metrics
+        self._max_streams = max_streams
+        self._streams = 0
 
     async def process(self, _requests: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
-        with self._metrics.stream():
+        if self._streams >= self._max_streams:
+            self._metrics.stream_fault("too_many")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Too many streams at once.")
+        with self._counted():
             try:
                 await self._servicer.serve(_GrpcChannel(context), _route(context))
             except ProtocolError as error:
                 self._metrics.stream_fault("protocol")
                 _log.error("the filter is set up wrongly", extra={"error": str(error)})
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            except IdleError:
+                self._metrics.stream_fault("idle")
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "No message came for too long.")
             except Exception:
                 self._metrics.stream_fault("unexpected")
                 _log.exception("stream failed")
                 raise
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._streams += 1
+        try:
+            with self._metrics.stream():
+                yield
+        finally:
+            self._streams -= 1
 
 
 def _route(context: "grpc.aio.ServicerContext[Any, Any]") -> Route:

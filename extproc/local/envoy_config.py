@@ -15,6 +15,16 @@ _HIGHEST_PORT = 65_535
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessorTLS:
+    """What Envoy shows the processor, and what it wants to see: paths of PEM files, and a DNS name."""
+
+    certificate_file: str
+    key_file: str
+    ca_file: str
+    server_name: str
+
+
+@dataclass(frozen=True, slots=True)
 class EnvoyOptions:
     """What differs between two Envoys. All ports are TCP ports on 127.0.0.1."""
 
@@ -28,6 +38,8 @@ class EnvoyOptions:
     """One `host:port` (an IP address) or `unix:/path` for each worker; at least one."""
     upstream_url: str
     """`http://host[:port]` or `https://host[:port]`, without a path."""
+    processor_tls: "ProcessorTLS | None" = None
+    """mTLS to the processor; None is plaintext, as loopback and Unix sockets have it."""
     upstream_sni: str | None = None
     """The name asked for, and verified, in TLS; None is the host of the URL."""
     upstream_ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
@@ -80,6 +92,7 @@ def _values(options: EnvoyOptions) -> Mapping[str, object]:
         "jwks": options.jwks_json,
         "forward_token": options.forward_token,
         "headers_not_forwarded": [] if options.forward_token else list(_CREDENTIAL_HEADERS),
+        "processor_transport": _mutual_tls(options.processor_tls) if options.processor_tls is not None else _PLAIN,
         "processor_endpoints": [_endpoint(address) for address in options.processor_addresses],
         **upstream,
     }
@@ -123,6 +136,13 @@ def _tls(server_name: str, ca_file: str) -> Mapping[str, object]:
             },
         },
     }
+
+
+def _mutual_tls(tls: ProcessorTLS) -> Mapping[str, object]:
+    transport = json.loads(json.dumps(_tls(tls.server_name, tls.ca_file)))
+    own = {"certificate_chain": {"filename": tls.certificate_file}, "private_key": {"filename": tls.key_file}}
+    transport["typed_config"]["common_tls_context"] |= {"tls_certificates": [own]}
+    return dict(transport)
 
 
 def _early_mutations(identity_headers: tuple[str, ...]) -> list[Mapping[str, object]]:

@@ -59,9 +59,16 @@ class Metrics:
         )
         self._ready = gauge("tokenweir_ready", "1 while requests are served.")
         self._streams = gauge("tokenweir_streams", "ext_proc streams that are open.")
+        self._buffered = gauge("tokenweir_buffered_bytes", "Bytes of bodies that are kept while they are read.")
         self._faults = counter("tokenweir_stream_faults", "Streams that ended in a fault.", ("kind",))
         self._queued = gauge("tokenweir_queue_items", "Items waiting to be delivered.", ("queue",))
         self._lost = counter("tokenweir_queue_lost", "Items that a queue could not keep or deliver.", ("queue",))
+        self._breaker = gauge("tokenweir_breaker_open", "1 while the counters are not asked: they don't answer.")
+        self._unready = gauge("tokenweir_partitions_unready", "Partitions whose counters are being rebuilt.")
+        self._rebuilds = counter("tokenweir_rebuilds", "Partitions whose counters were rebuilt here.")
+        self._journal = gauge("tokenweir_journal_entries", "Entries in the journal.", ("state",))
+        self._journal_age = gauge("tokenweir_journal_oldest_seconds", "How long the oldest entry has waited.")
+        self._spool = gauge("tokenweir_spool_bytes", "Bytes in the spool on disk.")
         self._tenants = gauge("tokenweir_limits_tenants", "Tenants whose limits are known.")
         self._bad_documents = gauge("tokenweir_limits_bad_documents", "Limit documents that can't be used.")
         self._limits_loaded = gauge(
@@ -75,7 +82,7 @@ class Metrics:
             self._uncounted.labels(reason)
         for outcome in ("delivered", "failed", "refused"):
             self._posts.labels(outcome)
-        for kind in ("protocol", "unexpected"):
+        for kind in ("protocol", "unexpected", "caller", "idle", "too_many"):
             self._faults.labels(kind)
 
     def decided(self, outcome: str, reason: str) -> None:
@@ -142,12 +149,32 @@ class Metrics:
     def stream_fault(self, kind: str) -> None:
         self._faults.labels(kind).inc()
 
+    def watch_buffers(self, kept_bytes: Callable[[], int]) -> None:
+        self._buffered.set_function(kept_bytes)
+
     def watch_queue(self, queue: str, size: Callable[[], int]) -> None:
         self._queued.labels(queue).set_function(size)
         self._lost.labels(queue)
 
     def lost(self, queue: str, items: int) -> None:
         self._lost.labels(queue).inc(items)
+
+    def breaker(self, *, is_open: bool) -> None:
+        self._breaker.set(is_open)
+
+    def unready(self, partitions: int) -> None:
+        self._unready.set(partitions)
+
+    def rebuilt(self) -> None:
+        self._rebuilds.inc()
+
+    def backlog(self, waiting: int, oldest_s: float, aside: int) -> None:
+        self._journal.labels("waiting").set(waiting)
+        self._journal.labels("aside").set(aside)
+        self._journal_age.set(oldest_s)
+
+    def watch_spool(self, size: Callable[[], int]) -> None:
+        self._spool.set_function(size)
 
     def limits_loaded(self, tenants: int, bad: int, at: float) -> None:
         self._tenants.set(tenants)

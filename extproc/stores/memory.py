@@ -1,7 +1,6 @@
 """Ledger and limits in memory: the reference that the other stores are held to. Gone with the process."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -50,15 +49,20 @@ class MemoryLedger:
         return {known: self._entries[known].outcome for known in ids if known in self._entries}
 
     async def used(self, now: datetime) -> list[Used]:
-        sums: Counter[tuple[TenantId, str, int]] = Counter()
+        sums: dict[tuple[TenantId, str], Used] = {}
         for entry in self._entries.values():
             for charge in entry.charges:
-                if charge.until > now.timestamp():
-                    sums[entry.identity.tenant, charge.key, charge.until] += charge.amount
-        return [Used(tenant, key, until, amount) for (tenant, key, until), amount in sums.items()]
+                bucket = (entry.identity.tenant, charge.key)
+                known = sums.get(bucket, Used(*bucket, charge.until, 0))
+                until = max(known.until, charge.until)
+                sums[bucket] = replace(known, until=until, amount=known.amount + charge.amount)
+        return [each for each in sums.values() if each.until > now.timestamp()]
 
     async def keep(self, reservations: Sequence[Reservation]) -> None:
-        self._kept.update({reservation.id: reservation for reservation in reservations})
+        for each in reservations:
+            known = self._kept.get(each.id)
+            if known is None or known.deadline <= each.deadline:  # else it was overtaken
+                self._kept[each.id] = each
 
     async def drop(self, ids: Sequence[ReservationId]) -> None:
         for gone in ids:

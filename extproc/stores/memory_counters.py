@@ -15,6 +15,7 @@ from itertools import count
 
 import msgspec
 
+from extproc.core.endpoints import Endpoint
 from extproc.core.identity import TenantId
 from extproc.core.ledger import Entry
 from extproc.core.limits import Bucket
@@ -28,6 +29,7 @@ from extproc.ports import (
     Closing,
     Crossed,
     Epoch,
+    Journalled,
     Receipt,
     StoreError,
     UnreadyError,
@@ -61,8 +63,12 @@ class _Life:
 class MemoryServer:
     """What all replicas share. `clock` gives seconds since the epoch."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.time, new_id: Callable[[], str] = secrets.token_hex
+    ) -> None:
+        """`new_id` names epochs: never the same twice."""
         self.clock = clock
+        self._new_id = new_id
         self.lives: dict[int, _Life] = {}
         self.before: dict[int, _Life] = {}  # the lives that were ready last
         self.journal: dict[Receipt, tuple[Entry, float]] = {}
@@ -74,7 +80,7 @@ class MemoryServer:
         known = self.lives.get(partition)
         if known is not None and known.epoch.ready:
             self.before[partition] = known
-        self.lives[partition] = _Life(Epoch(partition, secrets.token_hex(8), ready=False))
+        self.lives[partition] = _Life(Epoch(partition, self._new_id(), ready=False))
 
     def lose(self, partition: int | None = None) -> None:
         """Everything is gone, journal included, as by FLUSHALL."""
@@ -104,6 +110,10 @@ class MemoryCounters:
 
     # ------------------------------------------------ counters
 
+    @property
+    def apart(self) -> bool:
+        return False
+
     async def reserve(self, reservation: Reservation) -> Admitted | Denied:
         life = self._life(reservation, ready=True)
         known = life.known.get(reservation.id)
@@ -131,10 +141,11 @@ class MemoryCounters:
     async def close(self, closings: Sequence[Closing], thresholds: Sequence[int] = ()) -> list[Closed]:
         return [self._close(closing, thresholds) for closing in closings]
 
-    async def overdue(self, now: datetime, at_most: int) -> list[Reservation]:
+    async def overdue(self, now: datetime, at_most: int, part: int | None = None) -> list[Reservation]:
         due = (
             known.reservation
-            for life in self.server.lives.values()
+            for partition, life in self.server.lives.items()
+            if part in (None, partition)
             for known in life.known.values()
             if known.closed is None and known.reservation.deadline < now.timestamp()
         )
@@ -148,7 +159,10 @@ class MemoryCounters:
     async def time(self) -> float:
         return self.server.clock()
 
-    async def ping(self) -> None:
+    async def warnings(self) -> list[str]:
+        return []
+
+    async def ping(self, part: int | None = None) -> None:
         """Always there."""
 
     async def aclose(self) -> None:
@@ -199,18 +213,27 @@ class MemoryCounters:
         found = [
             Waiting(receipt, entry)
             for receipt, (entry, since) in self.server.journal.items()
-            if now - since >= older_than_s and partition in (None, receipt.partition)
+            if (older_than_s <= 0 or now - since >= older_than_s) and partition in (None, receipt.partition)
         ]
         return found[:at_most]
+
+    async def journalled(self, partition: int) -> list[Journalled]:
+        journal = self.server.journal.items()
+        return [Journalled.of(entry) for receipt, (entry, _) in journal if receipt.partition == partition]
 
     async def set_aside(self, entry: Entry | None, receipt: Receipt | None, reason: str) -> None:
         known = self.server.journal.pop(receipt, None) if receipt is not None else None
         kept = entry or (known[0] if known is not None else None)
         if kept is not None:
-            self.server.aside.append(Aside(msgspec.json.encode(kept).decode(), reason))
+            stands = receipt or self.server.receipt(partition_of(kept.identity.tenant))
+            self.server.aside.append(Aside(msgspec.json.encode(kept).decode(), reason, stands))
 
     async def aside(self, at_most: int) -> list[Aside]:
         return list(self.server.aside)[:at_most]
+
+    async def forget_aside(self, receipts: Sequence[Receipt]) -> None:
+        gone = set(receipts)
+        self.server.aside = deque(each for each in self.server.aside if each.receipt not in gone)
 
     async def backlog(self) -> Backlog:
         since = [since for _, since in self.server.journal.values()]
@@ -241,7 +264,9 @@ class MemoryCounters:
     async def left_open(self, epoch: Epoch) -> list[Reservation]:
         self._current(epoch)
         before = self.server.before.get(epoch.partition)
-        return _open(before) if before is not None else []
+        left = _open(before) if before is not None else []
+        # A hit of the rate limit service stands in no ledger: whether it was charged is not to be found out.
+        return [r for r in left if r.endpoint is not Endpoint.ROUTE]
 
     async def still_open(self, epoch: Epoch) -> list[Reservation]:
         return _open(self._current(epoch))

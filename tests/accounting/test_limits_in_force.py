@@ -370,7 +370,7 @@ async def test_a_hit_whose_end_got_lost_expires_without_an_entry():
     world = World(reservation_ttl_s=30.0)
     world.limits.documents["acme"] = {"ratelimitIPPerMinute": 5}
     await world.accounting.hit(Hit(WHO, None, 1))
-    world.accounting._closings._items.clear()
+    world.books._ends._lanes[None]._items.clear()
     world.clock.passes(31)
     assert await world.accounting.expire_overdue() == 1
     await world.drained()

@@ -3,10 +3,12 @@
 import asyncio
 import itertools
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from extproc.accounting import Accounting, AccountingOptions
+from extproc.books import Books, BooksOptions
 from extproc.core.binding import bind
 from extproc.core.costs import Costing
 from extproc.core.endpoints import Endpoint
@@ -22,8 +24,10 @@ from extproc.core.usage import Usage
 from extproc.estimator import Estimator
 from extproc.observe.metrics import Metrics
 from extproc.ports import StoreError, UsageFilter
+from extproc.stored import Stored
 from extproc.stores.memory import MemoryLedger
 from extproc.stores.memory_counters import MemoryCounters
+from extproc.stores.spool import NoSpool
 
 WHO = Identity("acme", "sa", "10.0.0.1")
 COSTING = Costing(bytes_per_token=1, overhead_tokens=0, media_tokens=0, typical_output_tokens=5)
@@ -45,6 +49,9 @@ class Clock:
     def now(self):
         return self.time
 
+    def seconds(self):
+        return self.time.timestamp()
+
     def passes(self, seconds):
         self.time += timedelta(seconds=seconds)
 
@@ -52,8 +59,8 @@ class Clock:
 class Counters(MemoryCounters):
     """Faults come from queues: each call takes one and, if it is none, is carried out."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, server=None):
+        super().__init__(server)
         self.hang = False
         self.hang_after = False
         self.before = []
@@ -92,9 +99,9 @@ class Counters(MemoryCounters):
             await asyncio.Event().wait()
         return await super().read(tenant, buckets)
 
-    async def overdue(self, now, at_most):
+    async def overdue(self, now, at_most, part=None):
         _fail(self.before)
-        return await super().overdue(now, at_most)
+        return await super().overdue(now, at_most, part)
 
 
 class Ledger(MemoryLedger):
@@ -154,28 +161,53 @@ class Policies:
 
 
 class World:
-    def __init__(self, limit=1000, costing=COSTING, prices=FREE, **options):
-        self.clock, self.counters, self.ledger, self.metrics = Clock(), Counters(), Ledger(), Metrics()
+    def __init__(
+        self,
+        limit=1000,
+        costing=COSTING,
+        prices=FREE,
+        *,
+        spool=None,
+        counters=None,
+        ledger=None,
+        clock=None,
+        name="",
+        **options,
+    ):
+        self.clock, self.ledger = clock or Clock(), ledger or Ledger()
+        self.counters, self.metrics = counters or Counters(), Metrics()
         self.defaults = Defaults(short_limits(limit, None), ZoneInfo("Asia/Tokyo"))
         self.limits, self.alerts = Policies(self.defaults), Alerts()
         numbers = itertools.count(1)
+        of_books = [field.name for field in fields(BooksOptions)]
         models = Models(ModelProfile(costing, prices=prices))
         options = {
             "decision_timeout_s": DECISION_TIMEOUT_S,
             "ledger_linger_s": 0.0,
             "expiry_interval_s": 60.0,
         } | options
-        self.accounting = Accounting(
-            counters=self.counters,
-            ledger=self.ledger,
-            limits=self.limits,
+        estimator = Estimator(models, Tokenizer(), self.metrics)
+        self.spool = spool or NoSpool()
+        self.stored = Stored(self.counters, self.counters, self.ledger, self.ledger, self.spool)
+        self.books = Books(
+            self.stored,
             clock=self.clock,
-            new_id=lambda: f"r{next(numbers)}",
             models=models,
-            estimator=Estimator(models, Tokenizer(), self.metrics),
+            estimator=estimator,
             alerts=self.alerts,
             metrics=self.metrics,
+            options=BooksOptions(**{name: options.pop(name) for name in of_books if name in options}),
+        )
+        self.accounting = Accounting(
+            stored=self.stored,
+            books=self.books,
+            limits=self.limits,
+            clock=self.clock,
+            new_id=lambda: f"{name}r{next(numbers)}",
+            estimator=estimator,
+            metrics=self.metrics,
             options=AccountingOptions(**options),
+            replica=name,
         )
 
     async def reserve(self, cost=10, identity=WHO):

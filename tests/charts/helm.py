@@ -99,6 +99,7 @@ def _said(helm: str, arguments: tuple[str, ...], values: tuple[str, ...]) -> str
             "HELM_CACHE_HOME": folder,
             "HELM_CONFIG_HOME": folder,
             "HELM_DATA_HOME": folder,
+            "GOGC": "off",  # it ends before it needs any memory back: a third of its time
         }
         done = subprocess.run(
             [tool(helm), *arguments, *files], capture_output=True, text=True, env=environment, check=False

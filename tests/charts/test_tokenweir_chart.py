@@ -29,7 +29,10 @@ OFF = {
 MATRIX = {
     "defaults": {},
     "all off": OFF,
-    "no network policy": {"networkPolicy": {"enabled": False}},
+    "no network policy": {
+        "networkPolicy": {"enabled": False},
+        "metrics": {"principals": ["cluster.local/ns/infra/sa/prometheus"]},
+    },
     "sidecars": SIDECARS,
     "sidecars, no sidecar of its own": {**SIDECARS, "mesh": {"sidecar": False}},
     "scaled": {"autoscaling": {"enabled": True}},
@@ -192,6 +195,9 @@ def test_ports_are_called_the_same_everywhere(scrape):
         assert container(documents)[probe]["grpc"]["port"] == ports["grpc"]
     assert environment(documents)["TOKENWEIR_SERVER__ADDRESS"]["value"] == "0.0.0.0:50051"
     assert environment(documents)["TOKENWEIR_METRICS__ADDRESS"]["value"] == "0.0.0.0:9464"
+    # Off loopback the processor starts only because it is told that the mesh's mTLS ends in front of it.
+    assert environment(documents)["TOKENWEIR_SERVER__ALLOW_PLAINTEXT"]["value"] == "true"
+    assert pick(documents, "PeerAuthentication")["spec"]["mtls"] == {"mode": "STRICT"}
 
 
 @pytest.mark.parametrize("release", ["tokenweir", "prod", "x" * 28, "tokenweir-" + "y" * 30])
@@ -219,6 +225,26 @@ def loaded(documents, tmp_path, **secrets):
     return load(path, values)
 
 
+def test_the_spool_has_a_directory_of_its_own_in_a_volume_with_room_for_several(tmp_path):
+    documents = made([STORES, {"config": {"spool": {"max_bytes": 100_000_000}}}])
+    spool = loaded(documents, tmp_path).spool
+    mounts = {each["name"]: each for each in container(documents)["volumeMounts"]}
+    volumes = {each["name"]: each for each in pick(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]}
+    # Not the volume itself, which any user of the pod may write to.
+    assert str(spool.directory.parent) == mounts["spool"]["mountPath"]
+    assert not mounts["spool"].get("readOnly")
+    assert spool.max_bytes == 100_000_000
+    assert volumes["spool"] == {"name": "spool", "emptyDir": {"sizeLimit": "382Mi"}}
+
+
+@pytest.mark.parametrize("directory", ["/data/spool", None])
+def test_a_spool_elsewhere_or_nowhere_needs_no_volume(directory, tmp_path):
+    documents = made([STORES, {"config": {"spool": {"directory": directory}}}])
+    assert loaded(documents, tmp_path).spool.directory == (Path(directory) if directory else None)
+    names = {each["name"] for each in pick(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]}
+    assert "spool" not in names | {each["name"] for each in container(documents)["volumeMounts"]}
+
+
 SECRETS = {
     "TOKENWEIR_REDIS__URL": "rediss://u:p@redis:6380/0?ssl_ca_certs=/etc/tokenweir/redis/ca.crt",
     "TOKENWEIR_MONGO__URL": "mongodb://u:p@mongo/?tls=true&tlsCAFile=/etc/tokenweir/mongo/ca.crt",
@@ -244,6 +270,7 @@ def test_settings_reach_the_file_as_they_were_written(tmp_path):
         "alerts": {"thresholds": []},
         "models": [{"match": "*", "prices": {"input": 0.25, "output": 1e-3}}],
         "cost": {"weights": {"cached_input": 0.1}},
+        "spool": {"directory": "/data/spool"},
     }
     for helm in HELMS:
         documents = made([{"config": config}], helm=helm)
@@ -540,10 +567,13 @@ REFUSED = {
     "nobody's sidecars": ({"placement": "sidecar"}, "sidecar.namespaces: name the namespaces"),
     "nobody's gateway": ({"gateway": {"principals": []}}, "gateway.principals: name the gateway's mTLS principals"),
     "open to all": ({"mesh": {"sidecar": False}, "networkPolicy": {"enabled": False}}, "can claim any identity; turn one on"),
+    "metrics for the whole mesh": ({"networkPolicy": {"enabled": False}}, "name Prometheus in metrics.principals"),
     "no time": ({"terminationGracePeriodSeconds": 60}, "terminationGracePeriodSeconds: 60 is too short.*are 315"),
     "an unsigned webhook": ({"webhook": {"url": "https://a"}}, "set webhook.existingSecret.name too"),
     "a webhook of nowhere": ({"webhook": {"existingSecret": {"name": "a"}}}, "set webhook.url, or webhook.existingSecret.urlKey"),
     "an address": ({"config": {"server": {"address": "0.0.0.0:1"}}}, "config.server.address: set listenAddress instead"),
+    "TLS beside the mesh's": ({"config": {"server": {"tls": {"key_file": "/k"}}}}, "config.server.tls: leave it out: the mesh"),
+    "plaintext, said twice": ({"config": {"server": {"allow_plaintext": False}}}, "config.server.allow_plaintext: leave it out"),
     "a URL in the settings": ({"config": {"redis": {"url": "redis://r"}}}, "config.redis.url: set redis.url or"),
     "a secret in the settings": (
         {"config": {"alerts": {"webhook_secret": "s" * 16}}},

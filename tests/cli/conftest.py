@@ -16,6 +16,7 @@ import pytest
 from extproc.cli import main
 from extproc.local import parts
 from extproc.local.ports import free_ports
+from extproc.stores.redis import RedisCounters, RedisOptions
 from tests.missing import missing
 
 
@@ -42,6 +43,14 @@ class Result:
         return [[cell.strip() for cell in line if cell.strip()] for line in lines]
 
 
+async def _ready(redis):
+    """Counters that a processor has rebuilt, from nothing."""
+    counters = RedisCounters(RedisOptions(redis))
+    for epoch in await counters.epochs():
+        await counters.complete(epoch)
+    await counters.aclose()
+
+
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
@@ -51,6 +60,7 @@ def stores(tmp_path_factory):
             redis_port, mongo_port = free_ports(2)
             started.append(runner.run(parts.start_valkey(folder, redis_port)))
             started.append(runner.run(parts.start_mongo_store(folder, mongo_port)))
+            runner.run(_ready(started[0].url))
             yield Stores(*(part.url for part in started))
         except parts.MissingPartError as error:
             missing(str(error))

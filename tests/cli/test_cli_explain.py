@@ -34,6 +34,8 @@ def hold_and_settle(redis, document, identity, *, held, settled):
             )
             for cost in (held, settled)
         ]  # fmt: skip
+        for epoch in await counters.epochs():
+            await counters.register(epoch, "r")
         for each in made:
             await counters.reserve(each)
         await counters.close([Closing(made[1], Outcome.SETTLED, (settled,) * len(buckets))])
@@ -86,6 +88,7 @@ def test_json_has_the_documented_keys(run, tenant):
         "limits_of_its_own": True,
         "problem": None,
         "suspended": None,
+        "on_store_failure": "deny",
     }
     assert [list(limit) for limit in limits] == [
         [

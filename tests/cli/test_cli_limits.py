@@ -39,6 +39,7 @@ def test_every_option_of_set_writes_its_field_and_no_other(run, stored):
     done = run(
         "tenant", "set", "t", "--each-sa-per-minute", "60", "--ip-per-minute", "100", "--mode", "shadow",
         "--shadows", "strict", "--timezone", "Europe/Berlin", "--min-output-tokens", "20", "--unlimited",
+        "--on-store-failure", "allow",
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     assert stored() == {
@@ -52,10 +53,12 @@ def test_every_option_of_set_writes_its_field_and_no_other(run, stored):
         "timezone": "Europe/Berlin",
         "min_output_tokens": 20,
         "unlimited": True,
+        "on_store_failure": "allow",
     }
     undone = run(
         "tenant", "set", "t", "--each-sa-per-minute", "none", "--ip-per-minute", "none", "--mode", "soft",
         "--timezone", "none", "--min-output-tokens", "none", "--limited",
+        "--on-store-failure", "none",
     )  # fmt: skip
     assert (undone.code, undone.err) == (0, "")
     # A mode that is none of shadow takes with it what it shadowed.
@@ -69,6 +72,7 @@ def test_every_option_of_set_writes_its_field_and_no_other(run, stored):
         (["--shadows", "soft"], "'shadows' needs 'mode: shadow' beside it"),
         (["--each-sa-per-minute", "-1"], "--each-sa-per-minute must be a whole number of requests or 'none'"),
         (["--ip-per-minute", "9" * 20], "'ratelimitIPPerMinute' must be a whole number of requests"),
+        (["--on-store-failure", "perhaps"], "'on_store_failure' must be one of deny, allow"),
         (["--min-output-tokens", "9" * 20], "'min_output_tokens' must be a whole number of tokens"),
         (
             ["--sa-limit", "none"],

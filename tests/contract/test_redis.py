@@ -9,8 +9,10 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from ready import make_ready
 from redis.crc import key_slot
 from reservations import (
     HOSTILE,
@@ -18,6 +20,7 @@ from reservations import (
     TTL_S,
     bucket,
     counts,
+    entry,
     expired,
     outcomes,
     released,
@@ -28,14 +31,17 @@ from reservations import (
 )
 
 from extproc.core.costs import Cost, Weights
+from extproc.core.partitions import PARTITIONS, partition_of
 from extproc.core.quota import Admitted, Denied
 from extproc.core.settlement import Estimates, Outcome, charges
 from extproc.core.usage import Usage
 from extproc.local.ports import HOST, free_ports
-from extproc.ports import Closing, StoreError
-from extproc.stores.redis import TENANTS, RedisCounters, RedisOptions
+from extproc.ports import Closing, Receipt, StoreError, UnreadyError, Used
+from extproc.stores.redis import RedisCounters, RedisOptions, server
 
-_TAG = re.compile(r"^tw:\{([^{}]+)\}:(b|r|open)")
+_TAG = re.compile(r"^tw:\{([^{}]+)\}:([0-9a-f]{16}):(b:|r:|open$)")
+ACME = partition_of("acme")
+OPERATORS = Path(__file__).parents[2] / "docs" / "operators.md"
 DAY_S = 86_400
 
 
@@ -43,6 +49,7 @@ DAY_S = 86_400
 async def second(redis_part):
     """Another replica."""
     adapter = RedisCounters(RedisOptions(redis_part.url))
+    await make_ready(adapter)
     yield adapter
     await adapter.aclose()
 
@@ -55,19 +62,41 @@ async def buckets_of(redis):
 # ---------------------------------------------------------------- keys
 
 
-async def test_all_keys_of_a_tenant_carry_one_hash_tag_of_its_own(redis_counters, redis):
-    slots = {}
+async def keys_of(redis):
+    """All keys of the epochs but for who registered."""
+    return sorted(key for key in await redis.keys("tw:{*") if _TAG.match(key))
+
+
+async def epoch_of(redis, partition=ACME):
+    return await redis.hget(f"tw:{{{partition}}}:epoch", "id")
+
+
+async def key_of(redis, held):
+    return f"tw:{{{ACME}}}:{await epoch_of(redis)}:r:{held.id}"
+
+
+async def open_key(redis):
+    return f"tw:{{{ACME}}}:{await epoch_of(redis)}:open"
+
+
+async def test_all_keys_of_a_tenant_are_in_its_partition(redis_counters, redis):
     for names in HOSTILE:
         held = reservation(1, limit=1000, ip_limit=1000, identity=who(*names))
         before = set(await redis.keys("tw:*"))
         await redis_counters.reserve(held)
-        new = set(await redis.keys("tw:*")) - before - {TENANTS}
-        tags = {_TAG.match(key)[1] for key in new}
-        assert len(tags) == 1, new
+        new = set(await redis.keys("tw:*")) - before
+        assert {_TAG.match(key)[1] for key in new} == {str(partition_of(names[0]))}
         assert len({key_slot(key.encode()) for key in new}) == 1
-        slots.setdefault(names[0], set()).update(tags)
-    tags = [tag for of_tenant in slots.values() for tag in of_tenant]
-    assert len(tags) == len(slots) == len(set(tags))
+
+
+async def test_two_reservations_never_share_a_key_whatever_their_ids_are(redis_counters, redis):
+    ids = ["a", "a:b", "a%3Ab", "a b", "{3}", "ü", "../x", "*"]
+    for each in ids:
+        assert isinstance(await redis_counters.reserve(reservation(1, id=each)), Admitted)
+    keys = [key for key in await keys_of(redis) if ":r:" in key]
+    assert len(keys) == len(ids)
+    assert len({key_slot(key.encode()) for key in keys}) == 1
+    assert {r.id for r in await redis_counters.overdue(NOW + timedelta(days=1), 100)} == set(ids)
 
 
 async def test_every_key_is_forgotten_in_time(redis_counters, redis):
@@ -75,25 +104,20 @@ async def test_every_key_is_forgotten_in_time(redis_counters, redis):
     await redis_counters.reserve(held)
     await redis_counters.reserve(ended)
     await redis_counters.close([settled(ended, 5), released(reservation(1))])
-    ttls = {key: await redis.ttl(key) for key in await redis.keys("tw:{*") if not key.endswith(":open")}
-    assert len(ttls) == 5  # two buckets, three reservations
+    lasting = re.compile(r"tw:\{\d+\}:(epoch|ledger|aside)")  # what was lost, and what must not be
+    ttls = {key: await redis.ttl(key) for key in await redis.keys("tw:*") if not lasting.fullmatch(key)}
+    assert len(ttls) == 6 + PARTITIONS  # two buckets, three reservations, what is open, and who registered
     for key, ttl in ttls.items():
         if ":b:" in key:
             assert DAY_S <= ttl <= 2 * DAY_S
         elif key.endswith(f":{held.id}"):
             assert TTL_S < ttl <= TTL_S + DAY_S
+        elif key.endswith((":open", ":replicas")):
+            assert 7 * DAY_S < ttl <= 8 * DAY_S
         else:
             assert 0 < ttl <= 600
     await redis_counters.close([released(held)])
     assert not [key for key in await redis.keys("tw:*") if key.endswith(":open")]
-
-
-async def test_a_tenant_that_nobody_has_seen_for_days_is_not_asked_for_any_more(redis_counters, second, redis):
-    await redis_counters.reserve(reservation())
-    await second.overdue(NOW + timedelta(days=2.9), 10)
-    assert await redis.zcard(TENANTS) == 1
-    await second.overdue(NOW + timedelta(days=3.1), 10)
-    assert await redis.zcard(TENANTS) == 0
 
 
 async def test_a_bucket_whose_window_is_over_does_not_come_back(redis_counters, redis):
@@ -160,7 +184,7 @@ async def test_a_bucket_in_which_nothing_stands_in_the_end_leaves_no_key_behind(
 
 async def test_a_denied_request_leaves_no_key_behind(redis_counters, redis):
     await redis_counters.reserve(reservation(11, limit=10, ip_limit=100))
-    assert await redis.keys("tw:{*") == []
+    assert await keys_of(redis) == []
 
 
 async def test_a_bucket_is_forgotten_at_the_same_time_whoever_made_it(redis_counters, redis):
@@ -181,7 +205,7 @@ async def test_a_renewed_reservation_is_kept_for_as_long_as_it_may_last(redis_co
     held = reservation(10)
     await redis_counters.reserve(held)
     await redis_counters.renew([replace(held, deadline=held.deadline + 3 * DAY_S)])
-    ttl = await redis.ttl(f"tw:{{acme}}:r:{held.id}")
+    ttl = await redis.ttl(await key_of(redis, held))
     assert TTL_S + 3 * DAY_S < ttl <= TTL_S + 4 * DAY_S
 
 
@@ -189,7 +213,7 @@ async def test_of_a_reservation_that_ended_no_more_is_kept_than_how(redis_counte
     held = reservation(90)
     await redis_counters.reserve(held)
     await redis_counters.close([settled(held, 90)], (80, 95))
-    assert await redis.hgetall(f"tw:{{acme}}:r:{held.id}") == {"outcome": "settled", "crossed": "1 90 80"}
+    assert await redis.hgetall(await key_of(redis, held)) == {"outcome": "settled", "crossed": "1 90 80"}
 
 
 # ---------------------------------------------------------------- at once
@@ -198,6 +222,7 @@ async def test_of_a_reservation_that_ended_no_more_is_kept_than_how(redis_counte
 async def test_two_hundred_strict_requests_at_once_never_exceed_the_limit_whatever_they_use(redis_part, redis):
     dice = random.Random(20260303)
     replicas = [RedisCounters(RedisOptions(redis_part.url)) for _ in range(4)]
+    await make_ready(*replicas)
     made = []
     for _ in range(200):
         output, weights = dice.randint(10, 60), Weights(*(dice.randint(1, 3000) for _ in range(4)))
@@ -246,6 +271,26 @@ async def test_a_reservation_of_no_tokens_can_be_ended(redis_counters):
     assert await outcomes(redis_counters, [settled(held, 0)]) == [Outcome.SETTLED]
 
 
+async def test_however_many_calls_find_the_scripts_gone_they_are_loaded_once(redis_counters, redis):
+    await redis.script_flush()
+    await redis.config_resetstat()
+    await asyncio.gather(*(redis_counters.reserve(reservation(1, limit=1000)) for _ in range(30)))
+    assert (await redis.info("commandstats"))["cmdstat_script|load"]["calls"] == len(server._SCRIPTS)
+
+
+async def test_counts_that_are_being_rebuilt_are_not_shown(redis_counters, redis):
+    held = reservation(10)
+    await redis_counters.reserve(held)
+    assert await counts(redis_counters, held) == [(0, 10)]
+    await redis.hset(f"tw:{{{ACME}}}:epoch", "run", "before")
+    epoch = (await redis_counters.epochs())[ACME]
+    assert isinstance(await _fault(redis_counters.read("acme", held.buckets)), UnreadyError)
+    await redis_counters.complete(epoch)
+    assert await counts(redis_counters, held) == [(0, 0)]
+    await redis.flushall()
+    assert isinstance(await _fault(redis_counters.read("acme", held.buckets)), UnreadyError)
+
+
 # ---------------------------------------------------------------- expiry
 
 
@@ -263,7 +308,7 @@ async def test_what_can_not_be_read_is_set_aside_and_the_others_expire(redis_cou
     broken, held = reservation(10, ttl_s=1), reservation(10, ttl_s=2)
     for each in (broken, held):
         await redis_counters.reserve(each)
-    await redis.hset(f"tw:{{acme}}:r:{broken.id}", "body", '{"id": 7}')
+    await redis.hset(await key_of(redis, broken), "body", '{"id": 7}')
     now = NOW + timedelta(seconds=3)
     assert await redis_counters.overdue(now, 10) == [held]
     assert "can't be read" in caplog.text
@@ -274,43 +319,22 @@ async def test_what_can_not_be_read_is_set_aside_and_the_others_expire(redis_cou
 async def test_a_reservation_that_is_forgotten_leaves_the_list_of_open_ones(redis_counters, redis):
     held = reservation(10, ttl_s=1)
     await redis_counters.reserve(held)
-    await redis.delete(f"tw:{{acme}}:r:{held.id}")
+    await redis.delete(await key_of(redis, held))
     assert await redis_counters.overdue(NOW + timedelta(seconds=2), 10) == []
     assert await redis.keys("tw:*:open") == []
 
 
-# ---------------------------------------------------------------- came back empty
-
-
-async def test_what_ends_on_a_server_that_came_back_empty_is_charged_to_nobody(redis_counters, redis):
-    held = reservation(30)
-    await redis_counters.reserve(held)
-    await redis.flushall()
-    other = reservation(10)
-    await redis_counters.reserve(other)
-    assert await outcomes(redis_counters, [settled(held, 12)]) == [Outcome.SETTLED]  # the ledger has it, still
-    assert await counts(redis_counters, held) == [(0, 10)]
-
-
-async def test_what_was_reserved_after_the_server_came_back_empty_can_expire(redis_counters, second, redis):
-    await redis_counters.reserve(reservation(10))
-    await redis.flushall()
-    held = reservation(10, at=NOW + timedelta(seconds=5), ttl_s=100)
-    await redis_counters.reserve(held)
-    assert await redis_counters.overdue(NOW + timedelta(seconds=60), 10) == []
-    assert await second.overdue(NOW + timedelta(seconds=106), 10) == [held]
-
-
-async def test_a_request_costs_one_round_trip_once_its_tenant_is_known(redis_counters, redis):
-    await redis_counters.reserve(reservation(1))
+async def test_a_request_costs_one_round_trip(redis_counters, redis):
     before = await _commands(redis)
     for _ in range(10):
         await redis_counters.reserve(reservation(1))
     after = await _commands(redis)
-    assert {name: n - before.get(name, 0) for name, n in after.items() if name in ("evalsha", "zadd")} == {
-        "evalsha": 10,
-        "zadd": 10,  # from inside the script
-    }
+    new = {name: n - before.get(name, 0) for name, n in after.items() if name in OF_CLIENTS}
+    assert {name: n for name, n in new.items() if n} == {"evalsha": 10, "info": 1}  # the test's own
+
+
+# What a script does is counted as well: these it does not call.
+OF_CLIENTS = ("evalsha", "eval", "script|load", "info", "hmset", "get", "ping", "multi", "exec", "time")
 
 
 async def _commands(redis):
@@ -327,9 +351,16 @@ async def _fault(call):
     return caught.value
 
 
+def _adopting(url):
+    """A client that registered before its server went away."""
+    counters = RedisCounters(RedisOptions(url))
+    counters._adopted = dict.fromkeys(range(PARTITIONS), "e")
+    return counters
+
+
 async def test_a_server_that_is_not_there_is_a_transient_fault_and_a_fast_one():
     (port,) = free_ports(1)
-    counters = RedisCounters(RedisOptions(f"redis://{HOST}:{port}/0"))
+    counters = _adopting(f"redis://{HOST}:{port}/0")
     held = reservation()
     start = time.monotonic()
     for call in (
@@ -338,6 +369,10 @@ async def test_a_server_that_is_not_there_is_a_transient_fault_and_a_fast_one():
         counters.close([settled(held, 1)]),
         counters.overdue(NOW, 10),
         counters.read("acme", held.buckets),
+        counters.epochs(),
+        counters.waiting(0, 1),
+        counters.backlog(),
+        counters.written([Receipt(ACME, "1-1/r")]),
         counters.ping(),
     ):
         assert (await _fault(call)).transient
@@ -348,8 +383,8 @@ async def test_a_server_that_is_not_there_is_a_transient_fault_and_a_fast_one():
 async def test_a_wrong_type_is_no_transient_fault_however_the_call_is_sent(redis_counters, redis):
     held = reservation()
     await redis_counters.reserve(held)
-    await redis.delete("tw:{acme}:open")
-    await redis.set("tw:{acme}:open", "x")
+    await redis.delete(await open_key(redis))
+    await redis.set(await open_key(redis), "x")
     assert not (await _fault(redis_counters.reserve(reservation()))).transient
     assert not (await _fault(redis_counters.renew([held]))).transient
     assert not (await _fault(redis_counters.close([settled(held, 1)]))).transient
@@ -361,27 +396,73 @@ async def test_a_bad_argument_is_no_transient_fault(redis_counters):
     await redis_counters.reserve(held)
     fault = await _fault(redis_counters.close([settled(held, "many")]))
     assert not fault.transient
-    assert "tw:{acme}" not in str(fault)  # no key: it holds names
+    assert "tw:{" not in str(fault)  # no key: it holds names
     assert await counts(redis_counters, held) == [(0, 10)]
 
 
-async def test_a_server_out_of_memory_is_a_transient_fault(redis_counters, redis):
-    held = reservation()
-    await redis_counters.reserve(held)
+async def test_a_server_out_of_memory_takes_nothing_new_and_ends_what_there_is(redis_counters, redis):
+    held, other = reservation(), reservation(5)
+    for each in (held, other):
+        await redis_counters.reserve(each)
+    closings = [replace(settled(each, 1), entry=replace(entry(1), id=each.id)) for each in (held, other)]
     try:
         await redis.config_set("maxmemory", 1)
-        assert (await _fault(redis_counters.reserve(reservation()))).transient
-        assert (await _fault(redis_counters.close([settled(held, 1)]))).transient
+        fault = await _fault(redis_counters.reserve(reservation()))
+        assert fault.transient
+        assert not isinstance(fault, UnreadyError)
+        await redis_counters.renew([replace(other, cost=Cost(10, 10))])
+        assert await counts(redis_counters, held) == [(0, 30)]
+        receipts = [closed.receipt for closed in await redis_counters.close(closings)]
+        assert await counts(redis_counters, held) == [(2, 0)]
+        assert [each.receipt for each in await redis_counters.waiting(0, 10)] == receipts
+        await redis_counters.written(receipts[:1])
+        await redis_counters.set_aside(None, receipts[1], "no")
+        assert await redis_counters.waiting(0, 10) == []
+        assert (await redis_counters.backlog()).aside == 1
     finally:
         await redis.config_set("maxmemory", 0)
-    assert await outcomes(redis_counters, [settled(held, 1)]) == [Outcome.SETTLED]
+    assert isinstance(await redis_counters.reserve(reservation()), Admitted)
+
+
+async def test_a_server_out_of_memory_can_be_rebuilt(redis_counters, redis):
+    await redis_counters.reserve(reservation())
+    held = reservation()
+    await redis.hset(f"tw:{{{ACME}}}:epoch", "run", "another")
+    try:
+        await redis.config_set("maxmemory", 1)
+        epoch = (await redis_counters.epochs())[ACME]
+        await redis_counters.restore(epoch, [held])
+        await redis_counters.register(epoch, "r")
+        await redis_counters.install(epoch, [Used("acme", held.buckets[0].key, held.buckets[0].interval.end, 7)])
+        await redis_counters.complete(epoch)
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert await counts(redis_counters, held) == [(7, 10)]
+
+
+async def test_while_too_much_waits_for_the_ledger_nothing_new_is_held_and_what_is_held_can_end(redis_part, redis):
+    counters = RedisCounters(RedisOptions(redis_part.url, max_waiting=2))
+    await make_ready(counters)
+    made = [reservation(1) for _ in range(3)]
+    for held in made:
+        await counters.reserve(held)
+    closed = await counters.close([replace(settled(held, 1), entry=entry(1)) for held in made[:2]])
+    fault = await _fault(counters.reserve(reservation(1)))
+    assert fault.transient
+    assert not isinstance(fault, UnreadyError)
+    assert "wait for the ledger" in str(fault)
+    assert isinstance(await counters.reserve(made[2]), Admitted)  # it is held already
+    closed += await counters.close([replace(settled(made[2], 1), entry=entry(1))])
+    await counters.written([each.receipt for each in closed[:2]])
+    assert isinstance(await counters.reserve(reservation(1)), Admitted)
+    await counters.aclose()
 
 
 async def test_missing_rights_or_a_wrong_password_are_transient_faults_for_somebody_mends_them(redis, redis_part):
     await redis.execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+ping")
     address = redis_part.url.removeprefix("redis://")
     for user in ("weak:pw", "weak:wrong"):
-        counters = RedisCounters(RedisOptions(f"redis://{user}@{address}"))
+        counters = _adopting(f"redis://{user}@{address}")
         assert (await _fault(counters.reserve(reservation()))).transient
         assert (await _fault(counters.close([settled(reservation(), 1)]))).transient
         await counters.aclose()
@@ -399,6 +480,7 @@ def _hung(part):
 
 async def test_calls_given_up_on_a_hung_server_take_no_connection_with_them(redis, redis_part):
     counters = RedisCounters(RedisOptions(redis_part.url, max_connections=4))
+    await make_ready(counters)
     made = [reservation(1, limit=1000) for _ in range(40)]
     await counters.reserve(made[0])
 
@@ -425,7 +507,7 @@ async def test_calls_given_up_on_a_hung_server_take_no_connection_with_them(redi
 async def test_a_hung_server_is_a_transient_fault_in_bounded_time(redis_part):
     counters = RedisCounters(RedisOptions(redis_part.url, command_timeout_s=0.1, batch_timeout_s=0.2))
     held = reservation()
-    await counters.ping()
+    await make_ready(counters)
     with _hung(redis_part):
         start = time.monotonic()
         assert (await _fault(counters.reserve(held))).transient
@@ -442,3 +524,120 @@ async def test_connections_that_the_server_dropped_are_replaced(redis_counters, 
     assert isinstance(await redis_counters.reserve(reservation()), Admitted)
     await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     assert await outcomes(redis_counters, [settled(held, 1)]) == [Outcome.SETTLED]
+
+
+# ---------------------------------------------------------------- configuration
+
+
+async def test_a_server_that_may_evict_or_keeps_nothing_is_warned_of(redis_counters, redis):
+    assert [text.split(":")[0] for text in await redis_counters.warnings()] == [
+        "Redis writes no append-only file and has no replica"
+    ]
+    try:
+        await redis.config_set("maxmemory-policy", "allkeys-lru")
+        await redis.config_set("appendonly", "yes")
+        (warning,) = await redis_counters.warnings()
+        assert "allkeys-lru" in warning
+        assert "noeviction" in warning
+    finally:
+        await redis.config_set("maxmemory-policy", "noeviction")
+        await redis.config_set("appendonly", "no")
+
+
+async def test_the_rights_that_the_documentation_names_are_enough(redis, redis_part):
+    (rule,) = re.findall(r"ACL SETUSER tokenweir (.*?)```", OPERATORS.read_text(), re.DOTALL)
+    await redis.execute_command("ACL", "SETUSER", "tokenweir", *rule.split())
+    counters = RedisCounters(RedisOptions(redis_part.url.replace("redis://", "redis://tokenweir:secret@")))
+    try:
+        await make_ready(counters)
+        held, other, local = reservation(10), reservation(5), reservation(1, local=True)
+        for each in (held, other):
+            assert isinstance(await counters.reserve(each), Admitted)
+        await counters.renew([held, local])
+        closings = [
+            replace(settled(each, 1), entry=replace(entry(1), id=each.id)) for each in (held, other, local)
+        ]
+        closed = await counters.close(closings, (80,))
+        await counters.close([released(reservation())])
+        assert len(await counters.waiting(0, 10)) == 3
+        await counters.written([closed[0].receipt])
+        await counters.set_aside(None, closed[1].receipt, "no")
+        assert (await counters.backlog()).waiting == len(await counters.aside(9)) == 1
+        assert await counts(counters, held) == [(3, 0)]
+        await counters.reserve(reservation(3))
+        await redis.hset(f"tw:{{{ACME}}}:epoch", "run", "before")
+        epoch = (await counters.epochs())[ACME]
+        assert len(await counters.left_open(epoch)) == 1
+        await counters.restore(epoch, [held])
+        await counters.forget(epoch, [(held, Outcome.SETTLED)])
+        assert await counters.still_open(epoch) == []
+        await counters.register(epoch, "r")
+        assert await counters.registered(epoch) == {"r"}
+        await counters.install(epoch, [Used("acme", held.buckets[0].key, held.buckets[0].interval.end, 1)])
+        await counters.complete(epoch)
+        await counters._sweeper._task
+        assert len([key for key in await keys_of(redis) if f"{{{ACME}}}" in key and epoch.id not in key]) == 0
+        assert await counters.overdue(NOW, 10) == []
+        assert await counters.warnings()
+        await counters.time()
+        await counters.ping()
+    finally:
+        await counters.aclose()
+        await redis.execute_command("ACL", "DELUSER", "tokenweir")
+
+
+# ---------------------------------------------------------------- the journal
+
+
+async def waiting_entry(counters):
+    held = reservation(1)
+    await counters.reserve(held)
+    closing = replace(settled(held, 1), entry=replace(entry(1), id=held.id))
+    (closed,) = await counters.close([closing])
+    return closing.entry, closed.receipt
+
+
+async def test_an_entry_whose_id_was_given_again_is_not_taken_for_the_one_that_had_it_before(
+    redis_counters, redis
+):
+    line, receipt = await waiting_entry(redis_counters)
+    earlier = Receipt(receipt.partition, receipt.id.partition("/")[0] + "/another")
+    await redis_counters.written([earlier])
+    await redis_counters.set_aside(None, earlier, "no")
+    assert [each.entry for each in await redis_counters.waiting(0, 10)] == [line]
+    assert await redis_counters.aside(10) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id": "x", "entry": "{"},
+        {"id": "x", "entry": '{"id": 3}'},
+        {"a": b"\xff\xfe"},
+        {"id": "x", "entry": b"\xff"},
+    ],
+)
+async def test_what_can_not_be_read_waits_as_such_until_it_is_set_aside(redis_counters, redis, fields):
+    line, _ = await waiting_entry(redis_counters)
+    await redis.xadd(f"tw:{{{ACME}}}:ledger", fields)
+    first, broken = await redis_counters.waiting(0, 10)
+    assert (first.entry, broken.entry) == (line, None)
+    await redis_counters.set_aside(broken.entry, broken.receipt, "unreadable")
+    assert [each.entry for each in await redis_counters.waiting(0, 10)] == [line]
+    (aside,) = await redis_counters.aside(10)
+    assert aside.reason == "unreadable"
+    assert aside.text
+
+
+async def test_the_age_of_an_entry_is_by_the_clock_of_its_server(redis_counters, redis):
+    seconds, _ = await redis.time()
+    await redis.xadd(f"tw:{{{ACME}}}:ledger", {"id": "x", "entry": "{"}, id=f"{(seconds - 100) * 1000}-0")
+    assert len(await redis_counters.waiting(90, 10)) == 1
+    assert await redis_counters.waiting(110, 10) == []
+    assert 100 <= (await redis_counters.backlog()).oldest_s < 110
+
+
+async def test_the_end_of_a_local_reservation_is_remembered_as_long_as_its_buckets(redis_counters, redis):
+    held = reservation(5, local=True)
+    await redis_counters.close([settled(held, 5)])
+    assert await redis.expiretime(await key_of(redis, held)) == held.buckets[0].interval.end + DAY_S

@@ -286,7 +286,7 @@ def test_a_plain_answer_too_large_to_keep_passes_and_is_estimated():
     reader = JsonAnswer(Estimates(Cost(20, 5_000_000), 4))
     chunk = b"x" * (1 << 20)
     assert all(reader.feed(chunk) is chunk for _ in range(9))
-    assert not reader._parts
+    assert reader.kept_bytes == 0
     reader.finish()
     assert reader.settlement(complete=True) == Settlement(
         Outcome.ESTIMATED, Usage(20, 9 << 18, total=20 + (9 << 18)), 20 + (9 << 18), "unreadable", capped=True

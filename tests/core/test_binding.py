@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.core.addresses import ClientIP
 from extproc.core.binding import Policy, Terms, TopUp, bind, limits_of
 from extproc.core.costs import EVEN, Weights
 from extproc.core.endpoints import Endpoint
-from extproc.core.identity import ClientIP, Identity, ServiceAccount, TenantId
+from extproc.core.identity import Identity, ServiceAccount, TenantId
 from extproc.core.limits import MAX_AMOUNT, Limit, Mode, Scope, Subject, Unit, Window, interval_at
 
 from .samples import BERLIN, CALLER, FUZZ, NOW

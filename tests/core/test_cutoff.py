@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from extproc.core.cutoff import OpenChoices
 
-from .samples import FUZZ, VALUES
+from .samples import FEWER, VALUES
 
 
 def chunk(*choices, **fields):
@@ -99,7 +99,7 @@ CHOICES = st.fixed_dictionaries(
 )
 
 
-@FUZZ
+@FEWER
 @given(
     st.lists(st.fixed_dictionaries({"choices": st.lists(CHOICES) | VALUES}, optional={"id": VALUES}), max_size=4)
 )

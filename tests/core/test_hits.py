@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.core.addresses import UNKNOWN_IP
 from extproc.core.hits import MAX_HITS, BadDescriptor, Descriptor, Hit, read_hit
-from extproc.core.identity import ANONYMOUS, MAX_NAME_CHARS, UNKNOWN_IP, Identity, UnusableIdentity, is_name
+from extproc.core.identity import ANONYMOUS, MAX_NAME_CHARS, Identity, UnusableIdentity, is_name
 from extproc.core.limits import MAX_AMOUNT, Bucket, Interval, Limit, Scope, Subject, Unit, Window
 from extproc.core.routes import MAX_ROUTE_LIMITS, RouteLimit
 
@@ -97,7 +98,7 @@ def test_envoys_other_entries_are_not_read():
     [
         ("10.0.0.7", "10.0.0.7"),
         ("10.0.0.7:4321", "10.0.0.7"),
-        ("2001:db8:0::1", "2001:db8::1"),
+        ("2001:db8:0::1", "2001:db8::/64"),
         ("::ffff:10.0.0.7", "10.0.0.7"),
         ("/run/x.sock", UNKNOWN_IP),
     ],

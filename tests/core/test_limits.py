@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from extproc.core.addresses import ClientIP
 from extproc.core.endpoints import Endpoint
-from extproc.core.identity import ClientIP, Identity, ServiceAccount, TenantId
+from extproc.core.identity import Identity, ServiceAccount, TenantId
 from extproc.core.limits import (
     NO_SUBJECT,
     Bucket,

@@ -183,9 +183,9 @@ def test_reading_takes_time_in_proportion_to_the_size(name):
     def best(body: bytes) -> float:
         times = []
         for _ in range(3):
-            before = time.perf_counter()
+            before = time.thread_time()
             read_form(TYPE, body)
-            times.append(time.perf_counter() - before)
+            times.append(time.thread_time() - before)
         return min(times)
 
     small, large = best(nasty(1 << 17)[name]), best(nasty(1 << 21)[name])

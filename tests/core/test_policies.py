@@ -1,6 +1,7 @@
 """Documents of tenants: the talk's three fields are a whole document, and what can't be used says why."""
 
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.binding import Policy, Terms, TopUp, bind
+from extproc.core.binding import Policy, StoreFailure, Terms, TopUp, bind
 from extproc.core.costs import EVEN, MAX_OUTPUT_BOUND, Weights
 from extproc.core.endpoints import Endpoint
 from extproc.core.fields import MAX_ITEMS, FieldError
@@ -437,6 +438,15 @@ def test_the_least_output_may_be_the_tenants_own():
     assert read().min_output_tokens is None
 
 
+def test_what_happens_without_the_counters_is_the_tenants_own_or_the_default():
+    allow = replace(DEFAULTS, on_store_failure=StoreFailure.ALLOW)
+    assert read().on_store_failure is StoreFailure.DENY
+    assert read(on_store_failure="allow").on_store_failure is StoreFailure.ALLOW
+    assert policy_from({"tenant_id": "a", "sa_limit": 1}, allow).on_store_failure is StoreFailure.ALLOW
+    assert policy_from({"tenant_id": "a", "on_store_failure": "deny"}, allow).on_store_failure is StoreFailure.DENY
+    assert allow.policy("a").on_store_failure is StoreFailure.ALLOW
+
+
 # What can't be used, and how that is said.
 
 AMOUNT = f"must be a whole number of tokens from 0 to {MAX_AMOUNT}"
@@ -628,6 +638,7 @@ WHOLE = {
     "unlimited": False,
     "suspended": False,
     "min_output_tokens": 5,
+    "on_store_failure": "allow",
     "limits": [MONTHLY | {"mode": "soft", "model": "a*", "endpoint": ["rerank"]}],
     "service_accounts": [{"name": "a", "mode": "soft", "sa_limit": 5, "unlimited": True}],
     "unknown_service_accounts": {"sa_limit": 5, "suspended": "no"},

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.identity import ANONYMOUS, UNKNOWN_IP, Identity
+from extproc.core.addresses import UNKNOWN_IP
+from extproc.core.identity import ANONYMOUS, Identity
 from extproc.core.limits import MAX_AMOUNT, Limit, Scope, Unit, Window
 from extproc.core.routes import MAX_ROUTE_LIMITS, NO_ROUTE, BadRoute, Route, limit_from, read_route
 

@@ -38,7 +38,7 @@ class Life:
             ledger or Ledger(),
             MemoryTenants(),
         )
-        self.stores = app.Stores(self.counters, self.ledger, self.ledger, self.tenants)
+        self.stores = app.Stores(self.counters, self.ledger, self.ledger, self.ledger, self.tenants)
         monkeypatch.setattr(app, "build_stores", lambda _: self.stores)
         values = {"SERVER__ADDRESS": self.address, "METRICS__ADDRESS": f"{HOST}:{metrics_port}"} | settings
         self.settings = load(None, {f"TOKENWEIR_{name}": value for name, value in values.items()})
@@ -148,10 +148,16 @@ async def test_what_is_left_when_the_drain_ends_is_closed_and_recorded(monkeypat
     )
 
 
+class Closeless(MemoryCounters):
+    """Takes no ends."""
+
+    async def close(self, closings, thresholds=()):
+        raise StoreError("away", transient=True)
+
+
 async def test_what_could_not_be_recorded_in_time_shows_in_the_exit_code(monkeypatch, caplog):
     monkeypatch.setattr("extproc.serve._FLUSH_S", 0.1)
-    life = Life(monkeypatch)
-    life.ledger.fault = StoreError("away", transient=True)
+    life = Life(monkeypatch, Closeless())
     async with life.running():
         await life.is_ready()
         call = await life.admitted()
@@ -160,6 +166,45 @@ async def test_what_could_not_be_recorded_in_time_shows_in_the_exit_code(monkeyp
         assert await life.code() == 1
     assert "not everything was recorded in time" in caplog.text
     assert life.ledger.closed
+
+
+async def test_what_waits_in_the_journal_is_not_lost(monkeypatch, caplog):
+    monkeypatch.setattr("extproc.serve._FLUSH_S", 0.1)
+    life = Life(monkeypatch)
+    life.ledger.fault = StoreError("away", transient=True)
+    async with life.running():
+        await life.is_ready()
+        call = await life.admitted()
+        assert await finished(call) == REPLIES[2:]
+        sigterm()
+        assert await life.code() == 0
+    assert "not everything was recorded in time: it is kept for another process" in caplog.messages
+    assert [waiting.entry.charge for waiting in await life.counters.waiting(0, 10)] == [7]
+
+
+async def test_what_is_in_the_spool_at_the_end_is_replayed_by_the_next_process(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr("extproc.serve._FLUSH_S", 0.1)
+    counters = Closeless()
+    life = Life(monkeypatch, counters, SPOOL__DIRECTORY=str(tmp_path / "spool"))
+    async with life.running():
+        await life.is_ready()
+        call = await life.admitted()
+        assert await finished(call) == REPLIES[2:]
+        sigterm()
+        assert await life.code() == 0
+    assert await entries(life) == []
+    counters.close = super(Closeless, counters).close
+    after = Life(monkeypatch, counters, life.ledger, SPOOL__DIRECTORY=str(tmp_path / "spool"))
+    async with after.running():
+        await after.is_ready()
+        async with asyncio.timeout(10):
+            while len(list((tmp_path / "spool").iterdir())) != 1:  # noqa: ASYNC110  its own is left
+                await asyncio.sleep(0.01)
+        sigterm()
+        assert await after.code() == 0
+    assert [(entry.outcome, entry.charge) for entry in await entries(after)] == [(Outcome.SETTLED, 7)]
+    assert "replayed the spool of a process that is gone" in caplog.messages
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 async def test_what_swallows_a_cancellation_is_cancelled_again(monkeypatch):
@@ -200,7 +245,7 @@ async def test_limits_are_known_before_anything_is_served(monkeypatch):
 
 
 class Away(MemoryCounters):
-    async def ping(self):
+    async def time(self):
         raise StoreError("away", transient=True)
 
 

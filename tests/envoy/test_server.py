@@ -28,7 +28,9 @@ class Service:
         servicer = Servicer(RULES, Codec(RULES.identity, MetadataKeys()), self.books, self.metrics, lambda: NOW)
         options = {"address": "127.0.0.1:0", "max_body_bytes": MAX_BODY_BYTES, "max_streams": 100} | options
         rate_limits = RateLimitServicer(self.books.hit, self.metrics, lambda: NOW)
-        self.server = Server(GrpcServicer(servicer, self.metrics), rate_limits, ServerOptions(**options))
+        self.server = Server(
+            GrpcServicer(servicer, self.metrics), rate_limits, ServerOptions(**options), self.metrics
+        )
         self.address = self.server.bind()
 
     def faults(self, kind):

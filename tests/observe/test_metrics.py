@@ -5,6 +5,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from extproc.accounting import Accounting, AccountingOptions
+from extproc.books import Books, BooksOptions
 from extproc.core.endpoints import Endpoint
 from extproc.core.events import Ask
 from extproc.core.identity import Identity
@@ -16,8 +17,10 @@ from extproc.core.usage import Usage
 from extproc.estimator import Estimator, NoCounter
 from extproc.limits_follower import FollowerOptions, LimitsFollower
 from extproc.observe.metrics import OTHER, Metrics
+from extproc.stored import Stored
 from extproc.stores.memory import MemoryLedger, MemoryTenants
 from extproc.stores.memory_counters import MemoryCounters
+from extproc.stores.spool import NoSpool
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -134,15 +137,24 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
     await follower.load()
     ids = iter(range(10_000))
     models = Models(ModelProfile())
+    estimator, ledger = Estimator(models, NoCounter(), metrics), MemoryLedger()
+    stored = Stored(counters, counters, ledger, ledger, NoSpool())
+    books = Books(
+        stored,
+        clock=Clock(),
+        models=models,
+        estimator=estimator,
+        alerts=[],
+        metrics=metrics,
+        options=BooksOptions(),
+    )
     accounting = Accounting(
-        counters=counters,
-        ledger=MemoryLedger(),
+        stored=stored,
+        books=books,
         limits=follower,
         clock=Clock(),
         new_id=lambda: f"id{next(ids)}",
-        models=models,
-        estimator=Estimator(models, NoCounter(), metrics),
-        alerts=[],
+        estimator=estimator,
         metrics=metrics,
         options=AccountingOptions(),
     )
@@ -179,5 +191,5 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
 def test_labels_are_the_ones_that_have_few_values():
     metrics = Metrics()
     names = {label for c in set(metrics.registry._names_to_collectors.values()) for label in c._labelnames}
-    assert names == {"outcome", "reason", "kind", "queue", "scope", "threshold", "tenant", "model"}
+    assert names == {"outcome", "reason", "kind", "queue", "scope", "threshold", "tenant", "model", "state"}
     assert metrics._used._labelnames == ("tenant", "model", "kind"), "the one whose tenants and models are bounded"

@@ -40,6 +40,11 @@
 
 {{- define "tokenweir.check.config" -}}
 {{- $elsewhere := dict "server.address" "listenAddress" "metrics.address" "listenAddress" "redis.url" "redis.url or redis.existingSecret" "mongo.url" "mongo.url or mongo.existingSecret" "alerts.webhook_url" "webhook.url" "alerts.webhook_secret" "webhook.existingSecret" -}}
+{{- range $name := list "tls" "allow_plaintext" -}}
+{{- if hasKey (($.Values.config | default dict).server | default dict) $name -}}
+{{- fail (printf "config.server.%s: leave it out: the mesh authenticates both sides, and the kubelet's probes speak plaintext" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- range $name, $instead := $elsewhere -}}
 {{- $path := splitList "." $name -}}
 {{- if hasKey (index ($.Values.config | default dict) (first $path) | default dict) (last $path) -}}
@@ -77,6 +82,10 @@
 {{- end -}}
 {{- if not (or (include "tokenweir.inMesh" .) (include "tokenweir.confined" .)) -}}
 {{- fail "mesh.sidecar and networkPolicy.enabled are both off: whoever reaches the processor can claim any identity; turn one on" -}}
+{{- end -}}
+{{- $metrics := .Values.metrics | default dict -}}
+{{- if and (not (include "tokenweir.confined" .)) (ne $metrics.scrape "none") (not $metrics.principals) -}}
+{{- fail "networkPolicy.enabled is off, so anybody in the mesh could read which tenants use which models: name Prometheus in metrics.principals, or set metrics.scrape: none" -}}
 {{- end -}}
 {{- range .Values.routes -}}
 {{- include "tokenweir.check.route" (dict "route" . "sidecars" $sidecars) -}}

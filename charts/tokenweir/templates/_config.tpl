@@ -11,7 +11,20 @@
 {{- end -}}
 {{- $_ := set $config "identity" $identity -}}
 {{- end -}}
+{{- if include "tokenweir.spoolSize" . -}}
+{{- /* A directory in the volume: the volume itself can be written to by others. */ -}}
+{{- $_ := set $config "spool" (merge (dict "directory" "/var/spool/tokenweir/own") ($config.spool | default dict)) -}}
+{{- end -}}
 {{- toYaml $config -}}
+{{- end -}}
+
+{{/* Size of the volume for the spool: beside the process' own, what ones before it left may wait there. Empty where
+`config.spool.directory` names another place, or none. */}}
+{{- define "tokenweir.spoolSize" -}}
+{{- $spool := (.Values.config).spool | default dict -}}
+{{- if not (hasKey $spool "directory") -}}
+{{- printf "%dMi" (div (add (mul 4 ($spool.max_bytes | default 67108864 | int64)) 1048575) 1048576) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "tokenweir.maxBodyBytes" -}}

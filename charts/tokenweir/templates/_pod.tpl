@@ -48,6 +48,8 @@ capabilities: {drop: [ALL]}
 # By variable, so that every command in the pod has it: kubectl exec ... -- tokenweir tenant list
 - {name: TOKENWEIR_CONFIG, value: /etc/tokenweir/tokenweir.yaml}
 - {name: TOKENWEIR_SERVER__ADDRESS, value: {{ printf "%s:50051" $address | quote }}}
+# The sidecar ends the mesh's mTLS in front; without one (mesh.sidecar: false) the NetworkPolicy is what is left.
+- {name: TOKENWEIR_SERVER__ALLOW_PLAINTEXT, value: "true"}
 - {name: TOKENWEIR_METRICS__ADDRESS, value: {{ printf "%s:9464" $address | quote }}}
 {{ include "tokenweir.storeEnv" (dict "root" . "store" "redis") }}
 {{ include "tokenweir.storeEnv" (dict "root" . "store" "mongo") }}
@@ -90,6 +92,9 @@ livenessProbe:
 
 {{- define "tokenweir.mounts" -}}
 - {name: config, mountPath: /etc/tokenweir/tokenweir.yaml, subPath: tokenweir.yaml, readOnly: true}
+{{- if include "tokenweir.spoolSize" . }}
+- {name: spool, mountPath: /var/spool/tokenweir}
+{{- end }}
 {{- range $store := list "redis" "mongo" }}
 {{- if include "tokenweir.caVolume" (dict "root" $ "store" $store) }}
 - {name: {{ $store }}-ca, mountPath: /etc/tokenweir/{{ $store }}, readOnly: true}
@@ -103,6 +108,10 @@ livenessProbe:
 {{- define "tokenweir.volumes" -}}
 - name: config
   configMap: {name: {{ include "tokenweir.fullname" . | quote }}}
+{{- with include "tokenweir.spoolSize" . }}
+- name: spool
+  emptyDir: {sizeLimit: {{ . }}}
+{{- end }}
 {{- range $store := list "redis" "mongo" }}
 {{- with include "tokenweir.caVolume" (dict "root" $ "store" $store) }}
 - {{ . | nindent 2 | trim }}

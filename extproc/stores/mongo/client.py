@@ -1,6 +1,6 @@
 """The connection, the collections' names, and the border where the driver's exceptions end."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,7 +9,7 @@ from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import ConnectionFailure, ExecutionTimeout, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -17,12 +17,22 @@ from extproc.ports import StoreError
 
 TENANTS: Final = "tenantLimitation"
 DAILY: Final = "sa_ip_usage_daily"
+DAILY_ASIDE: Final = "sa_ip_usage_daily_aside"
 LEDGER: Final = "token_ledger"
+OPEN: Final = "token_open"
+REPLICAS: Final = "token_replicas"
+BUCKETS: Final = "token_bucket_usage"
+
+# Acknowledged means: on a majority and in the journal. Less has been seen to lose writes. A transaction does not
+# take it from its collections: it has to be told.
+WRITE: Final = WriteConcern("majority", j=True)
+
+_DUPLICATE: Final = 11000
 
 # Failures that repeating won't mend, because they lie in what was sent: bad values, types and field names, unknown
 # commands, documents that break a rule or are too large, duplicate keys. Rights and passwords are not among them:
 # somebody mends those, and what waits to be written must still be there then.
-_PERMANENT_CODES = frozenset({2, 9, 14, 16, 52, 55, 56, 57, 59, 72, 115, 121, 10334, 11000, 17419, 17420})
+_PERMANENT_CODES = frozenset({2, 9, 14, 16, 28, 52, 55, 56, 57, 59, 72, 115, 121, 10334, 11000, 17419, 17420})
 
 Collection = AsyncCollection[dict[str, Any]]
 
@@ -52,10 +62,9 @@ class Mongo:
             datetime_conversion=DatetimeConversion.DATETIME_AUTO,
             unicode_decode_error_handler="replace",
         )
-        # Acknowledged means: on a majority and in the journal. Less has been seen to lose writes.
         self._database = self.client.get_database(
             options.database,
-            write_concern=WriteConcern("majority", j=True),
+            write_concern=WRITE,
             read_concern=ReadConcern("majority"),
         )
 
@@ -89,8 +98,15 @@ async def translated() -> AsyncIterator[None]:
     except PyMongoError as error:
         transient = getattr(error, "timeout", False)
         raise StoreError(f"MongoDB: {_brief(error)}", transient=bool(transient)) from error
-    except (BSONError, OverflowError) as error:
+    except (BSONError, OverflowError, UnicodeEncodeError) as error:
         raise StoreError(f"not a value that MongoDB can hold: {_brief(error)}", transient=False) from error
+
+
+def only_duplicates(error: BulkWriteError) -> bool:
+    """Whether all that was refused is there already."""
+    details: Mapping[str, Any] = error.details or {}
+    failed = details.get("writeErrors") or []
+    return bool(failed) and not details.get("writeConcernErrors") and all(f["code"] == _DUPLICATE for f in failed)
 
 
 def _passes(error: OperationFailure) -> bool:

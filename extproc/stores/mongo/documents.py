@@ -1,15 +1,17 @@
 """The stored form of the ledger and of daily usage: entry <-> document, entries -> increments."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, date, datetime, time, timedelta
 from math import isfinite
 from typing import Any
 
+from extproc.core.addresses import ClientIP
 from extproc.core.costs import Cost
-from extproc.core.identity import ClientIP, Identity, ServiceAccount, TenantId
-from extproc.core.ledger import Entry
+from extproc.core.identity import Identity, ServiceAccount, TenantId
+from extproc.core.ledger import Charge, Entry
 from extproc.core.quota import ReservationId
 from extproc.core.settlement import Outcome
 from extproc.core.usage import Usage
@@ -18,11 +20,15 @@ from extproc.ports import DailyUsage, UsageFilter
 DayKey = tuple[str, str, str]  # serviceAccount, clientIP, date: the unique key of daily usage
 _USAGE = tuple(field.name for field in fields(Usage))
 _OK = range(200, 300)
-_SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated", "price")
+DAY_FIELDS = ("serviceAccount", "clientIP", "date")
+SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated", "price")
 
 
-def entry_document(entry: Entry) -> dict[str, Any]:
-    """The ledger document; its `_id` is the reservation id, which is what makes writing it repeatable."""
+def entry_document(entry: Entry, *, summed: bool = True) -> dict[str, Any]:
+    """The ledger document; its `_id` is the reservation id, which is what makes writing it repeatable.
+
+    One whose charges are not `summed` up per bucket says until when they count, so that they are found.
+    """
     usage = entry.usage
     return {
         "_id": entry.id,
@@ -43,6 +49,7 @@ def entry_document(entry: Entry) -> dict[str, Any]:
         "cost": {"prompt": entry.cost.prompt, "output": entry.cost.output},
         **({"shadow": list(entry.shadow)} if entry.shadow else {}),
         **({"price": entry.price} if entry.price else {}),
+        **_charges(entry.charges, summed=summed),
         "admitted_at": entry.admitted_at,
         "ended_at": entry.ended_at,
     }
@@ -74,7 +81,35 @@ def document_entry(document: dict[str, Any]) -> Entry:
         cost=Cost(cost["prompt"], cost["output"]),
         shadow=tuple(document.get("shadow", ())),
         price=document.get("price", 0),
+        charges=tuple(Charge(each["k"], each["u"], each["n"]) for each in document.get("charges", ())),
     )
+
+
+def readable_entries(documents: Iterable[dict[str, Any]]) -> list[Entry]:
+    """The entries of documents; one that is none (somebody else wrote it) is left out."""
+    entries: list[Entry] = []
+    for document in documents:
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
+            entries.append(document_entry(document))
+    return entries
+
+
+def _charges(charges: Sequence[Charge], *, summed: bool) -> dict[str, Any]:
+    if not charges:
+        return {}
+    stored = {"charges": [{"k": each.key, "u": each.until, "n": each.amount} for each in charges]}
+    return stored if summed else stored | {"counts_until": max(each.until for each in charges)}
+
+
+def bucket_sums(entries: Sequence[Entry]) -> dict[tuple[str, str], tuple[int, int]]:
+    """What entries add to buckets: (tenant, key) -> (amount, end of the window)."""
+    sums: dict[tuple[str, str], tuple[int, int]] = {}
+    for entry in entries:
+        for charge in entry.charges:
+            bucket = (entry.identity.tenant, charge.key)
+            amount, until = sums.get(bucket, (0, 0))
+            sums[bucket] = (amount + charge.amount, max(until, charge.until))
+    return sums
 
 
 def day_key(entry: Entry) -> DayKey:
@@ -134,7 +169,7 @@ def daily_usage(document: dict[str, Any]) -> DailyUsage:
         service_account=str(document.get("serviceAccount", "")),
         client_ip=str(document.get("clientIP", "")),
         date=str(document.get("date", "")),
-        **{name: _tokens(document.get(name)) for name in _SUMS},
+        **{name: _tokens(document.get(name)) for name in SUMS},
     )
 
 
@@ -176,5 +211,7 @@ def _tokens(value: object) -> int:
 
 
 def _field_name(model: str) -> str:
-    """A model's name as a field's name: dots and dollars mean something there."""
+    """A model's name as a field's name: dots and dollars mean something there, and it can't be empty."""
+    if not model:
+        return "(none)"
     return model.replace("%", "%25").replace(".", "%2E").replace("$", "%24").replace("\0", "%00")

@@ -5,10 +5,11 @@ batch changes nothing. A standalone server has no transactions: there the ledger
 it touches are then summed anew from it. That is as exact, but costs more the longer a day is.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -16,23 +17,26 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from extproc.core.ledger import Entry
 from extproc.ports import DailyUsage, StoreError, UsageFilter
-from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, translated
+from extproc.stores.mongo.client import BUCKETS, DAILY, LEDGER, WRITE, Mongo, only_duplicates, translated
 from extproc.stores.mongo.documents import (
+    DAY_FIELDS,
     DayKey,
     ModelNames,
     admission_query,
+    bucket_sums,
     daily_usage,
     day_key,
     document_entry,
     entry_document,
     increments,
     query,
+    readable_entries,
 )
+from extproc.stores.mongo.mending import Mending
 
-_KEY = ("serviceAccount", "clientIP", "date")
 _ADMISSION = [("admitted_at", ASCENDING), ("_id", ASCENDING)]
 _BATCH = 1000
-_DUPLICATE = 11000
+_TRIES = 5
 
 
 class MongoLedger:
@@ -42,15 +46,17 @@ class MongoLedger:
         self._mongo = mongo
         self._ledger = mongo.collection(LEDGER)
         self._daily = mongo.collection(DAILY)
+        self._buckets = mongo.collection(BUCKETS)
         self._transactions: bool | None = None
+        self._mending = Mending(mongo, transactions=True)
         self._models = ModelNames()
 
     async def create_indexes(self) -> None:
         """Makes what is missing. Raises `StoreError`: existing data may not be unique, say."""
         async with translated():
-            await self._daily.create_index([(name, ASCENDING) for name in _KEY], unique=True)
+            await self._daily.create_index([(name, ASCENDING) for name in DAY_FIELDS], unique=True)
             await self._daily.create_index([("tenant_id", ASCENDING), ("date", DESCENDING)])
-            await self._ledger.create_index([(name, ASCENDING) for name in _KEY])
+            await self._ledger.create_index([(name, ASCENDING) for name in DAY_FIELDS])
             await self._ledger.create_index([("tenant_id", ASCENDING), ("ended_at", DESCENDING)])
             await self._ledger.create_index(_ADMISSION)
 
@@ -59,19 +65,14 @@ class MongoLedger:
             return
         if self._transactions is None:
             self._transactions = await self._mongo.has_transactions()
+            self._mending = Mending(self._mongo, transactions=self._transactions)
         unique = list({entry.id: entry for entry in reversed(entries)}.values())
         unique.reverse()
         async with translated():
-            if not self._transactions:
+            if self._transactions:
+                await self._write_new(unique)
+            else:
                 await self._write_and_sum(unique)
-                return
-            try:
-                await self._write_together(unique)
-            except BulkWriteError as error:
-                if not _only_duplicates(error):
-                    raise
-                # Some of the batch was written before (a repeated call): write the others.
-                await self._write_together(await self._unknown(unique))
 
     async def daily(self, wanted: UsageFilter, at_most: int) -> list[DailyUsage]:
         async with translated():
@@ -102,6 +103,24 @@ class MongoLedger:
     async def aclose(self) -> None:
         await self._mongo.aclose()
 
+    async def _write_new(self, entries: Sequence[Entry]) -> None:
+        """Writes those that the ledger does not have: in a repeated call, or where others write the same."""
+        refused = False
+        for _ in range(_TRIES):
+            try:
+                await self._write_together(entries)
+            except BulkWriteError as error:
+                if only_duplicates(error):
+                    entries = await self._unknown(entries)
+                elif not await self._mending.mend(map(day_key, entries)):
+                    if refused:
+                        raise
+                    refused = True  # others may have mended it between the two looks: once more
+            else:
+                return
+        # What is known is what a majority has. An entry that is there, and not there for good yet, is neither.
+        raise StoreError("MongoDB: the same entries are being written by others", transient=True)
+
     async def _write_together(self, entries: Sequence[Entry]) -> None:
         if not entries:
             return
@@ -109,9 +128,11 @@ class MongoLedger:
         async def write(session: AsyncClientSession) -> None:
             await self._ledger.insert_many([entry_document(e) for e in entries], session=session)
             await self._daily.bulk_write(_day_updates(entries, self._models), session=session, ordered=False)
+            if sums := _bucket_updates(entries):
+                await self._buckets.bulk_write(sums, session=session, ordered=False)
 
         async with self._mongo.client.start_session() as session:
-            await session.with_transaction(write)
+            await session.with_transaction(write, write_concern=WRITE)
 
     async def _unknown(self, entries: Sequence[Entry]) -> list[Entry]:
         ids = [entry.id for entry in entries]
@@ -120,17 +141,18 @@ class MongoLedger:
 
     async def _write_and_sum(self, entries: Sequence[Entry]) -> None:
         try:
-            await self._ledger.insert_many([entry_document(e) for e in entries], ordered=False)
+            await self._ledger.insert_many([entry_document(e, summed=False) for e in entries], ordered=False)
         except BulkWriteError as error:
-            if not _only_duplicates(error):
+            if not only_duplicates(error):
                 raise
         for key in dict.fromkeys(map(day_key, entries)):
             await self._sum_day(key)
 
     async def _sum_day(self, key: DayKey) -> None:
-        day = dict(zip(_KEY, key, strict=True))
+        day = dict(zip(DAY_FIELDS, key, strict=True))
         found = self._ledger.find({name: {"$eq": value} for name, value in day.items()})
-        whole = [document_entry(dict(document)) async for document in found]
+        whole = readable_entries(await found.to_list())
+        await self._mending.mend([key])
         for tenant, sums in increments(whole, ModelNames()).values():
             # Sums only grow: of two that were taken at once, the larger one saw more of the ledger.
             await self._daily.update_one(day, {"$max": sums, "$setOnInsert": {"tenant_id": tenant}}, upsert=True)
@@ -155,7 +177,7 @@ def _day_updates(entries: Sequence[Entry], models: ModelNames) -> list[UpdateOne
     # Sorted: two replicas that write the same days never wait for each other in a circle.
     return [
         UpdateOne(
-            dict(zip(_KEY, key, strict=True)),
+            dict(zip(DAY_FIELDS, key, strict=True)),
             {"$inc": sums, "$setOnInsert": {"tenant_id": tenant}},
             upsert=True,
         )
@@ -163,7 +185,17 @@ def _day_updates(entries: Sequence[Entry], models: ModelNames) -> list[UpdateOne
     ]
 
 
-def _only_duplicates(error: BulkWriteError) -> bool:
-    details: Mapping[str, Any] = error.details or {}
-    failed = details.get("writeErrors") or []
-    return bool(failed) and not details.get("writeConcernErrors") and all(f["code"] == _DUPLICATE for f in failed)
+def _bucket_updates(entries: Sequence[Entry]) -> list[UpdateOne]:
+    return [
+        UpdateOne(
+            # No tenant's name can pass for another one and a piece of a key.
+            {"_id": f"{quote(tenant, safe='')}:{key}"},
+            {
+                "$inc": {"used": amount},
+                "$max": {"until": datetime.fromtimestamp(until, UTC)},
+                "$setOnInsert": {"tenant_id": tenant, "key": key},
+            },
+            upsert=True,
+        )
+        for (tenant, key), (amount, until) in sorted(bucket_sums(entries).items())
+    ]

@@ -1,0 +1,169 @@
+"""What is durable beside the ledger's entries: open reservations, replicas that live, and sums of what is used."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import msgspec
+from bson.binary import Binary
+from pymongo import ASCENDING, DeleteOne, ReplaceOne
+from pymongo.errors import BulkWriteError
+
+from extproc.core.identity import TenantId
+from extproc.core.quota import Reservation, ReservationId
+from extproc.core.settlement import Outcome
+from extproc.ports import StoreError, Used
+from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICAS, Mongo, only_duplicates, translated
+
+# What is kept is dropped by whoever ended it, or by a rebuild that finds its end in the ledger. What everybody
+# forgot goes when even a month's window that it counts in is over, whatever zone the month is in.
+_KEPT: Final = timedelta(days=35)
+# A replica that lives beats every few seconds. One that died and that nobody saw die is no news after a day.
+_REMEMBERED: Final = timedelta(days=1)
+# A sum is kept for longer than any clock is wrong.
+_LATE: Final = timedelta(days=1)
+# One call's share: it has to be done within the client's time-out on a busy server too.
+_AT_ONCE: Final = 250
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+_reservations: Final = msgspec.json.Decoder(Reservation)
+
+
+class MongoRecords:
+    """Implements `ports.Records`. Safe to repeat, every call; `used` is in step with what `append` wrote."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._ledger = mongo.collection(LEDGER)
+        self._buckets = mongo.collection(BUCKETS)
+        self._open = mongo.collection(OPEN)
+        self._replicas = mongo.collection(REPLICAS)
+
+    async def create_indexes(self) -> None:
+        """Makes what is missing. Raises `StoreError`."""
+        async with translated():
+            await self._ledger.create_index("counts_until", sparse=True)
+            await self._buckets.create_index("until", expireAfterSeconds=int(_LATE.total_seconds()))
+            await self._open.create_index("at", expireAfterSeconds=int(_KEPT.total_seconds()))
+            await self._replicas.create_index("at", expireAfterSeconds=int(_REMEMBERED.total_seconds()))
+
+    async def outcomes(self, ids: Sequence[ReservationId]) -> dict[ReservationId, Outcome]:
+        found: dict[ReservationId, Outcome] = {}
+        async with translated():
+            for some in _pieces(list(dict.fromkeys(ids))):
+                async for document in self._ledger.find({"_id": {"$in": some}}, {"state": 1}):
+                    found[document["_id"]] = Outcome(document["state"])
+        return found
+
+    async def used(self, now: datetime) -> list[Used]:
+        async with translated():
+            found = [_summed(d) async for d in self._buckets.find({"until": {"$gt": now}})]
+            # What a standalone server wrote, or the same server before it became a replica set.
+            found += [_used(d) async for d in await self._ledger.aggregate(_unsummed(now))]
+        return _merged(found)
+
+    async def keep(self, reservations: Sequence[Reservation]) -> None:
+        now = datetime.now(UTC)
+        async with translated():
+            for some in _pieces(list({each.id: each for each in reservations}.values())):
+                documents = [_document(each, now) for each in some]
+                # Most are new, and inserting costs a tenth of replacing.
+                if known := await self._insert(documents):
+                    await self._open.bulk_write([_replacement(each) for each in known], ordered=False)
+
+    async def drop(self, ids: Sequence[ReservationId]) -> None:
+        async with translated():
+            for some in _pieces(ids):
+                await self._open.bulk_write([DeleteOne({"_id": {"$eq": each}}) for each in some], ordered=False)
+
+    async def kept(self) -> list[Reservation]:
+        async with translated():
+            documents = await self._open.find({}, {"body": 1}).sort("_id", ASCENDING).to_list()
+        return [each for each in map(_reservation, documents) if each is not None]
+
+    async def beat(self, replica: str) -> dict[str, int]:
+        async with translated():
+            # A repeated beat is one more sign of life: nothing is summed from it.
+            beaten = {"$inc": {"beats": 1}, "$set": {"at": datetime.now(UTC)}}
+            await self._replicas.update_one({"_id": {"$eq": replica}}, beaten, upsert=True)
+            return {d["_id"]: d["beats"] async for d in self._replicas.find({}, {"beats": 1})}
+
+    async def _insert(self, documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns those that are kept already."""
+        try:
+            await self._open.insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            if not only_duplicates(error):
+                raise
+            return [documents[each["index"]] for each in error.details["writeErrors"]]
+        return []
+
+    async def leave(self, replica: str) -> None:
+        async with translated():
+            await self._replicas.delete_one({"_id": {"$eq": replica}})
+
+
+def _pieces(items: Sequence[T]) -> Iterator[list[T]]:
+    for first in range(0, len(items), _AT_ONCE):
+        yield list(items[first : first + _AT_ONCE])
+
+
+def _unsummed(now: datetime) -> list[dict[str, Any]]:
+    later = {"$gt": now.timestamp()}
+    bucket = {"t": "$tenant_id", "k": "$charges.k"}
+    return [
+        {"$match": {"counts_until": later}},
+        {"$project": {"_id": 0, "tenant_id": 1, "charges": 1}},
+        {"$unwind": "$charges"},
+        {"$match": {"charges.u": later}},
+        {"$group": {"_id": bucket, "u": {"$max": "$charges.u"}, "n": {"$sum": "$charges.n"}}},
+    ]
+
+
+def _used(document: dict[str, Any]) -> Used:
+    bucket = document["_id"]
+    return Used(TenantId(bucket["t"]), bucket["k"], document["u"], document["n"])
+
+
+def _summed(document: dict[str, Any]) -> Used:
+    try:
+        tenant, key = TenantId(document["tenant_id"]), document["key"]
+        return Used(tenant, key, int(document["until"].timestamp()), int(document["used"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # To take it for nothing would let that much through a second time.
+        raise StoreError(f"document {document['_id']!r} of {BUCKETS} is no sum", transient=False) from error
+
+
+def _merged(found: Sequence[Used]) -> list[Used]:
+    """One for each bucket."""
+    sums: dict[tuple[TenantId, str], Used] = {}
+    for each in found:
+        known = sums.get((each.tenant, each.key), Used(each.tenant, each.key, each.until, 0))
+        until, amount = max(each.until, known.until), each.amount + known.amount
+        sums[each.tenant, each.key] = replace(known, until=until, amount=amount)
+    return list(sums.values())
+
+
+def _document(reservation: Reservation, now: datetime) -> dict[str, Any]:
+    body = Binary(msgspec.json.encode(reservation))
+    return {"_id": reservation.id, "body": body, "deadline": reservation.deadline, "at": now}
+
+
+def _replacement(document: dict[str, Any]) -> ReplaceOne[dict[str, Any]]:
+    """Matches nothing where a later state is kept, or where it was dropped meanwhile."""
+    return ReplaceOne({"_id": document["_id"], "deadline": {"$lte": document["deadline"]}}, document)
+
+
+def _reservation(document: dict[str, Any]) -> Reservation | None:
+    """None for what this version can't read: a newer one's, or somebody else's."""
+    try:
+        return _reservations.decode(document["body"])
+    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        _log.error(
+            "a kept reservation can't be read: it stays, and is not restored",
+            extra={"reservation": str(document["_id"]), "error": str(error)},
+        )
+        return None

@@ -1,0 +1,138 @@
+"""What counters, journal and epochs have in common: calls go to the server of their partition, many at once."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, assert_never
+
+from redis.exceptions import ClusterDownError, MovedError
+
+from extproc.ports import StoreError, UnreadyError
+from extproc.redis_addresses import Kind, parse_address
+from extproc.stores.redis.cluster import Cluster
+from extproc.stores.redis.faults import UNREACHABLE, store_error, translated
+from extproc.stores.redis.sentinel import BehindSentinels
+from extproc.stores.redis.server import Call, Server
+from extproc.stores.redis.topology import OneServer, RedisOptions, Topology
+
+_AT_ONCE: Final = 500  # calls in one round trip
+
+
+class RedisClient:
+    """One replica's connections, and the epochs that it registered in."""
+
+    def __init__(self, options: RedisOptions) -> None:
+        self._options = options
+        self._topology = _topology_of(options)
+        self._adopted: dict[int, str] = {}
+
+    @property
+    def apart(self) -> bool:
+        return self._topology.apart
+
+    def _epoch(self, partition: int) -> str:
+        """The epoch that this replica counts in."""
+        epoch = self._adopted.get(partition)
+        if epoch is None:
+            raise UnreadyError("this replica has not registered in the counters yet")
+        return epoch
+
+    async def _call(self, call: Call) -> Any:
+        """One call, on the path of a request."""
+        async with translated(self._options.command_timeout_s):
+            server = await self._topology.server(call.partition)
+            try:
+                return await server.call(call)
+            except MovedError:
+                await self._topology.moved()
+                return await (await self._topology.server(call.partition)).call(call)
+            except (asyncio.CancelledError, ClusterDownError, *UNREACHABLE):  # given up, perhaps for it hangs
+                self._topology.suspect()
+                raise
+
+    async def call_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Many calls: all are made, then the first one's fault is raised, if there is any."""
+        replies = await self.try_all(calls)
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
+        return replies
+
+    async def try_all(self, calls: Sequence[Call], within_s: float | None = None) -> list[Any]:
+        """Many calls, each with its reply or its `StoreError`. No server waits for another one.
+
+        A server has `within_s` to answer, or as long as any batch has.
+        """
+        within_s = within_s or self._options.batch_timeout_s
+        replies = await self._round(calls, within_s)
+        if any(isinstance(reply, MovedError) for reply in replies):
+            async with translated(within_s):
+                await self._topology.moved()
+            replies = await self._round(calls, within_s)
+        return [store_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
+
+    async def by_server(self, partitions: Iterable[int]) -> list[list[int]]:
+        """The partitions, together where they are on one server; without those that are nowhere."""
+        places, _ = await self._places(partitions, self._options.batch_timeout_s)
+        return list(places.values())
+
+    async def _places(
+        self, partitions: Iterable[int], within_s: float
+    ) -> tuple[dict[Server, list[int]], dict[int, StoreError]]:
+        """Which server has which partitions, and why some have none."""
+        found: dict[Server, list[int]] = {}
+        lost: dict[int, StoreError] = {}
+        for partition in partitions:
+            try:
+                async with translated(within_s):
+                    found.setdefault(await self._topology.server(partition), []).append(partition)
+            except StoreError as error:
+                lost[partition] = error
+        return found, lost
+
+    async def _round(self, calls: Sequence[Call], within_s: float) -> list[Any]:
+        places, lost = await self._places({call.partition for call in calls}, within_s)
+        replies: list[Any] = [lost.get(call.partition) for call in calls]
+        sent = []
+        for server, partitions in places.items():
+            indices = [i for i, call in enumerate(calls) if call.partition in partitions]
+            sent.append(self._send(server, calls, indices, replies, within_s))
+        if len(sent) == 1:
+            await sent[0]
+        else:
+            await asyncio.gather(*sent)
+        return replies
+
+    async def _send(
+        self, server: Server, calls: Sequence[Call], indices: list[int], replies: list[Any], within_s: float
+    ) -> None:
+        """Calls of one server in their order, some hundred at a time. After a fault the rest is not tried."""
+        for start in range(0, len(indices), _AT_ONCE):
+            some = indices[start : start + _AT_ONCE]
+            try:
+                async with translated(within_s):
+                    got = await server.call_all([calls[i] for i in some])
+            except StoreError as error:
+                self._topology.suspect()
+                for i in indices[start:]:
+                    replies[i] = error
+                return
+            for i, reply in zip(some, got, strict=True):
+                replies[i] = reply
+            if any(isinstance(reply, ClusterDownError) for reply in got):
+                self._topology.suspect()
+
+    async def aclose(self) -> None:
+        await self._topology.aclose()
+
+
+def _topology_of(options: RedisOptions) -> Topology:
+    address = parse_address(options.url)
+    match address.kind:
+        case Kind.ONE:
+            return OneServer(options)
+        case Kind.CLUSTER:
+            return Cluster(address, options)
+        case Kind.SENTINEL:
+            return BehindSentinels(address, options)
+        case _:
+            assert_never(address.kind)

@@ -1,0 +1,70 @@
+"""Reservations as the scripts take and keep them."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from extproc.core.limits import Bucket
+from extproc.core.quota import Reservation
+from extproc.stores.redis.keys import reservation_keys
+from extproc.stores.redis.server import Argument, Call
+
+# A bucket outlives its window by so much, that exchanges which were admitted in it can still be settled.
+_BUCKET_GRACE_S: Final = 86_400
+# An open reservation outlives its deadline by so much, in case nobody is there to expire it in time.
+_OPEN_GRACE_S: Final = 86_400
+# An end is remembered for longer than any call is repeated.
+END_MEMORY_S: Final = 600
+# Lists live for longer than anything in them, from when something was last put there.
+LIST_MEMORY_S: Final = 8 * 86_400
+
+_log = logging.getLogger(__name__)
+_reservation = msgspec.json.Decoder(Reservation)
+
+
+def forgotten_at(window_end: int) -> int:
+    """When a bucket may be forgotten, seconds since the epoch."""
+    return window_end + _BUCKET_GRACE_S
+
+
+def bucket_forgotten_at(bucket: Bucket) -> int:
+    return forgotten_at(bucket.interval.end)
+
+
+def kept_s(reservation: Reservation) -> int:
+    return max(1, int(reservation.deadline - reservation.admitted_at.timestamp())) + _OPEN_GRACE_S
+
+
+def list_kept_s(reservation: Reservation) -> int:
+    return max(LIST_MEMORY_S, kept_s(reservation))
+
+
+def renewal(partition: int, epoch: str, reservation: Reservation, *, take_up: bool, renew: bool) -> Call:
+    """Takes a reservation up that is not known, and renews one that is open; or only one of both."""
+    bound = reservation.bound
+    args: list[Argument] = [
+        epoch,
+        reservation.id,
+        reservation.deadline,
+        msgspec.json.encode(reservation),
+        kept_s(reservation),
+        list_kept_s(reservation),
+        bound.output if bound is not None else 0,
+        int(take_up),
+        int(renew),
+    ]
+    for bucket in reservation.buckets:
+        args += (reservation.hold(bucket.limit), bucket_forgotten_at(bucket))
+    return Call(partition, "renew", reservation_keys(partition, epoch, reservation), args)
+
+
+def read_reservation(row: Sequence[Any]) -> Reservation | None:
+    """From the fields body and output; None where it can't be read."""
+    body, output = row
+    try:
+        return _reservation.decode(body).granted(int(output or 0))
+    except (msgspec.DecodeError, UnicodeError):
+        _log.exception("reservation can't be read, its tokens stay held")
+        return None

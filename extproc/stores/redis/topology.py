@@ -1,0 +1,124 @@
+"""Where the partitions are: on one server, behind Sentinels, or spread over a Cluster."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from extproc.stores.redis.server import Server
+
+_LOOK_EVERY_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RedisOptions:
+    """`url` as in `addresses`. Bounds are per process, and per server.
+
+    A call on one reservation takes at most `command_timeout_s`, one on many `batch_timeout_s`. While `max_waiting`
+    entries of a partition wait for the ledger, nothing new is reserved in it.
+    """
+
+    url: str
+    max_connections: int = 64
+    connect_timeout_s: float = 1.0
+    command_timeout_s: float = 1.0
+    batch_timeout_s: float = 2.0
+    max_waiting: int = 200_000
+
+
+class Topology(Protocol):
+    """Raises the driver's errors. `apart`: partitions may be on different servers."""
+
+    @property
+    def apart(self) -> bool: ...
+
+    async def server(self, partition: int) -> Server:
+        """The server that has the partition."""
+
+    async def moved(self) -> None:
+        """Looks again where everything is, and returns when that is known."""
+
+    def suspect(self) -> None:
+        """A server did not answer: looks again in the background, from time to time."""
+
+    async def aclose(self) -> None:
+        """Gives connections back."""
+
+
+class OneServer:
+    """All partitions are where the URL leads to."""
+
+    apart = False
+
+    def __init__(self, options: RedisOptions) -> None:
+        pool = BlockingConnectionPool.from_url(options.url, **pool_options(options))
+        self._server = Server(Redis.from_pool(pool))
+
+    async def server(self, partition: int) -> Server:  # noqa: ARG002 - there is but one
+        return self._server
+
+    async def moved(self) -> None:
+        """It is nowhere else."""
+
+    def suspect(self) -> None:
+        """It is nowhere else."""
+
+    async def aclose(self) -> None:
+        await self._server.aclose()
+
+
+class Looking:
+    """One look at a time, and not more often than that is of use."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+        self._looked_at = float("-inf")
+
+    async def look(self) -> None:
+        """Looks where servers are."""
+        raise NotImplementedError
+
+    async def moved(self) -> None:
+        await asyncio.shield(self._looking())
+
+    def suspect(self) -> None:
+        if time.monotonic() - self._looked_at >= _LOOK_EVERY_S:
+            self._looking()
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def _looking(self) -> asyncio.Task[None]:
+        if self._task is None or self._task.done():
+            self._looked_at = time.monotonic()
+            self._task = asyncio.create_task(self.look())
+            self._task.add_done_callback(_seen)
+        return self._task
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Whoever waits gets its error too; where nobody does, the next call finds out."""
+    if not task.cancelled():
+        task.exception()
+
+
+def pool_options(options: RedisOptions) -> dict[str, Any]:
+    """What every pool of connections is made with."""
+    return {
+        "max_connections": options.max_connections,
+        "timeout": options.command_timeout_s,
+        "socket_connect_timeout": options.connect_timeout_s,
+        # Each call is bounded as a whole (`translated`). redis-py's own timeout makes a task for every command,
+        # and before Python 3.12 may swallow a cancellation: a decision would outlast its time.
+        "socket_timeout": None,
+        "health_check_interval": 15,
+        "retry": Retry(NoBackoff(), 1),  # one more try on a connection that had died while idle
+        "retry_on_error": [RedisConnectionError],
+    }

@@ -1,0 +1,1 @@
+"""Real faults on real processes: the promises of docs/reliability.md, each with its figure."""

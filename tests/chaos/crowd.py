@@ -1,0 +1,94 @@
+"""Many clients of all replicas at once."""
+
+import asyncio
+import contextlib
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .clients import BrokenError, chat
+from .sizes import CLIENTS
+from .upstream import Upstream, granted
+
+_AGAIN_S = 0.1
+
+
+@dataclass
+class Crowd:
+    """Asks until so many requests are decided. One that can't be decided (503, or its replica gone) is asked again.
+
+    `spend(rng)` says how many tokens a request costs; the upstream generates what its hold allows.
+    """
+
+    doors: list
+    caller: object
+    rng: object
+    prompt: int
+    upstream: Upstream = field(default_factory=Upstream)
+    outcomes: Counter = field(default_factory=Counter)
+    kinds: tuple[str, ...] = ("json",)
+    think_s: float = 0.0
+    over: bool = False
+    """Every client finishes what it has begun, and asks no more."""
+
+    @property
+    def decided(self):
+        return self.outcomes["admitted"] + self.outcomes["denied"]
+
+    async def ask(self, count, spend, *, clients=CLIENTS):
+        """So many requests, by so many clients of each replica."""
+        numbers = itertools.count()
+
+        async def client(door):
+            while next(numbers) < count and not self.over:
+                await self._until_decided(door, spend(self.rng))
+
+        async with asyncio.TaskGroup() as all_of_them:
+            for door in self.doors:
+                for _ in range(clients):
+                    all_of_them.create_task(client(door))
+
+    async def until_denied(self, cost):
+        """Asks one after the other, at each replica, until all say no."""
+        for door in self.doors:
+            before = self.outcomes["denied"]
+            while self.outcomes["denied"] == before:
+                await self._until_decided(door, cost)
+
+    async def _until_decided(self, door, cost):
+        while not await self.one(door, cost):
+            if self.over:
+                return
+            await asyncio.sleep(_AGAIN_S)
+
+    async def one(self, door, cost):
+        """One request; False where it could not be decided."""
+        kind = self.rng.choice(self.kinds)
+        exchange = door.exchange(self.caller)
+        try:
+            verdict = await exchange.request(chat(cost - self.prompt, stream=kind.startswith("sse")))
+        except BrokenError:
+            self.outcomes["broken before a verdict"] += 1
+            return False
+        if verdict.unavailable:
+            self.outcomes["unavailable"] += 1
+            exchange.leave()
+            return False
+        assert verdict.admitted or verdict.denied, verdict
+        self.outcomes["admitted" if verdict.admitted else "denied"] += 1
+        if verdict.admitted:
+            with contextlib.suppress(BrokenError):
+                await self._answered(exchange, verdict, kind)
+        else:
+            exchange.leave()
+        return True
+
+    async def _answered(self, exchange, verdict, kind):
+        answer = self.upstream.answer(exchange, self.rng, prompt=self.prompt, output=granted(verdict), kind=kind)
+        if self.think_s:
+            await asyncio.sleep(self.rng.uniform(0, self.think_s))
+        try:
+            await exchange.answer(answer)
+        except BrokenError:
+            self.outcomes["broken after a verdict"] += 1
+            raise

@@ -1,0 +1,46 @@
+"""How large a run is, and its seed: all from the environment, so that anybody can ask for other ones.
+
+The short form is part of `make test`; `CHAOS_FORM=full` (`make chaos`) has the sizes of the promises. Each size can
+be set on its own: `CHAOS_REQUESTS=7000`. They are listed in docs/reliability.md.
+"""
+
+import os
+import random
+
+FULL = os.environ.get("CHAOS_FORM", "short") == "full"
+
+
+def seed():
+    """The seed of the whole run; chosen in conftest.py where none is given."""
+    return int(os.environ["SEED"])
+
+
+def draw(*names):
+    """A source of randomness that depends on the seed and on what it is for, and on nothing else."""
+    return random.Random("/".join(map(str, (seed(), *names))))
+
+
+def size(name, *, full, short):
+    """`CHAOS_<name>`, else the size of the form."""
+    given = os.environ.get(f"CHAOS_{name}")
+    kind = type(full)
+    return kind(given) if given is not None else (full if FULL else short)
+
+
+REPLICAS = size("REPLICAS", full=3, short=3)
+CLIENTS = size("CLIENTS", full=64, short=24)  # of each replica
+REQUESTS = size("REQUESTS", full=10_000, short=1_200)
+ROUNDS = size("ROUNDS", full=5, short=1)  # seeds of a random test, each derived from the run's
+EXCHANGES = size("EXCHANGES", full=10_000, short=1_000)
+STREAMS_LEFT = size("STREAMS_LEFT", full=2_000, short=240)
+IN_FLIGHT = size("IN_FLIGHT", full=200, short=40)
+STUCK_S = size("STUCK_S", full=30.0, short=3.0)
+STREAM_S = size("STREAM_S", full=30.0, short=4.0)
+RESTARTS = size("RESTARTS", full=3, short=3)  # of Redis, in one run
+IDENTITIES = size("IDENTITIES", full=1_000_000, short=3_000)
+MINUTES = size("MINUTES", full=10.0, short=0.2)
+# What a test may take beyond pytest's own 120 s.
+TIMEOUT_S = size("TIMEOUT_S", full=3600, short=120)
+# A bound in seconds is held to the letter in the full form, on a machine of one's own. In the short form, beside
+# other tests, it only catches what hangs.
+SLACK = size("SLACK", full=1.0, short=5.0)

@@ -1,0 +1,53 @@
+"""Epochs that are begun, registered in and ready, as a recovery of nothing makes them; and backends whose epochs end."""
+
+from extproc.core.partitions import PARTITIONS
+from extproc.stores.memory_counters import MemoryCounters, MemoryServer
+from extproc.stores.redis import RedisCounters, RedisOptions
+
+
+async def make_ready(*clients, replica="r"):
+    """Lets clients count; returns the epochs. What they restore, forget and install is nothing."""
+    for number, client in enumerate(clients):
+        for epoch in await client.epochs():
+            await client.register(epoch, f"{replica}{number}")
+    for epoch in await clients[0].epochs():
+        if not epoch.ready:
+            await clients[0].complete(epoch)
+    return await clients[0].epochs()
+
+
+class MemoryBackend:
+    """Counters in memory that several replicas share."""
+
+    def __init__(self):
+        self.server = MemoryServer()
+
+    def client(self):
+        return MemoryCounters(self.server)
+
+    async def lose(self):
+        """Everything is gone."""
+        self.server.lose()
+
+    async def restart(self):
+        """Another process has what is left: it may have lost something."""
+        for partition in list(self.server.lives):
+            self.server.begin(partition)
+
+
+class RedisBackend:
+    """Counters on a real server that several replicas share."""
+
+    def __init__(self, part, plain):
+        self.part = part
+        self.plain = plain
+
+    def client(self):
+        return RedisCounters(RedisOptions(self.part.url))
+
+    async def lose(self):
+        await self.plain.flushall()
+
+    async def restart(self):
+        for partition in range(PARTITIONS):
+            await self.plain.hset(f"tw:{{{partition}}}:epoch", "run", "the process before")

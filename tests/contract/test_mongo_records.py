@@ -1,0 +1,142 @@
+"""What only the records in MongoDB must do: other versions' data, round trips, what is forgotten, and faults."""
+
+import logging
+from datetime import datetime
+
+import pytest
+from pymongo import monitoring
+from reservations import NOW, entry, reservation
+
+from extproc.core.ledger import Charge
+from extproc.ports import StoreError, UsageFilter
+from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICAS, Mongo, MongoOptions
+from extproc.stores.mongo.documents import entry_document
+from extproc.stores.mongo.ledger import MongoLedger
+from extproc.stores.mongo.records import MongoRecords
+
+ALL = UsageFilter()
+LATER = int(NOW.timestamp()) + 3600
+
+
+@pytest.fixture
+async def records(mongo):
+    records = MongoRecords(mongo)
+    await records.create_indexes()
+    return records
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b"\xff", "text", 5, None, b'{"id": "r", "deadline": "soon"}', b"[" * 100_000]
+)
+async def test_what_this_version_can_not_read_is_told_and_left_out(records, mongo, body, caplog):
+    made = reservation()
+    await records.keep([made])
+    await mongo.collection(OPEN).insert_one({"_id": "other", "body": body})
+    with caplog.at_level(logging.ERROR):
+        assert await records.kept() == [made]
+    (record,) = caplog.records
+    assert record.reservation == "other"
+    assert await mongo.collection(OPEN).count_documents({}) == 2
+
+
+async def test_what_a_newer_version_added_to_a_reservation_does_not_matter(records, mongo):
+    made = reservation()
+    await records.keep([made])
+    document = await mongo.collection(OPEN).find_one({})
+    newer = document["body"].replace(b"{", b'{"new": [1],', 1)
+    await mongo.collection(OPEN).update_one({}, {"$set": {"body": newer}})
+    assert await records.kept() == [made]
+
+
+async def test_what_everybody_forgot_goes_some_time(records, mongo):
+    await records.keep([reservation()])
+    await records.beat("a")
+    await MongoLedger(mongo).append([entry(charges=(Charge("a", LATER, 5),))])
+    found = {}
+    for name in (OPEN, REPLICAS, BUCKETS):
+        async for index in await mongo.collection(name).list_indexes():
+            if "expireAfterSeconds" in index:
+                (field,) = index["key"]
+                found[name] = (field, index["expireAfterSeconds"])
+        document = await mongo.collection(name).find_one({})
+        assert document is None or isinstance(document[found[name][0]], datetime)
+    day = 24 * 3600
+    assert found == {OPEN: ("at", 35 * day), REPLICAS: ("at", day), BUCKETS: ("until", day)}
+
+
+async def test_a_thousand_are_kept_renewed_and_dropped_in_a_few_round_trips(records, mongo_url, mongo):
+    seen = []
+
+    class Listener(monitoring.CommandListener):
+        def started(self, event):
+            seen.append(event.command_name)
+
+        def succeeded(self, event): ...
+
+        def failed(self, event): ...
+
+    listeners = monitoring._LISTENERS.command_listeners
+    listeners.append(listener := Listener())
+    try:
+        watched = Mongo(MongoOptions(mongo_url, mongo._database.name))
+    finally:
+        listeners.remove(listener)
+    records = MongoRecords(watched)
+    made = [reservation() for _ in range(1000)]
+    await records.keep(made)
+    await records.keep(made)
+    await records.outcomes([each.id for each in made])
+    await records.drop([each.id for each in made])
+    await watched.aclose()
+    assert len(seen) <= 25, seen
+
+
+async def test_entries_of_an_earlier_version_use_nothing(replica_set):
+    document = entry_document(entry(10))
+    assert "charges" not in document
+    await replica_set.collection(LEDGER).insert_one(document)
+    assert await MongoRecords(replica_set).used(NOW) == []
+    assert [each.charges for each in await MongoLedger(replica_set).entries(ALL, 1)] == [()]
+
+
+async def test_what_a_standalone_server_wrote_is_used_beside_what_it_writes_as_a_replica_set(replica_set):
+    alone, together = MongoLedger(replica_set), MongoLedger(replica_set)
+    alone._transactions = False
+    entries = [entry(n, charges=(Charge("a", LATER, n), Charge("b", LATER + n, n))) for n in (1, 2, 4)]
+    await alone.append(entries[:2])
+    await together.append(entries)
+    used = {each.key: (each.until, each.amount) for each in await MongoRecords(replica_set).used(NOW)}
+    assert used == {"a": (LATER, 7), "b": (LATER + 4, 7)}
+
+
+async def test_what_is_used_is_read_from_indexes(records, mongo):
+    names = {
+        name: [list(index["key"]) async for index in await mongo.collection(name).list_indexes()]
+        for name in (LEDGER, BUCKETS)
+    }
+    assert ["counts_until"] in names[LEDGER]
+    assert ["until"] in names[BUCKETS]
+
+
+@pytest.mark.parametrize("damage", [{"used": "many"}, {"used": None}])
+async def test_a_sum_that_somebody_broke_is_a_fault_that_names_it_and_never_counts_as_nothing(replica_set, damage):
+    await MongoLedger(replica_set).append([entry(charges=(Charge("a", LATER, 5),))])
+    await replica_set.collection(BUCKETS).update_one({}, {"$set": damage})
+    with pytest.raises(StoreError, match="acme"):
+        await MongoRecords(replica_set).used(NOW)
+
+
+async def test_a_server_that_is_not_there_is_a_transient_fault(refusing_mongo):
+    records = MongoRecords(refusing_mongo)
+    for call in (
+        records.outcomes(["a"]),
+        records.used(NOW),
+        records.keep([reservation()]),
+        records.drop(["a"]),
+        records.kept(),
+        records.beat("a"),
+        records.leave("a"),
+    ):
+        with pytest.raises(StoreError) as caught:
+            await call
+        assert caught.value.transient

@@ -1,0 +1,86 @@
+"""Thousands of small worlds: whatever the network, the stores and the processes do, the books are right in the end.
+
+A seed that fails is played again, step by step, by `python -m tests.simulation SEED`.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from .mutations import FOUND_BY, MUTATIONS, mutated
+from .world import simulate
+
+# In parts, so that they run beside each other. SIMULATION_SEED moves all of them elsewhere.
+FIRST = int(os.environ.get("SIMULATION_SEED", "0"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
+PARTS = 8
+# So many seeds at the most until a deliberate break is found.
+PATIENCE = 3000
+ROOT = Path(__file__).parents[2]
+
+
+def _replay(seed, error):
+    return f"seed {seed}: {error}\nreplay: python -m tests.simulation {seed}   (or: make simulate SEED={seed})"
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_fault_loses_or_doubles_anything_or_lets_anybody_past_a_limit(part):
+    seen, exceptions, failures = Counter(), Counter(), []
+    seeds = range(FIRST + SEEDS * part // PARTS, FIRST + SEEDS * (part + 1) // PARTS)
+    for seed in seeds:
+        try:
+            report = simulate(seed)
+        except Exception as error:  # noqa: BLE001 - whatever it is, its seed is what counts
+            failures.append(_replay(seed, error))
+        else:
+            seen.update(report.seen)
+            exceptions.update(report.exceptions)
+    print(f"seeds {seeds.start} to {seeds.stop - 1}: {dict(seen)}")
+    for what, times in exceptions.most_common():
+        print(f"{times:6}  {what}")
+    assert not failures, "\n".join(failures)
+    assert seen["Admitted"] > len(seeds)
+    assert seen["Denied"] > len(seeds)
+    assert seen["Unavailable"] > len(seeds)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_simulation_finds_out_when(name):
+    with mutated(name):
+        for seed in (*FOUND_BY.get(name, ()), *range(PATIENCE)):
+            try:
+                simulate(seed)
+            except AssertionError as error:
+                print(f"found by seed {seed}: {error}")
+                return
+    pytest.fail(f"{PATIENCE} seeds have not found out that {name}")
+
+
+def _steps(seed):
+    digest = hashlib.sha256()
+    simulate(seed, lambda text: digest.update(text.encode()))
+    return digest.hexdigest()
+
+
+def test_a_seed_is_played_the_same_way_again_in_any_process():
+    seeds = range(6)
+    here = [_steps(seed) for seed in seeds]
+    assert here == [_steps(seed) for seed in seeds]
+    assert len(set(here)) == len(here)
+    command = "import sys, tests.simulation.test_simulation as t; print(*map(t._steps, range(6)))"
+    env = os.environ | {"PYTHONHASHSEED": "4711", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    there = subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=env, capture_output=True, check=True)
+    assert there.stdout.decode().split() == here
+
+
+def test_a_seed_is_replayed_with_one_command():
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, "-m", "tests.simulation", "3"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True)
+    assert b"a1 starts" in done.stdout
+    assert b"seed 3" in done.stdout.splitlines()[-1]
