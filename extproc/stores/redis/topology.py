@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -72,16 +73,16 @@ class OneServer:
         await self._server.aclose()
 
 
-class Looking:
+class Looking(ABC):
     """One look at a time, and not more often than that is of use."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
 
+    @abstractmethod
     async def look(self) -> None:
         """Looks where servers are."""
-        raise NotImplementedError
 
     async def moved(self) -> None:
         await asyncio.shield(self._looking())
