@@ -241,7 +241,7 @@ class Books:
 
     @asynccontextmanager
     async def at_rest(self, part: Part) -> AsyncIterator[None]:
-        """Nothing of a part is delivered meanwhile. What hangs is cut short, and repeated afterwards."""
+        """Nothing of a part is delivered meanwhile. What hangs is left behind, and repeated afterwards."""
         async with self._closing[part].rest(), self._writing[part].rest():
             yield
 
