@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from extproc.settings import Settings, field_names, variable_name
+from extproc.settings.load import field_names, variable_name
+from extproc.settings.model import Settings
 
 PAGE = Path(__file__).with_name("settings.md")
 BEGIN = "<!-- tables: written by docs/settings_table.py -->\n"

@@ -7,37 +7,42 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from extproc.accounting import Accounting, AccountingOptions
 from extproc.alerts.alerts import Alerts
-from extproc.books import Books, BooksOptions
-from extproc.clocks import SyncedClock
-from extproc.core.buffers import Buffers
-from extproc.core.costs import Costing, Weights
 from extproc.core.exchange import ExchangeRules
-from extproc.core.identity import SPIFFE, IdentityRules
-from extproc.core.models import FREE, ModelProfile, Models
-from extproc.core.policies import Defaults
-from extproc.core.quota import ReservationId
+from extproc.core.quota.costs import Costing, Weights
+from extproc.core.quota.models import FREE, ModelProfile, Models
+from extproc.core.quota.policies import Defaults
+from extproc.core.quota.reservation import ReservationId
+from extproc.core.request.buffers import Buffers
+from extproc.core.request.identity import SPIFFE, IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.tls import TLSOptions
-from extproc.estimator import Estimator, NoCounter, PromptCounter
-from extproc.limits_follower import FollowerOptions, LimitsFollower
+from extproc.metering.estimator import Estimator, NoCounter, PromptCounter
+from extproc.metering.limits_cache import FollowerOptions, LimitsFollower
+from extproc.metering.prompt_tokenizer import Assignment, TokenizerError, load_counter
+from extproc.metering.rebuild import Recovery
+from extproc.metering.service import Accounting, AccountingOptions
+from extproc.metering.settler import Books, BooksOptions
+from extproc.metering.shared_clock import SyncedClock
+from extproc.metering.stored import Stored
 from extproc.observe.metrics import Metrics
-from extproc.ports import CounterStore, Ledger, Records, Spool, TenantStore, UsageReports
-from extproc.recovery import Recovery
-from extproc.setting_costs import ModelSettings
-from extproc.setting_server import TLSSettings
-from extproc.settings import IdentitySettings, Settings, SettingsError
-from extproc.stored import Stored
-from extproc.stores.memory import MemoryLedger, MemoryTenants
-from extproc.stores.memory_counters import MemoryCounters
+from extproc.ports.epochs import CounterStore
+from extproc.ports.ledger import Ledger, UsageReports
+from extproc.ports.records import Records
+from extproc.ports.spool import Spool
+from extproc.ports.tenants import TenantStore
+from extproc.settings.costs import ModelSettings
+from extproc.settings.load import SettingsError
+from extproc.settings.model import IdentitySettings, Settings
+from extproc.settings.server import TLSSettings
+from extproc.stores.memory.counters import MemoryCounters
+from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
-from extproc.tokenizing import Assignment, TokenizerError, load_counter
 
 # Fields of a model's settings that are called the same in `Costing`.
 _SAME_NAMES = (

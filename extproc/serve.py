@@ -15,15 +15,15 @@ from prometheus_client import ProcessCollector, start_http_server
 
 from extproc import app
 from extproc.alerts.alerts import Alerts
-from extproc.books import Books
 from extproc.envoy.patience import Waits
 from extproc.envoy.rate_limit import RateLimitServicer
 from extproc.envoy.server import BindError, Server, ServerOptions
 from extproc.envoy.servicer import GrpcServicer, Servicer
-from extproc.limits_follower import LimitsFollower
+from extproc.metering.limits_cache import LimitsFollower
+from extproc.metering.settler import Books
 from extproc.observe.metrics import Metrics
-from extproc.ports import StoreError
-from extproc.settings import Settings, SettingsError
+from extproc.ports.base import StoreError
+from extproc.settings.model import Settings
 from extproc.stores.spool import LeftBehind, NoSpool, left_behind
 
 _log = logging.getLogger(__name__)
@@ -50,9 +50,6 @@ async def serve(settings: Settings) -> int:
 
     Raises `BindError` where an address can't be listened on, `SettingsError` where a tokenizer can't be loaded.
     """
-    exposed = settings.server.exposed()
-    if exposed is not None:
-        raise SettingsError(exposed)
     stopping, started = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.missing import missing
+from .missing import missing
 
 VERSIONS = ["1.36.4", "1.37.0", "1.38.3", "1.39.3", "1.40.0"]
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tests.missing import missing
+from .missing import missing
 
 
 def recorded(name: str) -> bytes:

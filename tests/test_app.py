@@ -6,17 +6,17 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from extproc import app
-from extproc.core.binding import StoreFailure
-from extproc.core.costs import Costing
-from extproc.core.limits import Limit, Scope, Window
-from extproc.core.policies import Defaults
+from extproc.core.quota.binding import StoreFailure
+from extproc.core.quota.costs import Costing
+from extproc.core.quota.limits import Limit, Scope, Window
+from extproc.core.quota.policies import Defaults
 from extproc.core.rejections import DeniedStyle
 from extproc.envoy.codec import MetadataKeys
 from extproc.observe.metrics import Metrics
-from extproc.ports import StoreError
-from extproc.settings import SettingsError, load
-from extproc.stores.memory import MemoryLedger, MemoryTenants
-from extproc.stores.memory_counters import MemoryCounters
+from extproc.ports.base import StoreError
+from extproc.settings.load import SettingsError, load
+from extproc.stores.memory.counters import MemoryCounters
+from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
 from extproc.stores.spool import NoSpool
 
 

@@ -11,13 +11,13 @@ from extproc.admin.service import TenantView
 from extproc.cli import app
 from extproc.cli.ledger import AsideRow, WaitingRow
 from extproc.cli.usage import DailyRow, EntryRow, TopRow
-from extproc.core.limits import Scope
-from extproc.core.usage import Absence
-from extproc.dumper import settings as dumper_settings
+from extproc.core.answer.usage_reader import Absence
+from extproc.core.quota.limits import Scope
 from extproc.dumper.holding import Holding
 from extproc.dumper.metrics import DumperMetrics
 from extproc.observe.metrics import Metrics
-from extproc.settings import field_names, variable_name
+from extproc.settings import dumper as dumper_settings
+from extproc.settings.load import field_names, variable_name
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -115,7 +115,7 @@ def of_the_dumper():
 def reasons_in(folder, *functions):
     """The string constants that calls of these functions have among their arguments."""
     found = set()
-    for path in (ROOT / "extproc" / folder).glob("*.py"):
+    for path in (ROOT / "extproc" / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue

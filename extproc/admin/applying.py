@@ -8,10 +8,11 @@ from enum import StrEnum
 from extproc.admin.documents import BOOKKEEPING, FIELDS, plain
 from extproc.admin.errors import AdminError
 from extproc.admin.tenants import NOTHING_RAISED, raises_any, version_of
-from extproc.core.binding import Policy
-from extproc.core.identity import TenantId
-from extproc.core.policies import BadDocument, Defaults, policy_from
-from extproc.ports import ConflictError, Document, TenantStore
+from extproc.core.quota.binding import Policy
+from extproc.core.quota.policies import BadDocument, Defaults, policy_from
+from extproc.core.request.identity import TenantId
+from extproc.ports.base import ConflictError
+from extproc.ports.tenants import Document, TenantStore
 
 
 class Verdict(StrEnum):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final
 
-from extproc.core.binding import Policy
-from extproc.core.fields import FieldError
-from extproc.core.limits import Limit, Unit
-from extproc.core.policies import (
+from extproc.core.quota.binding import Policy
+from extproc.core.quota.fields import FieldError
+from extproc.core.quota.limits import Limit, Unit
+from extproc.core.quota.policies import (
     RATE_LIMITS,
     SHORT_LIMITS,
     BadDocument,
@@ -18,7 +18,7 @@ from extproc.core.policies import (
     limits_from,
     policy_from,
 )
-from extproc.ports import Document
+from extproc.ports.tenants import Document
 
 AMOUNTS: Final = (*SHORT_LIMITS, *RATE_LIMITS)
 # What is kept about a document, not what it says.

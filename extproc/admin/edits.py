@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from extproc.admin.documents import limit_of
 from extproc.admin.errors import AdminError, NotFoundError
-from extproc.core.endpoints import Endpoint
-from extproc.core.fields import FieldError, Fields
-from extproc.core.limits import Limit, Scope, Unit, Window
-from extproc.ports import Document
+from extproc.core.quota.fields import FieldError, Fields
+from extproc.core.quota.limits import Limit, Scope, Unit, Window
+from extproc.core.request.endpoints import Endpoint
+from extproc.ports.tenants import Document
 
 Changes = dict[str, object]
 Edit = Callable[[Document], Changes]

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from extproc.core.ledger import Entry
-from extproc.ports import Aside, Backlog, Journal, Ledger, StoreError
+from extproc.core.quota.ledger import Entry
+from extproc.ports.base import StoreError
+from extproc.ports.journal import Aside, Backlog, Journal
+from extproc.ports.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """What an operator names: checked before it goes anywhere."""
 
 from extproc.admin.errors import AdminError
-from extproc.core.addresses import IPV6_PREFIX, UNKNOWN_IP, ClientIP, client_network
-from extproc.core.addresses import client_ip as spelled
-from extproc.core.identity import MAX_NAME_CHARS, TenantId, is_name
+from extproc.core.request.addresses import IPV6_PREFIX, UNKNOWN_IP, ClientIP, client_network
+from extproc.core.request.addresses import client_ip as spelled
+from extproc.core.request.identity import MAX_NAME_CHARS, TenantId, is_name
 
 
 def named(what: str, text: str, kind: str = "a printable name") -> str:

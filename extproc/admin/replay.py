@@ -8,13 +8,13 @@ from extproc.admin.applying import refuse_twice
 from extproc.admin.documents import AMOUNTS, BOOKKEEPING, FIELDS
 from extproc.admin.errors import AdminError
 from extproc.admin.tenants import policy_of
-from extproc.core.binding import Policy
-from extproc.core.identity import TenantId
-from extproc.core.ledger import Entry
-from extproc.core.models import Models
-from extproc.core.policies import BadDocument, Defaults, policy_from
-from extproc.core.simulation import Report, Simulation, Toll, Who, shadow_report
-from extproc.ports import Document
+from extproc.core.quota.binding import Policy
+from extproc.core.quota.ledger import Entry
+from extproc.core.quota.models import Models
+from extproc.core.quota.policies import BadDocument, Defaults, policy_from
+from extproc.core.quota.simulation import Report, Simulation, Toll, Who, shadow_report
+from extproc.core.request.identity import TenantId
+from extproc.ports.tenants import Document
 
 # What defaults can say: they have no service accounts and nothing that ends.
 _DEFAULT_FIELDS: Final = frozenset({*AMOUNTS, "limits", "mode", "shadows", "timezone", "unlimited", "note"})

@@ -10,17 +10,19 @@ from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.names import client_ip as address
 from extproc.admin.names import named, tenant_id
 from extproc.admin.tenants import TenantLimits, TenantView, policy_of
-from extproc.core.addresses import IPV6_PREFIX
-from extproc.core.binding import StoreFailure
-from extproc.core.endpoints import Endpoint
-from extproc.core.identity import Identity, ServiceAccount
-from extproc.core.insight import Insight
-from extproc.core.ledger import Entry
-from extproc.core.limits import Subject
-from extproc.core.policies import Defaults
-from extproc.core.quota import BucketState
-from extproc.insights import insight_into
-from extproc.ports import Counters, DailyUsage, Document, TenantStore, UsageFilter, UsageReports
+from extproc.core.quota.binding import StoreFailure
+from extproc.core.quota.insight import Insight
+from extproc.core.quota.ledger import Entry
+from extproc.core.quota.limits import Subject
+from extproc.core.quota.policies import Defaults
+from extproc.core.quota.reservation import BucketState
+from extproc.core.request.addresses import IPV6_PREFIX
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity, ServiceAccount
+from extproc.metering.quota_view import insight_into
+from extproc.ports.counters import Counters
+from extproc.ports.ledger import DailyUsage, UsageFilter, UsageReports
+from extproc.ports.tenants import Document, TenantStore
 
 __all__ = ["MAX_ROWS", "Admin", "AdminError", "By", "Explanation", "NotFoundError", "Ranked", "TenantView"]
 

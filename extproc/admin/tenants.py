@@ -18,12 +18,13 @@ from extproc.admin.documents import (
 from extproc.admin.edits import Edit, Selector
 from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.names import named, tenant_id
-from extproc.core.addresses import UNKNOWN_IP
-from extproc.core.binding import Policy, Terms, TopUp, limits_of
-from extproc.core.identity import Identity, ServiceAccount, TenantId
-from extproc.core.limits import Limit, Unit
-from extproc.core.policies import BadDocument, Defaults, policy_from
-from extproc.ports import ConflictError, Document, TenantStore
+from extproc.core.quota.binding import Policy, Terms, TopUp, limits_of
+from extproc.core.quota.limits import Limit, Unit
+from extproc.core.quota.policies import BadDocument, Defaults, policy_from
+from extproc.core.request.addresses import UNKNOWN_IP
+from extproc.core.request.identity import Identity, ServiceAccount, TenantId
+from extproc.ports.base import ConflictError
+from extproc.ports.tenants import Document, TenantStore
 
 # Edits of people: who meets so many others at once would only meet more.
 _ATTEMPTS = 5

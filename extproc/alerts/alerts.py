@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from extproc.core.alerting import Alert
+from extproc.core.quota.alerting import Alert
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import Final
 import httpx
 
 from extproc import __version__
-from extproc.core.alerting import Alert, signature
-from extproc.ports import Clock
+from extproc.core.quota.alerting import Alert, signature
+from extproc.ports.base import Clock
 
 SIGNATURE_HEADER: Final = "tokenweir-signature"
 EVENT_ID_HEADER: Final = "tokenweir-event-id"
@@ -58,7 +58,7 @@ Verdict = Delivered | Failed | Refused
 class PostOptions:
     """`timeout_s` bounds a whole attempt, half of it connecting, with name resolution. `proxy_url`: or None.
 
-    URLs must have passed `extproc.alerts.urls`. No field that may hold a secret is shown.
+    URLs must have passed `extproc.settings.webhook_urls`. No field that may hold a secret is shown.
     """
 
     url: str = field(repr=False)

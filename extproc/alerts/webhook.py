@@ -1,7 +1,7 @@
 """Alerts that wait for their receiver: a bounded queue, several attempts at once, retries that back off.
 
-`extproc.outbox` is another thing: it keeps order, tries for ever and holds all back behind what fails. Alerts need
-no order, one that is refused must not hold the others back, and one of an hour ago is no alert any more.
+This is not a `DeliveryQueue` (extproc.metering): that one keeps order, tries for ever, and holds everything back
+behind what fails. Alerts need no order; a refused one must not hold others back; one of an hour ago is too old.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from extproc.alerts.post import Delivered, Failed, Refused, Verdict
-from extproc.core.alerting import Alert
+from extproc.core.quota.alerting import Alert
 
 _log = logging.getLogger(__name__)
 

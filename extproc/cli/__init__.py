@@ -26,8 +26,8 @@ from extproc.cli.root import FAULT, NOT_FOUND, WRONG_USE
 from extproc.envoy.server import BindError
 from extproc.local.errors import LocalError
 from extproc.onboarding.errors import HelmMissing, OnboardingError, PartMissing
-from extproc.ports import StoreError
-from extproc.settings import SettingsError
+from extproc.ports.base import StoreError
+from extproc.settings.load import SettingsError
 
 app = root.app
 app.add_typer(config.app, name="config")

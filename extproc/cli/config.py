@@ -5,7 +5,7 @@ import yaml
 
 from extproc.cli import output
 from extproc.cli.root import WRONG_USE, Json, serving_settings_of, settings_of
-from extproc.settings import SettingsError
+from extproc.settings.load import SettingsError
 
 app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 

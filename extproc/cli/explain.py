@@ -8,11 +8,11 @@ import typer
 from extproc.admin.service import Explanation
 from extproc.cli import output, values
 from extproc.cli.root import Json, refuse_memory, settings_of, with_admin
-from extproc.core.addresses import UNKNOWN_IP
-from extproc.core.binding import StoreFailure
-from extproc.core.limits import Limit
-from extproc.core.policies import METERED
-from extproc.core.quota import BucketState
+from extproc.core.quota.binding import StoreFailure
+from extproc.core.quota.limits import Limit
+from extproc.core.quota.policies import METERED
+from extproc.core.quota.reservation import BucketState
+from extproc.core.request.addresses import UNKNOWN_IP
 
 EXAMPLES = """
 Examples:

@@ -15,14 +15,14 @@ import msgspec
 
 from extproc.admin.errors import AdminError
 from extproc.cli.files import cause
-from extproc.core.addresses import ClientIP
-from extproc.core.costs import Cost
-from extproc.core.identity import Identity, ServiceAccount, TenantId
-from extproc.core.ledger import Charge, Entry
-from extproc.core.quota import ReservationId
-from extproc.core.settlement import Outcome
-from extproc.core.usage import Usage
-from extproc.ports import UsageFilter
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.ledger import Charge, Entry
+from extproc.core.quota.reservation import ReservationId
+from extproc.core.quota.settlement import Outcome
+from extproc.core.quota.usage import Usage
+from extproc.core.request.addresses import ClientIP
+from extproc.core.request.identity import Identity, ServiceAccount, TenantId
+from extproc.ports.ledger import UsageFilter
 from extproc.stores.mongo.documents import entry_document
 
 MAX_UNSORTED: Final = 10_000_000

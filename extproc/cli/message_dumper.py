@@ -2,14 +2,17 @@
 
 import asyncio
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extproc.dumper.settings import DumperSettings, DumperSettingsError, load
 from extproc.envoy.server import BindError
 from extproc.observe import logs
-from extproc.settings import SettingsError
+from extproc.settings.dumper import DumperSettings, DumperSettingsError, load
+from extproc.settings.load import SettingsError
+
+if TYPE_CHECKING:
+    from extproc.dumper.sinks import Sink
 
 app = typer.Typer(help="What takes the messages of KServe's inference logger.", no_args_is_help=True)
 
@@ -53,10 +56,49 @@ def serve(
 
 
 async def _run(settings: DumperSettings) -> int:
-    from extproc.dumper.service import ListenError
+    from extproc.dumper.service import DumperOptions, ListenError
     from extproc.dumper.service import serve as run
 
+    options = DumperOptions(
+        listen=settings.listen,
+        max_body_bytes=settings.max_body_bytes,
+        queue_bytes=settings.queue_bytes,
+        keep_bodies=settings.bodies == "full",
+        drain_s=settings.drain_s,
+    )
     try:
-        return await run(settings)
+        return await run(options, lambda: _sink(settings))
     except ListenError as error:
         raise BindError(str(error)) from None
+
+
+def _sink(settings: DumperSettings) -> "Sink":
+    """Build the sink that the settings name. Import the driver of that sink alone."""
+    if settings.sink == "s3":
+        from extproc.dumper.s3 import S3Options, S3Sink
+
+        return S3Sink(
+            S3Options(
+                bucket=settings.s3_bucket or "",
+                prefix=settings.s3_prefix,
+                endpoint=settings.s3_endpoint,
+                region=settings.s3_region,
+                parallel=settings.s3_parallel,
+                timeout_s=settings.timeout_s,
+            )
+        )
+    if settings.sink == "mongo":
+        from extproc.dumper.mongo import MongoSink, MongoSinkOptions
+
+        return MongoSink(
+            MongoSinkOptions(
+                url=settings.mongo_secret_url,
+                database=settings.mongo_database,
+                collection=settings.mongo_collection,
+                ttl_days=settings.mongo_ttl_days,
+                timeout_s=settings.timeout_s,
+            )
+        )
+    from extproc.dumper.sinks import StdoutSink
+
+    return StdoutSink(settings.print_bytes)

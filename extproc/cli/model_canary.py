@@ -12,7 +12,7 @@ from extproc.cli.root import Json
 from extproc.onboarding import canary, files, writing
 from extproc.onboarding.canary import canary_of
 from extproc.onboarding.layering import look, spell
-from extproc.tables import visible
+from extproc.terminal.tables import visible
 
 app = typer.Typer(help="A canary in the values file; comments and order stay.", no_args_is_help=True)
 

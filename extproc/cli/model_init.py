@@ -13,7 +13,7 @@ from extproc.onboarding.drafting import Answers, Kind
 from extproc.onboarding.errors import OnboardingError, PartMissing
 from extproc.onboarding.problem import Problem
 from extproc.onboarding.questions import QUESTIONS
-from extproc.tables import visible
+from extproc.terminal.tables import visible
 
 EXAMPLES = """
 Examples:

@@ -15,7 +15,7 @@ from extproc.onboarding.comparing import Change, Difference
 from extproc.onboarding.errors import OnboardingError
 from extproc.onboarding.explaining import Explained
 from extproc.onboarding.layering import look, unspell
-from extproc.tables import visible
+from extproc.terminal.tables import visible
 
 RENDER_EXAMPLES = """
 Examples:

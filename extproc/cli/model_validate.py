@@ -12,7 +12,7 @@ from extproc.onboarding.checking import Level, Problem
 from extproc.onboarding.errors import HelmMissing, HelmRefused, OnboardingError
 from extproc.onboarding.layering import unspell
 from extproc.onboarding.problem import error
-from extproc.tables import visible
+from extproc.terminal.tables import visible
 
 EXAMPLES = """
 Examples:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 import typer
 
-from extproc.tables import print_table, visible
+from extproc.terminal.tables import print_table, visible
 
 
 def as_json(value: object) -> None:

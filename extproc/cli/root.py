@@ -13,8 +13,9 @@ import extproc
 from extproc import app as composition
 from extproc.admin.journal import JournalAdmin
 from extproc.admin.service import Admin
-from extproc.settings import Settings, SettingsError, load
-from extproc.store_urls import StoreURL
+from extproc.settings.load import SettingsError, load, load_to_serve
+from extproc.settings.model import Settings
+from extproc.stores.urls import StoreURL
 
 T = TypeVar("T")
 
@@ -79,12 +80,9 @@ def settings_of(context: typer.Context) -> Settings:
 
 
 def serving_settings_of(context: typer.Context) -> Settings:
-    """The same, for serving: without mTLS nobody else may reach it, unless that was asked for."""
-    settings = settings_of(context)
-    problem = settings.server.exposed()
-    if problem is not None:
-        raise SettingsError(problem)
-    return settings
+    """The same, for a process that serves: plaintext that others can reach is refused."""
+    path: Path | None = context.find_root().obj
+    return load_to_serve(path)
 
 
 def refuse_memory(name: str, url: StoreURL) -> None:

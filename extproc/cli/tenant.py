@@ -13,9 +13,9 @@ from extproc.cli import output, tenant_limit, values
 from extproc.cli.files import read_documents
 from extproc.cli.root import Json, with_admin
 from extproc.cli.tenant_tables import print_detail, print_edited, print_views
-from extproc.core.limits import Mode, Scope, Unit, Window
-from extproc.core.policies import DocumentMode
-from extproc.tables import visible
+from extproc.core.quota.limits import Mode, Scope, Unit, Window
+from extproc.core.quota.policies import DocumentMode
+from extproc.terminal.tables import visible
 
 app = typer.Typer(help="Tenants and their limits.", no_args_is_help=True)
 app.add_typer(tenant_limit.app, name="limit")

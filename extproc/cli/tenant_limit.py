@@ -8,8 +8,8 @@ from extproc.admin.edits import Selector
 from extproc.cli import values
 from extproc.cli.root import Json, with_admin
 from extproc.cli.tenant_tables import print_edited
-from extproc.core.limits import Mode, Unit
-from extproc.core.policies import METERED, DocumentMode
+from extproc.core.quota.limits import Mode, Unit
+from extproc.core.quota.policies import METERED, DocumentMode
 
 app = typer.Typer(help="Limits in their general form.", no_args_is_help=True)
 

@@ -8,8 +8,8 @@ import typer
 from extproc.admin.edits import mode_of
 from extproc.admin.tenants import TenantDetail, TenantView
 from extproc.cli import output
-from extproc.core.limits import Limit
-from extproc.tables import visible
+from extproc.core.quota.limits import Limit
+from extproc.terminal.tables import visible
 
 _COLUMNS = ("tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "limits", "on_store_failure")
 _LIMIT_COLUMNS = ("binds", "scope", "unit", "window", "amount", "mode", "model", "endpoint", "from")

@@ -12,8 +12,8 @@ from extproc.cli import output
 from extproc.cli.ledger_file import line_of
 from extproc.cli.root import Json, settings_of, with_admin
 from extproc.cli.simulate import LedgerFile, Top, print_report, report_shadows
-from extproc.core.ledger import Entry
-from extproc.ports import DailyUsage, UsageFilter
+from extproc.core.quota.ledger import Entry
+from extproc.ports.ledger import DailyUsage, UsageFilter
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from extproc.admin.errors import AdminError
-from extproc.core.endpoints import Endpoint
-from extproc.core.limits import Scope, Window
-from extproc.core.policies import METERED
+from extproc.core.quota.limits import Scope, Window
+from extproc.core.quota.policies import METERED
+from extproc.core.request.endpoints import Endpoint
 
 E = TypeVar("E", bound=StrEnum)
 NONE: Final = "none"

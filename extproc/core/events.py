@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from extproc.core.endpoints import Endpoint
-from extproc.core.identity import Identity
-from extproc.core.insight import Insight
-from extproc.core.limits import Subject
-from extproc.core.quota import Decision, Reservation, Unavailable
+from extproc.core.quota.insight import Insight
+from extproc.core.quota.limits import Subject
+from extproc.core.quota.reservation import Decision, Reservation, Unavailable
+from extproc.core.quota.routes import NO_ROUTE, Route
+from extproc.core.quota.settlement import Settlement
 from extproc.core.rejections import Rejection
-from extproc.core.requests import RequestFacts
-from extproc.core.routes import NO_ROUTE, Route
-from extproc.core.settlement import Settlement
+from extproc.core.request.body import RequestFacts
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity
 
 Headers = Mapping[str, str]
 

@@ -13,9 +13,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from extproc.core import rejections
-from extproc.core.answers import AnswerReader, OpaqueAnswer, answer_reader, flagged
-from extproc.core.buffers import PIECE_BYTES, Buffers, Kept, declared_bytes
-from extproc.core.endpoints import Endpoint, Target, classify
+from extproc.core.answer.reader import AnswerReader, OpaqueAnswer, answer_reader, flagged
 from extproc.core.events import (
     Ask,
     BodyReply,
@@ -40,15 +38,17 @@ from extproc.core.events import (
     StreamClosed,
     TrailersReply,
 )
-from extproc.core.growth import outgrown
-from extproc.core.identity import Identity, IdentityRules, UnusableIdentity, identify
-from extproc.core.insight import asked_about, quota_document
-from extproc.core.quota import Admitted, Denied, Reservation, Suspended, Unavailable, Unbounded
+from extproc.core.quota.growth import outgrown
+from extproc.core.quota.insight import asked_about, quota_document
+from extproc.core.quota.reservation import Admitted, Denied, Reservation, Suspended, Unavailable, Unbounded
+from extproc.core.quota.routes import NO_ROUTE, Route
+from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
+from extproc.core.quota.usage import NO_USAGE
 from extproc.core.rejections import DeniedStyle, Rejection
-from extproc.core.requests import Malformed, RequestFacts, read_request, upstream_body
-from extproc.core.routes import NO_ROUTE, Route
-from extproc.core.settlement import Estimates, Outcome, Settlement, released
-from extproc.core.usage import NO_USAGE
+from extproc.core.request.body import Malformed, RequestFacts, read_request, upstream_body
+from extproc.core.request.buffers import PIECE_BYTES, Buffers, Kept, declared_bytes
+from extproc.core.request.endpoints import Endpoint, Target, classify
+from extproc.core.request.identity import Identity, IdentityRules, UnusableIdentity, identify
 
 
 class ProtocolError(Exception):

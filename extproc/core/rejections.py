@@ -7,11 +7,11 @@ from typing import Final
 
 import msgspec
 
-from extproc.core.endpoints import Endpoint
-from extproc.core.identity import UnusableIdentity
-from extproc.core.limits import Unit, Window
-from extproc.core.quota import BucketState, Denied, tightest
-from extproc.core.requests import Malformed
+from extproc.core.quota.limits import Unit, Window
+from extproc.core.quota.reservation import BucketState, Denied, tightest
+from extproc.core.request.body import Malformed
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import UnusableIdentity
 
 _JSON = ("content-type", "application/json")
 _UNITS: Final = {

@@ -12,7 +12,7 @@ from pymongo.write_concern import WriteConcern
 
 from extproc.dumper.message import Message, identity_of, record_of
 from extproc.dumper.sinks import Written
-from extproc.ports import StoreError
+from extproc.ports.base import StoreError
 
 _TTL_INDEX: Final = "expires"
 _BY_SERVICE: Final = "service_time"

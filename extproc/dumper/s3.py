@@ -15,7 +15,7 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 
 from extproc.dumper.message import Message, json_line, path_of
 from extproc.dumper.sinks import Written
-from extproc.ports import StoreError
+from extproc.ports.base import StoreError
 
 T = TypeVar("T")
 

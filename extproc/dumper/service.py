@@ -5,7 +5,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,8 +18,7 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 from extproc.dumper.holding import Holding
 from extproc.dumper.metrics import DumperMetrics
 from extproc.dumper.receiver import Receiver
-from extproc.dumper.settings import DumperSettings
-from extproc.dumper.sinks import Sink, StdoutSink
+from extproc.dumper.sinks import Sink
 from extproc.dumper.writer import Writer
 
 _log = logging.getLogger(__name__)
@@ -31,6 +31,17 @@ class ListenError(Exception):
     """The address can't be listened on."""
 
 
+@dataclass(frozen=True, slots=True)
+class DumperOptions:
+    """Where to listen, and bounds. `drain_s` is how many seconds SIGTERM waits until all is written."""
+
+    listen: str
+    max_body_bytes: int
+    queue_bytes: int
+    keep_bodies: bool
+    drain_s: float
+
+
 class _Server(uvicorn.Server):
     """Leaves signals to `serve`, which has work to do after the last request."""
 
@@ -39,7 +50,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: DumperSettings) -> int:
+async def serve(options: DumperOptions, make_sink: Callable[[], Sink]) -> int:
     """Runs until SIGTERM or SIGINT. Returns the exit code: 0 where all that was accepted is written.
 
     Raises `ListenError`, and `StoreError` where the sink can't be used at all.
@@ -47,27 +58,27 @@ async def serve(settings: DumperSettings) -> int:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    bound = _bind(settings.listen)
-    sink = _sink(settings)
+    bound = _bind(options.listen)
+    sink = make_sink()
     try:
-        holding = Holding(settings.queue_bytes)
+        holding = Holding(options.queue_bytes)
         metrics = DumperMetrics(holding)
         writer = Writer(holding, sink, metrics)
         receiver = Receiver(
             holding,
             metrics,
-            settings.max_body_bytes,
-            keep_bodies=settings.bodies == "full",
+            options.max_body_bytes,
+            keep_bodies=options.keep_bodies,
             now=_now,
             ready=lambda: writer.ready and not stopping.is_set(),
         )
-        return await _run(settings, receiver, writer, bound, stopping)
+        return await _run(options, receiver, writer, bound, stopping)
     finally:
         await sink.aclose()
 
 
 async def _run(
-    settings: DumperSettings, receiver: Receiver, writer: Writer, bound: socket.socket, stopping: asyncio.Event
+    options: DumperOptions, receiver: Receiver, writer: Writer, bound: socket.socket, stopping: asyncio.Event
 ) -> int:
     server = _Server(
         uvicorn.Config(
@@ -87,14 +98,14 @@ async def _run(
     writing = asyncio.create_task(writer.run())
     stopped = asyncio.create_task(stopping.wait())
     host, port = bound.getsockname()[:2]
-    _log.info("listening", extra={"address": f"{host}:{port}", "sink": settings.sink, "bodies": settings.bodies})
+    _log.info("listening", extra={"address": f"{host}:{port}", "keep_bodies": options.keep_bodies})
     await asyncio.wait({serving, writing, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    _log.info("draining", extra={"seconds": settings.drain_s, "messages": len(receiver.holding)})
+    _log.info("draining", extra={"seconds": options.drain_s, "messages": len(receiver.holding)})
     stopping.set()
     server.should_exit = True
     await serving
     receiver.holding.close()
-    await asyncio.wait({writing}, timeout=settings.drain_s)
+    await asyncio.wait({writing}, timeout=options.drain_s)
     finished = writing.done()
     writing.cancel()
     lost = writer.give_up()
@@ -104,35 +115,6 @@ async def _run(
     else:
         await asyncio.gather(writing, return_exceptions=True)
     return 1 if lost else 0
-
-
-def _sink(settings: DumperSettings) -> Sink:
-    if settings.sink == "s3":
-        from extproc.dumper.s3 import S3Options, S3Sink
-
-        return S3Sink(
-            S3Options(
-                bucket=settings.s3_bucket or "",
-                prefix=settings.s3_prefix,
-                endpoint=settings.s3_endpoint,
-                region=settings.s3_region,
-                parallel=settings.s3_parallel,
-                timeout_s=settings.timeout_s,
-            )
-        )
-    if settings.sink == "mongo":
-        from extproc.dumper.mongo import MongoSink, MongoSinkOptions
-
-        return MongoSink(
-            MongoSinkOptions(
-                url=settings.mongo_secret_url,
-                database=settings.mongo_database,
-                collection=settings.mongo_collection,
-                ttl_days=settings.mongo_ttl_days,
-                timeout_s=settings.timeout_s,
-            )
-        )
-    return StdoutSink(settings.print_bytes)
 
 
 def _bind(address: str) -> socket.socket:

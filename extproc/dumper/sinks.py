@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import BinaryIO, Protocol
 
 from extproc.dumper.message import Message, json_line
-from extproc.ports import StoreError
+from extproc.ports.base import StoreError
 
 
 class Written(StrEnum):

@@ -9,7 +9,7 @@ from extproc.dumper.holding import Holding
 from extproc.dumper.message import Message, identity_of
 from extproc.dumper.metrics import LOST, DumperMetrics
 from extproc.dumper.sinks import Sink, Written
-from extproc.ports import StoreError
+from extproc.ports.base import StoreError
 
 _log = logging.getLogger(__name__)
 _BATCH: Final = 200

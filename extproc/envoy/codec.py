@@ -20,7 +20,7 @@ from extproc.core.events import (
     TrailersReply,
 )
 from extproc.core.exchange import ProtocolError
-from extproc.core.identity import IdentityRules
+from extproc.core.request.identity import IdentityRules
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 
 # Envoy puts all requested attributes under the name of the filter itself.

@@ -15,11 +15,17 @@ from typing import Any, assert_never
 
 import grpc
 
-from extproc.core.addresses import IPV6_PREFIX
-from extproc.core.hits import BadDescriptor, Descriptor, Hit, read_hit
-from extproc.core.identity import UnusableIdentity
-from extproc.core.limits import Window
-from extproc.core.quota import Admitted, BucketState, Denied, HitDecision, Suspended, Unavailable, tightest
+from extproc.core.quota.hits import BadDescriptor, Descriptor, Hit, read_hit
+from extproc.core.quota.limits import Window
+from extproc.core.quota.reservation import (
+    Admitted,
+    BucketState,
+    Denied,
+    HitDecision,
+    Suspended,
+    Unavailable,
+    tightest,
+)
 from extproc.core.rejections import (
     DeniedStyle,
     Rejection,
@@ -28,6 +34,8 @@ from extproc.core.rejections import (
     suspended,
     unusable_identity,
 )
+from extproc.core.request.addresses import IPV6_PREFIX
+from extproc.core.request.identity import UnusableIdentity
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as pb
 from extproc.observe.metrics import Metrics
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import grpc
 
-from extproc.accounting import Accounting
 from extproc.core.events import (
     Close,
     Decided,
@@ -26,10 +25,11 @@ from extproc.core.events import (
     StreamClosed,
 )
 from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
-from extproc.core.routes import LIMITS_KEY, NO_ROUTE, ROUTE_KEY, BadRoute, Route, read_route
+from extproc.core.quota.routes import LIMITS_KEY, NO_ROUTE, ROUTE_KEY, BadRoute, Route, read_route
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.patience import Patience, Waits
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
+from extproc.metering.service import Accounting
 from extproc.observe import logs
 from extproc.observe.metrics import Metrics
 

@@ -16,13 +16,13 @@ from rich.text import Text
 
 from extproc.admin.service import Admin
 from extproc.app import SystemClock, build_stores, defaults
-from extproc.core.identity import TenantId
-from extproc.core.ledger import Entry
-from extproc.core.settlement import Outcome
+from extproc.core.quota.ledger import Entry
+from extproc.core.quota.settlement import Outcome
+from extproc.core.request.identity import TenantId
 from extproc.local.stack import Stack
-from extproc.ports import DailyUsage, UsageFilter, UsageReports
-from extproc.settings import load
-from extproc.tables import print_table
+from extproc.ports.ledger import DailyUsage, UsageFilter, UsageReports
+from extproc.settings.load import load
+from extproc.terminal.tables import print_table
 
 SA_LIMIT, IP_LIMIT = 12_000, 400
 _MOST_CALLS = 60  # by then the limit must have been hit

@@ -19,8 +19,9 @@ from extproc.local import stack as stacks
 from extproc.local.errors import LocalError
 from extproc.local.ports import HOST
 from extproc.local.stack import Stack, StackOptions
-from extproc.settings import Settings, load
-from extproc.store_urls import masked
+from extproc.settings.load import load
+from extproc.settings.model import Settings
+from extproc.stores.urls import masked
 
 # Not the account of the story: daily usage is kept per account, whoever its tenant is.
 _ACCOUNT = "console@zone-test.example.com"

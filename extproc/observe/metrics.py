@@ -10,8 +10,8 @@ from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from extproc.core.settlement import Settlement
-from extproc.core.usage import Usage
+from extproc.core.quota.settlement import Settlement
+from extproc.core.quota.usage import Usage
 
 OTHER = "(other)"
 

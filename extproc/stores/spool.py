@@ -20,8 +20,9 @@ from typing import Final
 
 import msgspec
 
-from extproc.core.quota import Reservation, ReservationId
-from extproc.ports import Closing, StoreError
+from extproc.core.quota.reservation import Reservation, ReservationId
+from extproc.ports.base import StoreError
+from extproc.ports.counters import Closing
 
 _log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from extproc.admin.documents import BOOKKEEPING, FIELDS, plain
 from extproc.admin.edits import SETTABLE, Selector
 from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.service import Admin
-from extproc.core.limits import Scope, Window
-from extproc.core.policies import Defaults, policy_from, short_limits
-from extproc.ports import ConflictError
-from extproc.stores.memory import MemoryLedger, MemoryTenants
-from extproc.stores.memory_counters import MemoryCounters
+from extproc.core.quota.limits import Scope, Window
+from extproc.core.quota.policies import Defaults, policy_from, short_limits
+from extproc.ports.base import ConflictError
+from extproc.stores.memory.counters import MemoryCounters
+from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DEFAULTS = Defaults(short_limits(1000, None), ZoneInfo("UTC"))

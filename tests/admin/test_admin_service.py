@@ -5,19 +5,20 @@ import pytest
 
 from extproc.admin import service
 from extproc.admin.service import Admin, AdminError, By, NotFoundError
-from extproc.core.binding import bind
-from extproc.core.costs import Cost
-from extproc.core.endpoints import Endpoint
-from extproc.core.identity import Identity
-from extproc.core.ledger import Entry
-from extproc.core.limits import MAX_AMOUNT
-from extproc.core.policies import Defaults, short_limits
-from extproc.core.quota import Reservation
-from extproc.core.settlement import Outcome
-from extproc.core.usage import Usage
-from extproc.ports import Closing, UsageFilter
-from extproc.stores.memory import MemoryLedger, MemoryTenants
-from extproc.stores.memory_counters import MemoryCounters
+from extproc.core.quota.binding import bind
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.ledger import Entry
+from extproc.core.quota.limits import MAX_AMOUNT
+from extproc.core.quota.policies import Defaults, short_limits
+from extproc.core.quota.reservation import Reservation
+from extproc.core.quota.settlement import Outcome
+from extproc.core.quota.usage import Usage
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity
+from extproc.ports.counters import Closing
+from extproc.ports.ledger import UsageFilter
+from extproc.stores.memory.counters import MemoryCounters
+from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")

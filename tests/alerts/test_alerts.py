@@ -3,12 +3,12 @@
 import asyncio
 import logging
 
-from webhook_receiver import HANG, SECRET, Counted, Receiver, StoppedClock, alert, running, until
-
 from extproc.alerts import alerts as module
 from extproc.alerts.alerts import Alerts
 from extproc.alerts.post import Post, PostOptions
 from extproc.alerts.webhook import Webhook, WebhookOptions
+
+from .webhook_receiver import HANG, SECRET, Counted, Receiver, StoppedClock, alert, running, until
 
 
 class Inbox:

@@ -14,7 +14,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from webhook_receiver import (
+
+from extproc.alerts.post import Delivered, Failed, Post, PostOptions, Refused, retry_after_s
+
+from .webhook_receiver import (
     CLOSE,
     ECHO,
     FLOOD,
@@ -28,8 +31,6 @@ from webhook_receiver import (
     alert,
     until,
 )
-
-from extproc.alerts.post import Delivered, Failed, Post, PostOptions, Refused, retry_after_s
 
 
 def post_to(receiver, *, url=None, tls=None, clock=None, **options):

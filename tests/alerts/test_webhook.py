@@ -4,7 +4,11 @@ import asyncio
 import logging
 
 import pytest
-from webhook_receiver import (
+
+from extproc.alerts.post import Delivered, Failed, Post, PostOptions, Refused
+from extproc.alerts.webhook import Timing, Webhook, WebhookOptions
+
+from .webhook_receiver import (
     CLOSE,
     HANG,
     SECRET,
@@ -16,9 +20,6 @@ from webhook_receiver import (
     running,
     until,
 )
-
-from extproc.alerts.post import Delivered, Failed, Post, PostOptions, Refused
-from extproc.alerts.webhook import Timing, Webhook, WebhookOptions
 
 
 class Scripted:

@@ -13,7 +13,7 @@ import pymongo
 
 from extproc.local.parts import MissingPartError
 from extproc.local.ports import HOST, free_ports
-from extproc.settings import field_names
+from extproc.settings.load import field_names
 from tests.missing import missing
 from tests.system.waiting import until
 

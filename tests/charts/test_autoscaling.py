@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.charts.helm import HELMS, ChartError, Document, kinds, pick, render
-from tests.charts.schemas import check
+from .helm import HELMS, ChartError, Document, kinds, pick, render
+from .schemas import check
 
 CLASS = "serving.kserve.io/autoscalerClass"
 TALK = {

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.charts import schemas
-from tests.charts.helm import CHARTS, ChartError, Document, render
+
+from .helm import CHARTS, ChartError, Document, render
 
 LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
 ISSUERS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.charts.helm import CHARTS, render
+from .helm import CHARTS, render
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [

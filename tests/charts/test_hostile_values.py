@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tests.charts import schemas
-from tests.charts.helm import CHARTS, ChartError, pick, render
+
+from .helm import CHARTS, ChartError, pick, render
 
 GENERAL, MODEL = "kserve-general", "kserve-model"
 Path = tuple[str | int, ...]

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from tests.charts import schemas
-from tests.charts.helm import ChartError, Document, kinds, pick, render
+
+from .helm import ChartError, Document, kinds, pick, render
 
 IRIS = "gs://kfserving-examples/models/sklearn/1.0/model"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from extproc.core.routes import Route, limit_from, read_route
+from extproc.core.quota.routes import Route, limit_from, read_route
 from tests.charts import helm, schemas
 from tests.missing import missing
 

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from tests.charts import exposition, prometheus
-from tests.charts.exposition import Target, gpu, istio, pod_target, vllm
-from tests.charts.helm import Document, pick, render
+
+from .exposition import Target, gpu, istio, pod_target, vllm
+from .helm import Document, pick, render
 
 HONOURED = {"honor_labels": True}
 TARGETS = {

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.charts.helm import HELMS, ChartError, Document, kinds, pick, render
-from tests.charts.schemas import check
+from .helm import HELMS, ChartError, Document, kinds, pick, render
+from .schemas import check
 
 MONITORED = {"platform": {"monitorLabels": {"release": "kube-prometheus-stack"}}}
 SCRAPING = "serving.kserve.io/enable-prometheus-scraping"

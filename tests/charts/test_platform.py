@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from tests.charts import schemas
-from tests.charts.helm import CHARTS, HELMS, ChartError, kinds, lint, pick, render
 from tests.missing import missing
+
+from .helm import CHARTS, HELMS, ChartError, kinds, lint, pick, render
 
 CI = sorted((CHARTS / "platform" / "ci").glob("*-values.yaml"))
 EVERYTHING = CHARTS / "platform" / "ci" / "everything-values.yaml"
@@ -279,7 +280,7 @@ def test_metrics_of_the_message_service_come_through_its_sidecar() -> None:
 
 
 def test_the_message_service_is_confined_and_finds_its_settings() -> None:
-    from extproc.dumper.settings import load
+    from extproc.settings.dumper import load
 
     documents = platform(EVERYTHING)
     pod = pick(documents, "Deployment", "message-dumper")["spec"]["template"]["spec"]

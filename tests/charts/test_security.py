@@ -3,7 +3,8 @@
 import pytest
 
 from tests.charts import helm, mesh, schemas
-from tests.charts.mesh import Caller, principal
+
+from .mesh import Caller, principal
 
 LLM = {
     "inferenceservice": {

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from tests.charts import schemas
-from tests.charts.helm import HELMS, ChartError, Document, lint, notes, pick, render
+
+from .helm import HELMS, ChartError, Document, lint, notes, pick, render
 
 MODEL, GENERAL = "kserve-model", "kserve-general"
 QWEN = """

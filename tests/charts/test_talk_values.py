@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tests.charts import schemas
-from tests.charts.helm import CHARTS, HELMS, ChartError, Document, kinds, lint, notes, pick, render
+
+from .helm import CHARTS, HELMS, ChartError, Document, kinds, lint, notes, pick, render
 
 MODEL = sorted((CHARTS / "kserve-model" / "ci").glob("*.yaml"))
 GENERAL = sorted((CHARTS / "kserve-general" / "ci").glob("*.yaml"))

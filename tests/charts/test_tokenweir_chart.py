@@ -10,7 +10,8 @@ import certifi
 import pytest
 import yaml
 
-from extproc.settings import Settings, SettingsError, load
+from extproc.settings.load import SettingsError, load
+from extproc.settings.model import Settings
 
 from .helm import CHARTS, HELMS, ChartError, kinds, lint, notes, pick, render
 from .schemas import check

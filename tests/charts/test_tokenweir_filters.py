@@ -8,7 +8,7 @@ from string import Template
 import pytest
 import yaml
 
-from extproc.core.routes import Route, read_route
+from extproc.core.quota.routes import Route, read_route
 from tests.envoys import VERSIONS, binary_of
 from tests.missing import missing
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.charts.helm import CHARTS, HELMS, ChartError, Document, pick, render, tool
-from tests.charts.test_chart_properties import FEATURES, SOURCES, _merged
+from .helm import CHARTS, HELMS, ChartError, Document, pick, render, tool
+from .test_chart_properties import FEATURES, SOURCES, _merged
 
 GENERAL, MODEL = "kserve-general", "kserve-model"
 EVERYTHING = _merged(*(values for name, values in FEATURES.items() if name not in {"gateway api", "hpa"}))

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from extproc.settings import Settings, load
+from extproc.settings.load import load
+from extproc.settings.model import Settings
 
 
 @pytest.fixture

@@ -4,15 +4,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from extproc.core.binding import bind
-from extproc.core.costs import Cost
-from extproc.core.endpoints import Endpoint
-from extproc.core.identity import Identity
-from extproc.core.limits import interval_at
-from extproc.core.policies import Defaults, policy_from
-from extproc.core.quota import Reservation
-from extproc.core.settlement import Outcome
-from extproc.ports import Closing
+from extproc.core.quota.binding import bind
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.limits import interval_at
+from extproc.core.quota.policies import Defaults, policy_from
+from extproc.core.quota.reservation import Reservation
+from extproc.core.quota.settlement import Outcome
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity
+from extproc.ports.counters import Closing
 from extproc.stores.redis import RedisCounters, RedisOptions
 
 pytestmark = pytest.mark.system

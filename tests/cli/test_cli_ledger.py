@@ -8,14 +8,16 @@ import pytest
 
 from extproc import app as composition
 from extproc.cli.ledger_file import line_of, read_ledger
-from extproc.core.endpoints import Endpoint
-from extproc.core.identity import Identity
-from extproc.core.ledger import Charge, Entry
-from extproc.core.settlement import Outcome
-from extproc.core.usage import Usage
-from extproc.ports import Receipt, StoreError, UsageFilter
-from extproc.stores.memory import MemoryLedger, MemoryTenants
-from extproc.stores.memory_counters import MemoryCounters, MemoryServer
+from extproc.core.quota.ledger import Charge, Entry
+from extproc.core.quota.settlement import Outcome
+from extproc.core.quota.usage import Usage
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity
+from extproc.ports.base import StoreError
+from extproc.ports.counters import Receipt
+from extproc.ports.ledger import UsageFilter
+from extproc.stores.memory.counters import MemoryCounters, MemoryServer
+from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
 
 ALL = UsageFilter()
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)

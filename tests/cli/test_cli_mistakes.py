@@ -10,7 +10,7 @@ import typer
 
 import extproc
 from extproc.cli import app, values
-from extproc.core.policies import METERED
+from extproc.core.quota.policies import METERED
 from extproc.local.ports import free_ports
 
 

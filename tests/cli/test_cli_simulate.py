@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from extproc.core.costs import Cost
-from extproc.core.identity import Identity
-from extproc.core.ledger import Entry
-from extproc.core.settlement import Outcome
-from extproc.core.usage import NO_USAGE, Usage
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.ledger import Entry
+from extproc.core.quota.settlement import Outcome
+from extproc.core.quota.usage import NO_USAGE, Usage
+from extproc.core.request.identity import Identity
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 

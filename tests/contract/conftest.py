@@ -13,21 +13,22 @@ import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
-from ready import MemoryBackend, RedisBackend, make_ready
 from redis.asyncio import Redis
-from topologies import nodes, sentinels  # noqa: F401 - fixtures
 
 from extproc.local import parts
 from extproc.local.ports import HOST, free_ports
 from extproc.local.process import Command, start
-from extproc.stores.memory import MemoryLedger, MemoryTenants
-from extproc.stores.memory_counters import MemoryCounters
+from extproc.stores.memory.counters import MemoryCounters
+from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
 from tests.missing import missing
+
+from .ready import MemoryBackend, RedisBackend, make_ready
+from .topologies import nodes, sentinels  # noqa: F401 - fixtures
 
 
 @pytest_asyncio.fixture

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 
-from extproc.core.limits import Mode, Unit
+from extproc.core.quota.limits import Mode, Unit
 
 
 def needs(limit, reservation, output):

@@ -1,7 +1,7 @@
 """Epochs that are begun, registered in and ready, as a recovery of nothing makes them; and backends whose epochs end."""
 
-from extproc.core.partitions import PARTITIONS
-from extproc.stores.memory_counters import MemoryCounters, MemoryServer
+from extproc.core.quota.partitions import PARTITIONS
+from extproc.stores.memory.counters import MemoryCounters, MemoryServer
 from extproc.stores.redis import RedisCounters, RedisOptions
 
 

@@ -3,15 +3,15 @@
 import itertools
 from datetime import UTC, datetime, timedelta
 
-from extproc.core.costs import Bound, Cost
-from extproc.core.endpoints import Endpoint
-from extproc.core.identity import Identity
-from extproc.core.ledger import Entry
-from extproc.core.limits import Bucket, Limit, Mode, Scope, Subject, Unit, Window, interval_at
-from extproc.core.quota import Reservation
-from extproc.core.settlement import Outcome, charges, expiry
-from extproc.core.usage import Usage
-from extproc.ports import Closing
+from extproc.core.quota.costs import Bound, Cost
+from extproc.core.quota.ledger import Entry
+from extproc.core.quota.limits import Bucket, Limit, Mode, Scope, Subject, Unit, Window, interval_at
+from extproc.core.quota.reservation import Reservation
+from extproc.core.quota.settlement import Outcome, charges, expiry
+from extproc.core.quota.usage import Usage
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity
+from extproc.ports.counters import Closing
 
 # The servers forget by their own clock, so the tests' clock must be near it.
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -8,16 +8,18 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from plain_model import PlainModel
-from reservations import NOW, bucket, reservation, who
 
-from extproc.core.costs import EVEN, Bound, Cost, Weights
-from extproc.core.ledger import closed_entry
-from extproc.core.limits import Mode, Scope, Unit, Window
-from extproc.core.quota import Denied
-from extproc.core.settlement import Estimates, charges, expiry, released
-from extproc.core.usage import Usage
-from extproc.ports import Closing, StoreError
+from extproc.core.quota.costs import EVEN, Bound, Cost, Weights
+from extproc.core.quota.ledger import closed_entry
+from extproc.core.quota.limits import Mode, Scope, Unit, Window
+from extproc.core.quota.reservation import Denied
+from extproc.core.quota.settlement import Estimates, charges, expiry, released
+from extproc.core.quota.usage import Usage
+from extproc.ports.base import StoreError
+from extproc.ports.counters import Closing
+
+from .plain_model import PlainModel
+from .reservations import NOW, bucket, reservation, who
 
 # The same scripts run in both servers: what differs between these shows soon.
 SEEDS = {"memory": 80, "valkey": 80, "redis_server": 20}

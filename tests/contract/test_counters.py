@@ -6,7 +6,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from reservations import (
+
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.reservation import Admitted, BucketState, Count, Denied
+from extproc.core.quota.settlement import Outcome
+from extproc.ports.base import StoreError
+
+from .reservations import (
     HOSTILE,
     NOW,
     SA_IP,
@@ -20,11 +26,6 @@ from reservations import (
     settled,
     who,
 )
-
-from extproc.core.costs import Cost
-from extproc.core.quota import Admitted, BucketState, Count, Denied
-from extproc.core.settlement import Outcome
-from extproc.ports import StoreError
 
 # ---------------------------------------------------------------- reserving
 

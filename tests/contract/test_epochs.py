@@ -5,15 +5,17 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from ready import make_ready
-from reservations import NOW, counts, expired, outcomes, released, reservation, settled, who
 
-from extproc.core.costs import Cost
-from extproc.core.endpoints import Endpoint
-from extproc.core.partitions import PARTITIONS, partition_of
-from extproc.core.quota import Admitted, Denied
-from extproc.core.settlement import Outcome
-from extproc.ports import StoreError, UnreadyError, Used
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.partitions import PARTITIONS, partition_of
+from extproc.core.quota.reservation import Admitted, Denied
+from extproc.core.quota.settlement import Outcome
+from extproc.core.request.endpoints import Endpoint
+from extproc.ports.base import StoreError, UnreadyError
+from extproc.ports.epochs import Used
+
+from .ready import make_ready
+from .reservations import NOW, counts, expired, outcomes, released, reservation, settled, who
 
 ACME = partition_of("acme")
 

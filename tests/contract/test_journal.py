@@ -3,11 +3,12 @@
 import asyncio
 from dataclasses import replace
 
-from reservations import entry, released, reservation, settled, who
+from extproc.core.quota.ledger import Charge
+from extproc.core.quota.partitions import partition_of
+from extproc.ports.counters import Closed, Receipt
+from extproc.ports.journal import Journalled
 
-from extproc.core.ledger import Charge
-from extproc.core.partitions import partition_of
-from extproc.ports import Closed, Journalled, Receipt
+from .reservations import entry, released, reservation, settled, who
 
 TENANTS = [f"t{n}" for n in range(40)]
 
@@ -174,7 +175,7 @@ async def test_the_backlog_says_how_much_waits_and_for_how_long(counters):
 
 
 async def test_the_journal_outlives_epochs(backend, replicas):
-    from ready import make_ready
+    from .ready import make_ready
 
     one, two = replicas
     line, receipt = await ended(one)

@@ -5,12 +5,13 @@ import random
 from dataclasses import replace
 
 import pytest
-from reservations import HOSTILE, entry, who
 
-from extproc.core.costs import Cost
-from extproc.core.settlement import Outcome
-from extproc.core.usage import Usage
-from extproc.ports import DailyUsage, UsageFilter
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.settlement import Outcome
+from extproc.core.quota.usage import Usage
+from extproc.ports.ledger import DailyUsage, UsageFilter
+
+from .reservations import HOSTILE, entry, who
 
 ALL = UsageFilter()
 _SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated", "price")

@@ -5,7 +5,16 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from reservations import (
+
+from extproc.core.quota.costs import MAX_WEIGHT, Bound, Cost, Weights
+from extproc.core.quota.limits import MAX_AMOUNT, Mode, Unit
+from extproc.core.quota.reservation import Admitted, BucketState, Count, Denied
+from extproc.core.quota.settlement import Estimates, Outcome, charges
+from extproc.core.quota.usage import Usage
+from extproc.ports.base import StoreError
+from extproc.ports.counters import Closed, Closing
+
+from .reservations import (
     NOW,
     TTL_S,
     bound_by,
@@ -18,13 +27,6 @@ from reservations import (
     strictly,
     who,
 )
-
-from extproc.core.costs import MAX_WEIGHT, Bound, Cost, Weights
-from extproc.core.limits import MAX_AMOUNT, Mode, Unit
-from extproc.core.quota import Admitted, BucketState, Count, Denied
-from extproc.core.settlement import Estimates, Outcome, charges
-from extproc.core.usage import Usage
-from extproc.ports import Closed, Closing, StoreError
 
 LATE = NOW + timedelta(seconds=TTL_S + 1)
 PER_UNIT = [{"unit": unit} for unit in Unit]

@@ -8,15 +8,16 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from reservations import short
 
-from extproc.core.policies import Defaults, short_limits
-from extproc.limits_follower import FollowerOptions, LimitsFollower
+from extproc.core.quota.policies import Defaults, short_limits
+from extproc.metering.limits_cache import FollowerOptions, LimitsFollower
 from extproc.observe.metrics import Metrics
-from extproc.ports import StoreError
-from extproc.stores.memory import MemoryTenants
+from extproc.ports.base import StoreError
+from extproc.stores.memory.ledger import MemoryTenants
 from extproc.stores.mongo.client import TENANTS
 from extproc.stores.mongo.tenants import MongoTenants
+
+from .reservations import short
 
 DEFAULTS = Defaults(short_limits(7, None), ZoneInfo("UTC"))
 LONG = FollowerOptions(poll_s=60.0, refresh_s=60.0, settle_s=0.01)

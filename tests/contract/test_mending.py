@@ -5,13 +5,15 @@ import logging
 from dataclasses import replace
 
 import pytest
-from reservations import entry, who
 
-from extproc.core.settlement import Outcome
-from extproc.ports import StoreError, UsageFilter
+from extproc.core.quota.settlement import Outcome
+from extproc.ports.base import StoreError
+from extproc.ports.ledger import UsageFilter
 from extproc.stores.mongo.client import DAILY, DAILY_ASIDE, LEDGER
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.mending import is_broken
+
+from .reservations import entry, who
 
 ALL = UsageFilter()
 MIB = 1024 * 1024

@@ -11,17 +11,19 @@ from urllib.parse import urlsplit
 import pytest
 from pymongo import monitoring
 from pymongo.errors import OperationFailure
-from reservations import NOW, entry, who
 
-from extproc.core.ledger import Charge
-from extproc.core.settlement import Outcome
+from extproc.core.quota.ledger import Charge
+from extproc.core.quota.settlement import Outcome
 from extproc.local import parts
 from extproc.local.ports import HOST, free_ports
-from extproc.ports import StoreError, UsageFilter
+from extproc.ports.base import StoreError
+from extproc.ports.ledger import UsageFilter
 from extproc.stores.mongo.client import LEDGER, Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
 from tests.missing import missing
+
+from .reservations import NOW, entry, who
 
 ALL = UsageFilter()
 LATER = int(NOW.timestamp()) + 3600

@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import pytest
 from pymongo.errors import OperationFailure
-from reservations import entry, who
 
-from extproc.core.costs import Cost
-from extproc.core.settlement import Outcome
-from extproc.ports import DailyUsage, StoreError, UsageFilter
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.settlement import Outcome
+from extproc.ports.base import StoreError
+from extproc.ports.ledger import DailyUsage, UsageFilter
 from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, MongoOptions, translated
 from extproc.stores.mongo.documents import ModelNames
 from extproc.stores.mongo.ledger import MongoLedger
+
+from .reservations import entry, who
 
 ALL = UsageFilter()
 TALK = {"serviceAccount": "sa", "clientIP": "10.0.0.1", "date": "2026-03-01", "usage": 500}

@@ -5,14 +5,16 @@ from datetime import datetime
 
 import pytest
 from pymongo import monitoring
-from reservations import NOW, entry, reservation
 
-from extproc.core.ledger import Charge
-from extproc.ports import StoreError, UsageFilter
+from extproc.core.quota.ledger import Charge
+from extproc.ports.base import StoreError
+from extproc.ports.ledger import UsageFilter
 from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICAS, Mongo, MongoOptions
 from extproc.stores.mongo.documents import entry_document
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
+
+from .reservations import NOW, entry, reservation
 
 ALL = UsageFilter()
 LATER = int(NOW.timestamp()) + 3600

@@ -5,12 +5,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from reservations import HOSTILE, NOW, bound_by, entry, reservation, strictly, who
 
-from extproc.core.ledger import Charge
-from extproc.core.limits import Unit
-from extproc.core.settlement import Outcome
-from extproc.ports import UsageFilter
+from extproc.core.quota.ledger import Charge
+from extproc.core.quota.limits import Unit
+from extproc.core.quota.settlement import Outcome
+from extproc.ports.ledger import UsageFilter
+
+from .reservations import HOSTILE, NOW, bound_by, entry, reservation, strictly, who
 
 ALL = UsageFilter()
 

@@ -12,9 +12,21 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from ready import make_ready
 from redis.crc import key_slot
-from reservations import (
+
+from extproc.core.quota.costs import Cost, Weights
+from extproc.core.quota.partitions import PARTITIONS, partition_of
+from extproc.core.quota.reservation import Admitted, Denied
+from extproc.core.quota.settlement import Estimates, Outcome, charges
+from extproc.core.quota.usage import Usage
+from extproc.local.ports import HOST, free_ports
+from extproc.ports.base import StoreError, UnreadyError
+from extproc.ports.counters import Closing, Receipt
+from extproc.ports.epochs import Used
+from extproc.stores.redis import RedisCounters, RedisOptions, server
+
+from .ready import make_ready
+from .reservations import (
     HOSTILE,
     NOW,
     TTL_S,
@@ -29,15 +41,6 @@ from reservations import (
     strictly,
     who,
 )
-
-from extproc.core.costs import Cost, Weights
-from extproc.core.partitions import PARTITIONS, partition_of
-from extproc.core.quota import Admitted, Denied
-from extproc.core.settlement import Estimates, Outcome, charges
-from extproc.core.usage import Usage
-from extproc.local.ports import HOST, free_ports
-from extproc.ports import Closing, Receipt, StoreError, UnreadyError, Used
-from extproc.stores.redis import RedisCounters, RedisOptions, server
 
 _TAG = re.compile(r"^tw:\{([^{}]+)\}:([0-9a-f]{16}):(b:|r:|open$)")
 ACME = partition_of("acme")

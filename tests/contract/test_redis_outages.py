@@ -5,21 +5,23 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
-from servers import program, until
-from topologies import caught_up, cluster_url, is_master, on_node
 
 from extproc.app import SystemClock
-from extproc.core.identity import Identity
-from extproc.core.partitions import PARTITIONS, partition_of
-from extproc.core.quota import Admitted, Unavailable
-from extproc.core.settlement import Outcome
+from extproc.core.quota.partitions import PARTITIONS, partition_of
+from extproc.core.quota.reservation import Admitted, Unavailable
+from extproc.core.quota.settlement import Outcome
+from extproc.core.request.identity import Identity
 from extproc.local import parts
-from extproc.ports import StoreError, UsageFilter
-from extproc.recovery import Recovery, RecoveryOptions
-from extproc.stores.memory import MemoryLedger
+from extproc.metering.rebuild import Recovery, RecoveryOptions
+from extproc.ports.base import StoreError
+from extproc.ports.ledger import UsageFilter
+from extproc.stores.memory.ledger import MemoryLedger
 from extproc.stores.redis import RedisCounters, RedisOptions
-from tests.accounting.world import World, usage
+from tests.metering.world import World, usage
 from tests.missing import missing
+
+from .servers import program, until
+from .topologies import caught_up, cluster_url, is_master, on_node
 
 WHO = [
     next(Identity(t, "sa", "10.0.0.1") for t in map("t{}".format, range(999)) if partition_of(t) == p)

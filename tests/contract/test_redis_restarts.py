@@ -5,18 +5,19 @@ import random
 from dataclasses import replace
 
 import pytest
-from ready import make_ready
-from reservations import counts, entry, outcomes, reservation, settled, who
-from servers import Restartable, program, running
 
-from extproc.core.partitions import partition_of
-from extproc.core.quota import Admitted
-from extproc.core.settlement import Outcome
+from extproc.core.quota.partitions import partition_of
+from extproc.core.quota.reservation import Admitted
+from extproc.core.quota.settlement import Outcome
 from extproc.local import parts
 from extproc.local.ports import free_ports
-from extproc.ports import StoreError, UnreadyError
+from extproc.ports.base import StoreError, UnreadyError
 from extproc.stores.redis import RedisCounters, RedisOptions
 from tests.missing import missing
+
+from .ready import make_ready
+from .reservations import counts, entry, outcomes, reservation, settled, who
+from .servers import Restartable, program, running
 
 ACME = partition_of("acme")
 AOF = ("--appendonly", "yes", "--appendfsync", "always")

@@ -5,20 +5,22 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from ready import make_ready
 from redis.crc import key_slot
-from reservations import counts, entry, expired, outcomes, reservation, settled, who
-from servers import Restartable, program, running, until
-from topologies import caught_up, cluster_url, is_master, on_node
 
-from extproc.core.partitions import PARTITIONS, partition_of
-from extproc.core.quota import Admitted
-from extproc.core.settlement import Outcome
+from extproc.core.quota.partitions import PARTITIONS, partition_of
+from extproc.core.quota.reservation import Admitted
+from extproc.core.quota.settlement import Outcome
 from extproc.local import parts
 from extproc.local.ports import HOST, free_ports
-from extproc.ports import StoreError, UnreadyError, Used
+from extproc.ports.base import StoreError, UnreadyError
+from extproc.ports.epochs import Used
 from extproc.stores.redis import RedisCounters, RedisOptions
 from tests.missing import missing
+
+from .ready import make_ready
+from .reservations import counts, entry, expired, outcomes, reservation, settled, who
+from .servers import Restartable, program, running, until
+from .topologies import caught_up, cluster_url, is_master, on_node
 
 TENANTS = [next(f"t{n}" for n in range(999) if partition_of(f"t{n}") == p) for p in range(PARTITIONS)]
 ACME = partition_of("acme")

@@ -5,11 +5,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from reservations import NOW, counts, expired, outcomes, released, reservation, settled, strictly, who
 
-from extproc.core.costs import Cost
-from extproc.core.quota import Admitted, Count, Denied
-from extproc.core.settlement import Outcome
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.reservation import Admitted, Count, Denied
+from extproc.core.quota.settlement import Outcome
+
+from .reservations import NOW, counts, expired, outcomes, released, reservation, settled, strictly, who
 
 
 def renewed(held, output=None, more_s=60):

@@ -5,13 +5,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from reservations import NOW, entry, short, who
 
-from extproc.ports import ConflictError, StoreError, UsageFilter
+from extproc.ports.base import ConflictError, StoreError
+from extproc.ports.ledger import UsageFilter
 from extproc.stores.mongo import ledger as mongo_ledger
 from extproc.stores.mongo.client import LEDGER, TENANTS, Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.tenants import MongoTenants
+
+from .reservations import NOW, entry, short, who
 
 ALL = UsageFilter()
 

@@ -8,13 +8,14 @@ import pytest
 from bson import decode, encode
 from bson.datetime_ms import DatetimeMS
 from pymongo.errors import DuplicateKeyError
-from reservations import HOSTILE, short
 
-from extproc.core.binding import Policy
-from extproc.core.policies import Defaults, policy_from, short_limits
-from extproc.ports import ConflictError, StoreError
+from extproc.core.quota.binding import Policy
+from extproc.core.quota.policies import Defaults, policy_from, short_limits
+from extproc.ports.base import ConflictError, StoreError
 from extproc.stores.mongo.client import TENANTS
 from extproc.stores.mongo.tenants import MongoTenants
+
+from .reservations import HOSTILE, short
 
 DEFAULTS = Defaults(short_limits(1, None), ZoneInfo("UTC"))
 

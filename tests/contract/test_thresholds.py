@@ -4,12 +4,12 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
-from reservations import NOW, bound_by, bucket, counts, expired, released, reservation, settled, strictly, who
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.limits import MAX_AMOUNT, Mode, Unit
+from extproc.core.quota.settlement import Outcome
+from extproc.ports.counters import Closed, Closing, Crossed
 
-from extproc.core.costs import Cost
-from extproc.core.limits import MAX_AMOUNT, Mode, Unit
-from extproc.core.settlement import Outcome
-from extproc.ports import Closed, Closing, Crossed
+from .reservations import NOW, bound_by, bucket, counts, expired, released, reservation, settled, strictly, who
 
 PERCENT = (80, 95, 100)
 

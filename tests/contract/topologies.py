@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest_asyncio
 from redis.crc import key_slot
 from redis.exceptions import RedisError
-from servers import Restartable, program, running, until
 
 from extproc.local.ports import HOST, free_ports
+
+from .servers import Restartable, program, running, until
 
 CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0")
 CLUSTER += ("--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0")

@@ -10,14 +10,14 @@ from zoneinfo import ZoneInfo
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from extproc.core.addresses import ClientIP
-from extproc.core.binding import Policy, bind
-from extproc.core.costs import MAX_WEIGHT, Bound, Cost, Weights
-from extproc.core.endpoints import Endpoint
-from extproc.core.identity import Identity, ServiceAccount, TenantId
-from extproc.core.limits import Limit, Scope, Window
-from extproc.core.quota import Reservation, ReservationId
-from extproc.core.usage import Usage
+from extproc.core.quota.binding import Policy, bind
+from extproc.core.quota.costs import MAX_WEIGHT, Bound, Cost, Weights
+from extproc.core.quota.limits import Limit, Scope, Window
+from extproc.core.quota.reservation import Reservation, ReservationId
+from extproc.core.quota.usage import Usage
+from extproc.core.request.addresses import ClientIP
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity, ServiceAccount, TenantId
 
 FUZZ = settings(max_examples=200, deadline=None)
 FEWER = settings(max_examples=60, deadline=None)

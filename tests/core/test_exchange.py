@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.costs import Bound, Cost
-from extproc.core.endpoints import Endpoint
 from extproc.core.events import (
     Ask,
     BodyReply,
@@ -32,10 +30,10 @@ from extproc.core.events import (
     TrailersReply,
 )
 from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
-from extproc.core.identity import IdentityRules
-from extproc.core.insight import Insight
-from extproc.core.limits import Limit, Mode, Scope, Subject, Window
-from extproc.core.quota import (
+from extproc.core.quota.costs import Bound, Cost
+from extproc.core.quota.insight import Insight
+from extproc.core.quota.limits import Limit, Mode, Scope, Subject, Window
+from extproc.core.quota.reservation import (
     BucketState,
     Count,
     Denied,
@@ -46,9 +44,11 @@ from extproc.core.quota import (
     decide,
     denied,
 )
+from extproc.core.quota.settlement import Outcome, Settlement
+from extproc.core.quota.usage import NO_USAGE, Usage
 from extproc.core.rejections import DeniedStyle
-from extproc.core.settlement import Outcome, Settlement
-from extproc.core.usage import NO_USAGE, Usage
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import IdentityRules
 from tests.recordings import recorded
 
 from .samples import (

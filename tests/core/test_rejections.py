@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core import rejections
-from extproc.core.endpoints import Endpoint
-from extproc.core.identity import UnusableIdentity
-from extproc.core.limits import Bucket, Limit, Scope, Unit, Window, interval_at
-from extproc.core.quota import BucketState, Count, Denied
+from extproc.core.quota.limits import Bucket, Limit, Scope, Unit, Window, interval_at
+from extproc.core.quota.reservation import BucketState, Count, Denied
 from extproc.core.rejections import DeniedStyle, Rejection
-from extproc.core.requests import Malformed
+from extproc.core.request.body import Malformed
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import UnusableIdentity
 
 from .samples import BERLIN, FUZZ, NOW
 

@@ -15,7 +15,8 @@ import yaml
 
 from tests.charts import schemas
 from tests.charts.helm import CHARTS, HELMS, ROOT, Document, kinds, pick, render, tool
-from tests.deploy.tree import CLUSTERS, FLUX, build, folders, merged, named, objects, rendered, steps
+
+from .tree import CLUSTERS, FLUX, build, folders, merged, named, objects, rendered, steps
 
 OURS = ("platform", "tokenweir", "kserve-model", "kserve-general")
 # What the charts ask the cluster for; the controllers bring it.

@@ -13,8 +13,9 @@ import yaml
 
 from tests.charts import schemas
 from tests.charts.helm import ROOT, kinds, pick
-from tests.deploy.tree import FLUX, build, merged, rendered
 from tests.missing import missing
+
+from .tree import FLUX, build, merged, rendered
 
 LOCAL = ROOT / "deploy" / "local"
 SCRIPT = LOCAL / "kind.sh"

@@ -6,11 +6,12 @@ from functools import partial
 
 import pytest
 import pytest_asyncio
-from conftest_stores import make_bucket, run_mongo, run_s3
 from pymongo import AsyncMongoClient
-from running import Dumper, dumper_in
 
 from extproc.local.ports import free_ports
+
+from .conftest_stores import make_bucket, run_mongo, run_s3
+from .running import Dumper, dumper_in
 
 
 @pytest.fixture

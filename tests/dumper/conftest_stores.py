@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 
 import boto3
 from botocore.config import Config
-from running import answers
 
 from extproc.local import parts
 from extproc.local.ports import HOST
 from extproc.local.process import Command, start
 from tests.missing import missing
+
+from .running import answers
 
 
 @asynccontextmanager

@@ -5,11 +5,12 @@ import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest_stores import run_mongo
 from pymongo import AsyncMongoClient
-from running import until
 
 from extproc.local.ports import free_ports
+
+from .conftest_stores import run_mongo
+from .running import until
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from conftest_stores import make_bucket, run_s3
-from running import until
 
 from extproc.local.ports import HOST, free_ports
+
+from .conftest_stores import make_bucket, run_s3
+from .running import until
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import sys
 
 import httpx
 import pytest
-from running import event, until
 
 from extproc.local.ports import free_ports
+
+from .running import event, until
 
 STRUCTURED = {
     "specversion": "1.0",

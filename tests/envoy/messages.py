@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 
 from google.protobuf.struct_pb2 import Struct
 
-from extproc.core.costs import Cost
-from extproc.core.endpoints import Endpoint
-from extproc.core.insight import Insight
-from extproc.core.limits import Bucket, Interval, Limit, Scope, Window
-from extproc.core.quota import Admitted, Denied, Reservation, Unavailable, admitted, denied
-from extproc.core.quota import Count as Tokens
-from extproc.core.routes import NO_ROUTE
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.insight import Insight
+from extproc.core.quota.limits import Bucket, Interval, Limit, Scope, Window
+from extproc.core.quota.reservation import Admitted, Denied, Reservation, Unavailable, admitted, denied
+from extproc.core.quota.reservation import Count as Tokens
+from extproc.core.quota.routes import NO_ROUTE
+from extproc.core.request.endpoints import Endpoint
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -1,7 +1,6 @@
 """Protobuf <-> core values."""
 
 import pytest
-from messages import claims, header_map, request_head, struct
 
 from extproc.core.events import (
     BodyReply,
@@ -16,10 +15,12 @@ from extproc.core.events import (
     TrailersReply,
 )
 from extproc.core.exchange import ProtocolError
-from extproc.core.identity import IdentityRules
 from extproc.core.rejections import Rejection
+from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys, reply_message
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
+
+from .messages import claims, header_map, request_head, struct
 
 RULES = IdentityRules(service_account_header="oc_sa")
 

@@ -10,11 +10,11 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import UInt64Value
 
-from extproc.core.hits import Hit
-from extproc.core.identity import Identity
-from extproc.core.limits import Bucket, Interval, Limit, Scope, Unit, Window
-from extproc.core.quota import Admitted, BucketState, Count, Denied, Suspended, Unavailable
+from extproc.core.quota.hits import Hit
+from extproc.core.quota.limits import Bucket, Interval, Limit, Scope, Unit, Window
+from extproc.core.quota.reservation import Admitted, BucketState, Count, Denied, Suspended, Unavailable
 from extproc.core.rejections import DeniedStyle
+from extproc.core.request.identity import Identity
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as pb
 from extproc.envoy.rate_limit import SERVICE, RateLimitServicer, rate_limit_handler
 from extproc.observe.metrics import Metrics

@@ -13,18 +13,20 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from messages import EXCHANGE, REPLIES, kinds, request_body, request_head
 
 from extproc import app
-from extproc.core.settlement import Outcome
+from extproc.core.quota.settlement import Outcome
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.server import SERVICE, BindError
 from extproc.local.ports import HOST, free_ports
-from extproc.ports import StoreError, UsageFilter
+from extproc.ports.base import StoreError
+from extproc.ports.ledger import UsageFilter
 from extproc.serve import _cancel, serve
-from extproc.settings import load
-from extproc.stores.memory import MemoryLedger, MemoryTenants
-from extproc.stores.memory_counters import MemoryCounters
+from extproc.settings.load import load
+from extproc.stores.memory.counters import MemoryCounters
+from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
+
+from .messages import EXCHANGE, REPLIES, kinds, request_body, request_head
 
 
 class Life:

@@ -6,17 +6,28 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from messages import EXCHANGE, NOW, REPLIES, Books, kinds, request_body, request_head, response_body, response_head
 
 from extproc.core.exchange import ExchangeRules
-from extproc.core.identity import IdentityRules
-from extproc.core.routes import NO_ROUTE, read_route
+from extproc.core.quota.routes import NO_ROUTE, read_route
+from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.rate_limit import RateLimitServicer
 from extproc.envoy.server import SERVICE, BindError, Server, ServerOptions
 from extproc.envoy.servicer import GrpcServicer, Servicer
 from extproc.observe.metrics import Metrics
+
+from .messages import (
+    EXCHANGE,
+    NOW,
+    REPLIES,
+    Books,
+    kinds,
+    request_body,
+    request_head,
+    response_body,
+    response_head,
+)
 
 MAX_BODY_BYTES = 4 << 20
 RULES = ExchangeRules(IdentityRules(), max_body_bytes=MAX_BODY_BYTES)

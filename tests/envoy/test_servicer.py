@@ -4,7 +4,17 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from messages import (
+
+from extproc.core.exchange import ExchangeRules, ProtocolError
+from extproc.core.quota.reservation import Denied, Unavailable
+from extproc.core.request.identity import IdentityRules
+from extproc.envoy.codec import Codec, MetadataKeys
+from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
+from extproc.envoy.servicer import Servicer
+from extproc.observe import logs
+from extproc.observe.metrics import Metrics
+
+from .messages import (
     ANSWER,
     CHAT,
     EXCHANGE,
@@ -17,15 +27,6 @@ from messages import (
     response_body,
     response_head,
 )
-
-from extproc.core.exchange import ExchangeRules, ProtocolError
-from extproc.core.identity import IdentityRules
-from extproc.core.quota import Denied, Unavailable
-from extproc.envoy.codec import Codec, MetadataKeys
-from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
-from extproc.envoy.servicer import Servicer
-from extproc.observe import logs
-from extproc.observe.metrics import Metrics
 
 RULES = ExchangeRules(IdentityRules())
 STREAM = CHAT | {"stream": True, "stream_options": {"include_usage": True}}

@@ -4,9 +4,10 @@ import io
 import wave
 
 import pytest
-from model_calls import CALLS, MODEL, Call, answer, calling, events_of, post, stream, transcription, wav
 
 from extproc.local.model import SampleModel
+
+from .model_calls import CALLS, MODEL, Call, answer, calling, events_of, post, stream, transcription, wav
 
 PATH = "/v1/audio/transcriptions"
 SPEECH = CALLS["audio_speech"]

@@ -4,10 +4,11 @@ from contextlib import asynccontextmanager
 
 import openai
 import pytest
-from model_calls import MODEL, wav
 
 from extproc.local.model import SampleModel, running
 from tests.missing import missing
+
+from .model_calls import MODEL, wav
 
 TURNS = [{"role": "user", "content": "1 + 1 =?"}]
 COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")

@@ -9,10 +9,23 @@ from importlib.util import find_spec
 
 import httpx
 import pytest
-from model_calls import CALLS, MODEL, STREAMS, TURNS, Call, answer, calling, events_of, post, stream, transcription
 
 from extproc.local.model import Fault, SampleModel, running, sending
 from tests.missing import missing
+
+from .model_calls import (
+    CALLS,
+    MODEL,
+    STREAMS,
+    TURNS,
+    Call,
+    answer,
+    calling,
+    events_of,
+    post,
+    stream,
+    transcription,
+)
 
 # What tells its usage when asked plainly.
 TELLING = {

@@ -6,9 +6,10 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_calls import CALLS
 
 from extproc.local.model import SampleModel
+
+from .model_calls import CALLS
 
 APP = SampleModel(max_model_len=128)
 JSON_CALLS = {name: call for name, call in CALLS.items() if not call.is_form}

@@ -5,9 +5,10 @@ import zlib
 from base64 import b64decode
 
 import pytest
-from model_calls import CALLS, MODEL, TURNS, Call, answer, calling, post
 
 from extproc.local.model import SampleModel
+
+from .model_calls import CALLS, MODEL, TURNS, Call, answer, calling, post
 
 IMAGES = CALLS["images"]
 

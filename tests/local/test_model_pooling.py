@@ -5,9 +5,10 @@ import struct
 from base64 import b64decode
 
 import pytest
-from model_calls import CALLS, MODEL, Call, answer, calling, post
 
 from extproc.local.model import SampleModel
+
+from .model_calls import CALLS, MODEL, Call, answer, calling, post
 
 EMBED = CALLS["embeddings"]
 

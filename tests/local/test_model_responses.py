@@ -1,10 +1,11 @@
 """The Responses API: plain and streamed say and count the same, in the shapes of a recorded vLLM."""
 
 import pytest
-from model_calls import CALLS, MODEL, Call, answer, calling, events_of, keys, post, stream
 
 from extproc.local.model import SampleModel
 from tests.recordings import recorded_text as recorded
+
+from .model_calls import CALLS, MODEL, Call, answer, calling, events_of, keys, post, stream
 
 RESPONSES = CALLS["responses"]
 

@@ -1,9 +1,10 @@
 """What usage tells is what the server counts itself, and the details that were asked for are parts of it."""
 
 import pytest
-from model_calls import CALLS, MODEL, STREAMS, Call, answer, calling, post, stream
 
 from extproc.local.model import SampleModel
+
+from .model_calls import CALLS, MODEL, STREAMS, Call, answer, calling, post, stream
 
 PROMPT, COMPLETION, SECONDS = "prompt_tokens", "completion_tokens", "audio_seconds"
 

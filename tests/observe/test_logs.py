@@ -7,7 +7,7 @@ import pytest
 
 from extproc.local.ports import free_ports
 from extproc.observe import logs
-from extproc.ports import StoreError
+from extproc.ports.base import StoreError
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.redis import RedisCounters, RedisOptions
 

@@ -4,22 +4,22 @@ from datetime import UTC, datetime
 import pytest
 from prometheus_client import generate_latest
 
-from extproc.accounting import Accounting, AccountingOptions
-from extproc.books import Books, BooksOptions
-from extproc.core.endpoints import Endpoint
 from extproc.core.events import Ask
-from extproc.core.identity import Identity
-from extproc.core.models import ModelProfile, Models
-from extproc.core.policies import Defaults, short_limits
-from extproc.core.requests import RequestFacts
-from extproc.core.settlement import Outcome, Settlement, released
-from extproc.core.usage import Usage
-from extproc.estimator import Estimator, NoCounter
-from extproc.limits_follower import FollowerOptions, LimitsFollower
+from extproc.core.quota.models import ModelProfile, Models
+from extproc.core.quota.policies import Defaults, short_limits
+from extproc.core.quota.settlement import Outcome, Settlement, released
+from extproc.core.quota.usage import Usage
+from extproc.core.request.body import RequestFacts
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity
+from extproc.metering.estimator import Estimator, NoCounter
+from extproc.metering.limits_cache import FollowerOptions, LimitsFollower
+from extproc.metering.service import Accounting, AccountingOptions
+from extproc.metering.settler import Books, BooksOptions
+from extproc.metering.stored import Stored
 from extproc.observe.metrics import OTHER, Metrics
-from extproc.stored import Stored
-from extproc.stores.memory import MemoryLedger, MemoryTenants
-from extproc.stores.memory_counters import MemoryCounters
+from extproc.stores.memory.counters import MemoryCounters
+from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
 from extproc.stores.spool import NoSpool
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

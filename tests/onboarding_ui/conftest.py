@@ -4,7 +4,8 @@ import shutil
 from urllib.parse import urlsplit
 
 import pytest
-from served import DESKTOP, part, serve
+
+from .served import DESKTOP, part, serve
 
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 

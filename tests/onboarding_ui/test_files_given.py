@@ -6,13 +6,14 @@ import subprocess
 
 import pytest
 import yaml
-from served import git, helm
 
 from extproc.onboarding import charts, files
 from extproc.onboarding.errors import OnboardingError
 from extproc.onboarding.ui import essentials, filling, form, products
 from extproc.onboarding.ui.opened import open_file
 from extproc.onboarding.ui.writing import dump, inline, means, same
+
+from .served import git, helm
 
 # Plain, Go's YAML or Python's would take these for something else, or not at all.
 TRAPS = [

@@ -4,11 +4,12 @@ import subprocess
 
 import pytest
 import yaml
-from acting import download, field, objects, problem_at, settled, shown, tab, values
-from served import git, helm
 
 from extproc.onboarding import checking
 from extproc.onboarding import helm as rendering
+
+from .acting import download, field, objects, problem_at, settled, shown, tab, values
+from .served import git, helm
 
 COMMENTED = """\
 # The team's model.

@@ -1,8 +1,9 @@
 """The form on a phone, by keyboard alone, for screen readers, in light and dark."""
 
 import pytest
-from acting import field, settled, shown, tab, values
-from served import PHONE
+
+from .acting import field, settled, shown, tab, values
+from .served import PHONE
 
 WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 # What a finger or a pointer is meant to hit: inside the width, and at least 24 px each way (WCAG 2.2, 2.5.8).

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served import ROOT, serve
 
 from extproc.onboarding.ui.latest import Latest
+
+from .served import ROOT, serve
 
 DRAFT = {"chart": "kserve-model", "release": "iris", "namespace": "models", "values": {}}
 

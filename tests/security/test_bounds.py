@@ -12,9 +12,9 @@ import grpc
 import httpx
 import pytest
 
-from extproc.core.buffers import Buffers
 from extproc.core.exchange import ExchangeRules
-from extproc.core.identity import IdentityRules
+from extproc.core.request.buffers import Buffers
+from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.patience import Waits
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from extproc.cli import app
 from extproc.core.exchange import ExchangeRules
-from extproc.core.identity import IdentityRules
+from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as rls
@@ -23,8 +23,8 @@ from extproc.envoy.servicer import GrpcServicer, Servicer
 from extproc.envoy.tls import Certificates, TLSOptions
 from extproc.local.envoy_config import ProcessorTLS
 from extproc.observe.metrics import Metrics
-from extproc.setting_server import ServerSettings
-from extproc.settings import load
+from extproc.settings.load import load
+from extproc.settings.server import ServerSettings
 from tests.envoy.messages import NOW, Books, request_body, request_head
 from tests.system.callers import Caller
 from tests.system.marks import SYSTEM

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from extproc.admin.service import By
-from extproc.ports import UsageFilter
+from extproc.ports.ledger import UsageFilter
 from tests.system.callers import CHAT, Caller, chat, scrape
 from tests.system.marks import SYSTEM
 from tests.system.upstreams import ANSWER

@@ -5,12 +5,12 @@ import logging
 import pytest
 
 from extproc import app
-from extproc.core.identity import IdentityRules, UnusableIdentity, identify
-from extproc.core.limits import Bucket, Interval, Limit, Scope, Window
-from extproc.core.usage import Usage
+from extproc.core.quota.limits import Bucket, Interval, Limit, Scope, Window
+from extproc.core.quota.usage import Usage
+from extproc.core.request.identity import IdentityRules, UnusableIdentity, identify
 from extproc.observe.metrics import Metrics
-from extproc.ports import StoreError
-from extproc.settings import SettingsError, load
+from extproc.ports.base import StoreError
+from extproc.settings.load import SettingsError, load
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@
 import asyncio
 from dataclasses import dataclass, replace
 
-from extproc.core.endpoints import Endpoint
 from extproc.core.events import Ask
-from extproc.core.identity import Identity
-from extproc.core.quota import Admitted
-from extproc.core.requests import RequestFacts
-from extproc.core.settlement import Estimates, released
-from extproc.core.usage import Usage
+from extproc.core.quota.reservation import Admitted
+from extproc.core.quota.settlement import Estimates, released
+from extproc.core.quota.usage import Usage
+from extproc.core.request.body import RequestFacts
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity
 
 BYTES_PER_OUTPUT_TOKEN = 1
 _GROWTH = 16

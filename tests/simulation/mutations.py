@@ -3,17 +3,17 @@
 from contextlib import contextmanager
 from unittest import mock
 
-from extproc.accounting import Accounting
-from extproc.books import Books
-from extproc.clocks import SyncedClock
-from extproc.core.quota import Admitted
-from extproc.held import Held
-from extproc.orphans import Orphans
-from extproc.ports import UnreadyError
-from extproc.recovery import Recovery
-from extproc.standby import Standby
-from extproc.stores.memory import MemoryLedger
-from extproc.stores.memory_counters import MemoryCounters
+from extproc.core.quota.reservation import Admitted
+from extproc.metering.journal_sweeper import Orphans
+from extproc.metering.leases import Held
+from extproc.metering.local_admission import Standby
+from extproc.metering.rebuild import Recovery
+from extproc.metering.service import Accounting
+from extproc.metering.settler import Books
+from extproc.metering.shared_clock import SyncedClock
+from extproc.ports.base import UnreadyError
+from extproc.stores.memory.counters import MemoryCounters
+from extproc.stores.memory.ledger import MemoryLedger
 
 from . import nemesis
 
@@ -30,7 +30,7 @@ def _no_epoch_check(self, reservation, *, ready):
 
 
 def _partition(reservation):
-    from extproc.core import partitions
+    from extproc.core.quota import partitions
 
     return partitions.partition_of(reservation.identity.tenant)
 
@@ -88,7 +88,7 @@ async def _reserves_without_asking(self, reservation):
     decision = await _reserve(self, reservation)
     if isinstance(decision, Admitted):
         return decision
-    from extproc.core.quota import admitted
+    from extproc.core.quota.reservation import admitted
 
     return admitted(reservation, [state.count for state in [decision.state] * len(reservation.buckets)])
 

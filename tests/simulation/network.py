@@ -7,7 +7,8 @@ its caller gave up, was killed, or has sent others; it may be carried out though
 import contextvars
 from dataclasses import dataclass
 
-from extproc.ports import Closing, StoreError
+from extproc.ports.base import StoreError
+from extproc.ports.counters import Closing
 
 # What can become of one call.
 PASS, SLOW, REFUSED, REPLY_LOST, HANGS, TWICE, LATE = range(7)

@@ -3,9 +3,9 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from extproc.core.limits import Mode
-from extproc.core.quota import Reservation
-from extproc.core.settlement import Outcome, Settlement, charges, expiry
+from extproc.core.quota.limits import Mode
+from extproc.core.quota.reservation import Reservation
+from extproc.core.quota.settlement import Outcome, Settlement, charges, expiry
 
 # What is open for longer than this, with MongoDB there, is durable; and so is an end.
 DURABLE_S = 2.5

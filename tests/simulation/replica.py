@@ -5,17 +5,17 @@ import itertools
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
-from extproc.accounting import Accounting, AccountingOptions
-from extproc.books import Books, BooksOptions
-from extproc.clocks import SyncedClock
-from extproc.core.costs import Costing
-from extproc.core.models import ModelProfile, Models
-from extproc.estimator import Estimator, NoCounter
-from extproc.ports import StoreError
-from extproc.recovery import Recovery, RecoveryOptions
+from extproc.core.quota.costs import Costing
+from extproc.core.quota.models import ModelProfile, Models
+from extproc.metering.estimator import Estimator, NoCounter
+from extproc.metering.rebuild import Recovery, RecoveryOptions
+from extproc.metering.service import Accounting, AccountingOptions
+from extproc.metering.settler import Books, BooksOptions
+from extproc.metering.shared_clock import SyncedClock
+from extproc.metering.stored import Stored
+from extproc.ports.base import StoreError
 from extproc.serve import _replay_file
-from extproc.stored import Stored
-from extproc.stores.memory_counters import MemoryCounters
+from extproc.stores.memory.counters import MemoryCounters
 
 from .network import RemoteCounters, RemoteStore
 from .spool import Spool

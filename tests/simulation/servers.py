@@ -5,9 +5,9 @@ from dataclasses import replace
 from itertools import count
 from unittest import mock
 
-from extproc.core import partitions
-from extproc.stores import memory_counters
-from extproc.stores.memory_counters import MemoryServer
+from extproc.core.quota import partitions
+from extproc.stores.memory import counters as memory_counters
+from extproc.stores.memory.counters import MemoryServer
 
 from .replica import EPOCH
 

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from extproc.ports import StoreError
+from extproc.ports.base import StoreError
 from extproc.stores.spool import LeftBehind
 
 _SYNC_S = 0.002

@@ -9,11 +9,11 @@ from collections import Counter
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from extproc.core.binding import Policy, StoreFailure
-from extproc.core.identity import ClientIP, Identity, ServiceAccount, TenantId
-from extproc.core.limits import Limit, Mode, Scope, Unit, Window
-from extproc.core.quota import Admitted, Denied
-from extproc.stores.memory import MemoryLedger
+from extproc.core.quota.binding import Policy, StoreFailure
+from extproc.core.quota.limits import Limit, Mode, Scope, Unit, Window
+from extproc.core.quota.reservation import Admitted, Denied
+from extproc.core.request.identity import ClientIP, Identity, ServiceAccount, TenantId
+from extproc.stores.memory.ledger import MemoryLedger
 
 from . import clients, nemesis
 from .network import Host

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from extproc.core.costs import Cost
-from extproc.core.endpoints import Endpoint
-from extproc.core.identity import Identity
-from extproc.core.ledger import closed_entry
-from extproc.core.quota import Reservation
-from extproc.core.settlement import Outcome, Settlement
-from extproc.core.usage import Usage
-from extproc.ports import Closing, StoreError
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.ledger import closed_entry
+from extproc.core.quota.reservation import Reservation
+from extproc.core.quota.settlement import Outcome, Settlement
+from extproc.core.quota.usage import Usage
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity
+from extproc.ports.base import StoreError
+from extproc.ports.counters import Closing
 from extproc.stores import spool as spools
 from extproc.stores.spool import FileSpool, NoSpool, SpoolError, SpoolOptions, left_behind
 

@@ -14,7 +14,7 @@ from extproc.app import SystemClock, build_stores, defaults
 from extproc.local import stack as stacks
 from extproc.local.parts import MissingPartError
 from extproc.local.stack import StackOptions
-from extproc.settings import load
+from extproc.settings.load import load
 from tests.missing import missing
 
 from .callers import Caller, Records, total

@@ -18,8 +18,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from extproc.core.limits import Bucket, Limit, Scope, Subject, Unit, Window, interval_at
-from extproc.core.quota import Admitted, BucketState, Count, Denied, Suspended, Unavailable
+from extproc.core.quota.limits import Bucket, Limit, Scope, Subject, Unit, Window, interval_at
+from extproc.core.quota.reservation import Admitted, BucketState, Count, Denied, Suspended, Unavailable
 from extproc.envoy.rate_limit import RateLimitServicer, rate_limit_handler
 from extproc.local.issuer import AUDIENCE, ISSUER, TokenIssuer
 from extproc.local.parts import MissingPartError, envoy_binary

@@ -13,7 +13,7 @@ from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, 
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from extproc.ports import StoreError
+from extproc.ports.base import StoreError
 
 TENANTS: Final = "tenantLimitation"
 DAILY: Final = "sa_ip_usage_daily"

@@ -8,14 +8,14 @@ from datetime import UTC, date, datetime, time, timedelta
 from math import isfinite
 from typing import Any
 
-from extproc.core.addresses import ClientIP
-from extproc.core.costs import Cost
-from extproc.core.identity import Identity, ServiceAccount, TenantId
-from extproc.core.ledger import Charge, Entry
-from extproc.core.quota import ReservationId
-from extproc.core.settlement import Outcome
-from extproc.core.usage import Usage
-from extproc.ports import DailyUsage, UsageFilter
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.ledger import Charge, Entry
+from extproc.core.quota.reservation import ReservationId
+from extproc.core.quota.settlement import Outcome
+from extproc.core.quota.usage import Usage
+from extproc.core.request.addresses import ClientIP
+from extproc.core.request.identity import Identity, ServiceAccount, TenantId
+from extproc.ports.ledger import DailyUsage, UsageFilter
 
 DayKey = tuple[str, str, str]  # serviceAccount, clientIP, date: the unique key of daily usage
 _USAGE = tuple(field.name for field in fields(Usage))

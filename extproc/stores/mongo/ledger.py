@@ -15,8 +15,9 @@ from pymongo import ASCENDING, DESCENDING, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from extproc.core.ledger import Entry
-from extproc.ports import DailyUsage, StoreError, UsageFilter
+from extproc.core.quota.ledger import Entry
+from extproc.ports.base import StoreError
+from extproc.ports.ledger import DailyUsage, UsageFilter
 from extproc.stores.mongo.client import BUCKETS, DAILY, LEDGER, WRITE, Mongo, only_duplicates, translated
 from extproc.stores.mongo.documents import (
     DAY_FIELDS,

@@ -11,10 +11,11 @@ from bson.binary import Binary
 from pymongo import ASCENDING, DeleteOne, ReplaceOne
 from pymongo.errors import BulkWriteError
 
-from extproc.core.identity import TenantId
-from extproc.core.quota import Reservation, ReservationId
-from extproc.core.settlement import Outcome
-from extproc.ports import StoreError, Used
+from extproc.core.quota.reservation import Reservation, ReservationId
+from extproc.core.quota.settlement import Outcome
+from extproc.core.request.identity import TenantId
+from extproc.ports.base import StoreError
+from extproc.ports.epochs import Used
 from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICAS, Mongo, only_duplicates, translated
 
 # What is kept is dropped by whoever ended it, or by a rebuild that finds its end in the ledger. What everybody

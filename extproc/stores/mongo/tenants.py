@@ -7,8 +7,9 @@ from typing import Any
 from pymongo.errors import DuplicateKeyError
 from pymongo.results import UpdateResult
 
-from extproc.core.identity import TenantId
-from extproc.ports import ConflictError, Document
+from extproc.core.request.identity import TenantId
+from extproc.ports.base import ConflictError
+from extproc.ports.tenants import Document
 from extproc.stores.mongo.client import TENANTS, Mongo, translated
 
 _OURS = {"_id": 0}

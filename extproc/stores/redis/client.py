@@ -6,13 +6,13 @@ from typing import Any, Final, assert_never
 
 from redis.exceptions import ClusterDownError, MovedError
 
-from extproc.ports import StoreError, UnreadyError
-from extproc.redis_addresses import Kind, parse_address
+from extproc.ports.base import StoreError, UnreadyError
 from extproc.stores.redis.cluster import Cluster
 from extproc.stores.redis.faults import UNREACHABLE, store_error, translated
 from extproc.stores.redis.sentinel import BehindSentinels
 from extproc.stores.redis.server import Call, Server
 from extproc.stores.redis.topology import OneServer, RedisOptions, Topology
+from extproc.stores.redis_addresses import Kind, parse_address
 
 _AT_ONCE: Final = 500  # calls in one round trip
 

@@ -14,11 +14,11 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from extproc.core.partitions import PARTITIONS
-from extproc.redis_addresses import Address
+from extproc.core.quota.partitions import PARTITIONS
 from extproc.stores.redis.keys import epoch_key
 from extproc.stores.redis.server import Server
 from extproc.stores.redis.topology import Looking, RedisOptions, pool_options
+from extproc.stores.redis_addresses import Address
 
 Place = tuple[str, int]
 _SLOTS: Final = {p: key_slot(epoch_key(p).encode()) for p in range(PARTITIONS)}

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
-from extproc.core.identity import TenantId
-from extproc.core.limits import Bucket, Mode
-from extproc.core.partitions import PARTITIONS, partition_of
-from extproc.core.quota import Admitted, Count, Denied, Reservation, admitted, denied
-from extproc.core.settlement import Outcome
-from extproc.ports import Closed, Closing, Crossed, StoreError, UnreadyError
+from extproc.core.quota.limits import Bucket, Mode
+from extproc.core.quota.partitions import PARTITIONS, partition_of
+from extproc.core.quota.reservation import Admitted, Count, Denied, Reservation, admitted, denied
+from extproc.core.quota.settlement import Outcome
+from extproc.core.request.identity import TenantId
+from extproc.ports.base import StoreError, UnreadyError
+from extproc.ports.counters import Closed, Closing, Crossed
 from extproc.stores.redis.epochs import RedisEpochs
 from extproc.stores.redis.journal import RedisJournal, receipt_of
 from extproc.stores.redis.keys import bucket_keys, epoch_key, open_key, reservation_key, reservation_keys

@@ -4,11 +4,12 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
-from extproc.core.endpoints import Endpoint
-from extproc.core.partitions import PARTITIONS
-from extproc.core.quota import Reservation
-from extproc.core.settlement import Outcome
-from extproc.ports import Epoch, StoreError, UnreadyError, Used
+from extproc.core.quota.partitions import PARTITIONS
+from extproc.core.quota.reservation import Reservation
+from extproc.core.quota.settlement import Outcome
+from extproc.core.request.endpoints import Endpoint
+from extproc.ports.base import StoreError, UnreadyError
+from extproc.ports.epochs import Epoch, Used
 from extproc.stores.redis.client import RedisClient
 from extproc.stores.redis.keys import (
     bucket_keys,

@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from extproc.ports import StoreError, UnreadyError
+from extproc.ports.base import StoreError, UnreadyError
 
 # An error code at the start of a message. redis-py takes ERR away, the code of whatever has none of its own.
 _CODE = re.compile(r"[A-Z]{3,} ")

@@ -6,9 +6,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from extproc.core.ledger import Entry
-from extproc.core.partitions import PARTITIONS, partition_of
-from extproc.ports import Aside, Backlog, Journalled, Receipt, StoreError, Waiting
+from extproc.core.quota.ledger import Entry
+from extproc.core.quota.partitions import PARTITIONS, partition_of
+from extproc.ports.base import StoreError
+from extproc.ports.counters import Receipt
+from extproc.ports.journal import Aside, Backlog, Journalled, Waiting
 from extproc.stores.redis.client import RedisClient
 from extproc.stores.redis.keys import aside_key, ledger_key
 from extproc.stores.redis.server import Argument, Call, command

@@ -15,8 +15,8 @@ import re
 from typing import Final
 from urllib.parse import quote
 
-from extproc.core.identity import TenantId
-from extproc.core.quota import Reservation
+from extproc.core.quota.reservation import Reservation
+from extproc.core.request.identity import TenantId
 
 EVERY_KEY: Final = "tw:{*"
 _OF_AN_EPOCH = re.compile(rb"tw:\{(\d+)\}:([0-9a-f]{16}):")

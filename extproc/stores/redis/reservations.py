@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from extproc.core.limits import Bucket
-from extproc.core.quota import Reservation
+from extproc.core.quota.limits import Bucket
+from extproc.core.quota.reservation import Reservation
 from extproc.stores.redis.keys import reservation_keys
 from extproc.stores.redis.server import Argument, Call
 

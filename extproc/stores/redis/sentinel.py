@@ -6,9 +6,9 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
-from extproc.redis_addresses import Address
 from extproc.stores.redis.server import Server
 from extproc.stores.redis.topology import Looking, RedisOptions, pool_options
+from extproc.stores.redis_addresses import Address
 
 
 class _Master:

@@ -141,7 +141,7 @@ def script_text(name: str, run_id: str) -> str:
 
 
 def _lua(name: str) -> str:
-    return (files("extproc.stores") / "lua" / f"{name}.lua").read_text()
+    return (files("extproc.stores.redis") / "lua" / f"{name}.lua").read_text()
 
 
 async def _exchange(connection: Any, commands: Sequence[tuple[str, ...]]) -> list[bytes]:

@@ -4,7 +4,8 @@ import asyncio
 import logging
 from typing import Final
 
-from extproc.ports import Epoch, StoreError
+from extproc.ports.base import StoreError
+from extproc.ports.epochs import Epoch
 from extproc.stores.redis.client import RedisClient
 from extproc.stores.redis.keys import EVERY_KEY, epoch_key, of_epoch
 from extproc.stores.redis.server import Call, command

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from extproc.core.partitions import PARTITIONS
+from extproc.core.quota.partitions import PARTITIONS
 from extproc.stores.redis.client import RedisClient
 from extproc.stores.redis.server import command
 

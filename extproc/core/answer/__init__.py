@@ -1,0 +1,1 @@
+"""Reads an answer as it passes: JSON or a stream, its usage, its size. Pure."""

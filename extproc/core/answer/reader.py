@@ -1,0 +1,223 @@
+"""Reading an upstream's answer while it passes: what goes to the client, and what the exchange cost.
+
+A reader gets the bytes as they come and says what the client gets for them; at the end it says how the
+reservation ends. Two things only are ever kept from a client: the usage chunk of a stream that did not ask for it,
+and what an upstream generates beyond the output that it was told to keep to.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final, Protocol
+
+from extproc.core.answer.inflate import Inflater, can_inflate
+from extproc.core.answer.plain_answer import JsonAnswer
+from extproc.core.answer.stream_answer import StreamAnswer
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
+from extproc.core.quota.usage import NO_USAGE
+from extproc.core.request.endpoints import Endpoint
+
+_OK: Final = range(200, 300)
+_NOTHING_HELD: Final = Estimates(Cost(0, 0), 1)
+_BINARY: Final = ("audio/", "image/", "video/", "application/octet-stream")
+_CHUNKED: Final = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
+# They read, and generate nothing: what their answers weigh says nothing of tokens.
+_SILENT: Final = (Endpoint.EMBEDDINGS, Endpoint.RERANK, Endpoint.SCORE)
+_TOKENLESS: Final = (Endpoint.PREDICT, Endpoint.INFER, Endpoint.ROUTE)
+
+
+class AnswerReader(Protocol):
+    """Reads one answer as it passes.
+
+    Attributes:
+        output_tokens: tokens generated so far, as far as is known: what was reported or, where that is more, the
+            pieces counted. 0 where there is nothing to count, and for a plain answer until it is complete.
+        overran: whether the upstream generated more than the bound that it was told; known as `output_tokens` is.
+        estimates: what is held. A hold that grew is set here; the last one counts.
+        changes_body: whether the client may get other bytes than the upstream sent: `content-length` must go.
+        kept_bytes: what it keeps until more comes. It is bounded for one answer; see `spill` for all of them.
+    """
+
+    estimates: Estimates
+
+    @property
+    def output_tokens(self) -> int: ...
+
+    @property
+    def overran(self) -> bool: ...
+
+    @property
+    def changes_body(self) -> bool: ...
+
+    @property
+    def kept_bytes(self) -> int: ...
+
+    def spill(self, out: bytes) -> bytes:
+        """Keeps no more of the answer than its edges. `out` is what `feed` gave; returned is what the client gets
+        instead: the same object where nothing changes.
+        """
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What the client gets for `chunk`: the same object where nothing changes."""
+
+    def finish(self) -> bytes:
+        """The answer is complete: what was held back and is the client's after all."""
+
+    def settlement(self, *, complete: bool) -> Settlement:
+        """How the reservation ends; `complete` is False where the answer was cut off."""
+
+
+def answer_reader(
+    status: int,
+    headers: Mapping[str, str],
+    endpoint: Endpoint,
+    estimates: Estimates,
+    *,
+    hide_usage: bool,
+    output_bound: int | None = None,
+) -> AnswerReader:
+    """The reader for an answer with this head.
+
+    Args:
+        status: of the answer; only 2xx has anything to charge.
+        headers: of the answer, with names in lower case.
+        endpoint: that was asked. It decides what stands in for usage; how usage is written it does not.
+        estimates: what was held.
+        hide_usage: whether a usage chunk is there on our account only.
+        output_bound: output tokens, of all choices together, that the upstream was told to keep to.
+    """
+    if status not in _OK:
+        return ErrorAnswer(estimates)
+    if endpoint in _TOKENLESS:
+        return TokenlessAnswer(estimates)
+    media = headers.get("content-type", "").strip().lower()
+    if media.startswith(_BINARY):
+        return OpaqueAnswer(estimates, "binary")
+    codings = [coding.strip().lower() for coding in headers.get("content-encoding", "").split(",")]
+    codings = [coding for coding in codings if coding not in ("", "identity")]
+    plain = not codings
+    if not plain and not (len(codings) == 1 and can_inflate(codings[0])):
+        return OpaqueAnswer(estimates)
+    reader: AnswerReader
+    if media.startswith("text/event-stream"):
+        hides = hide_usage and endpoint in _CHUNKED
+        reader = StreamAnswer(estimates, hide_usage=hides, output_bound=output_bound)
+    else:
+        reader = JsonAnswer(estimates, output_bound=output_bound, generates=endpoint not in _SILENT)
+    return reader if plain else EncodedAnswer(reader, Inflater(codings[0]), estimates)
+
+
+def flagged(settlement: Settlement, reader: AnswerReader) -> Settlement:
+    """Says so where the upstream went beyond its bound, also if the prompt left room for it in the hold."""
+    on_usage = settlement.outcome is Outcome.SETTLED and settlement.reason == "usage"
+    return replace(settlement, reason="overran") if on_usage and reader.overran else settlement
+
+
+class _Passing:
+    """A reader that lets everything pass and knows nothing of tokens."""
+
+    estimates: Estimates
+    output_tokens: int = 0
+    overran: bool = False
+    changes_body: bool = False
+    kept_bytes: int = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        return chunk
+
+    def spill(self, out: bytes) -> bytes:
+        return out
+
+    def finish(self) -> bytes:
+        return b""
+
+
+class ErrorAnswer(_Passing):
+    """An upstream error: nothing was generated, so nothing is charged."""
+
+    def __init__(self, estimates: Estimates = _NOTHING_HELD) -> None:
+        self.estimates = estimates
+
+    def settlement(self, *, complete: bool) -> Settlement:  # noqa: ARG002 - the same either way
+        return released("upstream_error")
+
+
+class TokenlessAnswer(_Passing):
+    """The answer of a model that has no tokens: requests are counted, and that was done at admission."""
+
+    def __init__(self, estimates: Estimates) -> None:
+        self.estimates = estimates
+
+    def settlement(self, *, complete: bool) -> Settlement:
+        return self.estimates.settle(NO_USAGE, complete=complete)
+
+
+class OpaqueAnswer(_Passing):
+    """A successful answer that can't be read (compressed in a way that we don't undo, or binary).
+
+    It is estimated from its size, and nothing of it is kept.
+    """
+
+    def __init__(self, estimates: Estimates, reason: str = "encoded") -> None:
+        self.estimates = estimates
+        self._reason = reason
+        self._bytes = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._bytes += len(chunk)
+        return chunk
+
+    def settlement(self, *, complete: bool) -> Settlement:  # noqa: ARG002 - an estimate either way
+        return self.estimates.estimate(self._bytes, 1 if self._bytes else 0, self._reason)
+
+
+class EncodedAnswer:
+    """A compressed answer: passes untouched, is inflated for reading only, within the bounds of `core/inflate.py`.
+
+    Nothing can be taken out of it: a usage chunk passes to the client, and a stream that goes beyond its bound is
+    flagged only. What can't be inflated to its end, for it is corrupt or too large, is estimated from its size.
+    """
+
+    changes_body = False
+
+    def __init__(self, reader: AnswerReader, inflater: Inflater, estimates: Estimates) -> None:
+        self._reader = reader
+        self._inflater = inflater
+        self._opaque = OpaqueAnswer(estimates)
+
+    @property
+    def estimates(self) -> Estimates:
+        return self._opaque.estimates
+
+    @estimates.setter
+    def estimates(self, estimates: Estimates) -> None:
+        self._opaque.estimates = self._reader.estimates = estimates
+
+    @property
+    def output_tokens(self) -> int:
+        return self._reader.output_tokens
+
+    @property
+    def overran(self) -> bool:
+        return self._reader.overran
+
+    def feed(self, chunk: bytes) -> bytes:
+        for piece in self._inflater.feed(chunk):
+            self._reader.feed(piece)
+        return self._opaque.feed(chunk)
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._reader.kept_bytes
+
+    def spill(self, out: bytes) -> bytes:
+        self._reader.spill(b"")
+        return out
+
+    def finish(self) -> bytes:
+        self._reader.finish()
+        return b""
+
+    def settlement(self, *, complete: bool) -> Settlement:
+        reader = self._opaque if self._inflater.failed else self._reader
+        return reader.settlement(complete=complete)

@@ -1,0 +1,169 @@
+"""Usage as servers write it: every name that one of them gives a count, each a bounded int or nothing at all.
+
+What went in, what came out and the total have to be counts: else there is no telling what the rest is worth. What
+only says more about them (cached, reasoning, audio) is left out where it is none, and the totals stand.
+"""
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Raw
+
+from extproc.core.answer.content import NOT_GIVEN, NOTHING, UNREADABLE
+from extproc.core.request.body import MAX_TOKENS
+
+_Count = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+
+
+class InputDetails(msgspec.Struct):
+    cached_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None  # OpenAI, OpenRouter
+    cache_creation_tokens: _Count | None = None  # LiteLLM
+    created_cache_tokens: _Count | None = None  # vLLM
+
+
+class OutputDetails(msgspec.Struct):
+    reasoning_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
+
+
+class _Iteration(msgspec.Struct):
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    cache_read_input_tokens: _Count | None = None
+    cache_creation_input_tokens: _Count | None = None
+
+
+class _Totals(msgspec.Struct):
+    # Chat completions, completions, embeddings, rerank, score.
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    total_tokens: _Count | None = None
+    # Responses, images, audio; Anthropic's messages.
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    # Cohere: one level further down, and there are searches, images or classifications instead of tokens.
+    tokens: Raw = NOT_GIVEN
+    billed_units: Raw = NOT_GIVEN
+    search_units: Raw = NOT_GIVEN
+    images: Raw = NOT_GIVEN
+    classifications: Raw = NOT_GIVEN
+    seconds: Raw = NOT_GIVEN
+
+
+class Reported(_Totals):
+    prompt_tokens_details: InputDetails | None = None
+    completion_tokens_details: OutputDetails | None = None
+    input_tokens_details: InputDetails | None = None
+    input_token_details: InputDetails | None = None
+    prompt_token_details: InputDetails | None = None  # Mistral, beside its own name for the cache
+    output_tokens_details: OutputDetails | None = None
+    output_token_details: OutputDetails | None = None
+    cache_read_input_tokens: _Count | None = None
+    cache_creation_input_tokens: _Count | None = None
+    # Beside the details, or in place of them.
+    prompt_cache_hit_tokens: _Count | None = None  # DeepSeek
+    cached_tokens: _Count | None = None  # Moonshot
+    num_cached_tokens: _Count | None = None  # Mistral
+    reasoning_tokens: _Count | None = None  # SGLang, Perplexity
+    image_tokens: _Count | None = None  # Cohere bills them beside the input; for others they are a part of it
+    # Anthropic: each pass of the model in one request. What compacts the context, or advises, is in nothing else.
+    iterations: list[_Iteration] | None = None
+
+    @property
+    def counts_nothing(self) -> bool:
+        """Whether there is not one of the counts that usage needs."""
+        counts = (self.prompt_tokens, self.completion_tokens, self.total_tokens)
+        return counts == (None, None, None) and self.input_tokens is None and self.output_tokens is None
+
+    @property
+    def counts_elsewhere(self) -> bool:
+        """Whether something else than tokens was counted."""
+        units = (self.seconds, self.search_units, self.images, self.classifications)
+        return any(bytes(raw) not in NOTHING for raw in units)
+
+
+_decoder: Final = msgspec.json.Decoder(Reported)
+_totals: Final = msgspec.json.Decoder(_Totals)
+_members: Final = msgspec.json.Decoder(dict[str, Raw])
+_count: Final = msgspec.json.Decoder(_Count | None)
+_passes: Final = msgspec.json.Decoder(list[_Iteration] | None)
+_SIDES: Final = frozenset(Reported.__struct_fields__) - frozenset(_Totals.__struct_fields__)
+# Anthropic's count of the input is the sum of these and `input_tokens`.
+_INPUT_PARTS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+def decode_reported(text: Raw | bytes) -> Reported:
+    """The counts of a usage object; where it tells of several passes, the sums over them.
+
+    Raises one of `content.UNREADABLE` where the input, the output or the total is no count: negative, fractional,
+    a string, out of bounds.
+    """
+    reported = _decoded(text)
+    if not reported.counts_nothing:
+        return _summed(reported) if reported.iterations else reported
+    if bytes(reported.tokens) not in NOTHING:
+        return _decoded(reported.tokens)
+    if bytes(reported.billed_units) not in NOTHING:
+        billed = _decoded(reported.billed_units)
+        if billed.image_tokens is not None:
+            billed.input_tokens = (billed.input_tokens or 0) + billed.image_tokens
+        return billed
+    return reported
+
+
+def decode_count(raw: Raw) -> int | None:
+    """A count that stands alone. Raises one of `content.UNREADABLE` where it is none."""
+    return None if raw is NOT_GIVEN else _count.decode(raw)
+
+
+def side_count(raw: Raw) -> int | None:
+    """A count that is left out where it is none."""
+    try:
+        return decode_count(raw)
+    except UNREADABLE:
+        return None
+
+
+def _decoded(text: Raw | bytes) -> Reported:
+    try:
+        return _decoder.decode(text)
+    except UNREADABLE:
+        return _without_oddities(text)
+
+
+def _without_oddities(text: Raw | bytes) -> Reported:
+    """The totals, which have to be counts, and of all beside them what is one."""
+    totals = _totals.decode(text)
+    members = _members.decode(text)
+    if totals.prompt_tokens is None and totals.total_tokens is None:
+        for name in _INPUT_PARTS:
+            decode_count(members.get(name, NOT_GIVEN))  # without it there is no telling the input
+    reported = Reported(**{name: getattr(totals, name) for name in _Totals.__struct_fields__})
+    for name in _SIDES & members.keys():
+        setattr(reported, name, _side(name, members[name]))
+    return reported
+
+
+def _side(name: str, raw: Raw) -> object:
+    try:
+        if name == "iterations":
+            return _passes.decode(raw)
+        if not name.endswith("_details"):
+            return side_count(raw)
+        details = InputDetails if name.startswith(("prompt", "input")) else OutputDetails
+        members = _members.decode(raw)
+        return details(**{part: side_count(members.get(part, NOT_GIVEN)) for part in details.__struct_fields__})
+    except UNREADABLE:
+        return None
+
+
+def _summed(reported: Reported) -> Reported:
+    """With the sums over all passes, where they are more: what was counted once is not taken back."""
+    passes = reported.iterations or []
+    for name in _Iteration.__struct_fields__:
+        counts = [count for one in passes if (count := getattr(one, name)) is not None]
+        if counts:
+            setattr(reported, name, max(sum(counts), getattr(reported, name) or 0))
+    return reported

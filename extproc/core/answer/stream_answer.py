@@ -1,0 +1,120 @@
+"""Reading a stream of events while it passes, and ending it where it goes beyond its bound."""
+
+from typing import Final
+
+from extproc.core.answer.cutoff import OpenChoices
+from extproc.core.answer.reading import Reading, read_answer
+from extproc.core.answer.sse import Event, Framer
+from extproc.core.answer.tally import Tally
+from extproc.core.answer.usage_reader import Absence
+from extproc.core.quota.settlement import Estimates, Settlement
+
+# More pieces than tokens may come of one choice: the parts of a tool call, a character in several bytes.
+_SPARE_PIECES: Final = 8
+# A stream without content has an event that opens it and one that ends it.
+_SILENT_EVENTS: Final = 2
+
+
+class StreamAnswer:
+    """A stream of events: each passes as it comes and is read on the way.
+
+    With `hide_usage` the chunk that carries nothing but usage is taken out, because it is there on our account.
+    With `output_bound` a stream of chunks that goes beyond it is ended there, well formed, and what the upstream
+    still sends is read but not passed on; a stream of another shape is flagged and passes. In either case an event
+    is passed on when it is complete: before that, no client can read it either.
+
+    Attributes:
+        has_events: whether there was any event with data to read.
+    """
+
+    def __init__(self, estimates: Estimates, *, hide_usage: bool, output_bound: int | None = None) -> None:
+        self._hide_usage = hide_usage
+        self._bound = output_bound
+        self._framer = Framer()
+        self._tally = Tally(estimates)
+        self._choices = OpenChoices()
+        self._hidden = False  # the last event was, and so is what belongs to it
+        self._ended = False  # by us
+        self.has_events = False
+        self._silent = 0  # events that said nothing that we understand
+        self._failed = False
+        self.changes_body = hide_usage or output_bound is not None
+
+    @property
+    def estimates(self) -> Estimates:
+        return self._tally.estimates
+
+    @estimates.setter
+    def estimates(self, estimates: Estimates) -> None:
+        self._tally.estimates = estimates
+
+    @property
+    def output_tokens(self) -> int:
+        return max(self._tally.output_tokens, self._unknown_pieces)
+
+    @property
+    def _unknown_pieces(self) -> int:
+        """What stands in for content in a stream of a shape that we don't know: its events, but for two."""
+        understood = self._tally.pieces or self._tally.reported is not None or self._failed
+        return 0 if understood else max(0, self._silent - _SILENT_EVENTS)
+
+    @property
+    def overran(self) -> bool:
+        if self._bound is None:
+            return False
+        usage = self._tally.reported
+        spare = _SPARE_PIECES * max(1, len(self._choices))
+        return (usage is not None and usage.output > self._bound) or self._tally.pieces > self._bound + spare
+
+    def feed(self, chunk: bytes) -> bytes:
+        nothing_held = not self._framer.pending_bytes
+        kept = [self._pass_on(event) for event in self._framer.feed(chunk)]
+        if not self.changes_body:
+            return chunk
+        out = b"".join(kept)
+        return chunk if nothing_held and not self._ended and len(out) == len(chunk) else out
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._framer.pending_bytes
+
+    def spill(self, out: bytes) -> bytes:
+        event = self._framer.spill()
+        rest = self._pass_on(event) if event is not None else b""
+        return out + rest if rest and self.changes_body else out
+
+    def finish(self) -> bytes:
+        event = self._framer.close()
+        rest = self._pass_on(event) if event is not None else b""
+        return rest if self.changes_body else b""
+
+    def settlement(self, *, complete: bool) -> Settlement:
+        if self._unknown_pieces:
+            self._tally.add(Reading(Absence.MISSING, pieces=self._unknown_pieces))
+        return self._tally.settlement(complete=complete)
+
+    def _pass_on(self, event: Event) -> bytes:
+        """The client's part of an event: all of it, nothing, or the end of the stream in its place."""
+        if event.tail:
+            return b"" if self._hidden else event.raw
+        if not event.data or event.data.strip() == b"[DONE]":
+            self._hidden = self._ended
+            return b"" if self._hidden else event.raw
+        self.has_events = True
+        reading = read_answer(event.data)
+        self._tally.add(reading)
+        self._silent += not reading.pieces and reading.usage is Absence.MISSING
+        self._failed = self._failed or reading.error
+        if not self._ended and self._bound is not None and self._goes_beyond(event.data, reading):
+            self._ended = self._hidden = True
+            return self._choices.closing()
+        self._hidden = self._ended or (self._hide_usage and reading.only_usage)
+        return b"" if self._hidden else event.raw
+
+    def _goes_beyond(self, data: bytes, reading: Reading) -> bool:
+        """Whether the stream is to end before this event: it carries more, and there is a choice to end."""
+        finished = self._choices.see(data)
+        if reading.pieces and self.overran and self._choices.any:
+            return True
+        self._choices.finished(finished)
+        return False

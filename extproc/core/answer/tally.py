@@ -1,0 +1,140 @@
+"""What has been read of one answer so far, and how the reservation ends on it."""
+
+from dataclasses import replace
+from typing import Final
+
+from extproc.core.answer.reading import Reading
+from extproc.core.answer.usage_reader import Absence, Part, exchanged
+from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
+from extproc.core.quota.usage import NO_USAGE, Usage
+from extproc.core.request.body import MAX_TOKENS
+
+# Choices whose usage is kept apart. There are as many as were asked for; a server that sends more is broken.
+_MAX_CHOICES: Final = 1024
+
+
+class Tally:
+    """Adds up the readings of one answer. Memory is bounded, whatever the answer says."""
+
+    __slots__ = (
+        "_absence",
+        "_all",
+        "_alone",
+        "_apart",
+        "_choice",
+        "_content_bytes",
+        "_error",
+        "_guessed",
+        "_outputs",
+        "_part",
+        "_stale",
+        "_usage",
+        "estimates",
+        "pieces",
+    )
+
+    def __init__(self, estimates: Estimates, absence: Absence = Absence.MISSING) -> None:
+        self.estimates = estimates
+        self._usage: Usage | None = None
+        self._part: Part | None = None
+        self._absence = absence
+        self._content_bytes = 0
+        self._error = False
+        self._guessed = False  # what could not be read was weighed whole
+        self._stale = False  # content came after the last usage
+        self._outputs: dict[bytes, int] = {}  # the last output of each choice, by its index
+        self._choice: bytes | None = None
+        self._apart = False  # usage is of one choice each
+        self._alone: dict[bytes, Usage] = {}  # of each answer to one of several prompts, by its index
+        self._all = NO_USAGE  # their sum
+        self.pieces = 0
+
+    def add(self, reading: Reading) -> None:
+        """Takes one reading in. The last usage seen counts; where it comes in parts, the last of each."""
+        self._content_bytes += reading.content_bytes
+        self.pieces += reading.pieces
+        self._error = self._error or reading.error
+        self._guessed = self._guessed or reading.usage is Absence.UNREADABLE
+        usage = reading.usage
+        if reading.part is not None:
+            self._part = reading.part if self._part is None else reading.part.after(self._part)
+            usage = self._part.usage()
+        if isinstance(usage, Usage) and reading.apart:
+            usage = self._with_others(reading.choice or b"", usage)
+        if isinstance(usage, Usage):
+            self._tell_choices_apart(reading, usage)
+            self._usage = usage
+            self._stale = False
+            return
+        self._stale = self._stale or reading.pieces > 0
+        if usage in (Absence.ABSURD, Absence.OTHER_UNIT):
+            self._absence = usage
+
+    @property
+    def reported(self) -> Usage | None:
+        """The last usage, summed up where the server counts each choice of a stream on its own."""
+        if self._usage is None or not self._apart:
+            return self._usage
+        return _with_output(self._usage, sum(self._outputs.values()))
+
+    @property
+    def output_tokens(self) -> int:
+        """Output tokens so far: what was reported or, where that is more, one for each piece."""
+        usage = self.reported
+        return max(self.pieces, usage.output if usage is not None else 0)
+
+    def settlement(self, *, complete: bool) -> Settlement:
+        """How the reservation ends; `complete` is False where the answer was cut off."""
+        usage = self.reported
+        if usage is not None:
+            return self._on_usage(usage, complete=complete)
+        if not self._content_bytes and not self.pieces and (self._error or not complete):
+            # Cut off before content: the upstream had read the prompt, so the prompt is charged.
+            return released("upstream_error") if self._error else self.estimates.estimate(0, 0, "cut_off")
+        reason = self._absence if complete else "cut_off"
+        # Content that is understood is charged in full; what a shape that nobody knows weighs is only a guess.
+        understood = complete and self.pieces > 0 and not self._guessed
+        return self.estimates.estimate(self._content_bytes, self.pieces, reason, complete=understood)
+
+    def _on_usage(self, usage: Usage, *, complete: bool) -> Settlement:
+        """Settles on `usage`, unless more came out than it tells: then the output is what was counted.
+
+        That is usage which only opens a stream (Anthropic's `message_start`), or an output of 0 for content.
+        """
+        if self._stale or (self.pieces and not usage.output):
+            reason = (Absence.MISSING if usage.output else Absence.ABSURD) if complete else "cut_off"
+            counted = self.estimates.estimate(self._content_bytes, self.pieces, reason).usage.output
+            if counted > usage.output:
+                # Not complete, for an estimate is never charged above what was held.
+                settled = self.estimates.settle(_with_output(usage, counted), complete=False)
+                return replace(settled, outcome=Outcome.ESTIMATED, reason=reason)
+        return self.estimates.settle(usage, complete=complete)
+
+    def _with_others(self, index: bytes, usage: Usage) -> Usage | Absence:
+        """Usage of all answers so far: llama.cpp reports each for itself, its prompt too."""
+        if index in self._alone or len(self._alone) < _MAX_CHOICES:
+            # Not summed up anew: an answer with a thousand choices reports a thousand times for each.
+            self._all = exchanged(self._all, self._alone.get(index, NO_USAGE), usage)
+            self._alone[index] = usage
+        return self._all if self._all.total <= MAX_TOKENS else Absence.ABSURD
+
+    def _tell_choices_apart(self, reading: Reading, usage: Usage) -> None:
+        """As they go, vLLM and SGLang report for the one choice of the chunk; only the last usage is of all.
+
+        A count that does not grow from one choice's piece to another's can't be of both.
+        """
+        if reading.choice is None or reading.apart or not reading.pieces:
+            if not reading.choices:
+                self._apart = False
+            return
+        other = self._choice is not None and self._choice != reading.choice
+        if other and self._usage is not None and usage.output <= self._usage.output:
+            self._apart = True
+        self._choice = reading.choice
+        if reading.choice in self._outputs or len(self._outputs) < _MAX_CHOICES:
+            self._outputs[reading.choice] = usage.output
+
+
+def _with_output(usage: Usage, output: int) -> Usage:
+    total = min(MAX_TOKENS, usage.total - usage.output + output)
+    return replace(usage, output=min(output, total), total=total)

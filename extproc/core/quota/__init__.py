@@ -1,0 +1,1 @@
+"""Decides and charges: limits, buckets, costs, reservations, settlements, ledger entries. Pure."""

@@ -1,0 +1,135 @@
+"""A tenant's limits, and which of them bind a request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from extproc.core.quota.costs import EVEN, Weights
+from extproc.core.quota.limits import (
+    MAX_AMOUNT,
+    NO_SUBJECT,
+    Bucket,
+    Limit,
+    Scope,
+    Subject,
+    Unit,
+    Window,
+    interval_at,
+    matches,
+)
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity, TenantId
+
+
+class StoreFailure(StrEnum):
+    """What happens to a tenant's requests while the counters can't be asked."""
+
+    DENY = "deny"  # 503, until they can
+    ALLOW = "allow"  # each replica admits a share of the limits by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a service account has instead of the tenant's general limits.
+
+    Its limits stand in for the tenant's of the same kind. `unlimited` frees it of all that count by service
+    account, never of those that count the whole tenant, a client IP or a model. `suspended` is the reason.
+    """
+
+    limits: tuple[Limit, ...] = ()
+    unlimited: bool = False
+    suspended: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """`amount` more for the limits of one scope, window and unit until an instant (seconds since the epoch)."""
+
+    scope: Scope
+    window: Window
+    unit: Unit
+    amount: int
+    until: float
+    service_account: str | None = None
+    model: str | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+
+    def raises(self, limit: Limit, identity: Identity, now: float) -> bool:
+        """Whether it counts for this limit and identity now."""
+        return (
+            now < self.until
+            and (limit.scope, limit.window, limit.unit) == (self.scope, self.window, self.unit)
+            and (limit.model, limit.endpoints) == (self.model, self.endpoints)
+            and self.service_account in (None, identity.service_account)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A tenant's limits. `known` is False where the defaults stand in for a tenant that nobody configured.
+
+    `accounts` are the terms of single service accounts, `others` those of every one that is not among them.
+    `weights` are the tenant's own, by the model's glob; the first that matches counts.
+    """
+
+    tenant: TenantId
+    limits: tuple[Limit, ...]
+    zone: ZoneInfo
+    known: bool = True
+    suspended: str | None = None
+    accounts: Mapping[str, Terms] = field(default_factory=dict)
+    others: Terms | None = None
+    top_ups: tuple[TopUp, ...] = ()
+    weights: tuple[tuple[str, Weights], ...] = ()
+    min_output_tokens: int | None = None
+    on_store_failure: StoreFailure = StoreFailure.DENY
+
+    def terms(self, identity: Identity) -> Terms | None:
+        return self.accounts.get(identity.service_account, self.others)
+
+    def suspension(self, identity: Identity) -> str | None:
+        """Why nothing is admitted for this identity; None where it is not suspended."""
+        terms = self.terms(identity)
+        return self.suspended or (terms.suspended if terms is not None else None)
+
+    def weights_for(self, model: str, default: Weights = EVEN) -> Weights:
+        return next((weights for glob, weights in self.weights if matches(glob, model)), default)
+
+
+def bind(policy: Policy, identity: Identity, now: datetime, subject: Subject = NO_SUBJECT) -> tuple[Bucket, ...]:
+    """The buckets that a request of `identity` for `subject` must fit in, every one of them.
+
+    Where model or endpoint are not known, the limits that need them are left out.
+    """
+    found: list[Bucket] = []
+    for limit in limits_of(policy, identity, now):
+        parts = limit.scope.parts(identity, subject) if limit.binds(subject) else None
+        if parts is not None:
+            found.append(Bucket(limit, parts, interval_at(limit.window, now, policy.zone)))
+    return tuple(found)
+
+
+def limits_of(policy: Policy, identity: Identity, now: datetime) -> tuple[Limit, ...]:
+    """All limits that can bind the identity, with the amounts that count now."""
+    limits = policy.limits
+    terms = policy.terms(identity)
+    if terms is not None:
+        limits = _under(terms, limits)
+    if policy.top_ups:
+        limits = tuple(_raised(policy, limit, identity, now.timestamp()) for limit in limits)
+    return limits
+
+
+def _under(terms: Terms, limits: tuple[Limit, ...]) -> tuple[Limit, ...]:
+    own = {limit.kind for limit in terms.limits}
+    kept = (limit for limit in limits if limit.kind not in own)
+    if terms.unlimited:
+        kept = (limit for limit in kept if "service_account" not in limit.scope.names)
+    return (*kept, *terms.limits)
+
+
+def _raised(policy: Policy, limit: Limit, identity: Identity, now: float) -> Limit:
+    more = sum(top_up.amount for top_up in policy.top_ups if top_up.raises(limit, identity, now))
+    return replace(limit, amount=min(MAX_AMOUNT, limit.amount + more)) if more else limit

@@ -1,0 +1,398 @@
+"""Replaying a ledger against proposed limits: who would have been denied, when, and how many tokens.
+
+The past is taken as it was: when each request came and ended, what it was expected to need, what it used. A
+request that the proposed limits deny uses nothing, so it leaves room for the next one; nobody is assumed to come
+again. The ledger does not have all: a strict limit is simulated as if what was expected of a request, or what it
+used if that was more, had been the most that it could need; and when the hold of a long answer grew is not known,
+so it stays as it was at admission. Both hold less here while requests are in flight, and charge the same.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final, assert_never
+from zoneinfo import ZoneInfo
+
+from extproc.core.quota.binding import Policy, bind
+from extproc.core.quota.costs import THOUSAND, Bound, Cost, Weights
+from extproc.core.quota.ledger import Entry
+from extproc.core.quota.limits import Bucket, Interval, Limit, Mode, Subject, Unit, Window, interval_at
+from extproc.core.quota.models import ModelProfile, Models
+from extproc.core.quota.reservation import Count, Denied, Reservation, decide
+from extproc.core.quota.settlement import Estimates, Outcome, Settlement, charges, expiry, released
+from extproc.core.quota.usage import Usage
+from extproc.core.request.addresses import ClientIP
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import ServiceAccount, TenantId
+
+SUSPENDED: Final = "suspended"
+# Windows that are over, and plans that are, are forgotten when so many have come together.
+_MANY: Final = 100_000
+_ENDPOINTS: Final = {endpoint.value: endpoint for endpoint in Endpoint}
+_LAST: Final = (1, 0)  # behind every rank: windows end after 1970
+_UNITS: Final = {unit: number for number, unit in enumerate(Unit)}
+# What a request holds or is charged, by unit, in the order of `Unit`.
+_Units = tuple[int, int, int, int]
+_PlanKey = tuple[str, str, str, str, str]
+_TallyKey = tuple[TenantId, str, tuple[str, ...], int]
+_Open = tuple[float, int, "tuple[_Tally, ...]", Sequence[int], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Whom a limit denied, and which: the limit's kind, or `suspended`."""
+
+    tenant: TenantId
+    service_account: ServiceAccount
+    client_ip: ClientIP
+    limit: str
+
+
+@dataclass(slots=True)
+class Toll:
+    """What was denied: requests, the tokens that they used in truth, and when the first and last one came."""
+
+    first: datetime
+    last: datetime
+    requests: int = 0
+    tokens: int = 0
+
+    def add(self, tokens: int, at: datetime) -> None:
+        self.requests += 1
+        self.tokens += tokens
+        self.first, self.last = min(self.first, at), max(self.last, at)
+
+
+@dataclass(slots=True)
+class Report:
+    """The outcome of a replay.
+
+    `requests` and `tokens` are what was admitted in truth. `newly_admitted` were denied in truth and would not be;
+    nobody knows what they would have used, so each counts `newly_admitted_tokens`: as much as was expected of it.
+    """
+
+    requests: int = 0
+    tokens: int = 0
+    denied: int = 0
+    denied_tokens: int = 0
+    newly_admitted: int = 0
+    newly_admitted_tokens: int = 0
+    tolls: dict[Who, Toll] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What stands in one bucket."""
+
+    bucket: Bucket
+    used: int = 0
+    held: int = 0
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What binds one identity for one model and endpoint.
+
+    Its buckets are good from `since` until `until`, its limits until `stale` (seconds since the epoch).
+    """
+
+    policy: Policy
+    limits: tuple[tuple[Limit, tuple[str, ...]], ...]
+    units: tuple[int, ...]
+    weights: Weights
+    suspended: bool
+    strict: bool
+    least_output: int
+    stale: float
+    since: float = 0.0
+    until: float = 0.0
+    tallies: tuple[_Tally, ...] = ()
+
+    def refusing(self, held: _Units) -> str | None:
+        """The kind of the limit that denies, where none is strict; None: all fit.
+
+        As `decide`, without an object for each look: that is most of a replay's time.
+        """
+        kind, rank = None, _LAST
+        for (limit, _), unit, tally in zip(self.limits, self.units, self.tallies, strict=True):
+            fits = tally.used < limit.amount
+            if limit.mode is not Mode.SOFT:
+                fits = tally.used + tally.held + held[unit] <= limit.amount
+            if fits or limit.shadow:
+                continue
+            own = (-tally.bucket.interval.end, max(0, limit.amount - tally.used - tally.held))
+            if own < rank:
+                kind, rank = limit.kind, own
+        return kind
+
+    def buckets(self) -> tuple[Bucket, ...]:
+        """With the limits that bind this identity: a top-up may make them others than its neighbour's."""
+        pairs = zip(self.limits, self.tallies, strict=True)
+        return tuple(Bucket(limit, parts, tally.bucket.interval) for (limit, parts), tally in pairs)
+
+
+class Simulation:
+    """Takes entries in the order in which they were admitted; `policy` gives the proposed limits of a tenant.
+
+    `models` have the weights of models that a tenant says nothing of. Memory is bounded by the buckets of windows
+    that are not over, by who was denied, and by what was in flight at once.
+    """
+
+    def __init__(self, policy: Callable[[TenantId], Policy], models: Models | None = None) -> None:
+        self._policy = policy
+        self._models = models if models is not None else Models(ModelProfile())
+        self._tallies: dict[_TallyKey, _Tally] = {}
+        self._intervals: dict[tuple[Window, ZoneInfo], Interval] = {}
+        self._tallies_at_most = _MANY
+        self._plans: dict[_PlanKey, _Plan] = {}
+        self._open: list[_Open] = []
+        self._taken = 0
+        self.report = Report()
+
+    def take(self, entry: Entry) -> None:
+        """Decides on one request anew. Raises nothing."""
+        now = entry.admitted_at.timestamp()
+        self._settle_until(now)
+        self._taken += 1
+        if entry.outcome is not Outcome.DENIED:
+            self.report.requests += 1
+            self.report.tokens += entry.charge
+        plan = self._plan(entry, now)
+        if plan.suspended:
+            self._deny(entry, SUSPENDED)
+            return
+        if plan.strict:
+            self._decide(entry, plan)
+            return
+        held = _held(entry.cost, plan.weights)
+        if (refusing := plan.refusing(held)) is not None:
+            self._deny(entry, refusing)
+            return
+        charged = _charged(entry, plan.weights)
+        holds, charge = [held[unit] for unit in plan.units], [charged[unit] for unit in plan.units]
+        self._admit(entry, plan.tallies, holds, charge)
+
+    def finish(self) -> Report:
+        """The report, when all was taken."""
+        self._settle_until(float("inf"))
+        return self.report
+
+    def counts(self) -> dict[tuple[str, str], Count]:
+        """What stands in the buckets that are not forgotten, by tenant and key."""
+        return {(key[0], tally.bucket.key): Count(tally.used, tally.held) for key, tally in self._tallies.items()}
+
+    def _decide(self, entry: Entry, plan: _Plan) -> None:
+        """The rule itself, where it may lower an output bound."""
+        reservation = _reservation(entry, plan)
+        decision = decide(reservation, [Count(tally.used, tally.held) for tally in plan.tallies])
+        if isinstance(decision, Denied):
+            self._deny(entry, decision.state.bucket.limit.kind)
+            return
+        granted = decision.reservation
+        holds = tuple(granted.hold(bucket.limit) for bucket in granted.buckets)
+        if not granted.strict:
+            granted = replace(granted, extra_output=_extra_output(entry, plan.weights))
+        self._admit(entry, plan.tallies, holds, charges(granted, _settlement(entry, granted)))
+
+    def _admit(
+        self, entry: Entry, tallies: tuple[_Tally, ...], holds: Sequence[int], charged: Sequence[int]
+    ) -> None:
+        for tally, hold in zip(tallies, holds, strict=True):
+            tally.held += hold
+        if entry.outcome is Outcome.DENIED:
+            self.report.newly_admitted += 1
+            self.report.newly_admitted_tokens += entry.cost.total
+        heapq.heappush(self._open, (entry.ended_at.timestamp(), self._taken, tallies, holds, charged))
+
+    def _deny(self, entry: Entry, limit: str) -> None:
+        if entry.outcome is Outcome.DENIED:
+            return  # it was, and would be again
+        self.report.denied += 1
+        self.report.denied_tokens += entry.charge
+        add_toll(self.report.tolls, entry, limit)
+
+    def _settle_until(self, now: float) -> None:
+        opened = self._open
+        while opened and opened[0][0] <= now:
+            _, _, tallies, holds, charged = heapq.heappop(opened)
+            for tally, hold, charge in zip(tallies, holds, charged, strict=True):
+                tally.held -= hold
+                tally.used += charge
+
+    def _plan(self, entry: Entry, now: float) -> _Plan:
+        who = entry.identity
+        key = (who.tenant, who.service_account, who.client_ip, entry.model, entry.endpoint)
+        plan = self._plans.get(key)
+        if plan is not None and plan.since <= now < plan.until:
+            return plan
+        if plan is None or now >= plan.stale:
+            if len(self._plans) >= _MANY:
+                self._plans.clear()
+            plan = self._plans[key] = self._made(entry, now)
+        self._roll(plan, entry, now)
+        return plan
+
+    def _made(self, entry: Entry, now: float) -> _Plan:
+        who = entry.identity
+        policy = self._policy(who.tenant)
+        profile = self._models.profile(entry.model)
+        least = policy.min_output_tokens
+        buckets = bind(policy, who, entry.admitted_at, Subject(entry.model, _ENDPOINTS.get(entry.endpoint)))
+        return _Plan(
+            policy=policy,
+            limits=tuple((bucket.limit, bucket.parts) for bucket in buckets),
+            units=tuple(_UNITS[bucket.limit.unit] for bucket in buckets),
+            weights=policy.weights_for(entry.model, profile.weights),
+            suspended=policy.suspension(who) is not None,
+            strict=any(bucket.limit.mode is Mode.STRICT for bucket in buckets),
+            least_output=max(1, profile.costing.min_output_tokens if least is None else least),
+            stale=min((top_up.until for top_up in policy.top_ups if top_up.until > now), default=float("inf")),
+        )
+
+    def _roll(self, plan: _Plan, entry: Entry, now: float) -> None:
+        """Puts the buckets of the windows that `now` falls into under the plan's limits."""
+        if len(self._tallies) >= self._tallies_at_most:
+            self._forget(now)
+        tallies: list[_Tally] = []
+        plan.since, plan.until = now, plan.stale
+        for limit, parts in plan.limits:
+            interval = self._interval(limit.window, plan.policy.zone, entry.admitted_at, now)
+            key = (entry.identity.tenant, limit.kind, parts, interval.start)
+            tally = self._tallies.get(key)
+            if tally is None:
+                tally = self._tallies[key] = _Tally(Bucket(limit, parts, interval))
+            tallies.append(tally)
+            plan.until = min(plan.until, interval.end)
+        plan.tallies = tuple(tallies)
+
+    def _interval(self, window: Window, zone: ZoneInfo, at: datetime, now: float) -> Interval:
+        found = self._intervals.get((window, zone))
+        if found is None or not found.start <= now < found.end:
+            found = self._intervals[window, zone] = interval_at(window, at, zone)
+        return found
+
+    def _forget(self, now: float) -> None:
+        self._tallies = {key: tally for key, tally in self._tallies.items() if tally.bucket.interval.end > now}
+        # Where most are still needed, the next look comes later: looking stays a small part of the whole.
+        self._tallies_at_most = max(_MANY, 2 * len(self._tallies))
+
+
+def shadow_report(report: Report, entry: Entry) -> None:
+    """Adds what shadow limits said of a request when it came: the same form, without a replay.
+
+    A request that several would have denied counts once in the sums, and for each of them in the rows.
+    """
+    if entry.outcome is Outcome.DENIED:
+        return
+    report.requests += 1
+    report.tokens += entry.charge
+    if entry.shadow:
+        report.denied += 1
+        report.denied_tokens += entry.charge
+    for limit in entry.shadow:
+        add_toll(report.tolls, entry, limit)
+
+
+def add_toll(tolls: dict[Who, Toll], entry: Entry, limit: str) -> None:
+    """Counts one request that a limit denied."""
+    who = entry.identity
+    key = Who(who.tenant, who.service_account, who.client_ip, limit)
+    at = entry.admitted_at
+    tolls.setdefault(key, Toll(at, at)).add(entry.charge, at)
+
+
+def _held(cost: Cost, weights: Weights) -> _Units:
+    return (weights.at_most(cost.prompt, cost.output), cost.prompt, cost.output, 1)
+
+
+def _held_at_the_end(entry: Entry, weights: Weights) -> _Units:
+    return _held(Cost(entry.cost.prompt, entry.cost.output + _extra_output(entry, weights)), weights)
+
+
+def _extra_output(entry: Entry, weights: Weights) -> int:
+    """Output that its hold grew by, by the sum in the ledger: exact under its weights, where they are >= 1."""
+    if not entry.stream:
+        return 0  # only the holds of streams grow
+    output = entry.cost.output
+    if entry.outcome is Outcome.EXPIRED:
+        output = entry.usage.output
+    elif weights.any_output:
+        output = (entry.held * THOUSAND - weights.any_input * entry.cost.prompt) // weights.any_output
+    return max(0, output - entry.cost.output)
+
+
+def _capped(entry: Entry, *, strict: bool) -> bool:
+    """Whether it pays no more than is held. Where no limit is strict, estimates are as they were charged."""
+    return entry.reason == "cut_off" or (strict and entry.outcome is Outcome.ESTIMATED)
+
+
+def _charged(entry: Entry, weights: Weights) -> _Units:
+    """What it is charged by unit where no limit is strict: as `settlement.charges`."""
+    usage = entry.usage
+    match entry.outcome:
+        case Outcome.DENIED | Outcome.EXPIRED:
+            return _held_at_the_end(entry, weights)
+        case Outcome.RELEASED:
+            return (0, 0, 0, int(entry.reason != "not_forwarded"))
+        case Outcome.SETTLED | Outcome.ESTIMATED:
+            tokens, tokens_in, tokens_out = weights.of(usage), usage.input, max(0, usage.total - usage.input)
+        case _:
+            assert_never(entry.outcome)
+    if _capped(entry, strict=False):
+        held = _held_at_the_end(entry, weights)
+        tokens, tokens_in, tokens_out = min(tokens, held[0]), min(tokens_in, held[1]), min(tokens_out, held[2])
+    return (tokens, tokens_in, tokens_out, 1)
+
+
+def _settlement(entry: Entry, granted: Reservation) -> Settlement:
+    match entry.outcome:
+        case Outcome.DENIED | Outcome.EXPIRED:
+            return expiry(granted)
+        case Outcome.RELEASED:
+            return released(entry.reason, forwarded=entry.reason != "not_forwarded")
+        case Outcome.SETTLED | Outcome.ESTIMATED:
+            complete = not _capped(entry, strict=granted.strict)
+            return Estimates.of(granted, 1).settle(_bounded(entry, granted), complete=complete)
+        case _:
+            assert_never(entry.outcome)
+
+
+def _bounded(entry: Entry, granted: Reservation) -> Usage:
+    """What it would have used where its output bound is lower than in truth: what keeps to bounds ends there."""
+    usage = entry.usage
+    beyond = usage.total - usage.input - granted.output_held
+    if beyond <= 0 or not granted.strict or entry.reason == "overran":
+        return usage
+    output = min(usage.output, granted.output_held)
+    return replace(usage, output=output, reasoning=min(usage.reasoning, output), total=usage.total - beyond)
+
+
+def _reservation(entry: Entry, plan: _Plan) -> Reservation:
+    cost = entry.cost
+    return Reservation(
+        id=entry.id,
+        request_id=entry.request_id,
+        identity=entry.identity,
+        endpoint=_ENDPOINTS.get(entry.endpoint, Endpoint.ROUTE),
+        model=entry.model,
+        stream=entry.stream,
+        cost=cost,
+        buckets=plan.buckets(),
+        admitted_at=entry.admitted_at,
+        date=entry.date,
+        deadline=entry.ended_at.timestamp(),
+        weights=plan.weights,
+        bound=_bound(entry, cost, plan.least_output) if plan.strict else None,
+    )
+
+
+def _bound(entry: Entry, cost: Cost, least: int) -> Bound:
+    """What it would have been bounded by: no less than it used, or the replay would charge less than the truth.
+
+    But for an output that outgrew a bound that was written into the request: that would be cut again.
+    """
+    output = cost.output
+    if output and entry.reason != "overran":
+        output = max(output, entry.usage.total - entry.usage.input)
+    return Bound(max(cost.prompt, entry.usage.input), output, min(least, output), writable=output > 0)

@@ -1,0 +1,1 @@
+"""Reads a request: its path, its caller, its body. Pure."""

@@ -1,0 +1,244 @@
+"""Bodies of what generates text: chat, completions, responses, Anthropic's messages."""
+
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from extproc.core.request import jsonkeys
+from extproc.core.request.bodies.facts import MAX_CHOICES, FieldError, RequestFacts
+from extproc.core.request.bodies.json_body import AnyObject, JsonBody, head
+from extproc.core.request.bodies.media import PART, Media
+from extproc.core.request.bodies.texts import Texts, texts_in
+
+# Where a client bounds the output. `n_predict` and `n_cmpl` are llama.cpp's, which reads them before the others.
+CHAT_BOUNDS: Final = ("max_tokens", "max_completion_tokens", "n_predict")
+COMPLETION_BOUNDS: Final = ("max_tokens", "n_predict")
+RESPONSE_BOUNDS: Final = ("max_output_tokens",)
+MESSAGE_BOUNDS: Final = ("max_tokens",)
+# What OpenAI, vLLM and SGLang take for a completion's output bound where there is none. To write more would give a
+# client more than it asked for.
+COMPLETION_DEFAULT_TOKENS: Final = 16
+_COUNTS: Final = ("n", "best_of", "n_cmpl")
+# What a server adds to the prompt is not in the body: an earlier session (SGLang), search results, a template that
+# the client writes (it may loop), embeddings instead of text, and how finely media is cut up (vLLM).
+_ADDING: Final = ("session_id", "session_params", "mm_processor_kwargs", "media_io_kwargs", "prompt_embeds")
+_CHAT_ADDING: Final = (*_ADDING, "chat_template", "web_search_options")
+_RESPONSE_ADDING: Final = (*_ADDING, "previous_response_id", "conversation", "prompt", "context_management")
+_MESSAGE_ADDING: Final = (*_ADDING, "mcp_servers", "container", "context_management")
+
+CHAT_PROMPT: Final = (
+    *("messages", "tools", "functions", "response_format"),
+    *("documents", "chat_template", "chat_template_kwargs"),  # vLLM's
+)
+COMPLETION_PROMPT: Final = ("prompt", "suffix", "response_format")
+RESPONSE_PROMPT: Final = ("input", "instructions", "tools", "text", "previous_input_messages", "previous_response")
+MESSAGE_PROMPT: Final = ("system", "messages", "tools", "chat_template_kwargs")
+
+_SAID: Final = ("model", "stream", "stream_options")
+CHAT_FIELDS: Final = frozenset({*_SAID, *CHAT_BOUNDS, *_COUNTS, *CHAT_PROMPT, *_CHAT_ADDING, "prompt"})
+COMPLETION_FIELDS: Final = frozenset(
+    {*_SAID, "response_fields", *COMPLETION_BOUNDS, *_COUNTS, *COMPLETION_PROMPT, *_ADDING}
+)
+RESPONSE_FIELDS: Final = frozenset({*_SAID, *RESPONSE_BOUNDS, *RESPONSE_PROMPT, *_RESPONSE_ADDING, "background"})
+MESSAGE_FIELDS: Final = frozenset({*_SAID, *MESSAGE_BOUNDS, *MESSAGE_PROMPT, *_MESSAGE_ADDING, "thinking"})
+
+_OPTIONS: Final = frozenset({"include_usage", "continuous_usage_stats"})
+
+
+def read_chat(body: JsonBody) -> RequestFacts:
+    """A chat, or vLLM's batch of chats. Raises `FieldError`."""
+    model = body.model()
+    conversations, messages = _conversations(body)
+    if body.given("prompt"):
+        # A server that takes any kind of body would choose, and we could not tell which way.
+        raise FieldError("prompt", "left out where there are 'messages'; /v1/completions takes prompts")
+    stream = body.flag("stream")
+    bound = body.tokens(*CHAT_BOUNDS)
+    choices = _bounded_choices("n", body.choices(*_COUNTS) * conversations)
+    media = Media("messages")
+    media.find(body.fields["messages"])
+    prompt, prompt_bytes = body.prompt(CHAT_PROMPT)
+    return RequestFacts(
+        model=model,
+        stream=stream,
+        choices=choices,
+        output_bound=bound,
+        prompt_bytes=prompt_bytes - media.payload_bytes,
+        further_bytes=body.small_bytes,
+        media_parts=media.parts,
+        wants_usage=_wants_usage(body),
+        prompt=prompt,
+        messages=messages,
+        boundable=True,
+        unbounded_prompt=media.unbounded or any(map(body.given, _CHAT_ADDING)),
+    )
+
+
+def read_completion(body: JsonBody) -> RequestFacts:
+    """A completion of one prompt or of many. Raises `FieldError`."""
+    model = body.model()
+    rule = "a string, an array of strings, an array of token ids or an array of such arrays"
+    embedded = body.given("prompt_embeds")  # vLLM's, in place of a prompt or beside it
+    if body.given("response_fields"):
+        raise FieldError("response_fields", "left out: the answer could come without its usage")
+    prompts = texts_in(body, "prompt", rule) if body.given("prompt") or not embedded else Texts(0)
+    if embedded:
+        embeddings = texts_in(body, "prompt_embeds", "a string or an array of strings")
+        prompts = Texts(prompts.count + embeddings.count)
+    stream = body.flag("stream")
+    # 0 is allowed: to have the prompt's log probabilities echoed. A server generates one token for that.
+    bound = body.tokens(*COMPLETION_BOUNDS, least=0)
+    choices = _bounded_choices("n", body.choices(*_COUNTS) * max(1, prompts.count))
+    prompt, prompt_bytes = body.prompt(COMPLETION_PROMPT)
+    return RequestFacts(
+        model=model,
+        stream=stream,
+        choices=choices,
+        output_bound=None if bound is None else max(1, bound),
+        prompt_bytes=prompt_bytes,
+        further_bytes=body.small_bytes,
+        media_parts=0,
+        wants_usage=_wants_usage(body),
+        prompt=prompt,
+        messages=max(1, prompts.count),
+        prompt_tokens=None if body.given("suffix") else prompts.tokens,
+        usual_bound=COMPLETION_DEFAULT_TOKENS,
+        boundable=True,
+        unbounded_prompt=any(map(body.given, _ADDING)),
+    )
+
+
+def read_response(body: JsonBody) -> RequestFacts:
+    """A request for a response (OpenAI's Responses API). Raises `FieldError`."""
+    model = body.model()
+    messages, refers = _input_items(body)
+    if body.flag("background"):
+        raise FieldError("background", "false: what runs in the background can't be metered")
+    stream = body.flag("stream")
+    bound = body.tokens(*RESPONSE_BOUNDS)
+    media = Media("input")
+    if "input" in body.fields:
+        media.find(body.fields["input"])
+    prompt, prompt_bytes = body.prompt(RESPONSE_PROMPT)
+    return RequestFacts(
+        model=model,
+        stream=stream,
+        choices=1,
+        output_bound=bound,
+        prompt_bytes=prompt_bytes - media.payload_bytes,
+        further_bytes=body.small_bytes,
+        media_parts=media.parts,
+        wants_usage=True,  # it comes with the last event, asked for or not
+        prompt=prompt,
+        messages=messages + body.given("instructions"),
+        boundable=True,
+        unbounded_prompt=media.unbounded or refers or any(map(body.given, _RESPONSE_ADDING)) or _runs_tools(body),
+    )
+
+
+def read_messages(body: JsonBody) -> RequestFacts:
+    """A request of Anthropic's Messages API. Raises `FieldError`."""
+    model = body.model()
+    messages = body.objects("messages", "messages")
+    stream = body.flag("stream")
+    bound = body.tokens(*MESSAGE_BOUNDS)
+    media = Media("messages")
+    media.find(body.fields["messages"])
+    if "system" in body.fields:
+        media.find(body.fields["system"], PART)
+    prompt, prompt_bytes = body.prompt(MESSAGE_PROMPT)
+    return RequestFacts(
+        model=model,
+        stream=stream,
+        choices=1,
+        output_bound=bound,
+        prompt_bytes=prompt_bytes - media.payload_bytes,
+        further_bytes=body.small_bytes,
+        media_parts=media.parts,
+        wants_usage=True,  # it is part of every stream
+        prompt=prompt,
+        messages=messages + body.given("system"),
+        boundable=True,
+        unbounded_prompt=media.unbounded or any(map(body.given, _MESSAGE_ADDING)) or _runs_tools(body),
+    )
+
+
+class _Item(msgspec.Struct, gc=False):
+    type: str | None = None
+    role: str | None = None
+
+
+class _Tool(msgspec.Struct, gc=False):
+    type: str | None = None
+
+
+_elements: Final = msgspec.json.Decoder(list[Raw]).decode
+_chats: Final = msgspec.json.Decoder(list[list[AnyObject]]).decode
+_items: Final = msgspec.json.Decoder(list[_Item]).decode
+_MAX_TOOLS: Final = 1024
+_elements_or_none: Final = msgspec.json.Decoder(list[Raw] | None).decode
+_tools: Final = msgspec.json.Decoder(list[_Tool] | None).decode
+# The client runs these, Anthropic's by their prefix. Whatever else is in `tools`, the server runs.
+_CLIENT_TOOLS: Final = frozenset({None, "function", "custom", "local_shell", "shell", "apply_patch"})
+_CLIENT_TOOL_PREFIXES: Final = ("bash_", "text_editor_", "computer_", "memory_")
+
+
+def _conversations(body: JsonBody) -> tuple[int, int]:
+    """How many chats there are, and how many messages in all of them."""
+    raw = body.fields.get("messages", Raw())
+    start = head(raw, 64)
+    if start[:1] != b"[" or start[1:].lstrip()[:1] != b"[":
+        return 1, body.objects("messages", "messages")
+    rule = f"an array of messages, or of arrays of them, at most {MAX_CHOICES}"
+    # A list for each chat is dear, so they are counted before millions are built.
+    many = len(body.read("messages", _elements, rule)) > MAX_CHOICES
+    chats = [] if many else body.read("messages", _chats, rule)
+    messages = sum(map(len, chats))
+    if many or messages > MAX_CHOICES:
+        raise FieldError("messages", rule)
+    return len(chats), messages
+
+
+def _input_items(body: JsonBody) -> tuple[int, bool]:
+    """How many items the input has, and whether one of them only names what the server has stored."""
+    rule = f"a string or an array of items, at most {MAX_CHOICES}"
+    if not body.given("input"):
+        return 0, False  # a stored prompt, or an earlier response that is to go on
+    if head(body.fields["input"]) == b'"':
+        return 1, False
+    items = body.read("input", _items, rule)
+    if len(items) > MAX_CHOICES:
+        raise FieldError("input", rule)
+    refers = any(item.type == "item_reference" or (item.type is None and item.role is None) for item in items)
+    return len(items), refers
+
+
+def _runs_tools(body: JsonBody) -> bool:
+    """Whether the server runs a tool itself: what that returns becomes prompt, and the model is asked again."""
+    rule = f"an array of at most {_MAX_TOOLS} tools"
+    if len(body.read("tools", _elements_or_none, rule, absent=None) or []) > _MAX_TOOLS:
+        raise FieldError("tools", rule)
+    tools = body.read("tools", _tools, rule, absent=None) or []
+    return any(
+        tool.type not in _CLIENT_TOOLS and not str(tool.type).startswith(_CLIENT_TOOL_PREFIXES) for tool in tools
+    )
+
+
+def _bounded_choices(name: str, count: int) -> int:
+    if count > MAX_CHOICES:
+        raise FieldError(name, f"so small that there are at most {MAX_CHOICES} choices in all")
+    return count
+
+
+def _wants_usage(body: JsonBody) -> bool:
+    if not body.given("stream_options"):
+        return False
+    name = "stream_options"
+    options: list[tuple[str, Raw]] = body.read(name, jsonkeys.members, "an object")
+    twice = jsonkeys.repeated(options, _OPTIONS)
+    if twice is not None:
+        raise FieldError(f"{name}.{twice}", "given once")
+    if any(option not in _OPTIONS and option.casefold() in _OPTIONS for option, _ in options):
+        raise FieldError(name, "spelled in lower case")
+    return JsonBody({f"{name}.{option}": value for option, value in options}, 0).flag(f"{name}.include_usage")

@@ -1,0 +1,112 @@
+"""The body that goes upstream: usage asked for, output bounded; every other value as the client wrote it."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from extproc.core.request.bodies.generation import (
+    CHAT_BOUNDS,
+    COMPLETION_BOUNDS,
+    COMPLETION_DEFAULT_TOKENS,
+    MESSAGE_BOUNDS,
+    RESPONSE_BOUNDS,
+)
+from extproc.core.request.endpoints import Endpoint, Target
+
+# The first name is the one that is always written. For chats all servers obey `max_tokens` (OpenAI's reasoning
+# models refuse it, loudly); Ollama and Text Generation Inference take `max_completion_tokens` and ignore it.
+_BOUNDS: Final = {
+    Endpoint.CHAT_COMPLETIONS: CHAT_BOUNDS,
+    Endpoint.COMPLETIONS: COMPLETION_BOUNDS,
+    Endpoint.RESPONSES: RESPONSE_BOUNDS,
+    Endpoint.MESSAGES: MESSAGE_BOUNDS,
+}
+_ASKED_FOR_USAGE: Final = frozenset({Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS})
+# Anthropic's least budget for thinking. It has to be less than max_tokens.
+_LEAST_THINKING_TOKENS: Final = 1024
+
+_object: Final = msgspec.json.Decoder(dict[str, Raw] | None)
+_integer: Final = msgspec.json.Decoder(int)
+_Fields = Mapping[str, Raw]
+
+
+def upstream_body(
+    target: Target, body: bytes, *, add_usage: bool, output_bound: int | None, bound_field: str | None = None
+) -> bytes | None:
+    """The body that goes upstream, or None where it is the client's own. `body` was read without a complaint.
+
+    `add_usage` asks for usage in a stream of chunks; other kinds of endpoint report it anyway. A client that left
+    `include_usage` out gets no continuous statistics either, whatever it said about them: on their own they mean
+    nothing, and with `include_usage` they would show up in its chunks.
+
+    `output_bound` (at least 1; tokens per choice) lowers each bound that the client gave, and is put where the
+    upstream obeys it: in `bound_field` for chats whose upstream needs another name than `max_tokens`, else in the
+    field that each API has for it. What may not exceed the bound (`min_tokens`, the budget for thinking) is
+    lowered with it; thinking is turned off where less is left than it needs. Of a field that is not read and
+    stands there twice, the last one stays. Kinds that are not boundable stay as they are.
+    """
+    adds_usage = add_usage and target.endpoint in _ASKED_FOR_USAGE
+    names = _BOUNDS.get(target.endpoint, ()) if output_bound is not None else ()
+    if not adds_usage and not names:
+        return None
+    fields = _object.decode(body) or {}
+    changes: dict[str, Raw] = {}
+    if adds_usage:
+        changes["stream_options"] = _with_usage(fields)
+    if output_bound is not None and names:
+        if target.endpoint is Endpoint.CHAT_COMPLETIONS and bound_field is not None:
+            names = (bound_field, *names)
+        default = COMPLETION_DEFAULT_TOKENS if target.endpoint is Endpoint.COMPLETIONS else None
+        changes |= _bounded(fields, names, output_bound, default)
+    return msgspec.json.encode(dict(fields) | changes) if changes else None
+
+
+def _with_usage(fields: _Fields) -> Raw:
+    options = _object.decode(fields["stream_options"]) if "stream_options" in fields else None
+    changed = dict(options or {}) | {"include_usage": Raw(b"true")}
+    if "continuous_usage_stats" in changed:
+        changed["continuous_usage_stats"] = Raw(b"false")
+    return Raw(msgspec.json.encode(changed))
+
+
+def _bounded(fields: _Fields, names: tuple[str, ...], bound: int, default: int | None) -> dict[str, Raw]:
+    own = {name: value for name in names if (value := _int(fields.get(name))) is not None}
+    most = min(bound, max(own.values(), default=bound if default is None else default))
+    lowered = {name: min(bound, value) for name, value in own.items() if value > bound}
+    if names[0] not in own:
+        lowered[names[0]] = most
+    changes = {name: _raw(value) for name, value in lowered.items()}
+    if not changes:
+        return changes
+    least = _int(fields.get("min_tokens"))
+    if least is not None and least > most:
+        changes["min_tokens"] = _raw(most)
+    if "thinking" in fields:
+        changes |= _thinking_within(most, fields["thinking"])
+    return changes
+
+
+def _thinking_within(bound: int, raw: Raw) -> dict[str, Raw]:
+    try:
+        thinking = _object.decode(raw) or {}
+    except msgspec.DecodeError:
+        return {}  # no object: the upstream's to refuse
+    budget = _int(thinking.get("budget_tokens"))
+    if budget is None or budget < bound:
+        return {}
+    if bound <= _LEAST_THINKING_TOKENS:
+        return {"thinking": Raw(b'{"type":"disabled"}')}
+    return {"thinking": Raw(msgspec.json.encode(thinking | {"budget_tokens": bound - 1}))}
+
+
+def _int(raw: Raw | None) -> int | None:
+    try:
+        return None if raw is None else _integer.decode(raw)
+    except msgspec.DecodeError:
+        return None
+
+
+def _raw(value: int) -> Raw:
+    return Raw(str(value).encode())

@@ -1,0 +1,73 @@
+"""Fields that hold one text or many, as strings, token ids or objects: how many there are, and how long."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Raw
+
+from extproc.core.request.bodies.facts import MAX_CHOICES, FieldError
+from extproc.core.request.bodies.json_body import AnyObject, JsonBody, head
+
+_TokenId = Annotated[int, Meta(ge=0)]
+_decoders: Final[dict[bytes, Any]] = {
+    b'"': msgspec.json.Decoder(list[str | AnyObject]),
+    b"{": msgspec.json.Decoder(list[str | AnyObject]),
+    b"[": msgspec.json.Decoder(list[list[_TokenId | AnyObject]]),
+}
+_token_ids: Final = msgspec.json.Decoder(list[_TokenId])
+_string: Final = msgspec.json.Decoder(str)
+_SPACE: Final = b" \t\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """`tokens` where they are given as token ids."""
+
+    count: int
+    tokens: int | None = None
+
+
+def texts_in(body: JsonBody, name: str, rule: str, *, objects: bool = False) -> Texts:
+    """How many texts a field holds: a string, an array of strings, token ids, or an array of arrays of them.
+
+    With `objects`, elements may also be objects (a text with its title or its images), and one object may stand
+    for all. Raises `FieldError` for anything else, and for more than `MAX_CHOICES` texts.
+    """
+    rule = f"{rule}, at most {MAX_CHOICES}"
+    texts: Texts = body.read(name, lambda raw: _count(raw, objects=objects), rule)
+    if texts.count > MAX_CHOICES:
+        raise FieldError(name, rule)
+    return texts
+
+
+def _count(raw: Raw, *, objects: bool) -> Texts:
+    match head(raw):
+        case b'"':
+            _string.decode(raw)
+            return Texts(1)
+        case b"{" if objects:
+            # Its content is an array of parts, which a server may score one by one.
+            return Texts(max(1, bytes(raw).count(b"{") - 1))
+        case b"[":
+            return _count_elements(bytes(raw), objects=objects)
+        case _:
+            raise msgspec.ValidationError
+
+
+def _count_elements(text: bytes, *, objects: bool) -> Texts:
+    first = text[1:].lstrip(_SPACE)[:1]
+    if first == b"]":
+        return Texts(0, 0)
+    if first == b"[" and text.count(b"[") > MAX_CHOICES + 1:
+        return Texts(MAX_CHOICES + 1)  # before millions of lists are built
+    decoder = _decoders.get(first)
+    if decoder is None:
+        return Texts(1, len(_token_ids.decode(text)))
+    elements = decoder.decode(text)
+    # Of an inner array the first element tells: numbers with objects among them are no text to any server.
+    leaves = [element[0] if type(element) is list and element else element for element in elements]
+    if not objects and any(type(leaf) is AnyObject for leaf in leaves):
+        raise msgspec.ValidationError
+    exact = first == b"[" and not any(type(leaf) is AnyObject for leaf in leaves)
+    return Texts(len(elements), sum(map(len, elements)) if exact else None)

@@ -1,0 +1,104 @@
+"""Bodies of what reads text and generates none: embeddings, rerank, score."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from extproc.core.request.bodies.facts import FieldError, RequestFacts
+from extproc.core.request.bodies.json_body import JsonBody
+from extproc.core.request.bodies.media import MESSAGE, PART, Media
+from extproc.core.request.bodies.texts import Texts, texts_in
+
+# OpenAI's field first, then vLLM's chats, Cohere's, Text Embeddings Inference's, llama.cpp's and SGLang's.
+EMBEDDING_PROMPT: Final = ("input", "messages", "texts", "inputs", "content", "text", "input_ids")
+# One of the left is compared with each of the right.
+QUERIES: Final = ("query", "queries", "text_1", "data_1")
+DOCUMENTS: Final = ("documents", "texts", "items", "text_2", "data_2")
+_ADDING: Final = ("chat_template", "mm_processor_kwargs", "media_io_kwargs")
+_FURTHER_PROMPT: Final = ("chat_template", "chat_template_kwargs", "instruction", "instruct")
+
+EMBEDDING_FIELDS: Final = frozenset({"model", *EMBEDDING_PROMPT, *_FURTHER_PROMPT, *_ADDING})
+PAIR_FIELDS: Final = frozenset({"model", *QUERIES, *DOCUMENTS, *_FURTHER_PROMPT, *_ADDING})
+_TEXTS_RULE: Final = "a string, an array of strings or objects, token ids or an array of such arrays"
+
+
+def read_embedding(body: JsonBody) -> RequestFacts:
+    """Texts, token ids or chats to embed, to classify or to pool. Raises `FieldError`."""
+    model = body.model()
+    given = [name for name in EMBEDDING_PROMPT if body.given(name)]
+    if not given:
+        raise FieldError("input", f"given: {_TEXTS_RULE}")
+    media = Media(given[0])
+    texts = []
+    for name in given:
+        chat = name == "messages"
+        texts.append(
+            Texts(body.objects(name, "messages")) if chat else texts_in(body, name, _TEXTS_RULE, objects=True)
+        )
+        media.find(body.fields[name], MESSAGE if chat else PART)
+    exact = texts[0].tokens if len(texts) == 1 else None
+    count = sum(text.count for text in texts)
+    return _facts(body, model, (*EMBEDDING_PROMPT, *_FURTHER_PROMPT), media, messages=count, tokens=exact)
+
+
+def read_pairs(body: JsonBody) -> RequestFacts:
+    """A query and documents, or texts in pairs. Raises `FieldError`.
+
+    A cross-encoder reads the query again with each document, so the prompt counts it as often.
+    """
+    model = body.model()
+    queries, documents = _side(body, QUERIES), _side(body, DOCUMENTS)
+    # One on the left goes with all on the right; as many as there are on the right go one by one.
+    again = max(0, documents - 1) if queries == 1 else 0
+    once, often = _media(body, DOCUMENTS), _media(body, QUERIES)
+    query_bytes = sum(len(body.fields[name]) for name in QUERIES if body.given(name)) - often.payload_bytes
+    once.parts += often.parts * (1 + again)
+    once.payload_bytes += often.payload_bytes
+    once.unbounded = once.unbounded or often.unbounded
+    pairs = max(queries, documents)
+    names = (*QUERIES, *DOCUMENTS, *_FURTHER_PROMPT)
+    return _facts(body, model, names, once, messages=pairs, more_bytes=query_bytes * again)
+
+
+def _side(body: JsonBody, names: Sequence[str]) -> int:
+    given = [name for name in names if body.given(name)]
+    if not given:
+        raise FieldError(names[0], f"given: {_TEXTS_RULE}")
+    counts = {name: texts_in(body, name, _TEXTS_RULE, objects=True).count for name in given}
+    # However many parts it has, a query is one.
+    return sum(1 if name == "query" else count for name, count in counts.items())
+
+
+def _media(body: JsonBody, names: Sequence[str]) -> Media:
+    given = [name for name in names if body.given(name)]
+    media = Media(given[0])
+    for name in given:
+        media.find(body.fields[name], PART)
+    return media
+
+
+def _facts(
+    body: JsonBody,
+    model: str,
+    names: Sequence[str],
+    media: Media,
+    *,
+    messages: int,
+    tokens: int | None = None,
+    more_bytes: int = 0,
+) -> RequestFacts:
+    prompt, prompt_bytes = body.prompt(names)
+    further = any(map(body.given, _FURTHER_PROMPT))
+    return RequestFacts(
+        model=model,
+        stream=False,
+        choices=1,
+        output_bound=None,
+        prompt_bytes=prompt_bytes - media.payload_bytes + more_bytes,
+        media_parts=media.parts,
+        wants_usage=True,
+        prompt=prompt,
+        messages=max(1, messages),
+        prompt_tokens=None if further else tokens,
+        unbounded_prompt=media.unbounded or any(map(body.given, _ADDING)),
+        generates=False,
+    )

@@ -1,0 +1,98 @@
+"""Request body -> `RequestFacts`, or what is wrong with it; and the body that goes upstream.
+
+Only what is metered is read; everything else is the upstream's to judge. How each kind of body is read is in
+`core/request_bodies`.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from extproc.core.request.bodies import forms, generation, multipart, vectors
+from extproc.core.request.bodies.facts import (
+    MAX_CHOICES,
+    MAX_TOKENS,
+    FieldError,
+    Malformed,
+    RequestFacts,
+    is_model,
+)
+from extproc.core.request.bodies.json_body import JsonBody, json_body
+from extproc.core.request.bodies.prompts import prompt_texts
+from extproc.core.request.bodies.rewriting import upstream_body
+from extproc.core.request.endpoints import MAX_MODEL_CHARS, Endpoint, Target
+
+__all__ = [
+    "MAX_CHOICES",
+    "MAX_MODEL_CHARS",
+    "MAX_TOKENS",
+    "Malformed",
+    "RequestFacts",
+    "prompt_texts",
+    "read_request",
+    "upstream_body",
+]
+
+
+class _Kind(NamedTuple):
+    fields: frozenset[str]
+    read: Callable[[JsonBody], RequestFacts]
+    form: Callable[[multipart.Form], RequestFacts | Malformed] | None = None
+
+
+_KINDS: Final = {
+    Endpoint.CHAT_COMPLETIONS: _Kind(generation.CHAT_FIELDS, generation.read_chat),
+    Endpoint.COMPLETIONS: _Kind(generation.COMPLETION_FIELDS, generation.read_completion),
+    Endpoint.RESPONSES: _Kind(generation.RESPONSE_FIELDS, generation.read_response),
+    Endpoint.MESSAGES: _Kind(generation.MESSAGE_FIELDS, generation.read_messages),
+    Endpoint.EMBEDDINGS: _Kind(vectors.EMBEDDING_FIELDS, vectors.read_embedding),
+    Endpoint.RERANK: _Kind(vectors.PAIR_FIELDS, vectors.read_pairs),
+    Endpoint.SCORE: _Kind(vectors.PAIR_FIELDS, vectors.read_pairs),
+    Endpoint.TRANSCRIPTIONS: _Kind(forms.FORM_FIELDS, forms.read_described, forms.read_uploaded),
+    Endpoint.SPEECH: _Kind(forms.FORM_FIELDS, forms.read_described),
+    Endpoint.IMAGES: _Kind(forms.FORM_FIELDS, forms.read_described, forms.read_uploaded),
+}
+
+
+def read_request(target: Target, body: bytes, content_type: str) -> RequestFacts | Malformed:
+    """The facts of a request, or the first thing that is wrong with it. Never raises.
+
+    A JSON body is read as JSON whatever its content type says, as servers do, unless that says that it is a form.
+    Where requests are counted and no tokens, the body is not looked at: the model is in the path.
+    """
+    kind = _KINDS.get(target.endpoint)
+    if kind is None:
+        return _without_body(target)
+    try:
+        if multipart.is_multipart(content_type):
+            return _read_form(kind, body, content_type)
+        read = json_body(body, kind.fields)
+        return read if isinstance(read, Malformed) else kind.read(read)
+    except FieldError as error:
+        return error.malformed
+    except RecursionError:
+        return Malformed("The body is nested too deeply.", code="invalid_json")
+
+
+def _read_form(kind: _Kind, body: bytes, content_type: str) -> RequestFacts | Malformed:
+    if kind.form is None:
+        return Malformed("'content-type' must be application/json here.", "content-type", "invalid_content_type")
+    form = multipart.read_form(content_type, body)
+    return form if isinstance(form, Malformed) else kind.form(form)
+
+
+def _without_body(target: Target) -> RequestFacts | Malformed:
+    model = target.model
+    if model is not None and not is_model(model):
+        rule = f"1 to {MAX_MODEL_CHARS} printable characters"
+        return Malformed(f"The model that the path names must be {rule}.", "model")
+    return RequestFacts(
+        model=model or "",
+        stream=False,
+        choices=1,
+        output_bound=None,
+        prompt_bytes=0,
+        media_parts=0,
+        wants_usage=True,
+        generates=False,
+        counts_tokens=False,
+    )

@@ -1,0 +1,141 @@
+"""Who calls: verified attributes -> `Identity`.
+
+Sources, in order: the JWT payload that Envoy's jwt_authn filter verified, then headers that the operator says
+the mesh owns, then (where that is switched on) the principal that mTLS proved, then "anonymous". The client IP is
+Envoy's own verdict on the peer (`source.address`); no header that a client can write is ever read for it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NewType
+
+from extproc.core.request.addresses import IPV6_PREFIX, UNKNOWN_IP, ClientIP, client_ip
+
+TenantId = NewType("TenantId", str)
+ServiceAccount = NewType("ServiceAccount", str)
+
+ANONYMOUS = "anonymous"
+SPIFFE = "spiffe://"
+# Longer names than this are no names; the bound keeps keys, log lines and documents small.
+MAX_NAME_CHARS = 256
+_NAME_RULE = f"1 to {MAX_NAME_CHARS} printable characters"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The verified caller. Every part is printable, non-empty and at most `MAX_NAME_CHARS` characters."""
+
+    tenant: TenantId
+    service_account: ServiceAccount
+    client_ip: ClientIP
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableIdentity:
+    """A verified source that holds something which can't name anybody. `source` names the claim or header."""
+
+    source: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRules:
+    """Where an identity comes from.
+
+    `tenant_pattern` is searched in the service account when no claim or header names a tenant; its group
+    `tenant` (or else its first group) is the tenant. Header names are lower case. With `peer_principals`, the
+    peer's mTLS principal names a caller whom nothing else does; `gateway_principals` only hand requests on.
+    IPv6 clients are told apart by this many bits of their address.
+    """
+
+    service_account_claim: str = "sub"
+    tenant_claim: str | None = "tenant"
+    service_account_header: str | None = None
+    tenant_header: str | None = None
+    tenant_pattern: re.Pattern[str] | None = None
+    peer_principals: bool = False
+    gateway_principals: frozenset[str] = frozenset()
+    ipv6_prefix: int = IPV6_PREFIX
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        return tuple(c for c in (self.service_account_claim, self.tenant_claim) if c)
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        return tuple(h for h in (self.service_account_header, self.tenant_header) if h)
+
+
+def identify(
+    rules: IdentityRules,
+    claims: Mapping[str, object],
+    headers: Mapping[str, str],
+    source_address: str,
+    peer: str = "",
+) -> Identity | UnusableIdentity:
+    """Names the caller, or says which verified source is unusable.
+
+    Args:
+        rules: where to look.
+        claims: the claims of a *verified* token; empty when there was none.
+        headers: request headers by lower-case name; a repeated header's values are joined by commas.
+        source_address: Envoy's `source.address`, such as `10.0.0.7:4321` or `[2001:db8::1]:443`.
+        peer: the URI that the peer's certificate names it by (`spiffe://...`), empty without mTLS.
+    """
+    principal = _caller_in_the_mesh(rules, peer)
+    account = _named(rules.service_account_claim, rules.service_account_header, claims, headers)
+    if isinstance(account, UnusableIdentity):
+        return account
+    tenant = _named(rules.tenant_claim, rules.tenant_header, claims, headers)
+    if isinstance(tenant, UnusableIdentity):
+        return tenant
+    if account is None and principal is not None:
+        if not is_name(principal):
+            return UnusableIdentity("principal", f"The mTLS principal must be a name: {_NAME_RULE}.")
+        account = principal
+    if account is None:
+        account = ANONYMOUS
+    elif tenant is None:
+        tenant = _derived_tenant(rules.tenant_pattern, account)
+    # At a sidecar, the address is what X-Forwarded-For says: the gateway's word, or a peer's own invention.
+    address = client_ip(source_address, rules.ipv6_prefix) if principal is None else UNKNOWN_IP
+    return Identity(TenantId(tenant or ANONYMOUS), ServiceAccount(account), address)
+
+
+def _caller_in_the_mesh(rules: IdentityRules, peer: str) -> str | None:
+    """The principal as Istio writes it, without its scheme; None where none counts."""
+    principal = peer.removeprefix(SPIFFE)
+    if not rules.peer_principals or not principal or principal in rules.gateway_principals:
+        return None
+    return principal
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name a tenant or service account: printable, no surrounding space, bounded."""
+    return 0 < len(text) <= MAX_NAME_CHARS and text.isprintable() and text == text.strip()
+
+
+def _named(
+    claim: str | None, header: str | None, claims: Mapping[str, object], headers: Mapping[str, str]
+) -> str | UnusableIdentity | None:
+    if claim is not None and claim in claims:
+        value = claims[claim]
+        if isinstance(value, str) and is_name(value):
+            return value
+        return UnusableIdentity(claim, f"The token's claim '{claim}' must be a string: {_NAME_RULE}.")
+    if header is not None and header in headers:
+        text = headers[header]
+        # A comma means that the header came twice: the mesh's and somebody else's.
+        if is_name(text) and "," not in text:
+            return text
+        return UnusableIdentity(header, f"The header '{header}' must hold one name: {_NAME_RULE}.")
+    return None
+
+
+def _derived_tenant(pattern: re.Pattern[str] | None, account: str) -> str | None:
+    found = pattern.search(account) if pattern is not None else None
+    if found is None:
+        return None
+    tenant = found.groupdict().get("tenant") or next((g for g in found.groups() if g), None)
+    return tenant if tenant is not None and is_name(tenant) else None

@@ -1,0 +1,1 @@
+"""Holds, settles and records reservations, and rebuilds the counters after a loss."""

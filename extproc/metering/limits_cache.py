@@ -1,0 +1,117 @@
+"""The tenants' limits in memory, following the store: no I/O on the request path.
+
+A change stream tells of changes at once; where there is none, polling does. Either way all documents are read
+again as a whole, so that what is in memory is always one state of the store and never a sum of events.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from extproc.core.quota.binding import Policy
+from extproc.core.quota.policies import BadDocument, Defaults, policy_from
+from extproc.core.request.identity import TenantId
+from extproc.observe.metrics import Metrics
+from extproc.ports.base import Clock, StoreError
+from extproc.ports.tenants import Document, TenantStore
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerOptions:
+    """Seconds. `poll_s` bounds how stale limits can be without a change stream, `refresh_s` with one."""
+
+    poll_s: float = 2.0
+    refresh_s: float = 30.0
+    settle_s: float = 0.05  # changes that come in a burst are read once
+
+
+class LimitsFollower:
+    """Implements `ports.Limits`."""
+
+    def __init__(
+        self, store: TenantStore, defaults: Defaults, clock: Clock, metrics: Metrics, options: FollowerOptions
+    ) -> None:
+        self._store = store
+        self._defaults = defaults
+        self._clock = clock
+        self._metrics = metrics
+        self._options = options
+        self._policies: dict[TenantId, Policy] = {}
+        self._complained: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._watching = False
+        self._loading = asyncio.Lock()  # an earlier state must not arrive after a later one
+
+    def policy(self, tenant: TenantId) -> Policy:
+        return self._policies.get(tenant) or self._defaults.policy(tenant)
+
+    async def load(self) -> None:
+        """Reads all limits. Raises `StoreError`, and then what was known stays.
+
+        A document that can't be used leaves its tenant with the limits it had, else with the defaults.
+        """
+        async with self._loading:
+            self._take(await self._store.documents())
+
+    async def run(self) -> None:
+        """Keeps the limits fresh until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            group.create_task(self._refresh())
+
+    def _take(self, documents: Sequence[Document]) -> None:
+        policies: dict[TenantId, Policy] = {}
+        problems: dict[str, str] = {}
+        for document in documents:
+            read = policy_from(document, self._defaults)
+            if isinstance(read, Policy):
+                policies[read.tenant] = read
+                continue
+            problems[read.tenant or "?"] = read.message
+            kept = self._kept(read)
+            if kept is not None:
+                policies.setdefault(kept.tenant, kept)
+        self._policies = policies
+        self._complain(problems)
+        self._metrics.limits_loaded(len(policies), len(problems), self._clock.now().timestamp())
+
+    def _kept(self, bad: BadDocument) -> Policy | None:
+        return self._policies.get(TenantId(bad.tenant)) if bad.tenant is not None else None
+
+    def _complain(self, problems: dict[str, str]) -> None:
+        for tenant, message in problems.items():
+            if self._complained.get(tenant) != message:
+                _log.error("limits can't be used", extra={"tenant": tenant, "problem": message})
+        self._complained = problems
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async for _ in self._store.changes():
+                    self._watching = True
+                    self._changed.set()
+            except StoreError as error:
+                if self._watching:
+                    _log.warning("no change stream, polling instead", extra={"error": str(error)})
+            if self._watching:
+                self._watching = False
+                self._changed.set()  # what is waited for now would be as long as with a change stream
+            await asyncio.sleep(self._options.poll_s)
+
+    async def _refresh(self) -> None:
+        while True:
+            wait_s = self._options.refresh_s if self._watching else self._options.poll_s
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), wait_s)
+                await asyncio.sleep(self._options.settle_s)
+            self._changed.clear()
+            try:
+                await self.load()
+            except StoreError as error:
+                _log.warning("limits could not be read, the known ones stay", extra={"error": str(error)})
+                await asyncio.sleep(self._options.poll_s)
+                self._changed.set()

@@ -1,0 +1,130 @@
+"""Reads `Settings` once, from a YAML file and the environment; a bad value stops start-up, named.
+
+The environment wins over the file, the file over the defaults. `TOKENWEIR_REDIS__URL` is `redis.url`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from extproc.settings.environment import is_service_link
+from extproc.settings.model import Settings
+
+PREFIX: Final = "TOKENWEIR_"
+_NESTING: Final = "__"
+# Variables with our prefix that other parts of Tokenweir read.
+_NOT_SETTINGS: Final = frozenset(
+    {"TOKENWEIR_CONFIG", "TOKENWEIR_SCHEMAS", "TOKENWEIR_FIXTURES", "TOKENWEIR_ENVOYS", "TOKENWEIR_HELM"}
+)
+
+
+class SettingsError(Exception):
+    """The settings can't be used. The message has one line per problem: the field, what is wrong, the fix."""
+
+
+def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Reads the settings once. Raises `SettingsError` with every problem, each naming its field."""
+    values = _from_file(path) if path is not None else {}
+    problems = _overlay(values, os.environ if environment is None else environment)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        problems += [_line(detail) for detail in error.errors()]
+        raise SettingsError("\n".join(problems)) from None
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def load_to_serve(path: Path | None = None) -> Settings:
+    """Read the settings of a process that serves.
+
+    Raises `SettingsError`, also for plaintext on an address that other machines can reach.
+    """
+    settings = load(path)
+    if (problem := settings.server.exposed()) is not None:
+        raise SettingsError(problem)
+    return settings
+
+
+def variable_name(name: str) -> str:
+    """The environment variable of a setting: `redis.url` is TOKENWEIR_REDIS__URL."""
+    return PREFIX + name.replace(".", _NESTING).upper()
+
+
+def field_names(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """Every setting's dotted name."""
+    names: list[str] = []
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            names += field_names(inner, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: can't be read: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        # Only where and what: the parser would quote the line, and with it a password.
+        mark = error.problem_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SettingsError(f"{path}: not valid YAML{where}: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise SettingsError(f"{path}: not valid YAML: it must be printable UTF-8 text") from None
+    except ValueError as error:
+        raise SettingsError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"{path}: nested too deeply") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: must be a mapping of sections, such as 'redis: {{url: ...}}'")
+    return values
+
+
+def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """Puts the environment's values over the file's. Returns a line for each variable that means nothing."""
+    known = {variable_name(name): name for name in field_names()}
+    problems: list[str] = []
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS:
+            continue
+        if variable in known:
+            _put(values, known[variable].split("."), None if text in ("", "null") else text)
+        elif not is_service_link(variable, text, PREFIX):
+            problems.append(f"{variable}: no such setting; see docs/settings.md")
+    return problems
+
+
+def _put(values: dict[str, Any], path: list[str], value: str | None) -> None:
+    *sections, last = path
+    for section in sections:
+        inner = values.get(section)
+        if inner is None:
+            inner = values[section] = {}
+        if not isinstance(inner, dict):  # the file's mistake: validation reports it
+            return
+        values = inner
+    values[last] = value
+
+
+def _line(detail: ErrorDetails) -> str:
+    """One problem. Never with the value itself, which may be a secret."""
+    name = ".".join(str(part) for part in detail["loc"])
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    match detail["type"]:
+        case "extra_forbidden" | "invalid_key":
+            message = "no such setting; see docs/settings.md"
+        case "model_type" | "model_attributes_type":
+            message = "must be a section: a mapping of its settings"
+    return f"{name}: {message}"

@@ -1,0 +1,1 @@
+"""Keeps everything in memory: the reference that the other stores are tested against."""

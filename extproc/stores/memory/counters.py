@@ -1,0 +1,337 @@
+"""Counters in memory: the reference that the other stores are held to.
+
+`MemoryServer` is what several replicas can share, as they would a Redis; it can lose what it holds.
+`MemoryCounters` is one replica's client of it. By itself a client has a server of its own, which is ready: for one
+replica, gone with it.
+"""
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import count
+
+import msgspec
+
+from extproc.core.quota.ledger import Entry
+from extproc.core.quota.limits import Bucket
+from extproc.core.quota.partitions import PARTITIONS, partition_of
+from extproc.core.quota.reservation import Admitted, Count, Denied, Reservation, ReservationId, admitted, decide
+from extproc.core.quota.settlement import Outcome
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import TenantId
+from extproc.ports.base import StoreError, UnreadyError
+from extproc.ports.counters import Closed, Closing, Crossed, Receipt
+from extproc.ports.epochs import Epoch, Used
+from extproc.ports.journal import Aside, Backlog, Journalled, Waiting
+
+_NOTHING = Count(0, 0)
+
+
+@dataclass(slots=True)
+class _Known:
+    """A reservation that is open, or was ended (`closed`)."""
+
+    reservation: Reservation
+    holds: list[int]
+    closed: Closed | None = None
+
+
+@dataclass(slots=True)
+class _Life:
+    """What a partition holds in one epoch."""
+
+    epoch: Epoch
+    counts: dict[tuple[str, str], Count] = field(default_factory=dict)
+    alerted: dict[tuple[str, str], int] = field(default_factory=dict)
+    known: dict[ReservationId, _Known] = field(default_factory=dict)
+    registered: set[str] = field(default_factory=set)
+
+
+class MemoryServer:
+    """What all replicas share. `clock` gives seconds since the epoch."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.time, new_id: Callable[[], str] = secrets.token_hex
+    ) -> None:
+        """`new_id` names epochs: never the same twice."""
+        self.clock = clock
+        self._new_id = new_id
+        self.lives: dict[int, _Life] = {}
+        self.before: dict[int, _Life] = {}  # the lives that were ready last
+        self.journal: dict[Receipt, tuple[Entry, float]] = {}
+        self.aside: deque[Aside] = deque()
+        self._numbers = count(1)
+
+    def begin(self, partition: int) -> None:
+        """Begins an epoch: what was counted may have lost something. What it was is left to be looked at."""
+        known = self.lives.get(partition)
+        if known is not None and known.epoch.ready:
+            self.before[partition] = known
+        self.lives[partition] = _Life(Epoch(partition, self._new_id(), ready=False))
+
+    def lose(self, partition: int | None = None) -> None:
+        """Everything is gone, journal included, as by FLUSHALL."""
+        for each in range(PARTITIONS) if partition is None else (partition,):
+            self.lives.pop(each, None)
+            self.before.pop(each, None)
+        gone = [r for r in self.journal if partition in (None, r.partition)]
+        for receipt in gone:
+            del self.journal[receipt]
+
+    def receipt(self, partition: int) -> Receipt:
+        return Receipt(partition, str(next(self._numbers)))
+
+
+class MemoryCounters:
+    """Implements `ports.Counters`, `Journal` and `Epochs`. Atomic because nothing in a call waits."""
+
+    def __init__(self, server: MemoryServer | None = None) -> None:
+        self._adopted: dict[int, str] = {}
+        self.server = server or MemoryServer()
+        if server is None:
+            for partition in range(PARTITIONS):
+                self.server.begin(partition)
+                life = self.server.lives[partition]
+                life.epoch = replace(life.epoch, ready=True)
+                self._adopted[partition] = life.epoch.id
+
+    # ------------------------------------------------ counters
+
+    @property
+    def apart(self) -> bool:
+        return False
+
+    async def reserve(self, reservation: Reservation) -> Admitted | Denied:
+        life = self._life(reservation, ready=True)
+        known = life.known.get(reservation.id)
+        counts = [life.counts.get(key, _NOTHING) for key in _keys(reservation)]
+        if known is not None and known.closed is not None:
+            raise StoreError("the reservation was ended before it was made", transient=False)
+        if known is not None:
+            before = [Count(c.used, c.held - hold) for c, hold in zip(counts, known.holds, strict=True)]
+            bound = known.reservation.bound
+            return admitted(reservation, before, bound.output if bound is not None else 0)
+        decision = decide(reservation, counts)
+        if isinstance(decision, Admitted):
+            _hold(life, decision.reservation)
+        return decision
+
+    async def renew(self, reservations: Sequence[Reservation]) -> None:
+        for reservation in reservations:
+            life = self._life(reservation, ready=False)
+            known = life.known.get(reservation.id)
+            if known is None and reservation.local:
+                _hold(life, reservation)
+            elif known is not None and known.closed is None:
+                _renew(life, known, reservation)
+
+    async def close(self, closings: Sequence[Closing], thresholds: Sequence[int] = ()) -> list[Closed]:
+        return [self._close(closing, thresholds) for closing in closings]
+
+    async def overdue(self, now: datetime, at_most: int, part: int | None = None) -> list[Reservation]:
+        due = (
+            known.reservation
+            for partition, life in self.server.lives.items()
+            if part in (None, partition)
+            for known in life.known.values()
+            if known.closed is None and known.reservation.deadline < now.timestamp()
+        )
+        return sorted(due, key=lambda r: r.deadline)[:at_most]
+
+    async def read(self, tenant: TenantId, buckets: Sequence[Bucket]) -> list[Count]:
+        life = self.server.lives.get(partition_of(tenant))
+        counts = life.counts if life is not None else {}
+        return [counts.get((tenant, bucket.key), _NOTHING) for bucket in buckets]
+
+    async def time(self) -> float:
+        return self.server.clock()
+
+    async def warnings(self) -> list[str]:
+        return []
+
+    async def ping(self, part: int | None = None) -> None:
+        """Always there."""
+
+    async def aclose(self) -> None:
+        """Nothing to give back."""
+
+    def _life(self, reservation: Reservation, *, ready: bool) -> _Life:
+        partition = partition_of(reservation.identity.tenant)
+        life = self.server.lives.get(partition)
+        if life is None or self._adopted.get(partition) != life.epoch.id:
+            raise UnreadyError("another epoch has begun")
+        if ready and not life.epoch.ready:
+            raise UnreadyError("the counters are being rebuilt")
+        return life
+
+    def _close(self, closing: Closing, thresholds: Sequence[int]) -> Closed:
+        reservation = closing.reservation
+        life = self._life(reservation, ready=True)
+        known = life.known.get(reservation.id)
+        if known is None and reservation.local:
+            known = life.known[reservation.id] = _Known(reservation, [0] * len(reservation.buckets))
+        if known is None:
+            closed = Closed(closing.outcome)
+            life.known[reservation.id] = _Known(reservation, [], closed)
+            return closed
+        if known.closed is not None:
+            return known.closed if known.closed.outcome is closing.outcome else Closed(known.closed.outcome)
+        crossed: list[Crossed] = []
+        watched = closing.watched or (True,) * len(reservation.buckets)
+        for i, (key, bucket) in enumerate(zip(_keys(reservation), reservation.buckets, strict=True)):
+            used = _take_back(life, key, known.holds[i], closing.charges[i])
+            if watched[i] and bucket.limit.amount:
+                crossed += _cross(life, key, bucket, used, thresholds)
+        receipt = None
+        if closing.entry is not None:
+            receipt = self.server.receipt(life.epoch.partition)
+            self.server.journal[receipt] = (closing.entry, self.server.clock())
+        known.closed = Closed(closing.outcome, tuple(crossed), receipt)
+        return known.closed
+
+    # ------------------------------------------------ journal
+
+    async def written(self, receipts: Sequence[Receipt]) -> None:
+        for receipt in receipts:
+            self.server.journal.pop(receipt, None)
+
+    async def waiting(self, older_than_s: float, at_most: int, partition: int | None = None) -> list[Waiting]:
+        now = self.server.clock()
+        found = [
+            Waiting(receipt, entry)
+            for receipt, (entry, since) in self.server.journal.items()
+            if (older_than_s <= 0 or now - since >= older_than_s) and partition in (None, receipt.partition)
+        ]
+        return found[:at_most]
+
+    async def journalled(self, partition: int) -> list[Journalled]:
+        journal = self.server.journal.items()
+        return [Journalled.of(entry) for receipt, (entry, _) in journal if receipt.partition == partition]
+
+    async def set_aside(self, entry: Entry | None, receipt: Receipt | None, reason: str) -> None:
+        known = self.server.journal.pop(receipt, None) if receipt is not None else None
+        kept = entry or (known[0] if known is not None else None)
+        if kept is not None:
+            stands = receipt or self.server.receipt(partition_of(kept.identity.tenant))
+            self.server.aside.append(Aside(msgspec.json.encode(kept).decode(), reason, stands))
+
+    async def aside(self, at_most: int) -> list[Aside]:
+        return list(self.server.aside)[:at_most]
+
+    async def forget_aside(self, receipts: Sequence[Receipt]) -> None:
+        gone = set(receipts)
+        self.server.aside = deque(each for each in self.server.aside if each.receipt not in gone)
+
+    async def backlog(self) -> Backlog:
+        since = [since for _, since in self.server.journal.values()]
+        oldest_s = max(0.0, self.server.clock() - min(since)) if since else 0.0
+        return Backlog(len(since), oldest_s, len(self.server.aside))
+
+    # ------------------------------------------------ epochs
+
+    async def epochs(self) -> list[Epoch]:
+        for partition in range(PARTITIONS):
+            if partition not in self.server.lives:
+                self.server.begin(partition)
+        return [self.server.lives[partition].epoch for partition in range(PARTITIONS)]
+
+    async def restore(self, epoch: Epoch, reservations: Sequence[Reservation]) -> None:
+        life = self._current(epoch)
+        for reservation in reservations:
+            if reservation.id not in life.known:
+                _hold(life, reservation)
+
+    async def register(self, epoch: Epoch, replica: str) -> None:
+        self._current(epoch).registered.add(replica)
+        self._adopted[epoch.partition] = epoch.id
+
+    async def registered(self, epoch: Epoch) -> set[str]:
+        return set(self._current(epoch).registered)
+
+    async def left_open(self, epoch: Epoch) -> list[Reservation]:
+        self._current(epoch)
+        before = self.server.before.get(epoch.partition)
+        left = _open(before) if before is not None else []
+        # A hit of the rate limit service stands in no ledger: whether it was charged is not to be found out.
+        return [r for r in left if r.endpoint is not Endpoint.ROUTE]
+
+    async def still_open(self, epoch: Epoch) -> list[Reservation]:
+        return _open(self._current(epoch))
+
+    async def forget(self, epoch: Epoch, ended: Sequence[tuple[Reservation, Outcome]]) -> None:
+        life = self._current(epoch)
+        for reservation, outcome in ended:
+            known = life.known.get(reservation.id)
+            if known is not None and known.closed is None:
+                for key, hold in zip(_keys(known.reservation), known.holds, strict=True):
+                    _take_back(life, key, hold, 0)
+                known.closed = Closed(outcome)
+
+    async def install(self, epoch: Epoch, used: Sequence[Used]) -> None:
+        life = self._current(epoch)
+        if life.epoch.ready:
+            raise UnreadyError("the epoch is ready already")
+        for each in used:
+            key = (each.tenant, each.key)
+            life.counts[key] = Count(each.amount, life.counts.get(key, _NOTHING).held)
+
+    async def complete(self, epoch: Epoch) -> None:
+        life = self._current(epoch)
+        life.epoch = replace(life.epoch, ready=True)
+        self.server.before.pop(epoch.partition, None)
+
+    def _current(self, epoch: Epoch) -> _Life:
+        life = self.server.lives.get(epoch.partition)
+        if life is None or life.epoch.id != epoch.id:
+            raise UnreadyError("another epoch has begun")
+        return life
+
+
+def _open(life: _Life) -> list[Reservation]:
+    return [known.reservation for known in life.known.values() if known.closed is None]
+
+
+def _hold(life: _Life, reservation: Reservation) -> None:
+    """Holds what the reservation says, whatever the limits say."""
+    holds = [reservation.hold(bucket.limit) for bucket in reservation.buckets]
+    life.known[reservation.id] = _Known(reservation, holds)
+    for key, hold in zip(_keys(reservation), holds, strict=True):
+        before = life.counts.get(key, _NOTHING)
+        life.counts[key] = Count(before.used, before.held + hold)
+
+
+def _renew(life: _Life, known: _Known, reservation: Reservation) -> None:
+    if known.reservation.deadline > reservation.deadline:
+        return  # it was overtaken by a later one
+    known.reservation = reservation
+    for i, (key, bucket) in enumerate(zip(_keys(reservation), reservation.buckets, strict=True)):
+        grown = max(0, reservation.hold(bucket.limit) - known.holds[i])
+        known.holds[i] += grown
+        before = life.counts.get(key, _NOTHING)
+        life.counts[key] = Count(before.used, before.held + grown)
+
+
+def _take_back(life: _Life, key: tuple[str, str], hold: int, charge: int) -> int:
+    """Gives a hold back and charges; returns what is used now."""
+    before = life.counts.get(key, _NOTHING)
+    life.counts[key] = after = Count(before.used + charge, before.held - hold)
+    if after == _NOTHING:
+        del life.counts[key]
+    return after.used
+
+
+def _cross(
+    life: _Life, key: tuple[str, str], bucket: Bucket, used: int, thresholds: Sequence[int]
+) -> list[Crossed]:
+    before = life.alerted.get(key, 0)
+    reached = [t for t in thresholds if t > before and used * 100 >= bucket.limit.amount * t]
+    if reached:
+        life.alerted[key] = reached[-1]
+    return [Crossed(bucket, used, threshold) for threshold in reached]
+
+
+def _keys(reservation: Reservation) -> list[tuple[str, str]]:
+    return [(reservation.identity.tenant, bucket.key) for bucket in reservation.buckets]

@@ -1,0 +1,158 @@
+"""Ledger and limits in memory: the reference that the other stores are held to. Gone with the process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from extproc.core.quota.ledger import Entry
+from extproc.core.quota.reservation import Reservation, ReservationId
+from extproc.core.quota.settlement import Outcome
+from extproc.core.request.identity import TenantId
+from extproc.ports.base import ConflictError
+from extproc.ports.epochs import Used
+from extproc.ports.ledger import DailyUsage, UsageFilter
+from extproc.ports.tenants import Document
+
+
+class MemoryLedger:
+    """The ledger, its daily sums, and what else is durable, in dicts. Implements `ports.Records` too."""
+
+    def __init__(self) -> None:
+        self._entries: dict[ReservationId, Entry] = {}
+        self._kept: dict[ReservationId, Reservation] = {}
+        self._beats: dict[str, int] = {}
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._entries.setdefault(entry.id, entry)
+
+    async def daily(self, wanted: UsageFilter, at_most: int) -> list[DailyUsage]:
+        days: dict[tuple[str, str, str], DailyUsage] = {}
+        for entry in self._entries.values():
+            who = entry.identity
+            key = (who.service_account, who.client_ip, entry.date)
+            day = days.get(key) or DailyUsage(who.tenant, *key, usage=0)
+            days[key] = _added(day, entry)
+        rows = [day for day in days.values() if _wanted(wanted, day)]
+        rows.sort(key=lambda day: day.usage, reverse=True)
+        rows.sort(key=lambda day: day.date, reverse=True)
+        return rows[:at_most]
+
+    async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
+        rows = [e for e in self._entries.values() if _wanted(wanted, _added(_day_of(e), e))]
+        return sorted(rows, key=lambda e: e.ended_at, reverse=True)[:at_most]
+
+    async def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
+        rows = [e for e in self._entries.values() if _wanted(wanted, _added(_day_of(e), e))]
+        for entry in sorted(rows, key=lambda e: (e.admitted_at, e.id)):
+            yield entry
+
+    async def outcomes(self, ids: Sequence[ReservationId]) -> dict[ReservationId, Outcome]:
+        return {known: self._entries[known].outcome for known in ids if known in self._entries}
+
+    async def used(self, now: datetime) -> list[Used]:
+        sums: dict[tuple[TenantId, str], Used] = {}
+        for entry in self._entries.values():
+            for charge in entry.charges:
+                bucket = (entry.identity.tenant, charge.key)
+                known = sums.get(bucket, Used(*bucket, charge.until, 0))
+                until = max(known.until, charge.until)
+                sums[bucket] = replace(known, until=until, amount=known.amount + charge.amount)
+        return [each for each in sums.values() if each.until > now.timestamp()]
+
+    async def keep(self, reservations: Sequence[Reservation]) -> None:
+        for each in reservations:
+            known = self._kept.get(each.id)
+            if known is None or known.deadline <= each.deadline:  # else it was overtaken
+                self._kept[each.id] = each
+
+    async def drop(self, ids: Sequence[ReservationId]) -> None:
+        for gone in ids:
+            self._kept.pop(gone, None)
+
+    async def kept(self) -> list[Reservation]:
+        return list(self._kept.values())
+
+    async def beat(self, replica: str) -> dict[str, int]:
+        self._beats[replica] = self._beats.get(replica, 0) + 1
+        return dict(self._beats)
+
+    async def leave(self, replica: str) -> None:
+        self._beats.pop(replica, None)
+
+    async def aclose(self) -> None:
+        """Nothing to give back."""
+
+
+class MemoryTenants:
+    """Tenants' limits in a dict."""
+
+    def __init__(self) -> None:
+        self._documents: dict[TenantId, dict[str, object]] = {}
+        self._changed = asyncio.Event()
+
+    async def documents(self) -> list[Document]:
+        return [dict(document) for _, document in sorted(self._documents.items())]
+
+    async def document(self, tenant: TenantId) -> Document | None:
+        found = self._documents.get(tenant)
+        return dict(found) if found is not None else None
+
+    async def update(self, tenant: TenantId, fields: Document, version: int | None = None) -> bool:
+        new = tenant not in self._documents
+        document = self._documents.get(tenant, {"tenant_id": tenant})
+        before = document.get("version", 0)
+        if version is not None and before != version:
+            raise ConflictError(f"tenant '{tenant}' was changed meanwhile")
+        self._documents[tenant] = document
+        for name, value in fields.items():
+            document.pop(name, None)
+            if value is not None:
+                document[name] = value
+        document["version"] = before + 1  # type: ignore[operator]
+        self._changed.set()
+        return new
+
+    async def delete(self, tenant: TenantId) -> bool:
+        self._changed.set()
+        return self._documents.pop(tenant, None) is not None
+
+    async def changes(self) -> AsyncIterator[None]:
+        self._changed.set()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            yield
+
+    async def aclose(self) -> None:
+        """Nothing to give back."""
+
+
+def _day_of(entry: Entry) -> DailyUsage:
+    who = entry.identity
+    return DailyUsage(who.tenant, who.service_account, who.client_ip, entry.date, usage=0)
+
+
+def _added(day: DailyUsage, entry: Entry) -> DailyUsage:
+    denied = entry.outcome is Outcome.DENIED
+    return replace(
+        day,
+        usage=day.usage + entry.charge,
+        input=day.input + entry.usage.input,
+        output=day.output + entry.usage.output,
+        cached=day.cached + entry.usage.cached,
+        requests=day.requests + (not denied),
+        denied=day.denied + denied,
+        estimated=day.estimated + (entry.outcome is Outcome.ESTIMATED),
+        price=day.price + entry.price,
+    )
+
+
+def _wanted(wanted: UsageFilter, day: DailyUsage) -> bool:
+    return (
+        wanted.tenant in (None, day.tenant)
+        and wanted.service_account in (None, day.service_account)
+        and wanted.client_ip in (None, day.client_ip)
+        and (wanted.since or "") <= day.date <= (wanted.until or "9999")
+    )

@@ -1,0 +1,77 @@
+"""The stores' URLs: checked by the drivers that will use them, and never shown with what is secret in them.
+
+What a driver says about a bad URL is never passed on: it may quote the part that holds the password.
+"""
+
+import re
+import warnings
+
+from pydantic import Secret
+from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
+from redis.exceptions import RedisError
+
+from extproc.stores.redis_addresses import SCHEMES, parse_address
+
+MEMORY = "memory://"
+
+_HIDDEN = "***"
+_SECRET_OPTION = re.compile(r"([?&][^=&]*(?:pass|token|secret|properties)[^=&]*=)[^&]*", re.IGNORECASE)
+_HINT = "percent-encode user and password, and check host, port and options"
+
+
+class StoreURL(Secret[str]):
+    """A URL that prints with its password masked: `redis://user:***@host:6379/0`."""
+
+    def _display(self) -> str:
+        return masked(self.get_secret_value())
+
+    @property
+    def in_memory(self) -> bool:
+        return self.get_secret_value().startswith(MEMORY)
+
+
+def masked(url: str) -> str:
+    """The URL without its secrets: the password, and options that hold one. Rather too little than too much."""
+    scheme, slashes, rest = url.partition("://")
+    if not slashes:
+        return _HIDDEN
+    # Up to the last @: a password that was not encoded as it should be may hold any of @ / ? &
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    shown = f"{user}:{_HIDDEN}" if colon else _HIDDEN
+    place = _SECRET_OPTION.sub(rf"\g<1>{_HIDDEN}", place)
+    return f"{scheme}://{shown}@{place}" if at else f"{scheme}://{place}"
+
+
+def redis_url(url: StoreURL) -> StoreURL:
+    """Raises ValueError where redis-py could not use it. Connects to nothing."""
+    text = url.get_secret_value()
+    if not text.startswith(("redis://", "rediss://", "unix://", *SCHEMES, MEMORY)):
+        raise ValueError(
+            "must start with redis://, rediss:// (TLS), unix://, redis+cluster://, rediss+cluster://, "
+            "redis+sentinel://, rediss+sentinel:// or memory:// (one replica, for trials)"
+        )
+    if not url.in_memory:
+        try:
+            parse_address(text)
+        except (ValueError, TypeError, RedisError):  # TypeError: an option that it does not know
+            raise ValueError(f"is no URL that redis-py can use: {_HINT}") from None
+    return url
+
+
+def mongo_url(url: StoreURL) -> StoreURL:
+    """Raises ValueError where PyMongo could not use it. Connects to nothing, and resolves no SRV record."""
+    text = url.get_secret_value()
+    if not text.startswith(("mongodb://", "mongodb+srv://", MEMORY)):
+        raise ValueError("must start with mongodb://, mongodb+srv:// or memory:// (for trials)")
+    if not url.in_memory:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # it only warns of options that it does not know
+                AsyncMongoClient[dict[str, object]](text)
+        except OSError:
+            raise ValueError("names a TLS file that can't be read on this host") from None
+        except (ValueError, TypeError, UserWarning, PyMongoError):
+            raise ValueError(f"is no URL that PyMongo can use: {_HINT}") from None
+    return url

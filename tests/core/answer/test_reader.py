@@ -1,0 +1,892 @@
+"""Reading answers in passing: the client loses nothing but the usage chunk, and the charge never depends on the cuts."""
+
+import gzip
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.core.answer import plain_answer, sse, stream_answer
+from extproc.core.answer.plain_answer import MAX_ANSWER_BYTES
+from extproc.core.answer.reader import (
+    EncodedAnswer,
+    ErrorAnswer,
+    JsonAnswer,
+    OpaqueAnswer,
+    StreamAnswer,
+    TokenlessAnswer,
+    answer_reader,
+)
+from extproc.core.answer.reading import read_answer
+from extproc.core.quota.costs import Cost
+from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
+from extproc.core.quota.usage import NO_USAGE, Usage
+from extproc.core.request.endpoints import Endpoint
+from tests.core.samples import (
+    CUTS,
+    DONE,
+    FEWER,
+    FUZZ,
+    LINE_ENDS,
+    RECORDED_STREAMS,
+    SAMPLES,
+    Sample,
+    bytewise,
+    event,
+    mutated,
+    parts,
+    piece,
+    two_parts,
+    usage_chunk,
+)
+from tests.recordings import recorded
+
+from .answer_samples import ANSWERS, counts, no_choices, text_chunk
+from .answer_samples import STREAMS as SERVERS
+
+HELD = Estimates(Cost(20, 30), bytes_per_token=4)
+
+
+def run(reader, chunks, *, complete=True):
+    out = b"".join([reader.feed(chunk) for chunk in chunks])
+    return out + (reader.finish() if complete else b""), reader.settlement(complete=complete)
+
+
+def stream(*, hide, estimates=HELD):
+    return StreamAnswer(estimates, hide_usage=hide)
+
+
+# ---------------------------------------------------------------- streams, however they are cut
+
+STREAMS = {
+    f"{name}, {end}": sample.with_line_ends(LINE_ENDS[end])
+    for name, sample in SAMPLES.items()
+    for end in LINE_ENDS
+}
+
+
+@pytest.mark.parametrize("sample", STREAMS.values(), ids=STREAMS)
+def test_where_usage_is_hidden_the_client_gets_all_but_the_usage_chunks(sample):
+    expected = (sample.without_usage, run(stream(hide=True), [sample.body])[1])
+    for chunks in ([sample.body], bytewise(sample.body), *two_parts(sample.body)):
+        assert run(stream(hide=True), chunks) == expected
+
+
+@pytest.mark.parametrize("sample", STREAMS.values(), ids=STREAMS)
+def test_where_usage_is_not_hidden_the_client_gets_every_byte_at_once_and_the_charge_is_the_same(sample):
+    expected = run(stream(hide=True), [sample.body])[1]
+    for chunks in ([sample.body], bytewise(sample.body), *two_parts(sample.body)):
+        reader = stream(hide=False)
+        assert all(reader.feed(chunk) is chunk for chunk in chunks)
+        assert reader.finish() == b""
+        assert reader.settlement(complete=True) == expected
+
+
+@FUZZ
+@given(st.lists(st.sampled_from(list(STREAMS.values())), max_size=3), CUTS)
+def test_streams_one_after_the_other_are_read_the_same_however_they_are_cut(samples, cuts):
+    together = Sample(tuple(e for s in samples for e in (*s.events, b"\n\n")))
+    expected = run(stream(hide=True), [together.body])
+    assert run(stream(hide=True), parts(together.body, cuts)) == expected
+    assert run(stream(hide=False), parts(together.body, cuts)) == (together.body, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "usage_chunks"), [(name, int(name != RECORDED_STREAMS[0])) for name in RECORDED_STREAMS]
+)
+@pytest.mark.parametrize("end", LINE_ENDS.values(), ids=LINE_ENDS)
+def test_a_recorded_stream_is_hidden_and_charged_the_same_however_it_is_cut(name, usage_chunks, end):
+    events = [e + b"\n\n" for e in recorded(f"{name}.body").split(b"\n\n")[:-1]]
+    sample = Sample(tuple(events), frozenset(range(len(events) - 2, len(events) - 2 + usage_chunks)))
+    sample = sample.with_line_ends(end)
+    for chunks in ([sample.body], bytewise(sample.body), *two_parts(sample.body)):
+        out, settlement = run(stream(hide=True), chunks)
+        assert out == sample.without_usage
+        if usage_chunks:
+            assert settlement == Settlement(Outcome.SETTLED, Usage(10, 16, total=26), 26, "usage")
+        else:
+            assert (settlement.outcome, settlement.reason) == (Outcome.ESTIMATED, "missing")
+            assert settlement.charge == 20 + 28
+
+
+@pytest.mark.parametrize("hide", [True, False])
+def test_an_unchanged_chunk_is_handed_back_as_the_same_object(hide):
+    reader = stream(hide=hide)
+    for chunk in (piece("a"), b": ping\n\n" + piece("b"), DONE, b""):
+        assert reader.feed(chunk) is chunk
+
+
+def test_an_event_reaches_the_client_with_the_chunk_that_completes_it():
+    reader = stream(hide=True)
+    first, second = piece("a"), piece("b")
+    assert reader.feed(first[:20]) == b""
+    assert reader.feed(first[20:] + second[:5]) == first
+    assert reader.feed(second[5:]) == second
+
+
+@pytest.mark.parametrize("end", LINE_ENDS.values(), ids=LINE_ENDS)
+def test_an_event_too_large_to_read_reaches_the_client_all_the_same(monkeypatch, end):
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 200)
+    big = Sample((piece("a"), piece("x" * 300), usage_chunk(), DONE), frozenset({2})).with_line_ends(end)
+    expected = Settlement(Outcome.SETTLED, Usage(10, 16, total=26), 26, "usage")
+    for chunks in ([big.body], bytewise(big.body), *two_parts(big.body)):
+        assert run(stream(hide=True), chunks) == (big.without_usage, expected)
+
+
+def test_an_event_of_several_megabytes_passes():
+    big = Sample((piece("x" * (3 << 20)), usage_chunk(), DONE), frozenset({1}))
+    for size in (16_384, len(big.body)):
+        chunks = [big.body[i : i + size] for i in range(0, len(big.body), size)]
+        out, settlement = run(stream(hide=True), chunks)
+        assert out == big.without_usage
+        assert settlement.charge == 26
+
+
+# ---------------------------------------------------------------- what a stream costs
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "charge", "reason"),
+    [
+        ("openai", Outcome.SETTLED, 26, "usage"),
+        ("usage twice", Outcome.SETTLED, 26, "usage"),
+        ("continuous usage", Outcome.SETTLED, 12, "usage"),
+        ("data over several lines", Outcome.SETTLED, 26, "usage"),
+        ("usage without a blank line", Outcome.SETTLED, 26, "usage"),
+        ("an error with usage", Outcome.ESTIMATED, 3 + 1, "absurd"),
+        ("an error before content", Outcome.RELEASED, 0, "upstream_error"),
+        ("an error and no content", Outcome.RELEASED, 0, "upstream_error"),
+        ("an error after content", Outcome.ESTIMATED, 20 + 1, "missing"),
+        ("absurd usage", Outcome.ESTIMATED, 20 + 1, "absurd"),
+        ("no usage", Outcome.ESTIMATED, 20 + 2, "missing"),
+        ("nothing at all", Outcome.ESTIMATED, 20, "missing"),
+    ],
+)
+def test_a_complete_stream_is_charged(name, outcome, charge, reason):
+    settlement = run(stream(hide=True), [SAMPLES[name].body])[1]
+    assert (settlement.outcome, settlement.charge, settlement.reason) == (outcome, charge, reason)
+
+
+def test_content_that_is_no_json_counts_but_empty_keep_alives_do_not():
+    assert run(stream(hide=True), [event("hello world!")])[1].charge == 20 + 3
+    assert run(stream(hide=True), [b"data:\n\n" * 50])[1].charge == 20
+
+
+@pytest.mark.parametrize(
+    ("chunks", "outcome", "charge", "reason"),
+    [
+        ([], Outcome.ESTIMATED, 20, "cut_off"),
+        ([piece("a")[:-1]], Outcome.ESTIMATED, 20, "cut_off"),
+        ([piece("")], Outcome.ESTIMATED, 20, "cut_off"),
+        ([piece("a" * 18)], Outcome.ESTIMATED, 20 + 5, "cut_off"),
+        ([piece("a" * 4000)], Outcome.ESTIMATED, 20 + 30, "cut_off"),
+        ([piece("a"), usage_chunk()], Outcome.SETTLED, 26, "cut_off"),
+        ([piece("a"), usage_chunk(10, 9000)], Outcome.SETTLED, 50, "cut_off"),
+        ([piece("a", usage={"prompt_tokens": 10, "completion_tokens": 1})], Outcome.SETTLED, 11, "cut_off"),
+        ([event({"error": {"code": 500}})], Outcome.RELEASED, 0, "upstream_error"),
+        ([piece("abcd"), event({"error": {"code": 500}})], Outcome.ESTIMATED, 20 + 1, "cut_off"),
+    ],
+)
+def test_a_stream_that_is_cut_off_is_charged_what_was_seen_and_never_more_than_was_held(
+    chunks, outcome, charge, reason
+):
+    settlement = run(stream(hide=False), chunks, complete=False)[1]
+    assert (settlement.outcome, settlement.charge, settlement.reason) == (outcome, charge, reason)
+
+
+def test_a_complete_stream_is_charged_what_was_used_even_above_what_was_held():
+    assert run(stream(hide=False), [usage_chunk(10, 9000)])[1].charge == 9010
+
+
+@FEWER
+@given(
+    st.sampled_from(list(STREAMS.values())),
+    st.integers(0, 2000),
+    st.builds(Estimates, st.builds(Cost, st.integers(0, 50), st.integers(0, 50)), st.integers(1, 8)),
+    CUTS,
+)
+def test_wherever_a_stream_is_cut_off_the_charge_is_within_what_was_held(sample, at, estimates, cuts):
+    chunks = parts(sample.body[:at], cuts)
+    settlement = run(stream(hide=True, estimates=estimates), chunks, complete=False)[1]
+    assert 0 <= settlement.charge <= estimates.cost.total
+    assert settlement == run(stream(hide=False, estimates=estimates), [sample.body[:at]], complete=False)[1]
+
+
+def test_once_content_was_sent_the_charge_is_never_zero():
+    body = SAMPLES["no usage"].body
+    for at in range(len(piece("abc")), len(body) + 1):
+        for complete in (True, False):
+            settlement = run(
+                stream(hide=True, estimates=Estimates(Cost(0, 30), 4)), [body[:at]], complete=complete
+            )[1]
+            assert settlement.charge > 0
+
+
+# ---------------------------------------------------------------- plain answers
+
+PLAIN = b'{"choices":[{"message":{"content":"Gr\xc3\xbc\xc3\x9fe"}}],"usage":{"prompt_tokens":10,"completion_tokens":16}}'
+
+
+def test_a_plain_answer_passes_untouched_and_is_charged_the_same_however_it_is_cut():
+    for body in (PLAIN, recorded("vllm-chat.body")):
+        for chunks in ([body], bytewise(body), *two_parts(body)):
+            reader = JsonAnswer(HELD)
+            assert all(reader.feed(chunk) is chunk for chunk in chunks)
+            assert reader.finish() == b""
+            assert reader.settlement(complete=True) == Settlement(
+                Outcome.SETTLED, Usage(10, 16, total=26), 26, "usage"
+            )
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "charge", "reason"),
+    [
+        (b"", Outcome.ESTIMATED, 20, "empty"),
+        (PLAIN + b"\n", Outcome.SETTLED, 26, "usage"),
+        (PLAIN + b"x", Outcome.ESTIMATED, 45, "unreadable"),
+        (PLAIN[:-1], Outcome.ESTIMATED, 45, "unreadable"),
+        (b"<html>", Outcome.ESTIMATED, 22, "unreadable"),
+        (b'{"error":{"message":"no"}}', Outcome.RELEASED, 0, "upstream_error"),
+        (b'{"error":null,"choices":[{"message":{"content":"abcd"}}]}', Outcome.ESTIMATED, 21, "missing"),
+        (b'{"error":{},"choices":[{"message":{"content":"abcd"}}]}', Outcome.ESTIMATED, 21, "missing"),
+        (
+            b'{"choices":[{"message":{"content":"abcd"}}],"usage":{"prompt_tokens":0}}',
+            Outcome.ESTIMATED,
+            21,
+            "absurd",
+        ),
+        (b"{}", Outcome.ESTIMATED, 21, "missing"),
+        (b"[]", Outcome.ESTIMATED, 21, "unreadable"),
+    ],
+)
+def test_a_plain_answer_is_charged(body, outcome, charge, reason):
+    settlement = run(JsonAnswer(HELD), [body])[1]
+    assert (settlement.outcome, settlement.charge, settlement.reason) == (outcome, charge, reason)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "charge"),
+    [
+        (b"", Outcome.ESTIMATED, 20),
+        (PLAIN[:8], Outcome.ESTIMATED, 22),
+        (PLAIN[:-1], Outcome.ESTIMATED, 20 + 25),
+        (PLAIN, Outcome.SETTLED, 26),
+        (PLAIN.replace(b"16", b"1600"), Outcome.SETTLED, 50),
+        (b'{"error":{}}', Outcome.RELEASED, 0),
+    ],
+)
+def test_a_plain_answer_that_is_cut_off_is_charged_within_what_was_held(body, outcome, charge):
+    settlement = run(JsonAnswer(Estimates(Cost(20, 30), 4)), [body], complete=False)[1]
+    assert (settlement.outcome, settlement.charge) == (outcome, charge)
+    assert settlement.reason == ("upstream_error" if outcome is Outcome.RELEASED else "cut_off")
+
+
+def test_a_plain_answer_too_large_to_keep_passes_and_is_estimated():
+    reader = JsonAnswer(Estimates(Cost(20, 5_000_000), 4))
+    chunk = b"x" * (1 << 20)
+    assert all(reader.feed(chunk) is chunk for _ in range(9))
+    assert reader.kept_bytes == 0
+    reader.finish()
+    assert reader.settlement(complete=True) == Settlement(
+        Outcome.ESTIMATED, Usage(20, 9 << 18, total=20 + (9 << 18)), 20 + (9 << 18), "unreadable", capped=True
+    )
+
+
+def test_a_plain_answer_of_the_largest_size_is_read():
+    reader = JsonAnswer(HELD)
+    reader.feed(PLAIN)
+    reader.feed(b" " * (MAX_ANSWER_BYTES - len(PLAIN)))
+    assert reader.settlement(complete=True).charge == 26
+
+
+# ---------------------------------------------------------------- errors, and what can't be read
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_upstream_error_passes_and_is_released(complete):
+    out, settlement = run(ErrorAnswer(), [b"no", b"pe"], complete=complete)
+    assert (out, settlement) == (b"nope", Settlement(Outcome.RELEASED, NO_USAGE, 0, "upstream_error"))
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_compressed_answer_passes_and_is_estimated_from_its_size(complete):
+    out, settlement = run(OpaqueAnswer(HELD), [b"\x1f\x8b", b"x" * 15], complete=complete)
+    assert out == b"\x1f\x8b" + b"x" * 15
+    assert settlement == Settlement(Outcome.ESTIMATED, Usage(20, 5, total=25), 25, "encoded", capped=True)
+    assert run(OpaqueAnswer(HELD), [], complete=complete)[1].charge == 20
+
+
+def test_a_release_charges_nothing_and_says_why():
+    assert released("not_forwarded") == Settlement(Outcome.RELEASED, NO_USAGE, 0, "not_forwarded")
+
+
+# ---------------------------------------------------------------- work
+
+
+def listened(monkeypatch):
+    """What is parsed from now on."""
+    parsed = []
+    for module in (plain_answer, stream_answer):
+        monkeypatch.setattr(module, "read_answer", lambda text: parsed.append(text) or read_answer(text))
+    return parsed
+
+
+@pytest.mark.parametrize("step", [1, 9, 100_000])
+@pytest.mark.parametrize("hide", [True, False])
+def test_every_event_is_parsed_once_however_it_is_cut(monkeypatch, step, hide):
+    parsed = listened(monkeypatch)
+    body = SAMPLES["openai"].body * 20
+    run(stream(hide=hide), [body[i : i + step] for i in range(0, len(body), step)])
+    assert parsed == [text[6:] for text in body.split(b"\n\n")[:-1] if text != b"data: [DONE]"]
+
+
+@pytest.mark.parametrize("step", [1, 50])
+def test_a_plain_answer_is_parsed_once_however_it_is_cut(monkeypatch, step):
+    parsed = listened(monkeypatch)
+    run(JsonAnswer(HELD), [PLAIN[i : i + step] for i in range(0, len(PLAIN), step)])
+    assert parsed == [PLAIN]
+
+
+# ---------------------------------------------------------------- servers as they are
+
+ROOMY = Estimates(Cost(1000, 5000), bytes_per_token=4)
+SSE = {"content-type": "text/event-stream; charset=utf-8"}
+JSON = {"content-type": "application/json"}
+
+
+def reader_of(
+    headers=JSON, endpoint=Endpoint.CHAT_COMPLETIONS, estimates=ROOMY, *, status=200, hide=False, bound=None
+):
+    return answer_reader(status, headers, endpoint, estimates, hide_usage=hide, output_bound=bound)
+
+
+@pytest.mark.parametrize("sample", SERVERS.values(), ids=SERVERS)
+def test_a_stream_of_any_server_is_settled_on_its_usage_however_it_is_cut(sample):
+    expected = Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
+    hidden = sample.without_usage if sample.endpoint is Endpoint.CHAT_COMPLETIONS else sample.body
+    if sample.endpoint is Endpoint.COMPLETIONS:
+        hidden = sample.without_usage
+    for chunks in ([sample.body], bytewise(sample.body), *two_parts(sample.body)):
+        assert run(reader_of(SSE, sample.endpoint, hide=True), chunks) == (hidden, expected)
+    for chunks in ([sample.body], bytewise(sample.body)):
+        reader = reader_of(SSE, sample.endpoint)
+        assert all(reader.feed(chunk) is chunk for chunk in chunks)
+        assert (reader.finish(), reader.settlement(complete=True)) == (b"", expected)
+
+
+@FEWER
+@given(st.sampled_from(list(SERVERS.values())), CUTS)
+def test_a_stream_of_any_server_is_settled_the_same_cut_at_random(sample, cuts):
+    reader = reader_of(SSE, sample.endpoint, bound=10_000)
+    out, settlement = run(reader, parts(sample.body, cuts))
+    assert out == sample.body
+    assert (settlement.usage, reader.overran) == (sample.usage, False)
+
+
+@pytest.mark.parametrize("sample", SERVERS.values(), ids=SERVERS)
+def test_wherever_a_stream_of_any_server_ends_early_the_charge_grows_with_it_and_stays_within_the_hold(sample):
+    tight = Estimates(Cost(5, 30), bytes_per_token=4)
+    for at in range(0, len(sample.body) + 1, 7):
+        reader = reader_of(SSE, sample.endpoint, tight)
+        settlement = run(reader, [sample.body[:at]], complete=False)[1]
+        assert 0 <= settlement.charge <= 35
+        pieces = reader.output_tokens
+        assert settlement.charge > 0 or not pieces
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [("vllm-anthropic-stream", Usage(10, 8, total=18)), ("vllm-responses-stream", Usage(9, 8, total=17))],
+)
+def test_a_recorded_stream_of_another_api_is_settled_on_its_usage_however_it_is_cut(name, usage):
+    body = recorded(f"{name}.body")
+    expected = (body, Settlement(Outcome.SETTLED, usage, usage.total, "usage"))
+    endpoint = Endpoint.MESSAGES if "anthropic" in name else Endpoint.RESPONSES
+    for chunks in ([body], bytewise(body), *([body[:at], body[at:]] for at in range(0, len(body), 11))):
+        reader = reader_of(SSE, endpoint, hide=True)
+        assert run(reader, chunks) == expected
+        assert reader.output_tokens == 8
+
+
+def test_a_recorded_stream_of_messages_that_ends_early_is_charged_for_what_came():
+    events = recorded("vllm-anthropic-stream.body").split(b"\n\n")
+    body = b"\n\n".join(events[:7]) + b"\n\n"  # the opening and five deltas, of 3, 3, 5, 7 and 7 bytes
+    reader = reader_of(SSE, Endpoint.MESSAGES)
+    settlement = run(reader, [body], complete=False)[1]
+    assert (settlement.outcome, settlement.reason) == (Outcome.ESTIMATED, "cut_off")
+    assert settlement.usage.input == 10
+    assert reader.output_tokens == 5 <= settlement.usage.output <= 8
+
+
+@pytest.mark.parametrize("name", RECORDED_STREAMS[2:])
+def test_continuous_usage_is_exact_to_the_last_chunk_seen(name):
+    events = recorded(f"{name}.body").split(b"\n\n")
+    for count in range(1, 18):
+        settlement = run(reader_of(SSE), [b"\n\n".join(events[:count]) + b"\n\n"], complete=False)[1]
+        expected = Usage(10, count - 1, total=9 + count)
+        assert settlement == Settlement(Outcome.SETTLED, expected, 9 + count, "cut_off", capped=True)
+
+
+@pytest.mark.parametrize("sample", ANSWERS.values(), ids=ANSWERS)
+def test_a_plain_answer_of_any_server_is_settled_on_its_usage(sample):
+    for chunks in ([sample.body], bytewise(sample.body)):
+        out, settlement = run(reader_of(), chunks)
+        assert out == sample.body
+        if isinstance(sample.usage, Usage):
+            assert settlement == Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
+        else:
+            assert (settlement.outcome, settlement.reason) == (Outcome.ESTIMATED, sample.usage)
+
+
+# ---------------------------------------------------------------- the reader for an answer
+
+
+@pytest.mark.parametrize(
+    ("headers", "endpoint", "status", "kind"),
+    [
+        (JSON, Endpoint.CHAT_COMPLETIONS, 200, JsonAnswer),
+        ({}, Endpoint.CHAT_COMPLETIONS, 201, JsonAnswer),
+        ({"content-type": "text/plain"}, Endpoint.TRANSCRIPTIONS, 200, JsonAnswer),
+        (SSE, Endpoint.MESSAGES, 200, StreamAnswer),
+        ({"content-type": " Text/Event-Stream"}, Endpoint.CHAT_COMPLETIONS, 200, StreamAnswer),
+        (SSE | {"content-encoding": "identity"}, Endpoint.CHAT_COMPLETIONS, 200, StreamAnswer),
+        (SSE | {"content-encoding": ""}, Endpoint.CHAT_COMPLETIONS, 200, StreamAnswer),
+        (SSE | {"content-encoding": "GZIP"}, Endpoint.CHAT_COMPLETIONS, 200, EncodedAnswer),
+        (JSON | {"content-encoding": "identity, deflate"}, Endpoint.CHAT_COMPLETIONS, 200, EncodedAnswer),
+        (JSON | {"content-encoding": "br"}, Endpoint.CHAT_COMPLETIONS, 200, OpaqueAnswer),
+        (JSON | {"content-encoding": "zstd"}, Endpoint.CHAT_COMPLETIONS, 200, OpaqueAnswer),
+        (JSON | {"content-encoding": "gzip, gzip"}, Endpoint.CHAT_COMPLETIONS, 200, OpaqueAnswer),
+        ({"content-type": "audio/mpeg"}, Endpoint.SPEECH, 200, OpaqueAnswer),
+        ({"content-type": "image/png"}, Endpoint.IMAGES, 200, OpaqueAnswer),
+        ({"content-type": "application/octet-stream"}, Endpoint.SPEECH, 200, OpaqueAnswer),
+        (JSON, Endpoint.PREDICT, 200, TokenlessAnswer),
+        (SSE, Endpoint.INFER, 200, TokenlessAnswer),
+        (SSE, Endpoint.CHAT_COMPLETIONS, 500, ErrorAnswer),
+        (JSON, Endpoint.INFER, 404, ErrorAnswer),
+        (JSON, Endpoint.CHAT_COMPLETIONS, 304, ErrorAnswer),
+    ],
+)
+def test_the_head_of_an_answer_decides_how_it_is_read(headers, endpoint, status, kind):
+    assert type(reader_of(headers, endpoint, status=status)) is kind
+
+
+def test_usage_is_hidden_only_where_the_api_has_a_chunk_for_it_and_it_can_be_taken_out():
+    def changes(endpoint=Endpoint.CHAT_COMPLETIONS, headers=SSE, **options):
+        return reader_of(headers, endpoint, **options).changes_body
+
+    assert changes(hide=True)
+    assert changes(Endpoint.COMPLETIONS, hide=True)
+    assert changes(bound=5)
+    assert not changes()
+    assert not changes(Endpoint.RESPONSES, hide=True)
+    assert not changes(headers=SSE | {"content-encoding": "gzip"}, hide=True, bound=5)
+    assert not changes(headers=SSE | {"content-encoding": "br"}, hide=True, bound=5)
+    assert not changes(headers=JSON, hide=True, bound=5)
+    assert not changes(status=500, hide=True, bound=5)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_the_answer_of_a_model_without_tokens_is_settled_with_none(complete):
+    reader = reader_of(endpoint=Endpoint.PREDICT)
+    out, settlement = run(reader, [b'{"predictions":[1]}'], complete=complete)
+    assert out == b'{"predictions":[1]}'
+    assert (settlement.outcome, settlement.usage, settlement.charge) == (Outcome.SETTLED, NO_USAGE, 0)
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.EMBEDDINGS, Endpoint.RERANK, Endpoint.SCORE])
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_generates_nothing_costs_its_prompt_where_there_is_no_usage(endpoint, complete):
+    for body in (b'{"data":[0.25]}', b'[{"index":0,"score":0.5}]', b'{"content":"abc"}', b"x" * 100):
+        settlement = run(reader_of(endpoint=endpoint), [body], complete=complete)[1]
+        assert (settlement.outcome, settlement.usage) == (Outcome.ESTIMATED, Usage(1000, 0, total=1000))
+
+
+def test_a_binary_answer_is_estimated_and_nothing_of_it_is_kept():
+    for reader in (reader_of({"content-type": "audio/mpeg"}, Endpoint.SPEECH), reader_of({}, Endpoint.SPEECH)):
+        chunk = b"ID3\x04" + bytes(100)
+        assert all(reader.feed(chunk) is chunk for _ in range(50))
+        assert not getattr(reader, "_parts", [])
+        reader.finish()
+        settlement = reader.settlement(complete=True)
+        assert (settlement.outcome, settlement.usage.output) == (Outcome.ESTIMATED, 50 * 104 // 4)
+        assert settlement.reason == ("binary" if isinstance(reader, OpaqueAnswer) else "unreadable")
+        assert not reader.overran
+
+
+@pytest.mark.parametrize("before", [b"\r\n\n \t", b"\xef\xbb\xbf", b"\n\xef\xbb\xbf \n"])
+def test_neither_white_space_nor_a_byte_order_mark_before_a_plain_answer_hides_it(before):
+    for body in (before + PLAIN, before + b"[" + PLAIN + b"]"):
+        for chunks in ([body], bytewise(body), *two_parts(body), [b"", body]):
+            out, settlement = run(reader_of(), chunks)
+            assert (out, settlement.usage) == (body, Usage(10, 16, total=26))
+    assert run(reader_of(), bytewise(before))[1].reason == "unreadable"
+
+
+# ---------------------------------------------------------------- streams that are called something else
+
+
+@pytest.mark.parametrize("name", ["azure", "anthropic", "responses", "openrouter", "llama.cpp's own"])
+@pytest.mark.parametrize("before", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_a_stream_that_is_called_json_passes_whole_and_is_settled_on_its_usage(name, before):
+    sample = SERVERS[name]
+    body = before + sample.body
+    expected = Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
+    for chunks in ([body], bytewise(body), *([body[:at], body[at:]] for at in range(0, len(body), 11))):
+        reader = reader_of(JSON, sample.endpoint, hide=True, bound=10)
+        assert not reader.changes_body
+        assert all(reader.feed(chunk) is chunk for chunk in chunks)
+        assert (reader.finish(), reader.settlement(complete=True)) == (b"", expected)
+        assert (reader.output_tokens, reader.overran) == (sample.usage.output, True)
+
+
+def test_a_stream_that_is_called_json_and_ends_early_is_charged_for_what_came():
+    body = piece("abcd") + piece("efgh") + piece("ijkl")[:-2]
+    settlement = run(reader_of(estimates=HELD), [body], complete=False)[1]
+    assert (settlement.outcome, settlement.charge, settlement.reason) == (Outcome.ESTIMATED, 22, "cut_off")
+    settlement = run(reader_of(estimates=HELD), [body], complete=True)[1]  # an end without a line end is one
+    assert (settlement.charge, settlement.reason) == (23, "missing")
+
+
+@pytest.mark.parametrize("text", [b"dear reader", b"empty: yes\n\n", b": nothing\n\n"])
+def test_what_only_begins_as_a_stream_is_estimated_from_its_size(text):
+    for chunks in ([text], bytewise(text)):
+        settlement = run(reader_of(estimates=HELD), chunks)[1]
+        assert (settlement.charge, settlement.reason) == (20 + -(-len(text) // 4), "unreadable")
+
+
+def test_what_generates_nothing_is_not_read_as_a_stream():
+    body = piece("abc" * 100)
+    assert run(reader_of(endpoint=Endpoint.EMBEDDINGS, estimates=HELD), [body])[1].charge == 20
+
+
+# ---------------------------------------------------------------- too large to keep
+
+
+def large(before="", after="", pad=MAX_ANSWER_BYTES):
+    data = b'"data":[%s0.5]' % (b"0.25," * (pad // 5))
+    return b"{" + b",".join(part for part in (before.encode(), data, after.encode()) if part) + b"}"
+
+
+USAGE = '"usage":{"prompt_tokens":10,"total_tokens":10}'
+EDGED = {
+    "after the data": large(after=f'"model":"m",{USAGE}'),
+    "before the data": large(before=f'"object":"list",{USAGE}'),
+}
+
+
+@pytest.mark.parametrize("body", EDGED.values(), ids=EDGED)
+@pytest.mark.parametrize("size", [1 << 14, 100_003, 1 << 30])
+def test_of_a_plain_answer_too_large_to_keep_the_usage_is_read_all_the_same(body, size):
+    chunks = [body[at : at + size] for at in range(0, len(body), size)]
+    out, settlement = run(reader_of(endpoint=Endpoint.EMBEDDINGS), chunks)
+    assert out == body
+    assert settlement == Settlement(Outcome.SETTLED, Usage(10, 0, total=10), 10, "usage")
+
+
+def test_of_a_large_answer_that_is_cut_off_nothing_is_believed():
+    body = EDGED["after the data"]
+    settlement = run(reader_of(endpoint=Endpoint.EMBEDDINGS), [body], complete=False)[1]
+    assert (settlement.outcome, settlement.usage) == (Outcome.ESTIMATED, Usage(1000, 0, total=1000))
+
+
+def test_a_large_answer_that_counts_no_output_for_what_it_carries_is_estimated():
+    settlement = run(reader_of(), [EDGED["after the data"]])[1]
+    assert (settlement.outcome, settlement.reason, settlement.usage.output) == (Outcome.ESTIMATED, "absurd", 5000)
+
+
+def test_a_large_answer_that_is_compressed_is_read_too():
+    body = EDGED["after the data"]
+    packed = gzip.compress(body)
+    chunks = [packed[at : at + 4096] for at in range(0, len(packed), 4096)]
+    reader = reader_of(JSON | {"content-encoding": "gzip"}, Endpoint.EMBEDDINGS)
+    assert run(reader, chunks)[1].usage == Usage(10, 0, total=10)
+
+
+def test_a_hold_that_grew_bounds_the_estimate_of_every_reader():
+    body = b"x" * 400
+    zipped = JSON | {"content-encoding": "gzip"}
+    for headers, chunk in (
+        (JSON, body),
+        (SSE, event(body.decode())),
+        (JSON, event(body.decode())),
+        (zipped, body),
+        ({"content-type": "audio/x"}, body),
+    ):
+        for hold, output in ((10, 10), (60, 60)):
+            reader = reader_of(headers, estimates=Estimates(Cost(20, 10), 4))
+            reader.feed(chunk)
+            reader.finish()
+            reader.estimates = Estimates(Cost(20, hold), 4)
+            assert reader.estimates.cost.output == hold
+            assert reader.settlement(complete=False).usage.output == output
+    error = reader_of(status=500)
+    error.estimates = HELD
+    assert error.estimates is HELD
+    truncated = reader_of(zipped, estimates=Estimates(Cost(20, 10), 4))
+    truncated.feed(gzip.compress(b'{"choices":[{"text":"%s"}]}' % body))
+    truncated.estimates = Estimates(Cost(20, 60), 4)
+    assert truncated.settlement(complete=False).usage.output == 60
+
+
+# ---------------------------------------------------------------- compressed
+
+
+CODINGS = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("name", ["azure", "anthropic", "responses"])
+def test_a_compressed_stream_passes_and_is_settled_on_its_usage_however_it_is_cut(coding, name):
+    sample = SERVERS[name]
+    body = CODINGS[coding](sample.body)
+    expected = Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
+    for chunks in ([body], bytewise(body), *two_parts(body)):
+        reader = reader_of(SSE | {"content-encoding": coding}, sample.endpoint, hide=True)
+        assert all(reader.feed(chunk) is chunk for chunk in chunks)
+        assert (reader.finish(), reader.settlement(complete=True)) == (b"", expected)
+        assert reader.output_tokens == sample.usage.output
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_compressed_plain_answer_passes_and_is_settled_on_its_usage(coding):
+    body = CODINGS[coding](PLAIN)
+    for chunks in ([body], bytewise(body)):
+        reader = reader_of(JSON | {"content-encoding": coding}, bound=10)
+        assert run(reader, chunks) == (body, Settlement(Outcome.SETTLED, Usage(10, 16, total=26), 26, "usage"))
+        assert reader.overran
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_is_corrupt_is_estimated_from_its_size(complete):
+    body = gzip.compress(SERVERS["azure"].body)
+    body = body[:-8] + bytes(8)
+    out, settlement = run(reader_of(SSE | {"content-encoding": "gzip"}), [body], complete=complete)
+    assert out == body
+    assert (settlement.outcome, settlement.reason) == (Outcome.ESTIMATED, "encoded")
+    assert settlement.usage.output == -(-len(body) // 4)
+
+
+def test_a_compressed_answer_that_ends_early_is_charged_for_what_was_read():
+    body = gzip.compress(PLAIN)
+    settlement = run(reader_of(JSON | {"content-encoding": "gzip"}), [body[:-20]], complete=True)[1]
+    assert (settlement.outcome, settlement.reason) == (Outcome.ESTIMATED, "unreadable")
+    stream = SERVERS["azure"].body
+    settlement = run(reader_of(SSE | {"content-encoding": "gzip"}), [gzip.compress(stream)[:-8]], complete=False)[
+        1
+    ]
+    assert (settlement.outcome, settlement.usage) == (Outcome.SETTLED, Usage(10, 16, total=26))
+
+
+def test_a_bomb_passes_and_is_estimated_from_its_compressed_size():
+    body = gzip.compress(bytes(20 << 20))
+    for headers in (JSON, SSE):
+        reader = reader_of(headers | {"content-encoding": "gzip"}, bound=5)
+        out, settlement = run(reader, [body])
+        assert out is body or out == body
+        assert (settlement.reason, settlement.usage.output) == ("encoded", min(5000, -(-len(body) // 4)))
+
+
+# ---------------------------------------------------------------- beyond the bound
+
+
+def chunks_of(count, *, start=1, **fields):
+    return [text_chunk("a", usage=counts(10, n), **fields) for n in range(start, start + count)]
+
+
+def closing(*indexes):
+    last = [text_chunk("", "length", index) for index in indexes]
+    return b"".join(last) + DONE
+
+
+def test_a_stream_ends_at_its_bound_and_is_still_read_however_it_is_cut():
+    sent = chunks_of(9)
+    body = b"".join([*sent, text_chunk("", "stop"), no_choices(usage=counts(10, 9)), DONE])
+    expected = b"".join(sent[:5]) + closing(0)
+    for hide in (True, False):
+        for chunks in ([body], bytewise(body), *two_parts(body)):
+            reader = reader_of(SSE, bound=5, hide=hide)
+            out, settlement = run(reader, chunks)
+            assert out == expected
+            assert reader.overran
+            assert settlement.usage == Usage(10, 9, total=19)
+            assert reader.output_tokens == 9
+
+
+@pytest.mark.parametrize("hide", [True, False])
+def test_without_usage_on_the_way_pieces_count_and_a_few_more_are_let_pass(hide):
+    sent = [text_chunk("a") for _ in range(30)]
+    usage = no_choices(usage=counts(10, 30))
+    reader = reader_of(SSE, bound=5, hide=hide)
+    out, settlement = run(reader, [*sent, text_chunk("", "stop"), usage, DONE])
+    assert out == b"".join(sent[:13]) + closing(0)
+    assert settlement.usage == Usage(10, 30, total=40)
+
+
+def test_each_choice_may_have_a_few_pieces_more_and_gets_its_own_end():
+    sent = [text_chunk("a", index=n % 2) for n in range(40)]
+    out, _ = run(reader_of(SSE, bound=4), [*sent, DONE])
+    assert out == b"".join(sent[:20]) + closing(0, 1)
+
+
+def test_a_choice_that_has_ended_gets_no_second_end():
+    sent = [text_chunk("a", index=1, usage=counts(10, 1)), text_chunk("", "stop", index=1), *chunks_of(9, start=2)]
+    out, _ = run(reader_of(SSE, bound=4), [*sent, DONE])
+    assert out == b"".join(sent[:5]) + closing(0)
+
+
+def test_a_stream_within_its_bound_passes_whole():
+    for sample in (SERVERS["azure"], SERVERS["completions"]):
+        reader = reader_of(SSE, bound=16)
+        assert run(reader, bytewise(sample.body))[0] == sample.body
+        assert not reader.overran
+
+
+def test_what_is_known_only_at_the_end_flags_the_stream_and_takes_nothing_away():
+    for sample in (
+        SERVERS["azure"],
+        SERVERS["completions"],
+        SERVERS["gemini: usage as it grows, and a total that knows more"],
+    ):
+        reader = reader_of(SSE, bound=15)
+        out = run(reader, [sample.body])[0]
+        assert reader.overran
+        assert (out == sample.body) == (sample.hidden != frozenset())
+
+
+@pytest.mark.parametrize("name", ["anthropic", "responses", "cloudflare's own, text with the usage"])
+def test_a_stream_of_another_shape_is_flagged_and_passes(name):
+    sample = SERVERS[name]
+    reader = reader_of(SSE, sample.endpoint, bound=3)
+    assert run(reader, bytewise(sample.body))[0] == sample.body
+    assert reader.overran
+    assert not reader_of(SSE, sample.endpoint).overran
+
+
+def test_after_the_end_nothing_comes_through_not_even_what_has_the_same_size():
+    reader = reader_of(SSE, bound=1)
+    sent = chunks_of(3)
+    reader.feed(sent[0])
+    assert reader.feed(sent[1]) == closing(0)
+    for chunk in (sent[2], b": ping\n\n", b"\n", DONE, b"data: half"):
+        assert reader.feed(chunk) == b""
+    assert reader.finish() == b""
+
+
+def test_an_end_of_the_size_of_the_chunk_that_it_replaces_is_not_taken_for_it():
+    ending = closing(0, 1)
+    over = text_chunk("a", usage=counts(10, 9))
+    over = over.replace(b'"a"', b'"' + b"a" * (len(ending) - len(over) + 1) + b'"')
+    assert len(over) == len(ending)
+    reader = reader_of(SSE, bound=1)
+    assert reader.feed(first := text_chunk("a", index=1)) is first
+    assert reader.feed(over) == ending
+
+
+def test_the_line_feed_after_the_last_event_is_cut_off_with_it():
+    body = b"".join(chunks_of(9)).replace(b"\n", b"\r\n")
+    for parts_of in (bytewise(body), [body]):
+        out = run(reader_of(SSE, bound=5), parts_of)[0]
+        assert out == b"".join(chunks_of(5)).replace(b"\n", b"\r\n") + closing(0)
+
+
+def test_a_last_event_beyond_the_bound_that_has_no_end_is_replaced_too():
+    body = b"".join(chunks_of(6))[:-1]
+    assert run(reader_of(SSE, bound=5), [body])[0] == b"".join(chunks_of(5)) + closing(0)
+
+
+def test_a_plain_answer_beyond_the_bound_is_flagged_and_passes():
+    for bound, overran in ((15, True), (16, False), (None, False)):
+        reader = reader_of(bound=bound)
+        assert not reader.overran
+        assert run(reader, [PLAIN])[0] == PLAIN
+        assert (reader.overran, reader.output_tokens) == (overran, 16)
+    unknown = reader_of(bound=1)
+    run(unknown, [b"{}"])
+    assert not unknown.overran
+
+
+# ---------------------------------------------------------------- anything at all
+
+
+@FUZZ
+@given(
+    st.binary(max_size=60) | mutated(st.sampled_from([s.body for s in SERVERS.values()])),
+    st.sampled_from(list(Endpoint)),
+    st.sampled_from([SSE, JSON, {}, {"content-type": "audio/mpeg"}]),
+    st.sampled_from(["", "gzip", "deflate", "br"]),
+    st.none() | st.integers(0, 20),
+    st.booleans(),
+    CUTS,
+)
+def test_any_bytes_are_read_by_any_reader(body, endpoint, headers, coding, bound, hide, cuts):  # noqa: PLR0917
+    whole = CODINGS[coding](body) if coding in CODINGS and cuts else body
+    results = []
+    for chunks in ([whole], parts(whole, cuts)):
+        reader = reader_of(headers | {"content-encoding": coding}, endpoint, HELD, hide=hide, bound=bound)
+        out, settlement = run(reader, chunks)
+        assert reader.changes_body or out == whole
+        assert settlement.charge >= 0
+        results.append((out, settlement, reader.overran, reader.output_tokens))
+    assert results[0] == results[1]
+
+
+def test_the_events_that_are_read_grow_in_proportion_to_the_stream(monkeypatch):
+    parsed = listened(monkeypatch)
+    work = []
+    for times in (10, 40):
+        parsed.clear()
+        body = gzip.compress(SERVERS["azure"].body * times)
+        run(reader_of(SSE | {"content-encoding": "gzip"}), bytewise(body))
+        run(reader_of(SSE, bound=1), bytewise(SERVERS["azure"].body * times))
+        work.append((len(parsed), sum(map(len, parsed))))
+    assert work[1] == (4 * work[0][0], 4 * work[0][1])
+
+
+# ---------------------------------------------------------------- streams of a shape that nobody knows
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"token": {"text": "x"}},
+        {"type": "content-delta", "delta": {"message": {"content": {"text": "x"}}}},
+        {"choices": [{"index": 0, "delta": {"of_tomorrow": "x"}}]},
+    ],
+)
+def test_a_stream_that_nobody_understands_is_counted_by_its_events(shape):
+    reader = stream(hide=True)
+    chunks = [event(shape)] * 12
+    assert reader.feed(b"".join(chunks[:2])) == b"".join(chunks[:2])
+    assert reader.output_tokens == 0  # an opening and an end are no content
+    out, settlement = run(reader, chunks[2:])
+    assert out == b"".join(chunks[2:])
+    assert reader.output_tokens == 10
+    assert (settlement.outcome, settlement.charge) == (Outcome.ESTIMATED, 20 + 10)
+
+
+@pytest.mark.parametrize(
+    ("further", "charge"), [(usage_chunk(10, 16), 26), (piece("four"), 21), (event({"error": {"code": 500}}), 0)]
+)
+def test_what_is_understood_counts_before_what_is_not(further, charge):
+    reader = stream(hide=False)
+    assert run(reader, [event({"of": "tomorrow"}) * 12, further])[1].charge == charge
+
+
+def test_a_complete_answer_whose_content_is_understood_is_charged_in_full_unless_strictly():
+    content = b'{"choices":[{"message":{"content":"%s"}}]}' % (b"x" * 400)
+    for headers, body in ((JSON, content), (SSE, b"data: " + content + b"\n\n")):
+        for strict, charge in ((False, 20 + 100), (True, 20 + 10)):
+            reader = reader_of(headers, estimates=Estimates(Cost(20, 10), 4, strict=strict, all_strict=strict))
+            reader.feed(body)
+            reader.finish()
+            assert reader.settlement(complete=True).charge == charge
+
+
+def test_what_can_not_be_read_is_never_charged_above_its_hold():
+    held = Estimates(Cost(20, 10), 4)
+    for headers, body in ((JSON, b'{"choices":[{"text":"' + b"x" * 900), (SSE, piece("a") + event("x" * 900))):
+        reader = reader_of(headers, estimates=held)
+        reader.feed(body)
+        reader.finish()
+        assert reader.settlement(complete=True).charge == 30

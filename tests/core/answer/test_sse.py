@@ -1,0 +1,234 @@
+"""Framing: nothing lost, nothing reordered, and the same events however the bytes were cut."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.core.answer import sse
+from extproc.core.answer.sse import MAX_EVENT_BYTES, Event, Framer
+from tests.core.samples import (
+    CUTS,
+    FUZZ,
+    LINE_ENDS,
+    RECORDED_STREAMS,
+    SAMPLES,
+    bytewise,
+    parts,
+    two_parts,
+)
+from tests.recordings import recorded
+
+
+def frames(chunks) -> list[Event]:
+    framer = Framer()
+    events = [event for chunk in chunks for event in framer.feed(chunk)]
+    rest = framer.close()
+    return events if rest is None else [*events, rest]
+
+
+def raw(events) -> bytes:
+    return b"".join(event.raw for event in events)
+
+
+def data(events) -> list[bytes]:
+    return [event.data for event in events if event.data is not None]
+
+
+def as_the_standard_says(body: bytes) -> list[bytes]:
+    """The data of all events, the one that the end of the stream cuts short included."""
+    found, lines = [], []
+    for line in [*re.sub(rb"\r\n|\r", b"\n", body).split(b"\n"), b""]:
+        name, _, value = line.partition(b":")
+        if not line and lines:
+            found.append(b"\n".join(lines))
+            lines = []
+        elif name == b"data":
+            lines.append(value[1:] if value[:1] == b" " else value)
+    return found
+
+
+STREAMS = {
+    f"{name}, {end}": sample.with_line_ends(LINE_ENDS[end]).body
+    for name, sample in SAMPLES.items()
+    for end in LINE_ENDS
+}
+
+
+@pytest.mark.parametrize("body", STREAMS.values(), ids=STREAMS)
+def test_a_stream_gives_the_same_events_whole_in_single_bytes_and_cut_anywhere(body):
+    expected = as_the_standard_says(body)
+    for chunks in ([body], bytewise(body), *two_parts(body)):
+        events = frames(chunks)
+        assert raw(events) == body
+        assert data(events) == expected
+
+
+@pytest.mark.parametrize("name", RECORDED_STREAMS)
+@pytest.mark.parametrize("end", LINE_ENDS.values(), ids=LINE_ENDS)
+def test_a_recorded_stream_gives_the_same_events_whole_in_single_bytes_and_cut_anywhere(name, end):
+    body = recorded(f"{name}.body").replace(b"\n", end)
+    expected = as_the_standard_says(body)
+    assert expected[-1] == b"[DONE]"
+    for chunks in ([body], bytewise(body), *two_parts(body)):
+        events = frames(chunks)
+        assert raw(events) == body
+        assert data(events) == expected
+
+
+TOKENS = st.sampled_from(
+    [
+        b"data",
+        b"data:",
+        b"data: ",
+        b":",
+        b"id: 1",
+        b"x",
+        b"[DONE]",
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b"\n\n",
+        b" ",
+        "世".encode(),
+    ]
+)
+
+
+@FUZZ
+@given(st.lists(TOKENS | st.binary(max_size=5), max_size=40).map(b"".join), CUTS)
+def test_any_bytes_cut_anyhow_frame_as_the_standard_says(body, cuts):
+    events = frames(parts(body, cuts))
+    assert raw(events) == body
+    assert data(events) == as_the_standard_says(body)
+
+
+@FUZZ
+@given(st.lists(TOKENS, max_size=30).map(b"".join), CUTS)
+def test_what_is_pending_is_what_was_fed_and_is_in_no_event_yet(body, cuts):
+    framer, given_out, fed = Framer(), 0, 0
+    for chunk in parts(body, cuts):
+        fed += len(chunk)
+        given_out += len(raw(framer.feed(chunk)))
+        assert framer.pending_bytes == fed - given_out
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\n\r", b"\r\r\n"])
+def test_an_event_is_given_out_with_the_byte_that_completes_it(end):
+    framer = Framer()
+    completing = [i for i, byte in enumerate(bytewise(b"data: x" + end)) if framer.feed(byte) and byte]
+    first = len(b"data: x" + end) - 1
+    # A CR may be the end of the blank line, so nobody waits for an LF behind it.
+    assert completing[0] == (first - 1 if end.endswith(b"\r\n") else first)
+    assert framer.pending_bytes == 0
+
+
+def test_the_line_feed_of_a_carriage_return_cut_off_belongs_to_the_event_before():
+    framer = Framer()
+    assert framer.feed(b"data: x\r\n\r") == [Event(b"data: x\r\n\r", b"x")]
+    assert framer.feed(b"") == []
+    assert framer.feed(b"\ndata: y\n\n") == [Event(b"\n", None, tail=True), Event(b"data: y\n\n", b"y")]
+
+
+def test_a_line_feed_belongs_to_a_carriage_return_only_right_behind_it():
+    assert frames([b"data: x\r\r", b"a", b"\n"]) == [Event(b"data: x\r\r", b"x"), Event(b"a\n", None)]
+
+
+def test_a_closed_framer_holds_nothing():
+    framer = Framer()
+    framer.feed(b"data: x")
+    assert framer.close() == Event(b"data: x", b"x")
+    assert framer.close() is None
+    assert framer.pending_bytes == 0
+
+
+# Events that are too large.
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 24)
+
+
+@pytest.mark.parametrize("end", LINE_ENDS.values(), ids=LINE_ENDS)
+@pytest.mark.parametrize("size", range(20, 32))
+def test_an_event_over_the_bound_passes_unread_however_it_is_cut(small, end, size):
+    big = b"data: ".ljust(size, b"x")
+    body = big + end * 2 + b"data: y" + end * 2
+    expected = [big[6:], b"y"] if size <= 24 else [b"y"]
+    for chunks in ([body], bytewise(body), *two_parts(body)):
+        events = frames(chunks)
+        assert raw(events) == body
+        assert data(events) == expected
+
+
+def test_of_an_event_over_the_bound_no_part_is_read(small):
+    body = b"data: ".ljust(40, b"x") + b"\ndata: rest\n\ndata: y\n\n"
+    for chunks in ([body], bytewise(body), *two_parts(body)):
+        events = frames(chunks)
+        assert raw(events) == body
+        assert data(events) == [b"y"]
+
+
+@pytest.mark.parametrize("size", [24, 26, 27, 40])
+def test_an_event_over_the_bound_that_never_ends_passes_unread(small, size):
+    body = b"data: ".ljust(size, b"x")
+    for chunks in ([body], bytewise(body), *two_parts(body)):
+        events = frames(chunks)
+        assert raw(events) == body
+        assert data(events) == ([body[6:]] if size == 24 else [])
+
+
+def test_the_memory_for_an_event_is_bounded():
+    framer = Framer()
+    for _ in range(40):
+        framer.feed(b"x" * (256 << 10))
+        assert framer.pending_bytes <= MAX_EVENT_BYTES + 2
+
+
+def test_an_event_of_the_largest_size_is_read():
+    body = b"data: ".ljust(MAX_EVENT_BYTES, b"x") + b"\r\n\r\n"
+    assert data(frames(parts(body, list(range(0, len(body), 100_003))))) == [body[6:-4]]
+
+
+# Work, counted in bytes that the search for blank lines looks at.
+
+
+class Counting:
+    def __init__(self, pattern):
+        self.pattern, self.looked_at = pattern, 0
+
+    def search(self, text, start):
+        found = self.pattern.search(text, start)
+        self.looked_at += (len(text) if found is None else found.end()) - start
+        return found
+
+
+@pytest.mark.parametrize("unit", [b"data: {}\n\n", b"x", b"\r\n\r\n", b"data: " + b"x" * 3000 + b"\r\r"])
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_every_byte_is_looked_at_a_fixed_number_of_times(monkeypatch, unit, step):
+    work = []
+    for size in (20_000, 40_000):
+        counting = Counting(sse._BLANK_LINE)
+        with monkeypatch.context() as patched:
+            patched.setattr(sse, "_BLANK_LINE", counting)
+            body = (unit * size)[:size]
+            frames(body[i : i + step] for i in range(0, size, step))
+        assert counting.looked_at <= 3 * size
+        work.append(counting.looked_at)
+    assert work[1] <= 2.05 * work[0]
+
+
+def test_a_byte_order_mark_before_the_first_event_does_not_hide_it():
+    (event,) = Framer().feed(b"\xef\xbb\xbfdata: a\n\n")
+    assert event == Event(b"\xef\xbb\xbfdata: a\n\n", b"a")
+
+
+def test_millions_of_empty_events_are_few_pieces_of_work():
+    for tail in (b"", b"\n"):
+        framer = sse.Framer()
+        events = framer.feed(b"\n" * 1_000_000 + tail)
+        assert len(events) <= 2
+        assert b"".join(event.raw for event in events) == b"\n" * 1_000_000
+        assert framer.pending_bytes == len(tail)

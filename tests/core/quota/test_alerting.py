@@ -1,0 +1,146 @@
+"""An alert as a value: an id that stays, a document that says all, a signature that a receiver can check."""
+
+import hashlib
+import hmac
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extproc.core.quota.alerting import Alert, signature
+from extproc.core.quota.limits import Bucket, Interval, Limit, Mode, Scope, Unit, Window
+from extproc.core.request.endpoints import Endpoint
+
+DAY = Interval(
+    int(datetime(2026, 3, 3, 23, tzinfo=UTC).timestamp()), int(datetime(2026, 3, 4, 23, tzinfo=UTC).timestamp())
+)
+NEXT_DAY = Interval(DAY.end, DAY.end + 86_400)
+AT = datetime(2026, 3, 4, 12, 30, 15, 999_999, tzinfo=timezone(timedelta(hours=1)))
+PER_ACCOUNT = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 12_000)
+FUZZ = settings(max_examples=100, deadline=None)
+
+
+def bucket(limit=PER_ACCOUNT, parts=("console@zone-prod",), interval=DAY):
+    return Bucket(limit, parts, interval)
+
+
+def alert(**changes):
+    fields = {"tenant": "zone-prod", "bucket": bucket(), "used": 9_700, "threshold": 80, "at": AT}
+    return Alert(**(fields | changes))
+
+
+def test_an_alert_keeps_its_id_on_another_replica_at_another_time_and_with_more_used():
+    assert alert().id == alert(used=11_000, at=AT + timedelta(seconds=3)).id
+
+
+def test_an_id_is_half_a_digest_of_tenant_bucket_and_threshold():
+    named = f'["zone-prod", "{bucket().key}", 80]'
+    assert alert().id == hashlib.sha256(named.encode()).hexdigest()[:32]
+
+
+def test_a_limit_raised_in_mid_window_does_not_make_the_same_threshold_another_alert():
+    assert alert(bucket=bucket(replace(PER_ACCOUNT, amount=24_000))).id == alert().id
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"tenant": "zone-test"},
+        {"threshold": 95},
+        {"bucket": bucket(interval=NEXT_DAY)},
+        {"bucket": bucket(parts=("batch@zone-prod",))},
+        {"bucket": bucket(replace(PER_ACCOUNT, window=Window.MONTH))},
+        {"bucket": bucket(replace(PER_ACCOUNT, unit=Unit.REQUESTS))},
+        {"bucket": bucket(replace(PER_ACCOUNT, model="gpt-*"))},
+        {"bucket": bucket(replace(PER_ACCOUNT, shadow=True))},
+    ],
+)
+def test_another_tenant_bucket_window_or_threshold_is_another_alert(other):
+    assert alert(**other).id != alert().id
+
+
+@FUZZ
+@given(st.lists(st.tuples(st.text(), st.text(), st.integers(1, 200)), min_size=2, max_size=6, unique=True))
+def test_no_two_names_make_one_id_whatever_characters_they_hold(triples):
+    ids = {alert(tenant=t, bucket=bucket(parts=(sa,)), threshold=n).id for t, sa, n in triples}
+    assert len(ids) == len(triples)
+
+
+def test_the_document_names_everything_that_a_receiver_needs():
+    assert alert().document() == {
+        "id": alert().id,
+        "type": "tokenweir.quota.threshold",
+        "version": 1,
+        "occurred_at": "2026-03-04T11:30:15Z",
+        "tenant": "zone-prod",
+        "scope": "service_account",
+        "service_account": "console@zone-prod",
+        "unit": "tokens",
+        "window": "day",
+        "window_started_at": "2026-03-03T23:00:00Z",
+        "resets_at": "2026-03-04T23:00:00Z",
+        "limit": 12_000,
+        "used": 9_700,
+        "used_percent": 80,
+        "threshold_percent": 80,
+        "shadow": False,
+    }
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_the_document_has_exactly_the_identity_parts_of_its_scope(scope):
+    parts = tuple(f"the {name}" for name in scope.names)
+    document = alert(bucket=bucket(Limit(scope, Window.DAY, 1), parts)).document()
+    identity = {"service_account", "client_ip", "model", "endpoint"}
+    assert {name: document[name] for name in identity & document.keys()} == {n: f"the {n}" for n in scope.names}
+    assert document["scope"] == scope.value
+
+
+def test_what_narrows_a_limit_is_told_apart_from_the_parts_of_its_scope():
+    limit = Limit(
+        Scope.MODEL, Window.HOUR, 5, Unit.OUTPUT_TOKENS, Mode.SOFT, shadow=True, model="gpt-*",
+        endpoints=(Endpoint.RESPONSES, Endpoint.CHAT_COMPLETIONS),
+    )  # fmt: skip
+    document = alert(bucket=bucket(limit, ("gpt-tiny",))).document()
+    assert document["model"] == "gpt-tiny"
+    assert document["model_pattern"] == "gpt-*"
+    assert document["endpoints"] == ["chat_completions", "responses"]
+    assert document["unit"] == "output_tokens"
+    assert document["shadow"] is True
+
+
+@pytest.mark.parametrize(
+    ("used", "amount", "percent"),
+    [(0, 3, 0), (2, 3, 66), (3, 3, 100), (7, 3, 233), (10**12 - 1, 10**12, 99), (0, 0, None), (5, 0, None)],
+)
+def test_the_used_percentage_is_rounded_down_and_never_promises_what_is_not_reached(used, amount, percent):
+    assert alert(used=used, bucket=bucket(replace(PER_ACCOUNT, amount=amount))).used_percent == percent
+
+
+def test_the_payload_is_the_document_in_the_same_ascii_bytes_each_time():
+    strange = alert(tenant="zöne\ud800\n", bucket=bucket(parts=('a"b\\c',)))
+    payload = strange.payload()
+    assert payload.isascii()
+    assert payload == strange.payload()
+    assert json.loads(payload) == strange.document()
+
+
+@FUZZ
+@given(st.text(), st.text(), st.integers(0, 10**13), st.integers(0, 10**12))
+def test_any_alert_has_a_payload(tenant, account, used, amount):
+    told = alert(tenant=tenant, used=used, bucket=bucket(replace(PER_ACCOUNT, amount=amount), (account,)))
+    assert json.loads(told.payload())["service_account"] == account
+
+
+def test_the_signature_is_an_hmac_over_the_time_a_dot_and_the_body():
+    expected = hmac.new(b"key", b'1772623815.{"a":1}', hashlib.sha256).hexdigest()
+    assert signature(b"key", b'{"a":1}', 1772623815) == f"t=1772623815,v1={expected}"
+
+
+def test_another_body_time_or_secret_makes_another_signature():
+    mac = {signature(*given).partition("v1=")[2] for given in [(b"k", b"x", 1), (b"K", b"x", 1), (b"k", b"y", 1)]}
+    mac.add(signature(b"k", b"x", 2).partition("v1=")[2])
+    assert len(mac) == 4

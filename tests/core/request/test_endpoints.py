@@ -1,0 +1,257 @@
+"""Paths: every spelling of a metered path is metered, and nothing else is."""
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.core.request.endpoints import MAX_MODEL_CHARS, Endpoint, Target, classify
+from tests.core.samples import FUZZ
+
+CHAT = Endpoint.CHAT_COMPLETIONS
+
+
+def kind(path: str, method: str = "POST") -> Endpoint | None:
+    target = classify(method, path)
+    return None if target is None else target.endpoint
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [
+        ("/v1/chat/completions", CHAT),
+        ("/v1/chat/completions/batch", CHAT),
+        ("/invocations", CHAT),
+        ("/v1/completions", Endpoint.COMPLETIONS),
+        ("/v1/fim/completions", Endpoint.COMPLETIONS),
+        ("/completion", Endpoint.COMPLETIONS),
+        ("/infill", Endpoint.COMPLETIONS),
+        ("/v1/embeddings", Endpoint.EMBEDDINGS),
+        ("/v2/embed", Endpoint.EMBEDDINGS),
+        ("/embedding", Endpoint.EMBEDDINGS),
+        ("/encode", Endpoint.EMBEDDINGS),
+        ("/pooling", Endpoint.EMBEDDINGS),
+        ("/classify", Endpoint.EMBEDDINGS),
+        ("/v1/classify", Endpoint.EMBEDDINGS),
+        ("/v1/responses", Endpoint.RESPONSES),
+        ("/v1/responses/compact", Endpoint.RESPONSES),
+        ("/v1/messages", Endpoint.MESSAGES),
+        ("/anthropic/v1/messages", Endpoint.MESSAGES),
+        ("/threads/v1/messages", Endpoint.MESSAGES),
+        ("/threads/x/v1/messages", Endpoint.MESSAGES),
+        ("/rerank", Endpoint.RERANK),
+        ("/v1/rerank", Endpoint.RERANK),
+        ("/v2/rerank", Endpoint.RERANK),
+        ("/v1/reranking", Endpoint.RERANK),
+        ("/score", Endpoint.SCORE),
+        ("/v1/score", Endpoint.SCORE),
+        ("/generative_scoring", Endpoint.SCORE),
+        ("/v1/audio/transcriptions", Endpoint.TRANSCRIPTIONS),
+        ("/v1/audio/translations", Endpoint.TRANSCRIPTIONS),
+        ("/v1/audio/speech", Endpoint.SPEECH),
+        ("/v1/images/generations", Endpoint.IMAGES),
+        ("/v1/images/edits", Endpoint.IMAGES),
+        ("/v1/images/variations", Endpoint.IMAGES),
+        ("/v1/quota", Endpoint.QUOTA),
+        ("/v1/models/m:predict", Endpoint.PREDICT),
+        ("/v1/models/m:explain", Endpoint.PREDICT),
+        ("/v2/models/m/infer", Endpoint.INFER),
+        ("/v2/models/m/generate", Endpoint.INFER),
+        ("/v2/models/m/generate_stream", Endpoint.INFER),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/openai", "/serving/models/x"])
+def test_each_kind_is_known_by_the_end_of_its_path(path, endpoint, prefix):
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert kind(prefix + path, method) is endpoint
+        assert kind(prefix + path.upper().replace("/M", "/m") + "/", method) is endpoint
+        assert kind(prefix + path + "?x=/v1/models", method) is endpoint
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions/",
+        "/v1/chat/completions//",
+        "/v1/chat/completions?stream=true",
+        "/v1/chat/completions?x=/v1/models",
+        "/v1/chat/completions#x",
+        "/v1/chat/completions/?",
+        "//v1//chat///completions",
+        "/v1/./chat/./completions/.",
+        "/v1/x/../chat/completions",
+        "/v1/chat/x/../completions/y/..",
+        "/../../v1/chat/completions",
+        "/V1/Chat/COMPLETIONS",
+        "/v1/chat;a=b/completions;jsessionid=1",
+        "/v1/chat/x/..;a=b/completions",
+        "/v1\\chat\\completions",
+        "/v1/chat%2Fcompletions",
+        "/v1/chat%2fcompletions",
+        "/v1/chat%5ccompletions",
+        "/v1/%63hat/completion%73",
+        "/v1/%2563hat/completions",
+        "/v1/%25%36%33hat/completions",
+        "/v1/chat/%2e/completions",
+        "/v1/chat/x/%2e%2e/completions",
+        "/v1/chat/completions%3Bx",
+        "/v1/chat/completions%20",
+        "/v1/chat/completions%3Fx",
+        "/v1/chat/completions%23x",
+        "/v1/chat/completions%253fx/y",
+        "/v1/x%3f/chat/completions",
+        "/openai/v1/chat/completions",
+        "/openai/deployments/gpt/chat/completions?api-version=1",
+        "/chat/completions",
+        "chat/completions",
+        "http://host/v1/chat/completions",
+    ],
+)
+def test_a_spelling_of_the_chat_path_is_metered(path):
+    assert classify("POST", path) == Target(CHAT)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "*",
+        "/v1",
+        "/v1/models",
+        "/v1/models/m",
+        "/v2/models/m",
+        "/v2/models/m/ready",
+        "/health",
+        "/v1/chat",
+        "/v1/chat/completions/abc",
+        "/v1/chat/completions/x/y",
+        "/v1/chat/completions/..",
+        "/v1/chat/completions/render",
+        "/v1/completions/render",
+        "/v1/chatcompletions",
+        "/v1/chat-completions",
+        "/v1/chat/completionsx",
+        "/v1/x?/chat/completions",
+        "/v1/x?path=/v1/chat/completions",
+        "/v1/x#/v1/chat/completions",
+        "/v1/messages/count_tokens",
+        "/v1/messages/batches",
+        "/v1/threads/t/messages",
+        "/v1/responses/resp_1",
+        "/v1/responses/resp_1/cancel",
+        "/v1/responses/resp_1/input_items",
+        "/v1/completions/chat",
+        "/v1/chat/%63ompletion%2Fx",
+        "/v1/audio",
+        "/v1/transcriptions",
+        "/v1/images",
+        "/v1/edits",
+        "/quota",
+        "/tokenize",
+        "/detokenize",
+        "/v1/tokenize",
+        "/metrics",
+        "/v1/models/m:load",
+        "/v1/files/m:predict",
+        "/v2/repository/models/m/load",
+        "/v1/models/m/infer",
+        "/models/m/infer",
+        "/v2/infer",
+        "/infer",
+        "%",
+        "/%zz/%",
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_another_path_is_not_metered(path, method):
+    assert classify(method, path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/v1/models/iris:predict", Target(Endpoint.PREDICT, "iris")),
+        ("/v1/models/Iris-V2.1:Predict/", Target(Endpoint.PREDICT, "Iris-V2.1")),
+        ("/v1/models/iris%3Apredict", Target(Endpoint.PREDICT, "iris")),
+        ("/v1/models/iris%253apredict?x", Target(Endpoint.PREDICT, "iris")),
+        ("/v1/models/iris:predict;x", Target(Endpoint.PREDICT, "iris")),
+        ("/v1/models/iris;x:predict", Target(Endpoint.PREDICT, "iris;x")),
+        ("/v1/models/a:b:predict", Target(Endpoint.PREDICT, "a:b")),
+        ("/v1/models/org%2Fname:predict", Target(Endpoint.PREDICT, "org/name")),
+        ("/v1/models/iris/versions/3:predict", Target(Endpoint.PREDICT, "iris")),
+        ("/v1/models/iris/labels/new:classify", Target(Endpoint.PREDICT, "iris")),
+        ("/v1/models/versions/3:regress", Target(Endpoint.PREDICT, "versions/3")),
+        ("/seldon/models/v1/models/iris:explain", Target(Endpoint.PREDICT, "iris")),
+        ("/v2/models/iris/infer", Target(Endpoint.INFER, "iris")),
+        ("/v2/models/iris/versions/1/infer", Target(Endpoint.INFER, "iris")),
+        ("/v2/models/iris/versions/1/generate_stream", Target(Endpoint.INFER, "iris")),
+        ("/v2/models/Iris;x/infer", Target(Endpoint.INFER, "Iris")),
+        ("/v2//models/./iris/INFER/", Target(Endpoint.INFER, "iris")),
+        ("/v2/models/org%2Fname/infer", Target(Endpoint.INFER, "org/name")),
+        ("/v2/models/w%C3%B6rter/infer", Target(Endpoint.INFER, "wörter")),
+        ("/x/v2/models/a/b/v2/models/iris/infer", Target(Endpoint.INFER, "iris")),
+        ("/v1/models/:predict", Target(Endpoint.PREDICT, "")),
+        ("/v2/models//infer", Target(Endpoint.INFER, "")),
+    ],
+)
+def test_the_path_names_the_model_of_kserve(path, target):
+    assert classify("POST", path) == target
+
+
+def test_a_name_in_a_path_is_cut_where_it_is_too_long_already():
+    assert classify("POST", f"/v1/models/{'m' * 9999}:predict").model == "m" * (MAX_MODEL_CHARS + 1)
+    assert classify("POST", f"/v2/models/{'m' * 9999}/infer").model == "m" * (MAX_MODEL_CHARS + 1)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_to_read_about_a_model_that_is_named_like_an_endpoint_is_free(method):
+    for path in ("/v1/models/embed", "/v1/models/org/rerank", "/v2/models/infer", "/v1/models/:predict"):
+        assert classify(method, path) is None
+        assert classify("POST", path) is not None
+
+
+def test_a_get_on_a_metered_path_is_no_way_around():
+    # A WebSocket begins as one.
+    for path in ("/v1/responses", "/v1/chat/completions", "/models/m/v1/chat/completions", "/v2/models/m/infer"):
+        assert kind(path, "GET") is not None
+
+
+@FUZZ
+@given(st.text(max_size=5), st.text() | st.text("/.%;:?#\\chatompleinsdv12fr5F", max_size=40))
+def test_any_path_has_a_kind_or_none(method, path):
+    target = classify(method, path)
+    if target is not None:
+        assert isinstance(target.endpoint, Endpoint)
+        assert (target.model is None) == (target.endpoint not in (Endpoint.PREDICT, Endpoint.INFER))
+        assert len(target.model or "") <= MAX_MODEL_CHARS + 1
+
+
+ENDS = {
+    ("chat", "completions"): CHAT,
+    ("v1", "embeddings"): Endpoint.EMBEDDINGS,
+    ("audio", "speech"): Endpoint.SPEECH,
+    ("x", "rerank"): Endpoint.RERANK,
+    ("models", "m:predict"): Endpoint.PREDICT,
+    ("v2", "models", "m", "infer"): Endpoint.INFER,
+}
+
+
+@FUZZ
+@given(
+    st.sampled_from(list(ENDS)),
+    st.lists(st.sampled_from(["openai", "v1", "a b", "世", "..;x"]), max_size=3),
+    st.lists(
+        st.tuples(st.sampled_from(["/", "//", "/./", "\\", "/x/../"]), st.integers(0, 2)), min_size=4, max_size=4
+    ),
+    st.booleans(),
+)
+def test_prefixes_separators_and_escapes_can_be_mixed(end, prefix, steps, upper):
+    path = "/" + "/".join(prefix)
+    for segment, (separator, rounds) in zip(end, steps, strict=False):
+        spelled = segment.upper() if upper else segment
+        for _ in range(rounds):
+            spelled = "".join(f"%{byte:02x}" for byte in spelled.encode()) if len(spelled) < 50 else quote(spelled)
+        path += separator + spelled
+    assert kind(path) is ENDS[end]

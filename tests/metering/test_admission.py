@@ -1,0 +1,92 @@
+"""A decision in time, whatever the counters do."""
+
+import asyncio
+import time
+
+import pytest
+
+from extproc.core.quota.reservation import Admitted, Denied, Unavailable
+from extproc.core.quota.settlement import Outcome
+from extproc.ports.base import UnreadyError
+
+from .shared import HERE
+from .world import DECISION_TIMEOUT_S, WHO, World, away, refused
+
+
+def released(world):
+    return [(c.reservation.id, c.outcome) for c in world.counters.closed if c.outcome is Outcome.RELEASED]
+
+
+async def test_the_time_is_for_asking_and_for_deciding_without():
+    """Two waits that both take as long as they may are within the time of one decision."""
+
+    class Slow:
+        async def opened(self, reservation):
+            await asyncio.Event().wait()
+
+        def done(self, ids):
+            pass
+
+    world = World(spool=Slow(), decision_timeout_s=0.1)
+    world.limits.documents[WHO.tenant] = {"on_store_failure": "allow"}
+    world.counters.hang = True
+    start = time.monotonic()
+    assert isinstance(await world.reserve(), Unavailable)
+    assert 0.09 < time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(("fault", "undone"), [(away(), 1), (refused(), 1), (UnreadyError("rebuilding"), 0)])
+async def test_what_may_be_held_is_undone_and_what_is_surely_not_is_left(fault, undone):
+    world = World()
+    world.counters.before = [fault]
+    assert isinstance(await world.reserve(), Unavailable)
+    await world.drained()
+    assert len(released(world)) == undone
+    assert await world.counts() == (0, 0)
+    assert await world.entries() == []
+
+
+async def test_a_denial_is_only_undone_where_it_may_have_been_restored_meanwhile():
+    world = World(limit=5)
+    assert isinstance(await world.reserve(), Denied)
+    await world.drained()
+    assert released(world) == []
+    reserve = world.counters.reserve
+
+    async def restored(reservation):
+        assert world.accounting.to_restore(HERE) == [reservation]
+        return await reserve(reservation)
+
+    world.counters.reserve = restored
+    assert isinstance(await world.reserve(), Denied)
+    await world.drained()
+    assert len(released(world)) == 1
+
+
+async def test_what_is_asked_for_is_known_only_as_long_as_it_is_asked_for():
+    world = World(decision_timeout_s=DECISION_TIMEOUT_S)
+    world.counters.hang = True
+    asking = asyncio.create_task(world.reserve())
+    await asyncio.sleep(0.002)
+    assert len(world.accounting.decider.asked()) == 1
+    await asking
+    assert world.accounting.decider.asked() == []
+
+
+async def test_a_line_an_outage_is_logged_and_not_one_a_request(caplog):
+    world = World()
+    world.counters.before = [away()] * 4
+    for _ in range(4):
+        await world.reserve()
+    assert isinstance(await world.reserve(), Admitted)
+    told = [message for message in caplog.messages if "decisions" in message]
+    assert told == ["no decisions: each tenant's on_store_failure counts", "decisions again"]
+
+
+async def test_undoing_leaves_room_for_what_really_was(monkeypatch):
+    monkeypatch.setattr("extproc.metering.settler._UNDONE_AT_MOST", 3)
+    world = World()
+    world.counters.before = [away()] * 4
+    for _ in range(4):
+        await world.reserve()
+    assert len(world.books.unended()) == 3

@@ -1,0 +1,179 @@
+"""A queue whose items are delivered at least once and in order, as long as the process lives."""
+
+import asyncio
+import random
+from contextlib import asynccontextmanager
+
+from extproc.metering.delivery_queue import Outbox, OutboxOptions
+from extproc.ports.base import StoreError
+
+
+class Receiver:
+    """Takes batches; fails where it is told to."""
+
+    def __init__(self, **options):
+        self.batches = []
+        self.faults = []
+        self.bad = set()
+        self.lost = []
+        self.open = asyncio.Event()
+        self.open.set()
+        options = {"first_backoff_s": 0.001, "max_backoff_s": 0.002} | options
+        self.outbox = Outbox(
+            OutboxOptions("q", **options), self.deliver, lambda name, n: self.lost.append((name, n))
+        )
+
+    async def deliver(self, batch):
+        await self.open.wait()
+        if self.faults:
+            raise self.faults.pop(0)
+        if self.bad & set(batch):
+            raise StoreError("bad", transient=False)
+        self.batches.append(list(batch))
+
+    @property
+    def items(self):
+        return [item for batch in self.batches for item in batch]
+
+    @asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.outbox.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def drained(self):
+        async with self.running(), asyncio.timeout(5):
+            await self.outbox.drained()
+
+
+def away():
+    return StoreError("away", transient=True)
+
+
+async def test_items_are_delivered_in_order_and_in_batches_of_bounded_size():
+    receiver = Receiver(max_batch=4)
+    for item in range(10):
+        assert receiver.outbox.put(item)
+    await receiver.drained()
+    assert receiver.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert len(receiver.outbox) == 0
+
+
+async def test_an_empty_queue_is_drained_at_once():
+    receiver = Receiver()
+    await receiver.outbox.drained()
+
+
+async def test_a_batch_is_repeated_until_it_is_taken():
+    receiver = Receiver()
+    receiver.faults = [away() for _ in range(5)]
+    for item in range(3):
+        receiver.outbox.put(item)
+    await receiver.drained()
+    assert receiver.batches == [[0, 1, 2]]
+    assert receiver.lost == []
+
+
+async def test_only_the_item_that_is_refused_is_set_aside_and_counted(caplog):
+    receiver = Receiver()
+    receiver.bad = {1, 3}
+    for item in range(5):
+        receiver.outbox.put(item)
+    await receiver.drained()
+    assert receiver.items == [0, 2, 4]
+    assert receiver.lost == [("q", 1), ("q", 1)]
+    assert caplog.text.count("refused for good") == 2
+
+
+async def test_a_fault_while_items_are_tried_one_by_one_loses_none():
+    receiver = Receiver()
+    receiver.bad = {1}
+    receiver.faults = [StoreError("bad", transient=False), away(), away()]
+    for item in range(3):
+        receiver.outbox.put(item)
+    await receiver.drained()
+    assert receiver.items == [0, 2]
+
+
+async def test_a_full_queue_refuses_and_counts_what_comes(caplog):
+    receiver = Receiver(max_queued=3)
+    assert [receiver.outbox.put(item) for item in range(5)] == [True, True, True, False, False]
+    assert receiver.lost == [("q", 1), ("q", 1)]
+    assert "queue full" in caplog.text
+    await receiver.drained()
+    assert receiver.items == [0, 1, 2]
+    assert receiver.outbox.put(9)
+
+
+async def test_what_is_in_hand_counts_as_queued():
+    receiver = Receiver(max_queued=3)
+    receiver.open.clear()
+    async with receiver.running():
+        for item in range(3):
+            receiver.outbox.put(item)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(receiver.outbox) == 3
+        assert not receiver.outbox.put(3)
+
+
+async def test_drained_waits_for_what_is_in_hand_too():
+    receiver = Receiver()
+    receiver.open.clear()
+    receiver.outbox.put(1)
+    async with receiver.running():
+        waiting = asyncio.ensure_future(receiver.outbox.drained())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        receiver.open.set()
+        async with asyncio.timeout(5):
+            await waiting
+    assert receiver.items == [1]
+
+
+async def test_items_that_come_while_others_are_delivered_follow_them():
+    receiver = Receiver()
+    receiver.open.clear()
+    async with receiver.running():
+        receiver.outbox.put(1)
+        await asyncio.sleep(0.001)
+        receiver.outbox.put(2)
+        receiver.outbox.put(3)
+        receiver.open.set()
+        async with asyncio.timeout(5):
+            await receiver.outbox.drained()
+    assert receiver.batches == [[1], [2, 3]]
+
+
+async def test_a_lingering_queue_hurries_when_it_is_drained():
+    receiver = Receiver(linger_s=60.0)
+    async with receiver.running():
+        receiver.outbox.put(1)
+        await asyncio.sleep(0.001)
+        assert receiver.batches == []
+        async with asyncio.timeout(1):
+            await receiver.outbox.drained()
+    assert receiver.items == [1]
+
+
+async def test_whenever_it_is_stopped_and_started_again_every_item_arrives_in_order():
+    dice = random.Random(3)
+    receiver = Receiver(max_batch=3)
+    put = 0
+    for _ in range(60):
+        async with receiver.running():
+            for _ in range(dice.randint(0, 4)):
+                receiver.outbox.put(put)
+                put += 1
+            receiver.faults = [away()] * dice.randint(0, 1)
+            receiver.open.set() if dice.random() < 0.7 else receiver.open.clear()
+            for _ in range(dice.randint(0, 6)):
+                await asyncio.sleep(0)
+    receiver.faults = []
+    receiver.open.set()
+    await receiver.drained()
+    assert list(dict.fromkeys(receiver.items)) == list(range(put))  # once or more, in order

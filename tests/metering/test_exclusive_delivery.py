@@ -1,0 +1,96 @@
+"""Deliveries, and rest from them."""
+
+import asyncio
+
+import pytest
+
+from extproc.metering.exclusive_delivery import Turns
+from extproc.ports.base import StoreError
+
+
+async def deliver(turns, step, seen):
+    try:
+        await turns.deliver(step)
+    except StoreError as error:
+        seen.append("given up" if error.transient else "refused")
+    else:
+        seen.append("delivered")
+
+
+async def test_there_is_no_delivery_during_rest_and_one_at_a_time_after_it():
+    turns, seen = Turns(), []
+
+    async def step():
+        seen.append("begun")
+        await asyncio.sleep(0)
+
+    async with turns.rest(), asyncio.timeout(5):
+        waiting = [asyncio.create_task(deliver(turns, step, seen)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert not seen
+    await asyncio.gather(*waiting)
+    assert seen == ["begun", "delivered"] * 2
+
+
+async def test_rest_waits_for_a_delivery_that_comes_to_its_end():
+    turns, seen = Turns(), []
+    busy = asyncio.create_task(deliver(turns, lambda: asyncio.sleep(0.01), seen))
+    await asyncio.sleep(0)
+    async with turns.rest():
+        assert seen == ["delivered"]
+    await busy
+
+
+async def test_what_hangs_or_waits_for_its_turn_is_given_up_for_rest_and_only_for_it():
+    turns, seen, gone = Turns(), [], asyncio.Event()
+
+    async def hangs():
+        await gone.wait()
+        seen.append("done all the same")
+
+    hanging = [asyncio.create_task(deliver(turns, hangs, seen)) for _ in range(2)]
+    await asyncio.sleep(0.4)
+    assert not seen
+    async with asyncio.timeout(5), turns.rest():
+        await asyncio.gather(*hanging)
+        assert seen == ["given up"] * 2
+    await deliver(turns, lambda: asyncio.sleep(0.3), seen)
+    assert seen[2:] == ["delivered"]
+    gone.set()
+    await asyncio.sleep(0.01)
+    assert seen[3:] == ["done all the same"], "it was not broken off"
+
+
+async def test_a_delivery_returns_and_raises_what_it_does():
+    turns = Turns()
+
+    async def right():
+        return 5
+
+    async def wrong():
+        raise ValueError("its own")
+
+    assert await turns.deliver(right) == 5
+    with pytest.raises(ValueError, match="its own"):
+        await turns.deliver(wrong)
+    async with asyncio.timeout(5), turns.rest():
+        pass
+
+
+async def test_who_is_cancelled_has_delivered_or_stops_delivering():
+    turns, ended = Turns(), []
+
+    async def step():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    task = asyncio.create_task(turns.deliver(step))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended
+    async with asyncio.timeout(5), turns.rest():
+        pass

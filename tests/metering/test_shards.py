@@ -1,0 +1,278 @@
+"""Queues side by side: what waits for a part of the counters that is away takes nothing from the others."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from extproc.core.quota.partitions import PARTITIONS, partition_of
+from extproc.core.quota.reservation import Admitted, Unavailable
+from extproc.core.quota.settlement import Outcome
+from extproc.metering.delivery_queue import OutboxOptions
+from extproc.metering.rebuild import Recovery, RecoveryOptions
+from extproc.metering.shards import Lanes, parts_of
+from extproc.ports.base import StoreError
+from extproc.stores.memory.counters import MemoryServer
+
+from .shared import ELSEWHERE, HERE
+from .world import WHO, Clock, Counters, World, away, refused, usage
+
+THERE = partition_of(ELSEWHERE.tenant)
+
+
+class Apart(Counters):
+    """Each partition is on a server of its own. Those in `gone` hang, whatever they are asked."""
+
+    apart = True
+
+    def __init__(self, server=None):
+        super().__init__(server)
+        self.gone = set()
+        self.refusing = set()
+        self.unreadable = set()
+
+    async def _reached(self, partition):
+        if partition in self.refusing:
+            raise away()
+        if partition in self.gone:
+            await asyncio.Event().wait()
+
+    async def reserve(self, reservation):
+        await self._reached(partition_of(reservation.identity.tenant))
+        return await super().reserve(reservation)
+
+    async def close(self, closings, thresholds=()):
+        for closing in closings:
+            await self._reached(partition_of(closing.reservation.identity.tenant))
+        return await super().close(closings, thresholds)
+
+    async def renew(self, reservations):
+        for reservation in reservations:
+            await self._reached(partition_of(reservation.identity.tenant))
+        await super().renew(reservations)
+
+    async def ping(self, part=None):
+        await self._reached(part)
+
+    async def overdue(self, now, at_most, part=None):
+        await self._reached(part)
+        return await super().overdue(now, at_most, part)
+
+    async def epochs(self):
+        return [epoch for epoch in await super().epochs() if epoch.partition not in self.gone]
+
+    async def still_open(self, epoch):
+        await self._reached(epoch.partition)
+        if epoch.partition in self.unreadable:
+            raise away()
+        return await super().still_open(epoch)
+
+    async def restore(self, epoch, reservations):
+        await self._reached(epoch.partition)
+        await super().restore(epoch, reservations)
+
+
+def apart(**options):
+    world = World(counters=Apart(), **options)
+    assert parts_of(world.counters) == tuple(range(PARTITIONS))
+    return world
+
+
+async def until(condition):
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_ends_and_renewals_do_not_wait_for_a_server_of_others_that_hangs():
+    world = apart()
+    here, there = await world.admitted(), (await world.reserve(10, ELSEWHERE)).reservation
+    streaming, streaming_there = await world.admitted(), (await world.reserve(10, ELSEWHERE)).reservation
+    world.counters.gone = {THERE}
+    world.clock.passes(600)
+    async with world.running():
+        world.accounting.close(there, usage(3))
+        world.accounting.close(here, usage(4))
+        assert world.accounting._held.renew_due() == 2
+        await until(lambda: world.counters.renewed)
+        await until(lambda: len(world.ledger._entries) == 1)
+        assert [r.id for r in world.counters.renewed] == [streaming.id]
+        assert await world.recorded() == [(Outcome.SETTLED, 4)]
+        assert world.books._ends.waiting(THERE) == 1
+        for stream, charge in ((streaming, 5), (streaming_there, 6)):
+            world.accounting.close(stream, usage(charge))
+    world.counters.gone = set()
+    await world.drained()
+    assert (await world.counts(), await world.counts(ELSEWHERE)) == ((9, 0), (9, 0))
+
+
+async def test_the_breaker_of_one_server_lets_the_others_be_asked():
+    world = apart()
+    world.counters.gone = {THERE}
+    for _ in range(5):
+        assert isinstance(await world.reserve(10, ELSEWHERE), Unavailable)
+    assert world.counted("reserve_seconds_count") == world.counted("breaker_open") * 5 == 5
+    assert isinstance(await world.reserve(10, ELSEWHERE), Unavailable)
+    assert world.counted("reserve_seconds_count") == 5
+    assert isinstance(await world.reserve(), Admitted)
+    world.counters.gone = set()
+    async with world.running():
+        await until(lambda: not world.counted("breaker_open"))
+    assert isinstance(await world.reserve(10, ELSEWHERE), Admitted)
+
+
+async def test_an_outage_of_one_server_is_told_once_though_others_answer(caplog):
+    world = apart()
+    world.counters.refusing = {THERE}
+    for _ in range(3):
+        await world.reserve(10, ELSEWHERE)
+        await world.reserve()
+    assert Counter(caplog.messages)["no decisions: each tenant's on_store_failure counts"] == 1
+    assert "decisions again" not in caplog.messages
+
+
+async def test_nothing_expires_where_a_server_was_away_and_elsewhere_it_does():
+    world = apart(expiry_interval_s=0.002, renewed_within_s=0.2)
+    here, there = await world.admitted(), (await world.reserve(10, ELSEWHERE)).reservation
+    world.accounting._held._open.clear()
+    world.clock.passes(1000)
+    world.counters.refusing = {THERE}
+    async with world.running():
+        await until(lambda: len(world.ledger._entries) == 1)
+        world.counters.refusing = set()
+        await asyncio.sleep(0.02)
+        assert list(world.ledger._entries) == [here.id]
+        await until(lambda: there.id in world.ledger._entries)
+
+
+async def test_a_rebuild_of_some_partitions_waits_for_no_server_that_is_away_or_broken():
+    server, clock = MemoryServer(), Clock()
+    world = World(counters=Apart(server), clock=clock, name="r", keep_after_s=0.0)
+    options = RecoveryOptions(turn_s=0.0, fresh_s=0.2)
+    recovery = Recovery(
+        "r",
+        world.counters,
+        world.ledger,
+        world.accounting,
+        world.books,
+        clock=clock,
+        metrics=world.metrics,
+        options=options,
+    )
+    while not await recovery.start():
+        pass
+    streaming = await world.admitted(30)
+    away_p, (broken, unreadable) = THERE, [p for p in range(PARTITIONS) if p not in (HERE, THERE)][:2]
+    world.counters.gone, world.counters.refusing, world.counters.unreadable = {away_p}, {broken}, {unreadable}
+    server.lose()
+    for _ in range(3):
+        with pytest.raises(StoreError, match="away"):
+            await recovery.check()
+    assert server.lives[HERE].epoch.ready
+    assert await world.counts() == (0, 30)
+    assert not server.lives[broken].epoch.ready
+    assert not server.lives[unreadable].epoch.ready
+    assert world.counted("partitions_unready") == 3
+    await asyncio.wait_for(recovery.passes(HERE), 1)
+    await asyncio.sleep(0.21)
+    with pytest.raises(StoreError, match="away"):
+        await recovery.check()
+    await asyncio.wait_for(recovery.passes(HERE), 1)
+    for part in (away_p, broken):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(recovery.passes(part), 0.05)
+    world.accounting.close(streaming, usage(7))
+    async with world.running():
+        await until(lambda: world.ledger._entries)
+    world.counters.gone = world.counters.refusing = world.counters.unreadable = set()
+    while not await recovery.check():
+        pass
+    assert all(life.epoch.ready for life in server.lives.values())
+    assert world.counted("partitions_unready") == 0
+
+
+async def test_what_waits_for_one_part_does_not_take_all_the_room():
+    world, lost = apart(), Counter()
+    lanes = Lanes(
+        OutboxOptions("q", max_queued=4 * PARTITIONS),
+        world.counters,
+        lambda item: item[0],
+        None,
+        on_lost=lambda name, n: lost.update({name: n}),
+    )
+    for n in range(4 * PARTITIONS):
+        assert lanes.put((WHO.tenant, n)), "all of it, as long as nobody else needs any"
+    assert not lanes.put((WHO.tenant, -1))
+    assert lost == {"q": 1}
+    for n in range(4):
+        assert lanes.put((ELSEWHERE.tenant, n))
+    assert not lanes.put((ELSEWHERE.tenant, -1))
+    assert lanes.put((ELSEWHERE.tenant, -1), beyond=True)
+    assert lanes.waiting(HERE) == 4 * PARTITIONS
+    assert len(lanes) == len(list(lanes)) == 4 * PARTITIONS + 5
+
+
+# Renewals.
+
+
+async def test_a_stream_that_grows_often_while_the_counters_are_away_waits_once():
+    world = World()
+    stream = await world.admitted()
+    world.counters.before = [away()] * 3
+    for more in range(1, 50):
+        world.accounting.grow(replace(stream, extra_output=more))
+    assert world.accounting._held.waiting == 1
+    async with world.running():
+        await until(lambda: not world.counters.before)
+        world.accounting.grow(replace(stream, extra_output=60))
+        world.accounting.retry()
+        await until(lambda: not world.accounting._held.waiting)
+    assert (await world.counts())[1] == stream.held + 60
+    assert len(world.counters.renewed) <= 2
+
+
+async def test_a_stream_that_grows_while_it_is_being_renewed_is_renewed_again():
+    world = World()
+    stream = await world.admitted()
+    renew, grown = world.counters.renew, []
+
+    async def growing(reservations):
+        if not grown:
+            grown.append(1)
+            world.accounting.grow(replace(stream, extra_output=9))
+        await renew(reservations)
+
+    world.counters.renew = growing
+    world.accounting.grow(replace(stream, extra_output=3))
+    async with world.running():
+        await until(lambda: not world.accounting._held.waiting)
+    assert (await world.counts())[1] == stream.held + 9
+
+
+async def test_a_stream_whose_renewal_was_refused_is_renewed_the_next_time():
+    world = World()
+    stream = await world.admitted()
+    world.counters.before = [refused()]
+    world.accounting.grow(replace(stream, extra_output=3))
+    async with world.running():
+        await until(lambda: world.counted("queue_lost_total", queue="renewals"))
+        world.accounting.grow(replace(stream, extra_output=4))
+        await until(lambda: not world.accounting._held.waiting)
+    assert (await world.counts())[1] == stream.held + 4
+
+
+# Faults of ours.
+
+
+async def test_what_a_fault_of_ours_interrupts_is_not_forgotten():
+    world = World()
+    world.accounting.close(await world.admitted(), usage(7))
+
+    async def broken(closings, thresholds=()):
+        raise ZeroDivisionError
+
+    world.counters.close = broken
+    with pytest.raises(ExceptionGroup):
+        await asyncio.wait_for(world.books.run(), 5)
+    assert len(world.books._ends) == 1, "it can be put into the spool"

@@ -1,0 +1,267 @@
+"""A world to test accounting in: memory stores that can fail in the ways of real ones, and a clock to set."""
+
+import asyncio
+import itertools
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from extproc.core.events import Ask
+from extproc.core.quota.binding import bind
+from extproc.core.quota.costs import Costing
+from extproc.core.quota.limits import Subject
+from extproc.core.quota.models import FREE, ModelProfile, Models
+from extproc.core.quota.policies import BadDocument, Defaults, policy_from, short_limits
+from extproc.core.quota.reservation import Admitted
+from extproc.core.quota.settlement import Outcome, Settlement
+from extproc.core.quota.usage import Usage
+from extproc.core.request.body import RequestFacts
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity
+from extproc.metering.estimator import Estimator
+from extproc.metering.service import Accounting, AccountingOptions
+from extproc.metering.settler import Books, BooksOptions
+from extproc.metering.stored import Stored
+from extproc.observe.metrics import Metrics
+from extproc.ports.base import StoreError
+from extproc.ports.ledger import UsageFilter
+from extproc.stores.memory.counters import MemoryCounters
+from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.spool import NoSpool
+
+WHO = Identity("acme", "sa", "10.0.0.1")
+COSTING = Costing(bytes_per_token=1, overhead_tokens=0, media_tokens=0, typical_output_tokens=5)
+DECISION_TIMEOUT_S = 0.02
+
+
+def away():
+    return StoreError("away", transient=True)
+
+
+def refused():
+    return StoreError("refused", transient=False)
+
+
+class Clock:
+    def __init__(self):
+        self.time = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def now(self):
+        return self.time
+
+    def seconds(self):
+        return self.time.timestamp()
+
+    def passes(self, seconds):
+        self.time += timedelta(seconds=seconds)
+
+
+class Counters(MemoryCounters):
+    """Faults come from queues: each call takes one and, if it is none, is carried out."""
+
+    def __init__(self, server=None):
+        super().__init__(server)
+        self.hang = False
+        self.hang_after = False
+        self.before = []
+        self.after = []  # the call was carried out, its answer got lost
+        self.poison = set()
+        self.closed = []
+        self.renewed = []
+        self.hang_reads = False
+
+    async def reserve(self, reservation):
+        if self.hang:
+            await asyncio.Event().wait()
+        _fail(self.before)
+        decision = await super().reserve(reservation)
+        if self.hang_after:
+            await asyncio.Event().wait()
+        _fail(self.after)
+        return decision
+
+    async def close(self, closings, thresholds=()):
+        _fail(self.before)
+        if self.poison & {closing.reservation.id for closing in closings}:
+            raise refused()
+        self.closed += closings
+        outcomes = await super().close(closings, thresholds)
+        _fail(self.after)
+        return outcomes
+
+    async def renew(self, reservations):
+        _fail(self.before)
+        self.renewed += reservations
+        await super().renew(reservations)
+
+    async def read(self, tenant, buckets):
+        if self.hang_reads:
+            await asyncio.Event().wait()
+        return await super().read(tenant, buckets)
+
+    async def overdue(self, now, at_most, part=None):
+        _fail(self.before)
+        return await super().overdue(now, at_most, part)
+
+
+class Ledger(MemoryLedger):
+    def __init__(self):
+        super().__init__()
+        self.before = []
+        self.after = []
+        self.calls = 0
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def append(self, entries):
+        self.calls += 1
+        await self.open.wait()
+        _fail(self.before)
+        await super().append(entries)
+        _fail(self.after)
+
+
+def _fail(faults):
+    fault = faults.pop(0) if faults else None
+    if fault is not None:
+        raise fault
+
+
+class Alerts(list):
+    put = list.append
+
+
+class Tokenizer:
+    """Counts a token for every character of a prompt's texts, for models called m."""
+
+    def __init__(self):
+        self.answer = lambda texts: sum(map(len, texts))
+
+    def knows(self, model):
+        return model == "counted"
+
+    async def count(self, model, texts):
+        return self.answer(texts)
+
+    def close(self):
+        pass
+
+
+class Policies:
+    """Limits to set by hand; a tenant without any has the defaults."""
+
+    def __init__(self, defaults):
+        self.defaults = defaults
+        self.documents = {}
+
+    def policy(self, tenant):
+        read = policy_from({"tenant_id": tenant} | self.documents.get(tenant, {}), self.defaults)
+        assert not isinstance(read, BadDocument), read
+        return read
+
+
+class World:
+    def __init__(
+        self,
+        limit=1000,
+        costing=COSTING,
+        prices=FREE,
+        *,
+        spool=None,
+        counters=None,
+        ledger=None,
+        clock=None,
+        name="",
+        **options,
+    ):
+        self.clock, self.ledger = clock or Clock(), ledger or Ledger()
+        self.counters, self.metrics = counters or Counters(), Metrics()
+        self.defaults = Defaults(short_limits(limit, None), ZoneInfo("Asia/Tokyo"))
+        self.limits, self.alerts = Policies(self.defaults), Alerts()
+        numbers = itertools.count(1)
+        of_books = [field.name for field in fields(BooksOptions)]
+        models = Models(ModelProfile(costing, prices=prices))
+        options = {
+            "decision_timeout_s": DECISION_TIMEOUT_S,
+            "ledger_linger_s": 0.0,
+            "expiry_interval_s": 60.0,
+        } | options
+        estimator = Estimator(models, Tokenizer(), self.metrics)
+        self.spool = spool or NoSpool()
+        self.stored = Stored(self.counters, self.counters, self.ledger, self.ledger, self.spool)
+        self.books = Books(
+            self.stored,
+            clock=self.clock,
+            models=models,
+            estimator=estimator,
+            alerts=self.alerts,
+            metrics=self.metrics,
+            options=BooksOptions(**{name: options.pop(name) for name in of_books if name in options}),
+        )
+        self.accounting = Accounting(
+            stored=self.stored,
+            books=self.books,
+            limits=self.limits,
+            clock=self.clock,
+            new_id=lambda: f"{name}r{next(numbers)}",
+            estimator=estimator,
+            metrics=self.metrics,
+            options=AccountingOptions(**options),
+            replica=name,
+        )
+
+    async def reserve(self, cost=10, identity=WHO):
+        return await self.accounting.reserve(ask(cost, identity))
+
+    async def admitted(self, cost=10):
+        decision = await self.reserve(cost)
+        assert isinstance(decision, Admitted)
+        return decision.reservation
+
+    @asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.accounting.run())
+        try:
+            yield
+            assert not task.done(), task.exception()
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def drained(self):
+        """Everything that was queued is delivered."""
+        async with self.running():
+            assert await self.accounting.drain(5.0)
+
+    async def counts(self, identity=WHO):
+        policy = self.limits.policy(identity.tenant)
+        (bucket,) = bind(policy, identity, self.clock.now(), Subject("m", Endpoint.CHAT_COMPLETIONS))
+        (count,) = await self.counters.read(identity.tenant, [bucket])
+        return count.used, count.held
+
+    async def entries(self):
+        return await self.ledger.entries(UsageFilter(), 1000)
+
+    async def recorded(self):
+        return [(entry.outcome, entry.charge) for entry in await self.entries()]
+
+    def counted(self, name, **labels):
+        return self.metrics.registry.get_sample_value(f"tokenweir_{name}", labels) or 0
+
+
+def ask(cost=10, identity=WHO, endpoint=Endpoint.CHAT_COMPLETIONS, **facts):
+    fields = {
+        "model": "m",
+        "stream": False,
+        "choices": 1,
+        "output_bound": cost // 2,
+        "prompt_bytes": cost - cost // 2,
+        "media_parts": 0,
+        "wants_usage": False,
+    }
+    return Ask(identity, endpoint, RequestFacts(**(fields | facts)), "request-1")
+
+
+def usage(charge):
+    return Settlement(Outcome.SETTLED, Usage(charge - 1, 1, total=charge), charge, "usage", 200)
