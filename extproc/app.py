@@ -18,12 +18,12 @@ from extproc.core.request.identity import SPIFFE, IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.tls import TLSOptions
 from extproc.metering.estimator import Estimator, NoCounter, PromptCounter
-from extproc.metering.limits_cache import FollowerOptions, LimitsFollower
+from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
 from extproc.metering.prompt_tokenizer import Assignment, TokenizerError, load_counter
-from extproc.metering.rebuild import Recovery
-from extproc.metering.service import Accounting, AccountingOptions
-from extproc.metering.settler import Books, BooksOptions
-from extproc.metering.shared_clock import SyncedClock
+from extproc.metering.rebuild import Rebuilder
+from extproc.metering.service import MeteringOptions, MeteringService
+from extproc.metering.settler import Settler, SettlerOptions
+from extproc.metering.shared_clock import SharedClock
 from extproc.metering.stored import Stored
 from extproc.observe.metrics import Metrics
 from extproc.ports.epochs import CounterStore
@@ -117,9 +117,9 @@ def defaults(settings: Settings) -> Defaults:
     return Defaults(default.parsed(), ZoneInfo(default.timezone), default.on_store_failure)
 
 
-def build_follower(settings: Settings, stores: Stores, metrics: Metrics) -> LimitsFollower:
-    options = FollowerOptions(settings.limits.poll_s, settings.limits.refresh_s)
-    return LimitsFollower(stores.tenants, defaults(settings), SystemClock(), metrics, options)
+def build_follower(settings: Settings, stores: Stores, metrics: Metrics) -> LimitsCache:
+    options = LimitsCacheOptions(settings.limits.poll_s, settings.limits.refresh_s)
+    return LimitsCache(stores.tenants, defaults(settings), SystemClock(), metrics, options)
 
 
 def build_alerts(settings: Settings, metrics: Metrics) -> Alerts:
@@ -158,16 +158,16 @@ def build_counter(settings: Settings, metrics: Metrics) -> PromptCounter:
 class Metering:
     """What holds, ends and records reservations, and keeps the counters right."""
 
-    clock: SyncedClock
-    books: Books
-    accounting: Accounting
-    recovery: Recovery
+    clock: SharedClock
+    books: Settler
+    accounting: MeteringService
+    recovery: Rebuilder
 
 
 def build_metering(
     settings: Settings,
     stores: Stores,
-    limits: LimitsFollower,
+    limits: LimitsCache,
     metrics: Metrics,
     *,
     counter: PromptCounter,
@@ -175,11 +175,13 @@ def build_metering(
     spool: Spool,
     replica: str,
 ) -> Metering:
-    known, clock = models(settings), SyncedClock(stores.counters, SystemClock())
+    known, clock = models(settings), SharedClock(stores.counters, SystemClock())
     estimator = Estimator(known, counter, metrics, learn=settings.cost.learn)
     stored = Stored(stores.counters, stores.counters, stores.ledger, stores.records, spool)
-    options = BooksOptions(thresholds=settings.alerts.thresholds, alert_windows=frozenset(settings.alerts.windows))
-    books = Books(
+    options = SettlerOptions(
+        thresholds=settings.alerts.thresholds, alert_windows=frozenset(settings.alerts.windows)
+    )
+    books = Settler(
         stored,
         clock=clock,
         models=known,
@@ -188,7 +190,7 @@ def build_metering(
         metrics=metrics,
         options=options,
     )
-    accounting = Accounting(
+    accounting = MeteringService(
         stored=stored,
         books=books,
         limits=limits,
@@ -200,13 +202,13 @@ def build_metering(
         replica=replica,
     )
     clock.on_step = accounting.clock_stepped
-    recovery = Recovery(replica, stores.counters, stores.records, accounting, books, clock=clock, metrics=metrics)
+    recovery = Rebuilder(replica, stores.counters, stores.records, accounting, books, clock=clock, metrics=metrics)
     return Metering(clock, books, accounting, recovery)
 
 
-def _accounting_options(settings: Settings) -> AccountingOptions:
+def _accounting_options(settings: Settings) -> MeteringOptions:
     reservation = settings.reservation
-    return AccountingOptions(
+    return MeteringOptions(
         decision_timeout_s=reservation.decision_timeout_s,
         reservation_ttl_s=reservation.ttl_s,
         expiry_interval_s=reservation.expiry_interval_s,

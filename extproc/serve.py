@@ -19,8 +19,8 @@ from extproc.envoy.patience import Waits
 from extproc.envoy.rate_limit import RateLimitServicer
 from extproc.envoy.server import BindError, Server, ServerOptions
 from extproc.envoy.servicer import GrpcServicer, Servicer
-from extproc.metering.limits_cache import LimitsFollower
-from extproc.metering.settler import Books
+from extproc.metering.limits_cache import LimitsCache
+from extproc.metering.settler import Settler
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
 from extproc.settings.model import Settings
@@ -40,7 +40,7 @@ _ALERTS_S = 3.0
 @dataclass(frozen=True, slots=True)
 class _Parts:
     stores: app.Stores
-    follower: LimitsFollower
+    follower: LimitsCache
     alerts: Alerts
     metering: app.Metering
 
@@ -125,7 +125,7 @@ async def _follow(settings: Settings, metering: app.Metering, started: asyncio.E
             group.create_task(_replay(settings.spool.directory, metering.books))
 
 
-async def _replay(directory: Path, books: Books) -> None:
+async def _replay(directory: Path, books: Settler) -> None:
     """Ends what processes left in the spool that are gone, now and as long as this one lives."""
     while True:
         files = left_behind(directory)
@@ -139,7 +139,7 @@ async def _replay(directory: Path, books: Books) -> None:
         await asyncio.sleep(_REPLAY_EVERY_S)
 
 
-async def _replay_file(left: LeftBehind, books: Books) -> None:
+async def _replay_file(left: LeftBehind, books: Settler) -> None:
     while True:
         try:
             ended = await books.replay(left.ended, left.unended)

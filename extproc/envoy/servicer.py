@@ -29,7 +29,7 @@ from extproc.core.quota.routes import LIMITS_KEY, NO_ROUTE, ROUTE_KEY, BadRoute,
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.patience import Patience, Waits
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
-from extproc.metering.service import Accounting
+from extproc.metering.service import MeteringService
 from extproc.observe import logs
 from extproc.observe.metrics import Metrics
 
@@ -62,7 +62,7 @@ class Servicer:
         self,
         rules: ExchangeRules,
         codec: Codec,
-        accounting: Accounting,
+        accounting: MeteringService,
         metrics: Metrics,
         now: Callable[[], datetime],
         *,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from extproc.core.quota.binding import StoreFailure
 from extproc.core.quota.reservation import Admitted, Denied, Reservation, ReservationId, Unavailable
 from extproc.metering.circuit_breaker import Breakers
-from extproc.metering.local_admission import Standby
+from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.shards import Part, part_of
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError, UnreadyError
@@ -28,10 +28,10 @@ class Deciding:
 
     counters: Counters
     breakers: Breakers
-    standby: Standby
+    standby: LocalAdmission
 
 
-class Decider:
+class Admission:
     """Makes decisions within `timeout_s` seconds."""
 
     def __init__(

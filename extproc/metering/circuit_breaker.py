@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class BreakerOptions:
+class CircuitBreakerOptions:
     """It opens after so many failures in a row; a probe, of at most `timeout_s`, then goes out every `probe_s`."""
 
     failures: int = 5
@@ -21,11 +21,14 @@ class BreakerOptions:
     timeout_s: float = 0.1
 
 
-class Breaker:
+class CircuitBreaker:
     """Says whether to ask at all."""
 
     def __init__(
-        self, probe: Callable[[], Awaitable[None]], options: BreakerOptions, on_change: Callable[[bool], None]
+        self,
+        probe: Callable[[], Awaitable[None]],
+        options: CircuitBreakerOptions,
+        on_change: Callable[[bool], None],
     ) -> None:
         """`on_change` hears of each change: whether it is open now."""
         self._probe = probe
@@ -70,18 +73,20 @@ class Breakers:
         self,
         parts: Sequence[Part],
         probe: Callable[[Part], Awaitable[None]],
-        options: BreakerOptions,
+        options: CircuitBreakerOptions,
         on_change: Callable[[Part, bool], None],
     ) -> None:
         """`on_change` hears whose it is, and whether it is open now."""
-        self._of = {part: Breaker(partial(probe, part), options, partial(on_change, part)) for part in parts}
+        self._of = {
+            part: CircuitBreaker(partial(probe, part), options, partial(on_change, part)) for part in parts
+        }
 
     @property
     def open(self) -> int:
         """How many are."""
         return sum(breaker.is_open for breaker in self._of.values())
 
-    def of(self, part: Part) -> Breaker:
+    def of(self, part: Part) -> CircuitBreaker:
         return self._of[part]
 
     async def run(self) -> None:

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class OutboxOptions:
+class DeliveryOptions:
     """`linger_s` is how long a batch may wait for company; retries back off up to `max_backoff_s`."""
 
     name: str
@@ -27,7 +27,7 @@ class OutboxOptions:
     max_backoff_s: float = 2.0
 
 
-class Outbox(Generic[T]):
+class DeliveryQueue(Generic[T]):
     """Items put in are delivered at least once and in order, as long as the process lives.
 
     `deliver` must be safe to repeat. What it refuses for good (a `StoreError` that is not transient) is tried
@@ -37,7 +37,7 @@ class Outbox(Generic[T]):
 
     def __init__(
         self,
-        options: OutboxOptions,
+        options: DeliveryOptions,
         deliver: Callable[[Sequence[T]], Awaitable[None]],
         on_lost: Callable[[str, int], None],
         refused: Callable[[T, StoreError], Awaitable[None]] | None = None,

@@ -13,7 +13,7 @@ T = TypeVar("T")
 _PATIENCE_S = 0.25
 
 
-class Turns:
+class ExclusiveDelivery:
     """Deliveries take turns."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.reservation import ReservationId
 from extproc.metering.shards import Part
-from extproc.metering.write_fence import Gate
+from extproc.metering.write_fence import WriteFence
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
 from extproc.ports.counters import Receipt
@@ -19,7 +19,7 @@ _AT_ONCE = 500
 _log = logging.getLogger(__name__)
 
 
-class Orphans:
+class JournalSweeper:
     """Has what was left behind appended to the ledger. `written` is told of what is in it."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Orphans:
             collected += len(readable)
         return collected
 
-    async def follow(self, part: Part, gate: Gate, older_than_s: float, every_s: float) -> None:
+    async def follow(self, part: Part, gate: WriteFence, older_than_s: float, every_s: float) -> None:
         """Collects what a part of the counters has, now and again, until cancelled."""
         while True:
             # Not all replicas at once.

@@ -12,9 +12,9 @@ from datetime import datetime
 
 from extproc.core.quota.partitions import partition_of
 from extproc.core.quota.reservation import Reservation, ReservationId
-from extproc.metering.delivery_queue import OutboxOptions
+from extproc.metering.delivery_queue import DeliveryOptions
 from extproc.metering.estimator import Lesson
-from extproc.metering.shards import Lanes
+from extproc.metering.shards import ShardQueues
 from extproc.ports.base import Clock, StoreError
 from extproc.ports.counters import Counters
 
@@ -24,7 +24,7 @@ _RENEW_AFTER = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class Lease:
     """A reservation as it is held now, and what is to be known when it ends."""
 
     reservation: Reservation
@@ -33,19 +33,19 @@ class Open:
     kept: Reservation | None = None  # as the records have it
 
 
-class Held:
-    """Open reservations by id. Growing and renewing go through a queue: no stream waits for them."""
+class Leases:
+    """Lease reservations by id. Growing and renewing go through a queue: no stream waits for them."""
 
     def __init__(
         self, counters: Counters, clock: Clock, ttl_s: float, on_lost: Callable[[str, int], None]
     ) -> None:
         self._clock = clock
         self._ttl_s = ttl_s
-        self._open: dict[ReservationId, Open] = {}
+        self._open: dict[ReservationId, Lease] = {}
         self._counters = counters
         self._queued: set[ReservationId] = set()
-        self._renewals: Lanes[Reservation] = Lanes(
-            OutboxOptions("renewals"),
+        self._renewals: ShardQueues[Reservation] = ShardQueues(
+            DeliveryOptions("renewals"),
             counters,
             lambda reservation: reservation.identity.tenant,
             self._carry_out,
@@ -63,7 +63,7 @@ class Held:
     def __iter__(self) -> Iterator[Reservation]:
         return iter([opened.reservation for opened in self._open.values()])
 
-    def add(self, opened: Open) -> None:
+    def add(self, opened: Lease) -> None:
         """Holds it from now on. One that the counters don't know yet is told to them."""
         self._open[opened.reservation.id] = opened
         if opened.reservation.local:
@@ -101,10 +101,10 @@ class Held:
         if opened is not None:
             self._renew(replace(opened, reservation=replace(reservation, deadline=self._deadline(opened))))
 
-    def end(self, reservation: Reservation) -> Open:
+    def end(self, reservation: Reservation) -> Lease:
         """Forgets it, and tells of it as it is given: where a stream broke off, it may have grown a last time."""
         opened = self._open.pop(reservation.id, None)
-        return replace(opened, reservation=reservation) if opened is not None else Open(reservation)
+        return replace(opened, reservation=reservation) if opened is not None else Lease(reservation)
 
     async def run(self) -> None:
         """Renews until cancelled."""
@@ -137,7 +137,7 @@ class Held:
             if opened is not None and opened.reservation is not told:
                 self._put(opened.reservation)
 
-    def _renew(self, opened: Open) -> None:
+    def _renew(self, opened: Lease) -> None:
         self._open[opened.reservation.id] = opened
         self._put(opened.reservation)
 
@@ -146,7 +146,7 @@ class Held:
         if reservation.id not in self._queued and self._renewals.put(reservation):
             self._queued.add(reservation.id)
 
-    def _deadline(self, opened: Open) -> float:
+    def _deadline(self, opened: Lease) -> float:
         # Never an earlier one, should the clock be put back: such a renewal would count as overtaken.
         return max(opened.reservation.deadline, self._clock.now().timestamp() + self._ttl_s)
 

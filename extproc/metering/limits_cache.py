@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class FollowerOptions:
+class LimitsCacheOptions:
     """Seconds. `poll_s` bounds how stale limits can be without a change stream, `refresh_s` with one."""
 
     poll_s: float = 2.0
@@ -29,11 +29,11 @@ class FollowerOptions:
     settle_s: float = 0.05  # changes that come in a burst are read once
 
 
-class LimitsFollower:
+class LimitsCache:
     """Implements `ports.Limits`."""
 
     def __init__(
-        self, store: TenantStore, defaults: Defaults, clock: Clock, metrics: Metrics, options: FollowerOptions
+        self, store: TenantStore, defaults: Defaults, clock: Clock, metrics: Metrics, options: LimitsCacheOptions
     ) -> None:
         self._store = store
         self._defaults = defaults

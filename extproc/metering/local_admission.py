@@ -30,7 +30,7 @@ class _Held:
     holds: tuple[int, ...]
 
 
-class Standby:
+class LocalAdmission:
     """Counts what it admitted, by bucket, until the bucket's window is over."""
 
     def __init__(self, share: float, spool: Spool) -> None:

@@ -25,8 +25,8 @@ from extproc.core.quota.partitions import partition_of
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.endpoints import Endpoint
-from extproc.metering.service import Accounting
-from extproc.metering.settler import Books
+from extproc.metering.service import MeteringService
+from extproc.metering.settler import Settler
 from extproc.metering.shards import Part
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock, StoreError, UnreadyError
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class RecoveryOptions:
+class RebuildOptions:
     """Durations in seconds.
 
     Nothing is written to the ledger when the epoch was not looked at for `fresh_s`: this process may have been
@@ -59,7 +59,7 @@ class RecoveryOptions:
     still_s: float = 20.0
 
 
-class Recovery:
+class Rebuilder:
     """Follows the epochs; rebuilds. Also the books' gate."""
 
     def __init__(
@@ -67,12 +67,12 @@ class Recovery:
         replica: str,
         epochs: CounterStore,
         records: Records,
-        accounting: Accounting,
-        books: Books,
+        accounting: MeteringService,
+        books: Settler,
         *,
         clock: Clock,
         metrics: Metrics,
-        options: RecoveryOptions | None = None,
+        options: RebuildOptions | None = None,
     ) -> None:
         self._replica = replica
         self._epochs = epochs
@@ -81,7 +81,7 @@ class Recovery:
         self._books = books
         self._clock = clock
         self._metrics = metrics
-        self._options = options or RecoveryOptions()
+        self._options = options or RebuildOptions()
         self._registered: dict[int, str] = {}
         self._since: dict[str, float] = {}  # when an epoch that is not ready was first seen
         self._beats: dict[str, tuple[int, float]] = {}  # a replica's last beat, and when it was first seen

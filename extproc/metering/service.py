@@ -34,13 +34,13 @@ from extproc.core.quota.settlement import Outcome, Settlement, expiry, released
 from extproc.core.quota.usage import NO_USAGE
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
-from extproc.metering.admission import Decider, Deciding
-from extproc.metering.circuit_breaker import BreakerOptions, Breakers
+from extproc.metering.admission import Admission, Deciding
+from extproc.metering.circuit_breaker import Breakers, CircuitBreakerOptions
 from extproc.metering.estimator import Estimator
-from extproc.metering.leases import Held, Open
-from extproc.metering.local_admission import Standby
+from extproc.metering.leases import Lease, Leases
+from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.quota_view import insight_into
-from extproc.metering.settler import Books, is_recorded
+from extproc.metering.settler import Settler, is_recorded
 from extproc.metering.shards import Part, parts_of
 from extproc.metering.stored import Stored
 from extproc.observe.metrics import Metrics
@@ -53,7 +53,7 @@ _EXPIRE_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class AccountingOptions:
+class MeteringOptions:
     """Durations in seconds. A decision takes at most `decision_timeout_s`, whatever the counters do.
 
     When the counters are back from an outage, nothing is overdue before every replica has had `renewed_within_s`
@@ -70,23 +70,23 @@ class AccountingOptions:
     keep_after_s: float = 1.0
     renewed_within_s: float = 10.0
     stepped_within_s: float = 30.0
-    breaker: BreakerOptions = field(default_factory=BreakerOptions)
+    breaker: CircuitBreakerOptions = field(default_factory=CircuitBreakerOptions)
 
 
-class Accounting:
+class MeteringService:
     """Holds, ends and records reservations."""
 
     def __init__(
         self,
         *,
         stored: Stored,
-        books: Books,
+        books: Settler,
         limits: Limits,
         clock: Clock,
         new_id: Callable[[], ReservationId],
         estimator: Estimator,
         metrics: Metrics,
-        options: AccountingOptions,
+        options: MeteringOptions,
         replica: str = "",
     ) -> None:
         self._stored = stored
@@ -100,11 +100,11 @@ class Accounting:
         self._options = options
         self._parts = parts_of(stored.counters)
         self._expiring_from = dict.fromkeys(self._parts, 0.0)
-        self._held = Held(stored.counters, clock, options.reservation_ttl_s, metrics.lost)
+        self._held = Leases(stored.counters, clock, options.reservation_ttl_s, metrics.lost)
         self._breakers = Breakers(self._parts, self._probe, options.breaker, self._reached)
-        standby = Standby(options.allow_share, stored.spool)
+        standby = LocalAdmission(options.allow_share, stored.spool)
         books.on_end(standby.ended)
-        self.decider = Decider(
+        self.decider = Admission(
             Deciding(stored.counters, self._breakers, standby),
             new_id=new_id,
             undo=self._undo,
@@ -147,7 +147,7 @@ class Accounting:
         decision = await self._decide(reservation, policy)
         if isinstance(decision, Admitted):
             shadow = tuple(state.bucket.limit.kind for state in decision.shadowed)
-            self._held.add(Open(decision.reservation, estimate.lesson, shadow))
+            self._held.add(Lease(decision.reservation, estimate.lesson, shadow))
         elif isinstance(decision, Denied) and self._options.record_denied:
             self._books.deny(denied_entry(reservation, decision.state.bucket.limit.scope))
         return decision
@@ -184,7 +184,7 @@ class Accounting:
         decision = await self._decide(reservation, policy)
         if isinstance(decision, Admitted):
             counted = Settlement(Outcome.SETTLED, NO_USAGE, 0, "request")
-            self._books.end(Open(decision.reservation), counted, recorded=False)
+            self._books.end(Lease(decision.reservation), counted, recorded=False)
         return decision
 
     async def inspect(
@@ -269,7 +269,7 @@ class Accounting:
         """Ends reservations whose deadline has passed, of any replica; charged as held. Raises `StoreError`."""
         overdue = await self._stored.counters.overdue(self._clock.now(), _EXPIRE_AT_ONCE, part)
         for reservation in overdue:
-            self._books.end(Open(reservation), expiry(reservation), recorded=is_recorded(reservation))
+            self._books.end(Lease(reservation), expiry(reservation), recorded=is_recorded(reservation))
         return len(overdue)
 
     async def _decide(self, reservation: Reservation, policy: Policy) -> Admitted | Denied | Unavailable:
@@ -314,7 +314,7 @@ class Accounting:
         _log.debug("denied", extra={"reservation": reservation.id, "scope": scope})
 
     def _undo(self, reservation: Reservation) -> None:
-        self._books.undo(Open(reservation), released("undecided", forwarded=False))
+        self._books.undo(Lease(reservation), released("undecided", forwarded=False))
 
     async def _probe(self, part: Part) -> None:
         await self._stored.counters.ping(part)

@@ -23,14 +23,14 @@ from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome, Settlement, charges, expiry
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import TenantId
-from extproc.metering.delivery_queue import OutboxOptions
+from extproc.metering.delivery_queue import DeliveryOptions
 from extproc.metering.estimator import Estimator, Lesson
-from extproc.metering.exclusive_delivery import Turns
-from extproc.metering.journal_sweeper import Orphans
-from extproc.metering.leases import Open
-from extproc.metering.shards import Lanes, Part, part_of, parts_of
+from extproc.metering.exclusive_delivery import ExclusiveDelivery
+from extproc.metering.journal_sweeper import JournalSweeper
+from extproc.metering.leases import Lease
+from extproc.metering.shards import Part, ShardQueues, part_of, parts_of
 from extproc.metering.stored import Stored
-from extproc.metering.write_fence import Gate, OpenGate
+from extproc.metering.write_fence import OpenGate, WriteFence
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock, StoreError
 from extproc.ports.counters import Closed, Closing, Receipt
@@ -48,7 +48,7 @@ _DENIED_AT_MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class BooksOptions:
+class SettlerOptions:
     """Durations in seconds. What has waited in the journal for `orphaned_s` is written by whoever finds it."""
 
     ledger_linger_s: float = 0.1
@@ -86,7 +86,7 @@ class _Record:
     recalled: bool = False
 
 
-class Books:
+class Settler:
     """Ends reservations and records them."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Books:
         estimator: Estimator,
         alerts: AlertSink,
         metrics: Metrics,
-        options: BooksOptions,
+        options: SettlerOptions,
     ) -> None:
         self._stored = stored
         self._clock = clock
@@ -107,22 +107,22 @@ class Books:
         self._alerts = alerts
         self._metrics = metrics
         self._options = options
-        self._orphans = Orphans(stored.journal, self._append, self._written)
-        self._gate: Gate = OpenGate()
+        self._orphans = JournalSweeper(stored.journal, self._append, self._written)
+        self._gate: WriteFence = OpenGate()
         self._ended: Callable[[Closing], None] = lambda _: None
         self._kept: set[ReservationId] = set()
         self._parts = parts_of(stored.counters)
-        self._closing = {part: Turns() for part in self._parts}
-        self._writing = {part: Turns() for part in self._parts}
-        self._ends: Lanes[_End] = Lanes(
-            OutboxOptions("closings"),
+        self._closing = {part: ExclusiveDelivery() for part in self._parts}
+        self._writing = {part: ExclusiveDelivery() for part in self._parts}
+        self._ends: ShardQueues[_End] = ShardQueues(
+            DeliveryOptions("closings"),
             stored.counters,
             lambda end: end.closing.reservation.identity.tenant,
             self._carry_out,
             on_lost=metrics.lost,
         )
-        self._entries: Lanes[_Record] = Lanes(
-            OutboxOptions("ledger", max_queued=_ENTRIES_AT_MOST, linger_s=options.ledger_linger_s),
+        self._entries: ShardQueues[_Record] = ShardQueues(
+            DeliveryOptions("ledger", max_queued=_ENTRIES_AT_MOST, linger_s=options.ledger_linger_s),
             stored.counters,
             lambda record: record.entry.identity.tenant,
             self._write,
@@ -132,7 +132,7 @@ class Books:
         metrics.watch_queue("closings", self._ends.__len__)
         metrics.watch_queue("ledger", self._entries.__len__)
 
-    def guard(self, gate: Gate) -> None:
+    def guard(self, gate: WriteFence) -> None:
         """Lets nothing into the ledger that the gate does not let pass."""
         self._gate = gate
 
@@ -142,7 +142,7 @@ class Books:
 
     # ------------------------------------------------ what comes in
 
-    def end(self, opened: Open, settlement: Settlement, *, recorded: bool) -> None:
+    def end(self, opened: Lease, settlement: Settlement, *, recorded: bool) -> None:
         """Ends a reservation. Returns at once; a second end of the same changes nothing on the counters."""
         closing = self._closed(opened.reservation, settlement, opened.shadow if recorded else None)
         self._ended(closing)
@@ -156,7 +156,7 @@ class Books:
             return
         self._ends.put(_End(closing, settlement, opened.lesson))
 
-    def undo(self, opened: Open, settlement: Settlement) -> None:
+    def undo(self, opened: Lease, settlement: Settlement) -> None:
         """Ends what may or may not have been held.
 
         In a long outage these must not take the room of what really was: one that is left out, and was made all

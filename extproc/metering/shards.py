@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from extproc.core.quota.partitions import PARTITIONS, partition_of
 from extproc.core.request.identity import TenantId
-from extproc.metering.delivery_queue import Outbox, OutboxOptions
+from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue
 from extproc.ports.base import StoreError
 from extproc.ports.counters import Counters
 
@@ -27,8 +27,8 @@ def part_of(counters: Counters, tenant: TenantId) -> Part:
     return partition_of(tenant) if counters.apart else None
 
 
-class Lanes(Generic[T]):
-    """What an `Outbox` is, for items of several parts; each part's in their order.
+class ShardQueues(Generic[T]):
+    """What an `DeliveryQueue` is, for items of several parts; each part's in their order.
 
     All together have room for `max_queued`. When that is used up, a part that has less than its share still has
     that: what waits for a server that is away does not take the room of what can be delivered.
@@ -36,7 +36,7 @@ class Lanes(Generic[T]):
 
     def __init__(
         self,
-        options: OutboxOptions,
+        options: DeliveryOptions,
         counters: Counters,
         tenant: Callable[[T], TenantId],
         deliver: Callable[[Sequence[T]], Awaitable[None]],
@@ -48,7 +48,7 @@ class Lanes(Generic[T]):
         self._counters, self._tenant = counters, tenant
         parts = parts_of(counters)
         mine = replace(options, max_queued=max(1, options.max_queued // len(parts)))
-        self._lanes = {each: Outbox(mine, deliver, on_lost, refused) for each in parts}
+        self._lanes = {each: DeliveryQueue(mine, deliver, on_lost, refused) for each in parts}
 
     def __len__(self) -> int:
         return sum(map(len, self._lanes.values()))
@@ -71,7 +71,7 @@ class Lanes(Generic[T]):
         return len(self) >= self._max_queued and self._lanes[part].full
 
     def put(self, item: T, *, beyond: bool = False) -> bool:
-        """As an `Outbox` does."""
+        """As an `DeliveryQueue` does."""
         part = part_of(self._counters, self._tenant(item))
         return self._lanes[part].put(item, beyond=beyond or not self.full(part))
 

@@ -29,7 +29,7 @@ class SyncOptions:
     exact_s: float = 0.25
 
 
-class SyncedClock:
+class SharedClock:
     """The host's clock until the counters have told theirs."""
 
     def __init__(

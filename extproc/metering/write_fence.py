@@ -5,7 +5,7 @@ from typing import Protocol
 from extproc.metering.shards import Part
 
 
-class Gate(Protocol):
+class WriteFence(Protocol):
     """Says when the ledger may be written to."""
 
     def is_open(self, part: Part) -> bool:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from extproc.core.quota.policies import Defaults, short_limits
-from extproc.metering.limits_cache import FollowerOptions, LimitsFollower
+from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
 from extproc.stores.memory.ledger import MemoryTenants
@@ -20,8 +20,8 @@ from extproc.stores.mongo.tenants import MongoTenants
 from .reservations import short
 
 DEFAULTS = Defaults(short_limits(7, None), ZoneInfo("UTC"))
-LONG = FollowerOptions(poll_s=60.0, refresh_s=60.0, settle_s=0.01)
-POLLING = FollowerOptions(poll_s=0.02, refresh_s=60.0, settle_s=0.0)
+LONG = LimitsCacheOptions(poll_s=60.0, refresh_s=60.0, settle_s=0.01)
+POLLING = LimitsCacheOptions(poll_s=0.02, refresh_s=60.0, settle_s=0.0)
 
 
 class Clock:
@@ -76,7 +76,7 @@ def metrics():
 
 
 def follower_of(store, metrics, options=LONG):
-    return LimitsFollower(store, DEFAULTS, Clock(), metrics, options)
+    return LimitsCache(store, DEFAULTS, Clock(), metrics, options)
 
 
 @asynccontextmanager
@@ -210,7 +210,7 @@ async def test_a_change_binds_at_once_where_the_store_tells_of_it(store, metrics
 
 
 async def test_a_burst_of_changes_is_read_once(store, metrics):
-    follower = follower_of(store, metrics, FollowerOptions(60.0, 60.0, settle_s=0.05))
+    follower = follower_of(store, metrics, LimitsCacheOptions(60.0, 60.0, settle_s=0.05))
     async with running(follower):
         await until(lambda: store.reads == 1)
         for amount in range(1, 50):
@@ -240,7 +240,7 @@ async def test_polling_takes_over_as_soon_as_watching_ends(store, metrics):
 
 async def test_watching_is_taken_up_again(store, metrics):
     store.watchable = False
-    follower = follower_of(store, metrics, FollowerOptions(poll_s=0.02, refresh_s=60.0, settle_s=0.0))
+    follower = follower_of(store, metrics, LimitsCacheOptions(poll_s=0.02, refresh_s=60.0, settle_s=0.0))
     async with running(follower):
         await until(lambda: store.reads > 2)
         store.watchable = True
@@ -261,7 +261,7 @@ async def test_a_change_that_could_not_be_read_is_read_as_soon_as_the_store_is_b
 
 
 async def test_limits_are_read_again_now_and_then_even_where_nobody_tells(store, metrics):
-    follower = follower_of(store, metrics, FollowerOptions(poll_s=60.0, refresh_s=0.02))
+    follower = follower_of(store, metrics, LimitsCacheOptions(poll_s=60.0, refresh_s=0.02))
     async with running(follower):
         await until(lambda: store.reads > 3)
 
@@ -271,7 +271,7 @@ async def test_limits_are_read_again_now_and_then_even_where_nobody_tells(store,
 
 async def test_a_change_in_mongodb_binds_within_five_seconds_and_usually_at_once(replica_set, metrics):
     tenants = MongoTenants(replica_set)
-    follower = LimitsFollower(tenants, DEFAULTS, Clock(), metrics, FollowerOptions(poll_s=4.0))
+    follower = LimitsCache(tenants, DEFAULTS, Clock(), metrics, LimitsCacheOptions(poll_s=4.0))
     await follower.load()
     async with running(follower):
         await until(lambda: follower._watching)
@@ -286,7 +286,7 @@ async def test_a_change_in_mongodb_binds_within_five_seconds_and_usually_at_once
 
 async def test_a_change_in_mongodb_binds_within_five_seconds_also_without_a_change_stream(replica_set, metrics):
     tenants = MongoTenants(replica_set)
-    follower = LimitsFollower(_Unwatchable(tenants), DEFAULTS, Clock(), metrics, FollowerOptions(poll_s=0.1))
+    follower = LimitsCache(_Unwatchable(tenants), DEFAULTS, Clock(), metrics, LimitsCacheOptions(poll_s=0.1))
     async with running(follower):
         await tenants.update("a", short(100, None))
         assert await until(lambda: sa_limit(follower) == 100) < 5

@@ -12,7 +12,7 @@ from extproc.core.quota.reservation import Admitted, Unavailable
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import Identity
 from extproc.local import parts
-from extproc.metering.rebuild import Recovery, RecoveryOptions
+from extproc.metering.rebuild import Rebuilder, RebuildOptions
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import UsageFilter
 from extproc.stores.memory.ledger import MemoryLedger
@@ -53,7 +53,7 @@ class Replica(World):
             decision_timeout_s=DECISION_S,
             keep_after_s=0.0,
         )
-        self.recovery = Recovery(
+        self.recovery = Rebuilder(
             name,
             self.counters,
             ledger,
@@ -61,7 +61,7 @@ class Replica(World):
             self.books,
             clock=self.clock,
             metrics=self.metrics,
-            options=RecoveryOptions(turn_s=0.0),
+            options=RebuildOptions(turn_s=0.0),
         )
 
     async def ready(self):

@@ -4,7 +4,7 @@ import asyncio
 
 from extproc.core.quota.partitions import PARTITIONS, partition_of
 from extproc.core.request.identity import Identity
-from extproc.metering.rebuild import Recovery, RecoveryOptions
+from extproc.metering.rebuild import Rebuilder, RebuildOptions
 from extproc.stores.memory.counters import MemoryServer
 
 from .world import WHO, Clock, Counters, Ledger, World
@@ -14,7 +14,7 @@ HERE = partition_of(WHO.tenant)
 ELSEWHERE = next(
     Identity(name, "sa", "10.0.0.1") for name in map("t{}".format, range(99)) if partition_of(name) != HERE
 )
-AT_ONCE = RecoveryOptions(turn_s=0.0)
+AT_ONCE = RebuildOptions(turn_s=0.0)
 
 
 class Replica(World):
@@ -25,7 +25,7 @@ class Replica(World):
         super().__init__(
             counters=Counters(cluster.server), ledger=cluster.ledger, clock=cluster.clock, name=name, **options
         )
-        self.recovery = Recovery(
+        self.recovery = Rebuilder(
             name,
             self.counters,
             self.ledger,

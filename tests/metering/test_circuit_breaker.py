@@ -4,17 +4,17 @@ import asyncio
 from contextlib import asynccontextmanager
 
 from extproc.core.quota.reservation import Admitted, Unavailable
-from extproc.metering.circuit_breaker import Breaker, BreakerOptions
+from extproc.metering.circuit_breaker import CircuitBreaker, CircuitBreakerOptions
 from extproc.ports.base import UnreadyError
 
 from .world import World, away, refused, usage
 
-QUICK = BreakerOptions(probe_s=0.005, timeout_s=0.01)
+QUICK = CircuitBreakerOptions(probe_s=0.005, timeout_s=0.01)
 
 
 @asynccontextmanager
 async def probing(probe, told):
-    breaker = Breaker(probe, QUICK, told.append)
+    breaker = CircuitBreaker(probe, QUICK, told.append)
     task = asyncio.create_task(breaker.run())
     yield breaker
     task.cancel()
@@ -23,7 +23,7 @@ async def probing(probe, told):
 
 async def test_it_opens_after_so_many_failures_in_a_row_and_says_so_once():
     told = []
-    breaker = Breaker(asyncio.Event().wait, BreakerOptions(), told.append)
+    breaker = CircuitBreaker(asyncio.Event().wait, CircuitBreakerOptions(), told.append)
     for _ in range(4):
         breaker.failed()
     breaker.worked()
@@ -73,7 +73,7 @@ async def test_an_answer_that_comes_late_does_not_close_it():
 
 
 async def test_while_it_is_open_the_counters_are_not_asked():
-    world = World(breaker=BreakerOptions(probe_s=60))
+    world = World(breaker=CircuitBreakerOptions(probe_s=60))
     world.counters.hang = True
     for _ in range(5):
         assert isinstance(await world.reserve(), Unavailable)

@@ -4,7 +4,7 @@ import asyncio
 import random
 from contextlib import asynccontextmanager
 
-from extproc.metering.delivery_queue import Outbox, OutboxOptions
+from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue
 from extproc.ports.base import StoreError
 
 
@@ -19,8 +19,8 @@ class Receiver:
         self.open = asyncio.Event()
         self.open.set()
         options = {"first_backoff_s": 0.001, "max_backoff_s": 0.002} | options
-        self.outbox = Outbox(
-            OutboxOptions("q", **options), self.deliver, lambda name, n: self.lost.append((name, n))
+        self.outbox = DeliveryQueue(
+            DeliveryOptions("q", **options), self.deliver, lambda name, n: self.lost.append((name, n))
         )
 
     async def deliver(self, batch):

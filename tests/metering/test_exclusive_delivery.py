@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from extproc.metering.exclusive_delivery import Turns
+from extproc.metering.exclusive_delivery import ExclusiveDelivery
 from extproc.ports.base import StoreError
 
 
@@ -18,7 +18,7 @@ async def deliver(turns, step, seen):
 
 
 async def test_there_is_no_delivery_during_rest_and_one_at_a_time_after_it():
-    turns, seen = Turns(), []
+    turns, seen = ExclusiveDelivery(), []
 
     async def step():
         seen.append("begun")
@@ -33,7 +33,7 @@ async def test_there_is_no_delivery_during_rest_and_one_at_a_time_after_it():
 
 
 async def test_rest_waits_for_a_delivery_that_comes_to_its_end():
-    turns, seen = Turns(), []
+    turns, seen = ExclusiveDelivery(), []
     busy = asyncio.create_task(deliver(turns, lambda: asyncio.sleep(0.01), seen))
     await asyncio.sleep(0)
     async with turns.rest():
@@ -42,7 +42,7 @@ async def test_rest_waits_for_a_delivery_that_comes_to_its_end():
 
 
 async def test_what_hangs_or_waits_for_its_turn_is_given_up_for_rest_and_only_for_it():
-    turns, seen, gone = Turns(), [], asyncio.Event()
+    turns, seen, gone = ExclusiveDelivery(), [], asyncio.Event()
 
     async def hangs():
         await gone.wait()
@@ -62,7 +62,7 @@ async def test_what_hangs_or_waits_for_its_turn_is_given_up_for_rest_and_only_fo
 
 
 async def test_a_delivery_returns_and_raises_what_it_does():
-    turns = Turns()
+    turns = ExclusiveDelivery()
 
     async def right():
         return 5
@@ -78,7 +78,7 @@ async def test_a_delivery_returns_and_raises_what_it_does():
 
 
 async def test_who_is_cancelled_has_delivered_or_stops_delivering():
-    turns, ended = Turns(), []
+    turns, ended = ExclusiveDelivery(), []
 
     async def step():
         try:

@@ -12,7 +12,7 @@ from extproc.core.quota.reservation import Admitted, Unavailable
 from extproc.core.quota.settlement import Outcome, Settlement, released
 from extproc.core.quota.usage import Usage
 from extproc.core.request.identity import Identity
-from extproc.metering.circuit_breaker import BreakerOptions
+from extproc.metering.circuit_breaker import CircuitBreakerOptions
 from extproc.ports.base import StoreError
 from extproc.stores.spool import FileSpool, SpoolOptions, left_behind
 
@@ -46,7 +46,7 @@ class Disk:
 
 
 def allowing(limit=1000, spool=None, **options):
-    world = World(limit, spool=spool or Disk(), breaker=BreakerOptions(probe_s=0.005), **options)
+    world = World(limit, spool=spool or Disk(), breaker=CircuitBreakerOptions(probe_s=0.005), **options)
     world.limits.documents[WHO.tenant] = {"on_store_failure": "allow"}
     return world
 

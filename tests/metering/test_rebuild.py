@@ -8,7 +8,7 @@ import pytest
 from extproc.core.quota.partitions import PARTITIONS
 from extproc.core.quota.reservation import Admitted, Denied, Unavailable
 from extproc.core.quota.settlement import Outcome, released
-from extproc.metering.rebuild import RecoveryOptions
+from extproc.metering.rebuild import RebuildOptions
 from extproc.ports.base import StoreError
 
 from .shared import AT_ONCE, ELSEWHERE, HERE, Cluster, Replica, lives
@@ -228,7 +228,7 @@ async def test_nothing_is_rebuilt_before_everybody_who_lives_has_registered():
     assert await cluster.quiet() == 7
 
 
-LATE = RecoveryOptions(turn_s=0.0, barrier_s=0.05, gone_s=0.05)
+LATE = RebuildOptions(turn_s=0.0, barrier_s=0.05, gone_s=0.05)
 
 
 async def test_a_dead_replicas_kept_holds_are_restored_and_charged_as_held_when_they_expire():
@@ -425,7 +425,7 @@ async def test_no_limit_is_passed_however_often_counters_are_lost():
 
 
 async def test_nothing_is_written_by_who_did_not_look_at_the_counters_for_a_while():
-    cluster = Cluster(replicas=1, recovery=RecoveryOptions(turn_s=0.0, fresh_s=0.05))
+    cluster = Cluster(replicas=1, recovery=RebuildOptions(turn_s=0.0, fresh_s=0.05))
     (a,) = await cluster.started()
     await asyncio.sleep(0.06)
     a.accounting.close(await a.admitted(), usage(7))
@@ -441,7 +441,7 @@ async def test_nothing_is_written_by_who_did_not_look_at_the_counters_for_a_whil
 
 
 async def test_nothing_is_written_while_counters_are_rebuilt_but_not_for_ever():
-    cluster = Cluster(recovery=RecoveryOptions(turn_s=0.0, still_s=0.05, fresh_s=60.0))
+    cluster = Cluster(recovery=RebuildOptions(turn_s=0.0, still_s=0.05, fresh_s=60.0))
     a, *_ = await cluster.started()
     a.accounting.close(await a.admitted(), usage(7))
     await a.ended()
@@ -482,7 +482,7 @@ async def test_what_waits_in_the_journal_is_used_and_not_held_though_nobody_writ
 
 async def test_a_look_counts_from_its_beginning():
     """Who is stopped in the middle of it, and wakes up much later, has seen nothing of what happened since."""
-    cluster = Cluster(replicas=1, recovery=RecoveryOptions(turn_s=0.0, fresh_s=0.02))
+    cluster = Cluster(replicas=1, recovery=RebuildOptions(turn_s=0.0, fresh_s=0.02))
     (a,) = await cluster.started()
     epochs = a.counters.epochs
 
@@ -499,7 +499,7 @@ async def test_a_look_counts_from_its_beginning():
 
 
 async def test_a_process_that_ends_writes_what_it_has():
-    cluster = Cluster(replicas=1, recovery=RecoveryOptions(turn_s=0.0, fresh_s=0.0))
+    cluster = Cluster(replicas=1, recovery=RebuildOptions(turn_s=0.0, fresh_s=0.0))
     (a,) = await cluster.started()
     a.accounting.close(await a.admitted(), usage(7))
     await a.drained()
@@ -510,7 +510,7 @@ async def test_a_process_that_ends_writes_what_it_has():
 
 
 async def test_it_follows_in_the_background_and_is_hurried_by_a_request_that_found_the_counters_unready(caplog):
-    cluster = Cluster(replicas=1, recovery=RecoveryOptions(turn_s=0.0, check_s=60.0))
+    cluster = Cluster(replicas=1, recovery=RebuildOptions(turn_s=0.0, check_s=60.0))
     (a,) = await cluster.started()
     running = asyncio.create_task(a.recovery.run())
     await spin()
@@ -526,7 +526,7 @@ async def test_it_follows_in_the_background_and_is_hurried_by_a_request_that_fou
 
 
 async def test_a_store_that_is_away_is_complained_about_once(caplog):
-    cluster = Cluster(replicas=1, recovery=RecoveryOptions(turn_s=0.0, check_s=0.005))
+    cluster = Cluster(replicas=1, recovery=RebuildOptions(turn_s=0.0, check_s=0.005))
     (a,) = await cluster.started()
     epochs, faults = a.counters.epochs, [away() for _ in range(5)]
 

@@ -9,9 +9,9 @@ import pytest
 from extproc.core.quota.partitions import PARTITIONS, partition_of
 from extproc.core.quota.reservation import Admitted, Unavailable
 from extproc.core.quota.settlement import Outcome
-from extproc.metering.delivery_queue import OutboxOptions
-from extproc.metering.rebuild import Recovery, RecoveryOptions
-from extproc.metering.shards import Lanes, parts_of
+from extproc.metering.delivery_queue import DeliveryOptions
+from extproc.metering.rebuild import Rebuilder, RebuildOptions
+from extproc.metering.shards import ShardQueues, parts_of
 from extproc.ports.base import StoreError
 from extproc.stores.memory.counters import MemoryServer
 
@@ -149,8 +149,8 @@ async def test_nothing_expires_where_a_server_was_away_and_elsewhere_it_does():
 async def test_a_rebuild_of_some_partitions_waits_for_no_server_that_is_away_or_broken():
     server, clock = MemoryServer(), Clock()
     world = World(counters=Apart(server), clock=clock, name="r", keep_after_s=0.0)
-    options = RecoveryOptions(turn_s=0.0, fresh_s=0.2)
-    recovery = Recovery(
+    options = RebuildOptions(turn_s=0.0, fresh_s=0.2)
+    recovery = Rebuilder(
         "r",
         world.counters,
         world.ledger,
@@ -194,8 +194,8 @@ async def test_a_rebuild_of_some_partitions_waits_for_no_server_that_is_away_or_
 
 async def test_what_waits_for_one_part_does_not_take_all_the_room():
     world, lost = apart(), Counter()
-    lanes = Lanes(
-        OutboxOptions("q", max_queued=4 * PARTITIONS),
+    lanes = ShardQueues(
+        DeliveryOptions("q", max_queued=4 * PARTITIONS),
         world.counters,
         lambda item: item[0],
         None,

@@ -8,7 +8,7 @@ import pytest
 from extproc.core.quota.binding import bind
 from extproc.core.quota.limits import Subject
 from extproc.core.request.endpoints import Endpoint
-from extproc.metering.shared_clock import SyncedClock, SyncOptions
+from extproc.metering.shared_clock import SharedClock, SyncOptions
 from extproc.stores.memory.counters import MemoryCounters, MemoryServer
 
 from .shared import Cluster
@@ -32,7 +32,7 @@ class Skew:
         self.counters = MemoryCounters(MemoryServer(lambda: self.true.now().timestamp()))
         # Each host's monotonic clock began at another time.
         self.clocks = [
-            SyncedClock(
+            SharedClock(
                 self.counters,
                 Skewed(self.true, s),
                 monotonic=lambda s=s: self.true.now().timestamp() - 1_000_000 * s,
@@ -83,7 +83,7 @@ async def test_while_the_counters_are_away_time_goes_on_whatever_the_host_is_set
 async def test_an_answer_that_took_too_long_says_nothing_but_at_first():
     ticks = [0.0]
     counters = MemoryCounters(MemoryServer(lambda: 1000.0))
-    clock = SyncedClock(counters, Clock(), SyncOptions(exact_s=0.25), monotonic=lambda: ticks[0])
+    clock = SharedClock(counters, Clock(), SyncOptions(exact_s=0.25), monotonic=lambda: ticks[0])
     time = counters.time
 
     async def slow():
@@ -104,7 +104,7 @@ async def test_an_answer_that_took_too_long_says_nothing_but_at_first():
 async def test_counters_that_hang_are_not_waited_for():
     counters = MemoryCounters()
     counters.time = asyncio.Event().wait
-    clock = SyncedClock(counters, Clock(), SyncOptions(timeout_s=0.01))
+    clock = SharedClock(counters, Clock(), SyncOptions(timeout_s=0.01))
     with pytest.raises(Exception, match="did not tell the time"):
         await clock.sync()
 

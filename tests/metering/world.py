@@ -20,8 +20,8 @@ from extproc.core.request.body import RequestFacts
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 from extproc.metering.estimator import Estimator
-from extproc.metering.service import Accounting, AccountingOptions
-from extproc.metering.settler import Books, BooksOptions
+from extproc.metering.service import MeteringOptions, MeteringService
+from extproc.metering.settler import Settler, SettlerOptions
 from extproc.metering.stored import Stored
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
@@ -180,7 +180,7 @@ class World:
         self.defaults = Defaults(short_limits(limit, None), ZoneInfo("Asia/Tokyo"))
         self.limits, self.alerts = Policies(self.defaults), Alerts()
         numbers = itertools.count(1)
-        of_books = [field.name for field in fields(BooksOptions)]
+        of_books = [field.name for field in fields(SettlerOptions)]
         models = Models(ModelProfile(costing, prices=prices))
         options = {
             "decision_timeout_s": DECISION_TIMEOUT_S,
@@ -190,16 +190,16 @@ class World:
         estimator = Estimator(models, Tokenizer(), self.metrics)
         self.spool = spool or NoSpool()
         self.stored = Stored(self.counters, self.counters, self.ledger, self.ledger, self.spool)
-        self.books = Books(
+        self.books = Settler(
             self.stored,
             clock=self.clock,
             models=models,
             estimator=estimator,
             alerts=self.alerts,
             metrics=self.metrics,
-            options=BooksOptions(**{name: options.pop(name) for name in of_books if name in options}),
+            options=SettlerOptions(**{name: options.pop(name) for name in of_books if name in options}),
         )
-        self.accounting = Accounting(
+        self.accounting = MeteringService(
             stored=self.stored,
             books=self.books,
             limits=self.limits,
@@ -207,7 +207,7 @@ class World:
             new_id=lambda: f"{name}r{next(numbers)}",
             estimator=estimator,
             metrics=self.metrics,
-            options=AccountingOptions(**options),
+            options=MeteringOptions(**options),
             replica=name,
         )
 

@@ -13,9 +13,9 @@ from extproc.core.request.body import RequestFacts
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 from extproc.metering.estimator import Estimator, NoCounter
-from extproc.metering.limits_cache import FollowerOptions, LimitsFollower
-from extproc.metering.service import Accounting, AccountingOptions
-from extproc.metering.settler import Books, BooksOptions
+from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
+from extproc.metering.service import MeteringOptions, MeteringService
+from extproc.metering.settler import Settler, SettlerOptions
 from extproc.metering.stored import Stored
 from extproc.observe.metrics import OTHER, Metrics
 from extproc.stores.memory.counters import MemoryCounters
@@ -133,22 +133,22 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
     metrics = Metrics()
     defaults = Defaults(short_limits(500, 400), UTC)
     counters = MemoryCounters()
-    follower = LimitsFollower(MemoryTenants(), defaults, Clock(), metrics, FollowerOptions())
+    follower = LimitsCache(MemoryTenants(), defaults, Clock(), metrics, LimitsCacheOptions())
     await follower.load()
     ids = iter(range(10_000))
     models = Models(ModelProfile())
     estimator, ledger = Estimator(models, NoCounter(), metrics), MemoryLedger()
     stored = Stored(counters, counters, ledger, ledger, NoSpool())
-    books = Books(
+    books = Settler(
         stored,
         clock=Clock(),
         models=models,
         estimator=estimator,
         alerts=[],
         metrics=metrics,
-        options=BooksOptions(),
+        options=SettlerOptions(),
     )
-    accounting = Accounting(
+    accounting = MeteringService(
         stored=stored,
         books=books,
         limits=follower,
@@ -156,7 +156,7 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
         new_id=lambda: f"id{next(ids)}",
         estimator=estimator,
         metrics=metrics,
-        options=AccountingOptions(),
+        options=MeteringOptions(),
     )
 
     async def series_after(numbers):

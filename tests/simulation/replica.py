@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from extproc.core.quota.costs import Costing
 from extproc.core.quota.models import ModelProfile, Models
 from extproc.metering.estimator import Estimator, NoCounter
-from extproc.metering.rebuild import Recovery, RecoveryOptions
-from extproc.metering.service import Accounting, AccountingOptions
-from extproc.metering.settler import Books, BooksOptions
-from extproc.metering.shared_clock import SyncedClock
+from extproc.metering.rebuild import Rebuilder, RebuildOptions
+from extproc.metering.service import MeteringOptions, MeteringService
+from extproc.metering.settler import Settler, SettlerOptions
+from extproc.metering.shared_clock import SharedClock
 from extproc.metering.stored import Stored
 from extproc.ports.base import StoreError
 from extproc.serve import _replay_file
@@ -93,20 +93,20 @@ class Replica(Process):
         world, metrics = self.world, Told(self._lost)
         self.counters = RemoteCounters(world.redis, lambda: world.server, self.name, MemoryCounters)
         durable = RemoteStore(world.mongo, world.ledger, self.name)
-        self.clock = SyncedClock(self.counters, self.own_clock, monotonic=self.loop.time)
+        self.clock = SharedClock(self.counters, self.own_clock, monotonic=self.loop.time)
         self.spool = Spool(self.disk, lambda: self.killed or self.ended)
         estimator = Estimator(MODELS, NoCounter(), metrics)
         stored = Stored(self.counters, self.counters, durable, durable, self.spool)
-        self.books = Books(
+        self.books = Settler(
             stored,
             clock=self.clock,
             models=MODELS,
             estimator=estimator,
             alerts=Alerts(),
             metrics=metrics,
-            options=BooksOptions(),
+            options=SettlerOptions(),
         )
-        self.accounting = Accounting(
+        self.accounting = MeteringService(
             stored=stored,
             books=self.books,
             limits=world.limits,
@@ -115,7 +115,7 @@ class Replica(Process):
             replica=self.name,
             estimator=estimator,
             metrics=metrics,
-            options=AccountingOptions(
+            options=MeteringOptions(
                 reservation_ttl_s=world.ttl_s,
                 expiry_interval_s=2.0,
                 allow_share=world.oracle.share,
@@ -123,7 +123,7 @@ class Replica(Process):
             ),
         )
         self.clock.on_step = self.accounting.clock_stepped
-        self.recovery = Recovery(
+        self.recovery = Rebuilder(
             self.name,
             self.counters,
             durable,
@@ -131,7 +131,7 @@ class Replica(Process):
             self.books,
             clock=self.clock,
             metrics=metrics,
-            options=RecoveryOptions(check_s=world.check_s, barrier_s=BARRIER_S),
+            options=RebuildOptions(check_s=world.check_s, barrier_s=BARRIER_S),
         )
         self.main = self.loop.create_task(self._run())
         self.main.add_done_callback(self._ended, context=world.outside)
