@@ -1,7 +1,8 @@
-"""The composition root: the only module that builds adapters from settings."""
+"""Build the application from its settings: the composition root, and the only module that builds adapters."""
 
 import re
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,15 +18,15 @@ from extproc.core.request.buffers import Buffers
 from extproc.core.request.identity import SPIFFE, IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.tls import TLSOptions
-from extproc.metering.estimator import Estimator, NoCounter, PromptCounter
+from extproc.metering.build import Metering, MeteringOptions, MeteringStores
+from extproc.metering.build import build_metering as build
+from extproc.metering.estimator import NoCounter, PromptCounter
+from extproc.metering.expiry import ExpiryOptions
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
 from extproc.metering.prompt_tokenizer import Assignment, TokenizerError, load_counter
-from extproc.metering.rebuild import Rebuilder
-from extproc.metering.service import MeteringOptions, MeteringService
-from extproc.metering.settler import Settler, SettlerOptions
-from extproc.metering.shared_clock import SharedClock
-from extproc.metering.stored import Stored
+from extproc.metering.settler import SettlerOptions
 from extproc.observe.metrics import Metrics
+from extproc.ports.base import Clock
 from extproc.ports.epochs import CounterStore
 from extproc.ports.ledger import Ledger, UsageReports
 from extproc.ports.records import Records
@@ -59,43 +60,42 @@ _SAME_NAMES = (
 
 
 class SystemClock:
-    """The host's clock."""
+    """Tell the host's time."""
 
     def now(self) -> datetime:
+        """Return the current instant, in UTC."""
         return datetime.now(UTC)
 
 
 def new_reservation_id() -> ReservationId:
-    """128 random bits: never repeated, never guessed."""
+    """Draw 128 random bits: never repeated, never guessed."""
     return ReservationId(secrets.token_hex(16))
+
+
+async def _nothing_to_prepare() -> None:
+    """Prepare stores in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The adapters, as ports."""
+    """Hold the adapters of the stores, as ports. `prepare` makes what is missing in them; safe to repeat."""
 
     counters: CounterStore
     ledger: Ledger
     reports: UsageReports
     records: Records
     tenants: TenantStore
-    mongo: MongoLedger | None = None  # has indexes to make; None: in memory
-
-    async def prepare(self) -> None:
-        """Makes what is missing in the stores; safe to repeat. Raises `StoreError`."""
-        if self.mongo is not None:
-            await self.mongo.create_indexes()
-        if isinstance(self.records, MongoRecords):
-            await self.records.create_indexes()
+    prepare: Callable[[], Awaitable[None]] = _nothing_to_prepare
 
     async def aclose(self) -> None:
+        """Give all connections back."""
         await self.counters.aclose()
         await self.ledger.aclose()
         await self.tenants.aclose()
 
 
 def build_stores(settings: Settings) -> Stores:
-    """The stores that the settings name. Connects to nothing yet; call it inside the event loop."""
+    """Build the stores that the settings name. Connect to nothing yet; call it inside the event loop."""
     redis, mongodb = settings.redis, settings.mongo
     counters: CounterStore
     if redis.url.in_memory:
@@ -108,22 +108,29 @@ def build_stores(settings: Settings) -> Stores:
         memory = MemoryLedger()
         return Stores(counters, memory, memory, memory, MemoryTenants())
     mongo = Mongo(MongoOptions(mongodb.url.get_secret_value(), mongodb.database, mongodb.timeout_s))
-    ledger = MongoLedger(mongo)
-    return Stores(counters, ledger, ledger, MongoRecords(mongo), MongoTenants(mongo), ledger)
+    ledger, records = MongoLedger(mongo), MongoRecords(mongo)
+
+    async def create_indexes() -> None:
+        await ledger.create_indexes()
+        await records.create_indexes()
+
+    return Stores(counters, ledger, ledger, records, MongoTenants(mongo), create_indexes)
 
 
 def defaults(settings: Settings) -> Defaults:
+    """Return what binds a tenant that nobody configured."""
     default = settings.limits.default
     return Defaults(default.parsed(), ZoneInfo(default.timezone), default.on_store_failure)
 
 
-def build_follower(settings: Settings, stores: Stores, metrics: Metrics) -> LimitsCache:
+def build_limits_cache(settings: Settings, stores: Stores, metrics: Metrics) -> LimitsCache:
+    """Build what keeps the tenants' limits in memory."""
     options = LimitsCacheOptions(settings.limits.poll_s, settings.limits.refresh_s)
     return LimitsCache(stores.tenants, defaults(settings), SystemClock(), metrics, options)
 
 
 def build_alerts(settings: Settings, metrics: Metrics) -> Alerts:
-    """Alerts by metric and log line, and by webhook where one is set."""
+    """Build alerts by metric and log line, and by webhook if one is set."""
     alerts = settings.alerts
     if alerts.webhook_url is None or alerts.webhook_secret is None:
         return Alerts(metrics)
@@ -142,7 +149,7 @@ def build_alerts(settings: Settings, metrics: Metrics) -> Alerts:
 
 
 def build_counter(settings: Settings, metrics: Metrics) -> PromptCounter:
-    """The tokenizers that the models' settings name, loaded. Raises `SettingsError`."""
+    """Load the tokenizers that the models' settings name. Raise `SettingsError`."""
     entries = [
         Assignment(model.match, model.tokenizer, f"models.{i}.tokenizer")
         for i, model in enumerate(settings.models)
@@ -152,16 +159,6 @@ def build_counter(settings: Settings, metrics: Metrics) -> PromptCounter:
         return load_counter(entries, metrics.prompt_not_counted) if entries else NoCounter()
     except TokenizerError as error:
         raise SettingsError(str(error)) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Metering:
-    """What holds, ends and records reservations, and keeps the counters right."""
-
-    clock: SharedClock
-    books: Settler
-    accounting: MeteringService
-    recovery: Rebuilder
 
 
 def build_metering(
@@ -174,52 +171,39 @@ def build_metering(
     alerts: Alerts,
     spool: Spool,
     replica: str,
+    clock: Clock | None = None,
 ) -> Metering:
-    known, clock = models(settings), SharedClock(stores.counters, SystemClock())
-    estimator = Estimator(known, counter, metrics, learn=settings.cost.learn)
-    stored = Stored(stores.counters, stores.counters, stores.ledger, stores.records, spool)
-    options = SettlerOptions(
-        thresholds=settings.alerts.thresholds, alert_windows=frozenset(settings.alerts.windows)
-    )
-    books = Settler(
-        stored,
-        clock=clock,
-        models=known,
-        estimator=estimator,
+    """Build what holds, ends and records reservations, as the settings say. `clock` is the host's by default."""
+    return build(
+        MeteringStores(stores.counters, stores.ledger, stores.records, spool),
+        limits,
+        models=models(settings),
+        counter=counter,
         alerts=alerts,
         metrics=metrics,
-        options=options,
-    )
-    accounting = MeteringService(
-        stored=stored,
-        books=books,
-        limits=limits,
-        clock=clock,
+        clock=clock or SystemClock(),
         new_id=new_reservation_id,
-        estimator=estimator,
-        metrics=metrics,
-        options=_accounting_options(settings),
         replica=replica,
+        options=_metering_options(settings),
     )
-    clock.on_step = accounting.clock_stepped
-    recovery = Rebuilder(replica, stores.counters, stores.records, accounting, books, clock=clock, metrics=metrics)
-    return Metering(clock, books, accounting, recovery)
 
 
-def _accounting_options(settings: Settings) -> MeteringOptions:
-    reservation = settings.reservation
+def _metering_options(settings: Settings) -> MeteringOptions:
+    reservation, alerting = settings.reservation, settings.alerts
     return MeteringOptions(
         decision_timeout_s=reservation.decision_timeout_s,
         reservation_ttl_s=reservation.ttl_s,
-        expiry_interval_s=reservation.expiry_interval_s,
         record_denied=settings.denied.record,
         refuse_unbounded=settings.cost.refuse_unbounded,
+        learn=settings.cost.learn,
         allow_share=reservation.allow_share,
+        settler=SettlerOptions(alerting.thresholds, frozenset(alerting.windows)),
+        expiry=ExpiryOptions(reservation.expiry_interval_s),
     )
 
 
 def build_spool(settings: Settings, replica: str) -> FileSpool | None:
-    """The spool that the settings name. Raises `SettingsError` where it can't be used."""
+    """Open the spool that the settings name; None if they name none. Raise `SettingsError` if it can't be used."""
     spool = settings.spool
     if spool.directory is None:
         return None
@@ -230,7 +214,7 @@ def build_spool(settings: Settings, replica: str) -> FileSpool | None:
 
 
 def models(settings: Settings) -> Models:
-    """What is known of models: the general costs, and what differs for single ones."""
+    """Return the costs of models: the general ones, and what differs for single models."""
     cost = settings.cost
     general = Costing(
         bytes_per_token=cost.prompt_bytes_per_token,
@@ -263,6 +247,7 @@ def _profile(model: ModelSettings, general: Costing, weights: Weights) -> ModelP
 
 
 def identity_rules(settings: IdentitySettings) -> IdentityRules:
+    """Return how callers are identified."""
     pattern = settings.tenant_pattern
     return IdentityRules(
         service_account_claim=settings.service_account_claim,
@@ -277,7 +262,7 @@ def identity_rules(settings: IdentitySettings) -> IdentityRules:
 
 
 def tls_options(tls: TLSSettings) -> TLSOptions | None:
-    """None for plaintext; the settings have all of it or nothing."""
+    """Return the TLS options; None for plaintext. The settings have all of them or none."""
     if tls.certificate_file is None or tls.key_file is None or tls.client_ca_file is None:
         return None
     return TLSOptions(
@@ -286,6 +271,7 @@ def tls_options(tls: TLSSettings) -> TLSOptions | None:
 
 
 def exchange_rules(settings: Settings) -> ExchangeRules:
+    """Return what is the same for every exchange."""
     return ExchangeRules(
         identity=identity_rules(settings.identity),
         max_body_bytes=settings.server.max_body_bytes,
@@ -296,5 +282,6 @@ def exchange_rules(settings: Settings) -> ExchangeRules:
 
 
 def build_codec(settings: Settings) -> Codec:
+    """Build the codec between Envoy's messages and the core's events."""
     identity = settings.identity
     return Codec(identity_rules(identity), MetadataKeys(identity.jwt_namespace, identity.jwt_payload_key))

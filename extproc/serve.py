@@ -1,4 +1,4 @@
-"""The processor's life: bind, become ready, serve, drain."""
+"""Run the processor: bind, become ready, serve, drain."""
 
 import asyncio
 import logging
@@ -6,9 +6,8 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import ProcessCollector, start_http_server
@@ -19,36 +18,35 @@ from extproc.envoy.patience import Waits
 from extproc.envoy.rate_limit import RateLimitServicer
 from extproc.envoy.server import BindError, Server, ServerOptions
 from extproc.envoy.servicer import GrpcServicer, Servicer
+from extproc.metering.build import Metering
 from extproc.metering.limits_cache import LimitsCache
-from extproc.metering.settler import Settler
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
 from extproc.settings.model import Settings
-from extproc.stores.spool import LeftBehind, NoSpool, left_behind
+from extproc.stores.spool import NoSpool, left_behind
+from extproc.timing.events import happens_within
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _UNREADY_S = 0.05
-_REPLAY_EVERY_S = 30.0
-_RECORDED_S = 0.2
-# What is queued gets this long after the last stream ended, on top of server.drain_s.
+# After the last stream ended, on top of server.drain_s, queues get this long to deliver.
 _FLUSH_S = 5.0
-# One more attempt at the webhook.
+# Alerts get this long after that: one more attempt at the webhook.
 _ALERTS_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
     stores: app.Stores
-    follower: LimitsCache
+    limits: LimitsCache
     alerts: Alerts
-    metering: app.Metering
+    metering: Metering
 
 
 async def serve(settings: Settings) -> int:
-    """Runs the processor until SIGTERM or SIGINT. Returns the exit code: 0 where nothing was left behind.
+    """Run the processor until SIGTERM or SIGINT. Return the exit code: 0 if everything was recorded.
 
-    Raises `BindError` where an address can't be listened on, `SettingsError` where a tokenizer can't be loaded.
+    Raise `BindError` if an address can't be listened on, `SettingsError` if a tokenizer can't be loaded.
     """
     stopping, started = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,9 +60,9 @@ async def serve(settings: Settings) -> int:
         server = _server(settings, metering, metrics)
         address = server.bind()
         at_the_end.callback(_serve_metrics(settings.metrics.address, metrics))
-        at_the_end.push_async_callback(_leave, metering)  # when nothing can beat for it any more
+        at_the_end.push_async_callback(_deregister, metering)  # when no more heartbeats can follow
         background: asyncio.Future[Any] = asyncio.gather(
-            parts.follower.run(), parts.alerts.run(), _follow(settings, metering, started)
+            parts.limits.run(), parts.alerts.run(), _run(settings, metering, started)
         )
         stopped: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
         at_the_end.push_async_callback(_cancel, background, stopped)
@@ -77,16 +75,16 @@ async def serve(settings: Settings) -> int:
             _log.info("draining", extra={"seconds": settings.server.drain_s})
             metrics.ready(serving=False)
             await server.stop(settings.server.drain_s)
-        clean = await metering.accounting.drain(_FLUSH_S)
-        await parts.alerts.drain(_ALERTS_S)  # after the closings, which make some
-        if background.done():  # it never ends by itself: say what ended it
+        clean = await metering.settler.drain(_FLUSH_S)
+        await parts.alerts.drain(_ALERTS_S)  # after the settler, which raises alerts
+        if background.done():  # it never ends by itself: raise what ended it
             await background
     _log.info("stopped", extra={"everything_recorded": clean})
     return 0 if clean else 1
 
 
 def _parts(settings: Settings, metrics: Metrics, at_the_end: AsyncExitStack) -> _Parts:
-    """Builds what serves; what has to be closed is, at the end."""
+    """Build what serves. Close it at the end."""
     replica = f"{socket.gethostname()[:64]}-{secrets.token_hex(4)}"
     stores = app.build_stores(settings)
     at_the_end.push_async_callback(stores.aclose)
@@ -94,84 +92,52 @@ def _parts(settings: Settings, metrics: Metrics, at_the_end: AsyncExitStack) -> 
     if spool is not None:
         at_the_end.push_async_callback(spool.aclose)
         metrics.watch_spool(lambda: spool.size)
-    follower = app.build_follower(settings, stores, metrics)
+    limits = app.build_limits_cache(settings, stores, metrics)
     alerts = app.build_alerts(settings, metrics)
     counter = app.build_counter(settings, metrics)
     at_the_end.callback(counter.close)
     metering = app.build_metering(
         settings,
         stores,
-        follower,
+        limits,
         metrics,
         counter=counter,
         alerts=alerts,
         spool=spool or NoSpool(),
         replica=replica,
     )
-    return _Parts(stores, follower, alerts, metering)
+    return _Parts(stores, limits, alerts, metering)
 
 
-async def _follow(settings: Settings, metering: app.Metering, started: asyncio.Event) -> None:
-    """What goes on beside the streams, once the stores were there for the first time.
+async def _run(settings: Settings, metering: Metering, started: asyncio.Event) -> None:
+    """Run what goes on beside the streams, once the stores were there for the first time.
 
     Not before: nothing may expire by a clock that is not the counters'.
     """
     await started.wait()
     async with asyncio.TaskGroup() as group:
-        group.create_task(metering.accounting.run())
-        group.create_task(metering.recovery.run())
-        group.create_task(metering.clock.run())
-        if settings.spool.directory is not None:
-            group.create_task(_replay(settings.spool.directory, metering.books))
+        group.create_task(metering.run())
+        directory = settings.spool.directory
+        if directory is not None:
+            group.create_task(metering.replay.run(lambda: left_behind(directory)))
 
 
-async def _replay(directory: Path, books: Settler) -> None:
-    """Ends what processes left in the spool that are gone, now and as long as this one lives."""
-    while True:
-        files = left_behind(directory)
-        try:
-            # In a thread: a large one takes a while to read.
-            while (left := await asyncio.to_thread(next, files, None)) is not None:
-                await _replay_file(left, books)
-                left.remove()
-        except OSError as error:
-            _log.error("the spool can't be read", extra={"error": str(error)})
-        await asyncio.sleep(_REPLAY_EVERY_S)
-
-
-async def _replay_file(left: LeftBehind, books: Settler) -> None:
-    while True:
-        try:
-            ended = await books.replay(left.ended, left.unended)
-            # Only what is in the ledger is safe from all that may happen to the counters.
-            while await books.unrecorded(left.ids):  # noqa: ASYNC110 - another replica may write it
-                await asyncio.sleep(_RECORDED_S)
-        except StoreError as error:
-            _log.warning("the spool can't be replayed yet", extra={"error": str(error)})
-            await asyncio.sleep(_RETRY_S)
-        else:
-            break
-    if left.unreadable:
-        _log.error("lines of the spool can't be read", extra={"file": left.path.name, "lines": left.unreadable})
-    _log.warning("replayed the spool of a process that is gone", extra={"reservations": ended})
-
-
-async def _leave(metering: app.Metering) -> None:
+async def _deregister(metering: Metering) -> None:
     try:
         async with asyncio.timeout(_RETRY_S):
-            await metering.recovery.leave()
+            await metering.membership.deregister()
     except (StoreError, TimeoutError) as error:
-        _log.debug("not signed off: others will notice", extra={"error": str(error)})
+        _log.debug("shutdown: not deregistered: others will notice", extra={"error": str(error)})
 
 
-def _server(settings: Settings, metering: app.Metering, metrics: Metrics) -> Server:
+def _server(settings: Settings, metering: Metering, metrics: Metrics) -> Server:
     rules, codec = app.exchange_rules(settings), app.build_codec(settings)
     options = settings.server
     waits = Waits(options.request_timeout_s, options.idle_timeout_s)
     metrics.watch_buffers(lambda: rules.buffers.kept_bytes)
-    servicer = Servicer(rules, codec, metering.accounting, metrics, metering.clock.now, waits=waits)
+    servicer = Servicer(rules, codec, metering.service, metrics, metering.clock.now, waits=waits)
     rate_limits = RateLimitServicer(
-        metering.accounting.hit,
+        metering.service.hit,
         metrics,
         metering.clock.now,
         tenant_pattern=rules.identity.tenant_pattern,
@@ -187,7 +153,10 @@ def _server(settings: Settings, metering: app.Metering, metrics: Metrics) -> Ser
 
 
 async def _cancel(*futures: "asyncio.Future[Any]") -> None:
-    """Ends them. `asyncio.wait_for` of Python 3.11, which drivers use, may swallow a cancellation: so again."""
+    """Cancel until all have ended.
+
+    Drivers use `asyncio.wait_for`, which may swallow a cancellation on Python 3.11: so cancel again.
+    """
     pending = set(futures)
     while pending:
         for future in pending:
@@ -197,7 +166,7 @@ async def _cancel(*futures: "asyncio.Future[Any]") -> None:
 
 
 async def _ready(parts: _Parts, stopping: asyncio.Event) -> bool:
-    """Waits for both stores, and for counters that have all they should; False where it was told to stop before.
+    """Wait for both stores, and for counters that are rebuilt. Return False if told to stop before.
 
     Serving before the limits are known would admit everybody on the defaults.
     """
@@ -205,25 +174,18 @@ async def _ready(parts: _Parts, stopping: asyncio.Event) -> bool:
         try:
             await parts.metering.clock.sync()
             await parts.stores.prepare()
-            await parts.follower.load()
-            while not await parts.metering.recovery.start():
-                if await _told_to_stop(stopping, _UNREADY_S):
+            await parts.limits.load()
+            while not await parts.metering.epochs.start():
+                if await happens_within(stopping, _UNREADY_S):
                     return False
             for warning in await parts.stores.counters.warnings():
                 _log.warning(warning)
         except StoreError as error:
-            _log.warning("not ready", extra={"error": str(error)})
-            await _told_to_stop(stopping, _RETRY_S)
+            _log.warning("not ready: no requests are served yet", extra={"error": str(error)})
+            await happens_within(stopping, _RETRY_S)
         else:
             return True
     return False
-
-
-async def _told_to_stop(stopping: asyncio.Event, within_s: float) -> bool:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(within_s):
-            await stopping.wait()
-    return stopping.is_set()
 
 
 def _serve_metrics(address: str, metrics: Metrics) -> Callable[[], None]:

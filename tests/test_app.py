@@ -81,7 +81,7 @@ async def test_the_spool_is_made_of_its_settings(tmp_path):
         app.build_spool(settings(SPOOL__DIRECTORY=tmp_path), "here")
 
 
-async def test_accounting_and_the_limits_follower_get_their_settings():
+async def test_metering_and_the_limits_cache_get_their_settings():
     given = settings(
         REDIS__URL="memory://",
         MONGO__URL="memory://",
@@ -97,19 +97,19 @@ async def test_accounting_and_the_limits_follower_get_their_settings():
         LIMITS__REFRESH_S=11,
     )
     stores, metrics = app.build_stores(given), Metrics()
-    follower = app.build_follower(given, stores, metrics)
+    cache = app.build_limits_cache(given, stores, metrics)
     alerts, counter = app.build_alerts(given, metrics), app.build_counter(given, metrics)
     metering = app.build_metering(
-        given, stores, follower, metrics, counter=counter, alerts=alerts, spool=NoSpool(), replica="here"
+        given, stores, cache, metrics, counter=counter, alerts=alerts, spool=NoSpool(), replica="here"
     )
-    options = metering.accounting._options
-    assert (options.decision_timeout_s, options.reservation_ttl_s, options.expiry_interval_s) == (0.25, 60, 2)
-    assert options.record_denied is False
-    assert metering.accounting.decider._standby._share == options.allow_share == 0.5
-    of_books = metering.books._options
-    assert (of_books.thresholds, of_books.alert_windows) == ((50,), {Window.DAY})
-    assert metering.accounting._estimator._learned is None
-    assert (follower._options.poll_s, follower._options.refresh_s) == (1.5, 11)
+    drafter = metering.service._drafter
+    assert (metering.admission._timeout_s, drafter.ttl_s, metering.expiry._options.interval_s) == (0.25, 60, 2)
+    assert metering.service._record_denied is False
+    assert metering.local._share == 0.5
+    alerting = metering.settler._options
+    assert (alerting.thresholds, alerting.alert_windows) == ((50,), {Window.DAY})
+    assert metering.service._estimator._learned is None
+    assert (cache._options.poll_s, cache._options.refresh_s) == (1.5, 11)
 
 
 async def test_memory_stores_need_nothing():
@@ -150,7 +150,7 @@ async def test_mongodb_is_given_the_password_the_database_and_the_bound_of_a_cal
         MONGO__TIMEOUT_S=1.5,
     )
     stores = app.build_stores(given)
-    client = stores.mongo._mongo.client
+    client = stores.ledger._mongo.client
     assert client.options.pool_options._credentials.password == "hunter@2"
     assert client.options.timeout == 1.5
     assert stores.tenants._documents.full_name == "other.tenantLimitation"

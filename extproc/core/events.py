@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from extproc.core.quota.drafting import Ask
 from extproc.core.quota.insight import Insight
 from extproc.core.quota.limits import Subject
 from extproc.core.quota.reservation import Decision, Reservation, Unavailable
 from extproc.core.quota.routes import NO_ROUTE, Route
 from extproc.core.quota.settlement import Settlement
 from extproc.core.rejections import Rejection
-from extproc.core.request.body import RequestFacts
-from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 
 Headers = Mapping[str, str]
@@ -101,17 +100,6 @@ Event = (
 )
 
 # ---------------------------------------------------------------- what is to be done
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What is to be reserved, and for whom."""
-
-    identity: Identity
-    endpoint: Endpoint
-    facts: RequestFacts
-    request_id: str
-    route: Route = NO_ROUTE
 
 
 @dataclass(frozen=True, slots=True)

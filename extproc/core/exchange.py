@@ -15,7 +15,6 @@ from typing import assert_never
 from extproc.core import rejections
 from extproc.core.answer.reader import AnswerReader, OpaqueAnswer, answer_reader, flagged
 from extproc.core.events import (
-    Ask,
     BodyReply,
     Close,
     Decided,
@@ -38,6 +37,7 @@ from extproc.core.events import (
     StreamClosed,
     TrailersReply,
 )
+from extproc.core.quota.drafting import Ask
 from extproc.core.quota.growth import outgrown
 from extproc.core.quota.insight import asked_about, quota_document
 from extproc.core.quota.reservation import Admitted, Denied, Reservation, Suspended, Unavailable, Unbounded

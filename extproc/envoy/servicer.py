@@ -62,7 +62,7 @@ class Servicer:
         self,
         rules: ExchangeRules,
         codec: Codec,
-        accounting: MeteringService,
+        metering: MeteringService,
         metrics: Metrics,
         now: Callable[[], datetime],
         *,
@@ -71,7 +71,7 @@ class Servicer:
         self._rules = rules
         self._waits = waits
         self._codec = codec
-        self._accounting = accounting
+        self._metering = metering
         self._metrics = metrics
         self._now = now
 
@@ -97,7 +97,7 @@ class Servicer:
             left = [*effects, *exchange.receive(StreamClosed(delivered=not effects))]
             for effect in left:
                 if isinstance(effect, Close):
-                    self._accounting.close(effect.reservation, effect.settlement)
+                    self._metering.close(effect.reservation, effect.settlement)
 
     async def _converse(
         self, exchange: Exchange, effects: deque[Effect], channel: Channel, patience: Patience
@@ -131,14 +131,14 @@ class Servicer:
     async def _perform(self, exchange: Exchange, event: Event, effect: Effect, channel: Channel) -> list[Effect]:
         match effect:
             case Reserve(ask):
-                return exchange.receive(Decided(await self._accounting.reserve(ask), self._now()))
+                return exchange.receive(Decided(await self._metering.reserve(ask), self._now()))
             case Inspect(identity, subject, route):
-                insight = await self._accounting.inspect(identity, subject, route)
+                insight = await self._metering.inspect(identity, subject, route)
                 return exchange.receive(Inspected(insight, self._now()))
             case Grow(reservation):
-                self._accounting.grow(reservation)
+                self._metering.grow(reservation)
             case Close(reservation, settlement):
-                self._accounting.close(reservation, settlement)
+                self._metering.close(reservation, settlement)
             case Finish():
                 pass
             case _:

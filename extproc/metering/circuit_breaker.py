@@ -1,20 +1,19 @@
-"""A circuit breaker: after some failures in a row nobody waits for the counters, until a probe gets through."""
+"""A circuit breaker: after some failures in a row nobody waits for the counters, until a probe gets an answer."""
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 
-from extproc.metering.shards import Part
 from extproc.ports.base import StoreError
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CircuitBreakerOptions:
-    """It opens after so many failures in a row; a probe, of at most `timeout_s`, then goes out every `probe_s`."""
+    """Bounds of a circuit breaker.
+
+    It opens after `failures` failures in a row. While it is open, it sends a probe every `probe_s` seconds, and
+    waits `timeout_s` seconds for its answer.
+    """
 
     failures: int = 5
     probe_s: float = 0.25
@@ -22,7 +21,7 @@ class CircuitBreakerOptions:
 
 
 class CircuitBreaker:
-    """Says whether to ask at all."""
+    """Decide whether the counters are asked at all."""
 
     def __init__(
         self,
@@ -30,7 +29,7 @@ class CircuitBreaker:
         options: CircuitBreakerOptions,
         on_change: Callable[[bool], None],
     ) -> None:
-        """`on_change` hears of each change: whether it is open now."""
+        """Call `on_change` at each change: with True when it opens, with False when it closes."""
         self._probe = probe
         self._options = options
         self._on_change = on_change
@@ -42,17 +41,18 @@ class CircuitBreaker:
         return self._opened.is_set()
 
     def failed(self) -> None:
-        """A call failed, or took too long."""
+        """Count a call that failed or took too long."""
         self._in_a_row += 1
         if self._in_a_row >= self._options.failures and not self.is_open:
             self._opened.set()
             self._on_change(True)
 
     def worked(self) -> None:
+        """Count a call that was answered."""
         self._in_a_row = 0
 
     async def run(self) -> None:
-        """Probes while it is open, until cancelled."""
+        """Probe while it is open, until cancelled."""
         while True:
             await self._opened.wait()
             await asyncio.sleep(self._options.probe_s)
@@ -64,33 +64,3 @@ class CircuitBreaker:
             self._in_a_row = 0
             self._opened.clear()
             self._on_change(False)
-
-
-class Breakers:
-    """One for each part of the counters that fails by itself."""
-
-    def __init__(
-        self,
-        parts: Sequence[Part],
-        probe: Callable[[Part], Awaitable[None]],
-        options: CircuitBreakerOptions,
-        on_change: Callable[[Part, bool], None],
-    ) -> None:
-        """`on_change` hears whose it is, and whether it is open now."""
-        self._of = {
-            part: CircuitBreaker(partial(probe, part), options, partial(on_change, part)) for part in parts
-        }
-
-    @property
-    def open(self) -> int:
-        """How many are."""
-        return sum(breaker.is_open for breaker in self._of.values())
-
-    def of(self, part: Part) -> CircuitBreaker:
-        return self._of[part]
-
-    async def run(self) -> None:
-        """Probes what is open, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for breaker in self._of.values():
-                group.create_task(breaker.run())

@@ -1,14 +1,15 @@
-"""A bounded queue that hands its items over in batches and does not give up while the other side is away."""
+"""A bounded queue that delivers its items in batches, and keeps trying while the other side is away."""
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from extproc.ports.base import StoreError
+from extproc.timing.backoff import Backoff
+from extproc.timing.events import happens_within
 
 T = TypeVar("T")
 
@@ -17,22 +18,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeliveryOptions:
-    """`linger_s` is how long a batch may wait for company; retries back off up to `max_backoff_s`."""
+    """Name a queue (a metric label) and bound it. A batch waits `linger_s` seconds for more items."""
 
     name: str
     max_batch: int = 500
     max_queued: int = 100_000
     linger_s: float = 0.0
-    first_backoff_s: float = 0.05
-    max_backoff_s: float = 2.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.05, max_s=2.0))
 
 
 class DeliveryQueue(Generic[T]):
-    """Items put in are delivered at least once and in order, as long as the process lives.
+    """Deliver items at least once and in order, as long as the process lives.
 
-    `deliver` must be safe to repeat. What it refuses for good (a `StoreError` that is not transient) is tried
-    once more on its own, then given to `refused` if there is one (repeatedly, while that fails in passing); else
-    it is lost, with a loud line in the log, and counted by `on_lost`.
+    `deliver` must be safe to repeat. A batch that it refuses with a permanent `StoreError` is delivered item by
+    item. An item that is refused permanently goes to `refused`, again and again while that fails with a transient
+    error. Without `refused` the item is lost: an error is logged, and `on_lost` is called with the queue's name.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DeliveryQueue(Generic[T]):
         return len(self._items) + len(self._batch)
 
     def __iter__(self) -> Iterator[T]:
-        """What is not known to be delivered, oldest first."""
+        """Iterate over the items that are not known to be delivered, oldest first."""
         yield from self._batch
         yield from self._items
 
@@ -67,13 +67,13 @@ class DeliveryQueue(Generic[T]):
         return len(self) >= self._options.max_queued
 
     def put(self, item: T, *, beyond: bool = False) -> bool:
-        """Queues an item without waiting. False, and the item is lost, where the queue is full.
+        """Queue an item without waiting. Return False if the queue is full: the item is lost then.
 
-        `beyond`: its bound does not matter; for what was in another queue of this process before.
+        With `beyond` the bound does not count; for items that were in another queue of this process before.
         """
         if self.full and not beyond:
             self._on_lost(self._options.name, 1)
-            _log.error("queue full, item lost", extra={"queue": self._options.name})
+            _log.error("delivery queue full: an item is lost", extra={"queue": self._options.name})
             return False
         self._items.append(item)
         self._filled.set()
@@ -81,17 +81,16 @@ class DeliveryQueue(Generic[T]):
         return True
 
     async def run(self) -> None:
-        """Delivers until cancelled."""
+        """Deliver until cancelled."""
         while True:
             await self._filled.wait()
             if self._options.linger_s and not self._hurry.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), self._options.linger_s)
+                await happens_within(self._hurry, self._options.linger_s)
             batch = [self._items.popleft() for _ in range(min(len(self._items), self._options.max_batch))]
             self._batch = batch
             try:
                 await self._hand_over(batch)
-            except BaseException:  # cancelled, or a fault of ours: who gathers what is left finds it
+            except BaseException:  # cancelled, or a bug: the items must still be found here
                 self._items.extendleft(reversed(self._batch))
                 raise
             finally:
@@ -101,17 +100,17 @@ class DeliveryQueue(Generic[T]):
                 self._empty.set()
 
     async def drained(self) -> None:
-        """Returns when all that was put is delivered; stops lingering from now on."""
+        """Return when all that was put is delivered. From now on no batch waits for more items."""
         self._hurry.set()
         self.retry()
         await self._empty.wait()
 
     def retry(self) -> None:
-        """Tries at once what failed and waits for its next turn: the other side may be back."""
+        """Try at once what failed and waits for its next attempt: the other side may be back."""
         self._again.set()
 
     async def _hand_over(self, batch: Sequence[T]) -> None:
-        backoff_s = self._options.first_backoff_s
+        failures = 0
         while True:
             try:
                 await self._deliver(batch)
@@ -119,42 +118,46 @@ class DeliveryQueue(Generic[T]):
                 if not error.transient:
                     await self._set_aside(batch, error)
                     return
+                failures += 1
                 _log.warning(
-                    "delivery failed, will be repeated",
+                    "delivery failed: it will be repeated",
                     extra={"queue": self._options.name, "items": len(batch), "error": str(error)},
                 )
-                await self._pause(backoff_s)
-                backoff_s = min(backoff_s * 2, self._options.max_backoff_s)
+                await self._pause(failures)
             else:
                 return
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, failures: int) -> None:
         self._again.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._again.wait()
+        await happens_within(self._again, self._options.backoff.wait_s(failures))
 
     async def _set_aside(self, batch: Sequence[T], error: StoreError) -> None:
         if len(batch) > 1:  # one bad item must not take the others with it
             for number, item in enumerate(batch):
-                self._batch = batch[number:]  # the ones before are delivered, or lost
+                self._batch = batch[number:]  # the items before are delivered, or lost
                 await self._hand_over([item])
             return
-        if self._refused is not None:
-            _log.error("refused for good", extra={"queue": self._options.name, "error": str(error)})
-            await self._repeated(self._refused, batch[0], error)
+        fields = {"queue": self._options.name, "error": str(error)}
+        if self._refused is None:
+            self._on_lost(self._options.name, 1)
+            _log.error("delivery refused permanently: the item is lost", extra=fields)
             return
-        self._on_lost(self._options.name, 1)
-        _log.error("item refused for good", extra={"queue": self._options.name, "error": str(error)})
+        _log.error("delivery refused permanently: the item is set aside", extra=fields)
+        await self._repeat(self._refused, batch[0], error)
 
-    async def _repeated(
+    async def _repeat(
         self, refused: Callable[[T, StoreError], Awaitable[None]], item: T, error: StoreError
     ) -> None:
+        failures = 0
         while True:
             try:
                 await refused(item, error)
             except StoreError as failed:
-                _log.warning("not set aside yet", extra={"queue": self._options.name, "error": str(failed)})
-                await self._pause(self._options.max_backoff_s)
+                failures += 1
+                _log.warning(
+                    "setting aside failed: it will be repeated",
+                    extra={"queue": self._options.name, "error": str(failed)},
+                )
+                await self._pause(failures)
             else:
                 return

@@ -1,4 +1,4 @@
-"""What a request is expected to need: the configured numbers, corrected by what settled usage has taught."""
+"""Estimate what a request will need, from configured numbers and from the usage of earlier requests."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,27 +13,27 @@ from extproc.core.request.body import RequestFacts, prompt_texts
 from extproc.core.request.endpoints import Endpoint, Target
 from extproc.observe.metrics import Metrics
 
-# Reading the texts of a larger prompt than this would keep other streams waiting for a millisecond.
+# The texts of a larger prompt are read in a thread: reading them would delay other streams by a millisecond.
 _ASIDE_BYTES: Final = 65_536
-# A prompt beyond this is not counted, even if most of it should be pictures.
+# A larger prompt is not counted with a tokenizer, even if most of it is pictures.
 _LARGEST_BYTES: Final = 4 << 20
 
 
 class PromptCounter(Protocol):
-    """Exact counts of tokens, for the models that a tokenizer is configured for."""
+    """Count tokens exactly, for the models that have a tokenizer."""
 
     def knows(self, model: str) -> bool:
-        """Whether there is a tokenizer for the model."""
+        """Tell whether the model has a tokenizer."""
 
     async def count(self, model: str, texts: Sequence[str]) -> int | None:
-        """Tokens of the texts together; None where that can't be told in time. Raises nothing."""
+        """Return the tokens of all texts together; None if they can't be counted in time. Raise nothing."""
 
     def close(self) -> None:
-        """Gives its threads back."""
+        """Stop its threads."""
 
 
 class NoCounter:
-    """No tokenizer is configured."""
+    """Count nothing: no tokenizer is configured."""
 
     def knows(self, model: str) -> bool:  # noqa: ARG002 - there is none for any model
         return False
@@ -42,12 +42,12 @@ class NoCounter:
         return None
 
     def close(self) -> None:
-        """There are no threads."""
+        """Do nothing: there are no threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A request's cost, what it can need at the most (for strict limits), and what its end will teach."""
+    """Hold a request's expected cost, its largest possible need (for strict limits), and its lesson."""
 
     cost: Cost
     bound: Bound | None
@@ -57,9 +57,9 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What has to be known of a request to learn from its usage.
+    """Hold what is needed to learn from a request's usage.
 
-    `learned_as` names model and endpoint: the images of a model say nothing about its chats.
+    `learned_as` names model and endpoint: a model's images teach nothing about its chats.
     """
 
     learned_as: str
@@ -73,7 +73,7 @@ class Lesson:
 
 
 class Estimator:
-    """Estimates requests, and learns from how they ended. `learn` False: the configured numbers alone count."""
+    """Estimate requests, and learn from how they ended. With `learn` False, only the configured numbers count."""
 
     def __init__(self, models: Models, counter: PromptCounter, metrics: Metrics, *, learn: bool = True) -> None:
         self._models = models
@@ -84,9 +84,9 @@ class Estimator:
     async def estimate(
         self, endpoint: Endpoint, facts: RequestFacts, *, strict: bool, min_output_tokens: int | None = None
     ) -> Estimate:
-        """The request's estimate; its bound too where it is `strict`.
+        """Return the request's estimate, with a bound if it is `strict`.
 
-        Waits only where a tokenizer is configured for the model. `min_output_tokens` is the tenant's own.
+        Wait only if the model has a tokenizer. `min_output_tokens` is the tenant's own setting.
         """
         profile = self._models.profile(facts.model)
         costing = profile.costing
@@ -102,7 +102,7 @@ class Estimator:
         return Estimate(cost, bound, profile.weights, _lesson(endpoint, facts, costing, cost))
 
     def learn(self, lesson: Lesson | None, settlement: Settlement, *, bounded: bool) -> None:
-        """Takes in how a request ended: only complete answers with the upstream's own usage teach anything."""
+        """Learn from the end of a request. Only complete answers with the upstream's own usage count."""
         usage = settlement.usage
         if lesson is None or settlement.outcome is not Outcome.SETTLED or settlement.reason == "cut_off":
             return

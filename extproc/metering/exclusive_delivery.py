@@ -1,75 +1,73 @@
-"""One delivery at a time, and rest from them for whoever needs it: one that hangs does not keep others waiting."""
+"""One delivery at a time, and pauses between them: a delivery that hangs delays no pause for long."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from extproc.ports.base import StoreError
 
 T = TypeVar("T")
 
-# A delivery takes some milliseconds. On a busy machine it may end all the same: it would only be repeated.
-_PATIENCE_S = 0.25
+# A delivery takes some milliseconds. Detaching one that is only slow costs a repetition, no more.
+_DETACH_AFTER_S: Final = 0.25
 
 
 class ExclusiveDelivery:
-    """Deliveries take turns."""
+    """Carry out deliveries one after the other, none during a pause."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
-        self._given_up: asyncio.Future[None] | None = None  # what the delivery in hand is told by
-        self._left_behind: set[asyncio.Task[Any]] = set()
-        self._rest_wanted = 0
+        self._detach: asyncio.Future[None] | None = None  # ends the wait for the current delivery
+        self._detached: set[asyncio.Task[Any]] = set()
+        self._pauses_wanted = 0
 
     async def deliver(self, step: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Takes a step alone, which changes nothing in here.
+        """Await `step()` with no other delivery beside it. `step` must change nothing in this process.
 
-        Raises a `StoreError` that passes where it was given up: what it did is unknown, and it may yet do it.
+        If a pause is wanted and the step takes too long, stop waiting and raise a transient `StoreError`: the
+        step goes on in the background, so its effect is unknown until it is repeated.
         """
         async with self._lock:
-            if self._rest_wanted:
-                raise StoreError("it was its turn when others needed rest", transient=True)
+            if self._pauses_wanted:
+                raise StoreError("deliveries pause now", transient=True)
             delivery = asyncio.create_task(step())
-            given_up = self._given_up = asyncio.get_running_loop().create_future()
+            detach = self._detach = asyncio.get_running_loop().create_future()
             try:
-                await asyncio.wait({delivery, given_up}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({delivery, detach}, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 delivery.cancel()
                 await asyncio.wait({delivery})
                 raise
             finally:
-                self._given_up = None
+                self._detach = None
         if delivery.done():
             return delivery.result()
-        self._leave_behind(delivery)
-        raise StoreError("it took long, and others needed rest", transient=True)
+        # Not cancelled: a transaction that is broken off may stay open at its store.
+        self._detached.add(delivery)
+        delivery.add_done_callback(self._detached_ended)
+        raise StoreError("the delivery took too long while a pause was wanted", transient=True)
 
     @asynccontextmanager
-    async def rest(self) -> AsyncIterator[None]:
-        """No delivery meanwhile. One that takes longer than a moment from now on is given up."""
-        self._rest_wanted += 1
-        patience = asyncio.get_running_loop().call_later(_PATIENCE_S, self._give_up)
+    async def pause(self) -> AsyncIterator[None]:
+        """Let no delivery run meanwhile. Detach the current delivery if it takes longer than 250 ms from now."""
+        self._pauses_wanted += 1
+        timer = asyncio.get_running_loop().call_later(_DETACH_AFTER_S, self._stop_waiting)
         try:
             await self._lock.acquire()
         finally:
-            self._rest_wanted -= 1
-            patience.cancel()
+            self._pauses_wanted -= 1
+            timer.cancel()
         try:
             yield
         finally:
             self._lock.release()
 
-    def _give_up(self) -> None:
-        if self._given_up is not None and not self._given_up.done():
-            self._given_up.set_result(None)
+    def _stop_waiting(self) -> None:
+        if self._detach is not None and not self._detach.done():
+            self._detach.set_result(None)
 
-    def _leave_behind(self, delivery: asyncio.Task[Any]) -> None:
-        """Lets it go on, and nobody waits for it: a transaction that is broken off may stay open at its store."""
-        self._left_behind.add(delivery)
-        delivery.add_done_callback(self._gone)
-
-    def _gone(self, delivery: asyncio.Task[Any]) -> None:
-        self._left_behind.discard(delivery)
+    def _detached_ended(self, delivery: asyncio.Task[Any]) -> None:
+        self._detached.discard(delivery)
         if not delivery.cancelled():
-            delivery.exception()  # nobody asks for it any more
+            delivery.exception()  # marks it as retrieved: nobody else asks for it

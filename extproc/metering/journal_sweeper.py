@@ -1,82 +1,101 @@
-"""What waits in the journal because its replica died before the ledger had it."""
+"""Write entries to the ledger whose replica died before it could: they are found in the journal."""
 
 import asyncio
 import logging
-import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from extproc.core.quota.ledger import Entry
-from extproc.core.quota.reservation import ReservationId
-from extproc.metering.shards import Part
+from extproc.metering.ledger_writer import LedgerWriter
+from extproc.metering.shards import Part, parts_of
 from extproc.metering.write_fence import WriteFence
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
-from extproc.ports.counters import Receipt
+from extproc.ports.counters import Counters, Receipt
 from extproc.ports.journal import Journal
+from extproc.timing.periodic import periodically
 
-_AT_ONCE = 500
 _log = logging.getLogger(__name__)
+_AT_ONCE: Final = 500
+# Replicas sweep at different times: each waits 0.5 to 1.5 intervals.
+_JITTER: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """Durations in seconds. An entry that waited in the journal for `older_than_s` is written by any replica."""
+
+    older_than_s: float = 5.0
+    every_s: float = 2.0
 
 
 class JournalSweeper:
-    """Has what was left behind appended to the ledger. `written` is told of what is in it."""
+    """Have entries that other replicas left in the journal written to the ledger."""
 
     def __init__(
         self,
+        counters: Counters,
         journal: Journal,
-        append: Callable[[Sequence[Entry]], Awaitable[object]],
-        written: Callable[[Sequence[ReservationId], Sequence[Receipt]], Awaitable[None]],
+        writer: LedgerWriter,
+        fence: WriteFence,
+        *,
+        metrics: Metrics,
+        options: SweepOptions,
     ) -> None:
+        self._parts = parts_of(counters)
         self._journal = journal
-        self._append = append
-        self._written = written
+        self._writer = writer
+        self._fence = fence
+        self._metrics = metrics
+        self._options = options
 
-    async def collect(self, older_than_s: float, partition: int | None = None) -> int:
-        """Writes entries that have waited for so long to the ledger; returns how many. Raises `StoreError`."""
-        collected = 0
+    async def run(self) -> None:
+        """Sweep every part now and then, and report the journal's length, until cancelled."""
+        every_s = self._options.every_s
+        async with asyncio.TaskGroup() as group:
+            for part in self._parts:
+                group.create_task(self._follow(part))
+            group.create_task(periodically(self._report, every_s, expected=StoreError, on_failure=lambda _: None))
+
+    async def sweep(self, older_than_s: float, partition: int | None = None) -> int:
+        """Write entries that have waited for so long; return how many. Raise `StoreError`."""
+        written = 0
         seen: set[Receipt] = set()
         while found := await self._journal.waiting(older_than_s, _AT_ONCE, partition):
             if seen.issuperset(waiting.receipt for waiting in found):
-                # Nor would what is behind them ever be seen.
-                raise StoreError("what is in the ledger can't be removed from the journal", transient=True)
+                # The entries behind them would never be seen.
+                raise StoreError("entries in the ledger can't be removed from the journal", transient=True)
             seen.update(waiting.receipt for waiting in found)
             for waiting in found:
                 if waiting.entry is None:
                     await self._journal.set_aside(None, waiting.receipt, "it can't be read")
             readable = [(waiting.entry, waiting.receipt) for waiting in found if waiting.entry is not None]
             await self._write(readable)
-            collected += len(readable)
-        return collected
+            written += len(readable)
+        return written
 
-    async def follow(self, part: Part, gate: WriteFence, older_than_s: float, every_s: float) -> None:
-        """Collects what a part of the counters has, now and again, until cancelled."""
-        while True:
-            # Not all replicas at once.
-            await asyncio.sleep(every_s * random.uniform(0.5, 1.5))
-            try:
-                await gate.passes(part)
-                collected = await self.collect(older_than_s, part)
-            except StoreError as error:
-                _log.warning("what waits in the journal could not be written", extra={"error": str(error)})
-                continue
-            if collected:
-                _log.warning("wrote entries that others had left behind", extra={"entries": collected})
+    async def _follow(self, part: Part) -> None:
+        async def sweep() -> None:
+            await self._fence.wait_until_open(part)
+            if written := await self.sweep(self._options.older_than_s, part):
+                _log.warning("journal: wrote entries that other replicas left", extra={"entries": written})
 
-    async def watch(self, metrics: Metrics, every_s: float) -> None:
-        """Tells what waits, until cancelled."""
-        while True:
-            await asyncio.sleep(every_s)
-            with suppress(StoreError):
-                backlog = await self._journal.backlog()
-                metrics.backlog(backlog.waiting, backlog.oldest_s, backlog.aside)
+        def failed(error: StoreError) -> None:
+            _log.warning("journal: entries of other replicas could not be written", extra={"error": str(error)})
+
+        await periodically(sweep, self._options.every_s, expected=StoreError, on_failure=failed, jitter=_JITTER)
+
+    async def _report(self) -> None:
+        backlog = await self._journal.backlog()
+        self._metrics.backlog(backlog.waiting, backlog.oldest_s, backlog.aside)
 
     async def _write(self, found: Sequence[tuple[Entry, Receipt]]) -> None:
-        """Writes all at once or, where the ledger refuses that for good, each on its own."""
+        """Write all at once; or each on its own, if the ledger refuses them permanently."""
         if not found:
             return
         try:
-            await self._append([entry for entry, _ in found])
+            await self._writer.append([entry for entry, _ in found])
         except StoreError as error:
             if error.transient:
                 raise
@@ -86,4 +105,4 @@ class JournalSweeper:
             for each in found:
                 await self._write([each])
         else:
-            await self._written([entry.id for entry, _ in found], [receipt for _, receipt in found])
+            await self._writer.written([entry.id for entry, _ in found], [receipt for _, receipt in found])

@@ -1,7 +1,7 @@
-"""The reservations that this process holds: kept alive as long as their streams, and grown with them.
+"""The leases of this process: open reservations, renewed as long as their streams live, and grown with them.
 
-A reservation that nobody renews expires and is charged as held. So whoever holds one renews it, well before its
-deadline: only what a process left behind expires.
+A reservation that nobody renews expires, and is charged as held. So a process renews each of its leases well
+before its deadline: only what a dead process held expires.
 """
 
 import asyncio
@@ -19,22 +19,26 @@ from extproc.ports.base import Clock, StoreError
 from extproc.ports.counters import Counters
 
 _log = logging.getLogger(__name__)
-# A deadline is moved when so much of the time to live has passed: twice more may be missed.
+# A lease is renewed when this part of its time to live has passed: two more attempts may fail before it expires.
 _RENEW_AFTER = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A reservation as it is held now, and what is to be known when it ends."""
+    """Hold an open reservation as it is now, and what its end needs: its lesson, and who would have denied it.
+
+    `shadow` names the shadow limits that would have denied it. `saved` is the reservation as the records have it;
+    None if they do not have it.
+    """
 
     reservation: Reservation
     lesson: Lesson | None = None
     shadow: tuple[str, ...] = ()
-    kept: Reservation | None = None  # as the records have it
+    saved: Reservation | None = None
 
 
 class Leases:
-    """Lease reservations by id. Growing and renewing go through a queue: no stream waits for them."""
+    """Keep open reservations by id. Growing and renewing go through a queue: no stream waits for them."""
 
     def __init__(
         self, counters: Counters, clock: Clock, ttl_s: float, on_lost: Callable[[str, int], None]
@@ -57,63 +61,63 @@ class Leases:
 
     @property
     def waiting(self) -> int:
-        """Renewals that are not carried out yet."""
+        """Return how many renewals are not carried out yet."""
         return len(self._renewals)
 
     def __iter__(self) -> Iterator[Reservation]:
         return iter([opened.reservation for opened in self._open.values()])
 
     def add(self, opened: Lease) -> None:
-        """Holds it from now on. One that the counters don't know yet is told to them."""
+        """Add a lease. A reservation that was admitted locally is told to the counters."""
         self._open[opened.reservation.id] = opened
         if opened.reservation.local:
             self._put(opened.reservation)
 
-    def unkept(self, admitted_before: datetime) -> list[Reservation]:
-        """Reservations that have been open for a while and that the records don't have as they are now."""
+    def unsaved(self, admitted_before: datetime) -> list[Reservation]:
+        """Return reservations admitted before an instant that the records do not have as they are now."""
         return [
             opened.reservation
             for opened in self._open.values()
-            if opened.kept is None or opened.kept.extra_output < opened.reservation.extra_output
+            if opened.saved is None or opened.saved.extra_output < opened.reservation.extra_output
             if opened.reservation.admitted_at < admitted_before
         ]
 
-    def kept(self, reservations: Sequence[Reservation]) -> None:
-        """The records have them like this."""
+    def saved(self, reservations: Sequence[Reservation]) -> None:
+        """Remember that the records have these reservations as given."""
         for reservation in reservations:
             opened = self._open.get(reservation.id)
             if opened is not None:
-                self._open[reservation.id] = replace(opened, kept=reservation)
+                self._open[reservation.id] = replace(opened, saved=reservation)
 
     def retry(self) -> None:
-        """The counters may be back."""
+        """Try at once what waits for its next attempt: the counters may be back."""
         self._renewals.retry()
 
-    def tell_again(self, partition: int) -> None:
-        """The counters may have these from somebody who knows less of them."""
+    def renew_all(self, partition: int) -> None:
+        """Renew all leases of a partition: the counters may have an older state of them."""
         for reservation in self:
             if partition_of(reservation.identity.tenant) == partition:
                 self._put(reservation)
 
     def grow(self, reservation: Reservation) -> None:
-        """Holds what the reservation says now."""
+        """Replace a reservation by a larger one, and have the counters hold the difference."""
         opened = self._open.get(reservation.id)
         if opened is not None:
             self._renew(replace(opened, reservation=replace(reservation, deadline=self._deadline(opened))))
 
     def end(self, reservation: Reservation) -> Lease:
-        """Forgets it, and tells of it as it is given: where a stream broke off, it may have grown a last time."""
+        """Remove a lease and return it with the reservation as given: it may have grown a last time."""
         opened = self._open.pop(reservation.id, None)
         return replace(opened, reservation=reservation) if opened is not None else Lease(reservation)
 
     async def run(self) -> None:
-        """Renews until cancelled."""
+        """Renew until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renewals.run())
             group.create_task(self._watch())
 
     def renew_due(self) -> int:
-        """Moves the deadlines that come near; says how many."""
+        """Renew the leases whose deadline comes near; return how many."""
         soon = self._clock.now().timestamp() + self._ttl_s * (1 - _RENEW_AFTER)
         due = [opened for opened in self._open.values() if opened.reservation.deadline < soon]
         for opened in due:
@@ -122,13 +126,13 @@ class Leases:
         return len(due)
 
     async def _carry_out(self, reservations: Sequence[Reservation]) -> None:
-        # What has ended is not renewed: should the counters have lost its end again, they would take it for open.
+        # An ended reservation is not renewed: counters that had lost its end would take it for open.
         wanted = [self._open[r.id].reservation for r in reservations if r.id in self._open]
         try:
             if wanted:
                 await self._counters.renew(wanted)
         except StoreError as error:
-            if not error.transient:  # none of them waits any more, as far as is known here
+            if not error.transient:  # the queue drops them: they may be queued again
                 self._queued.difference_update(r.id for r in reservations)
             raise
         self._queued.difference_update(r.id for r in reservations)
@@ -142,17 +146,16 @@ class Leases:
         self._put(opened.reservation)
 
     def _put(self, reservation: Reservation) -> None:
-        """As it is when its turn comes: one that grows often in an outage waits once."""
+        """Queue a renewal. Its state is read when its turn comes, so a lease that grows often waits only once."""
         if reservation.id not in self._queued and self._renewals.put(reservation):
             self._queued.add(reservation.id)
 
     def _deadline(self, opened: Lease) -> float:
-        # Never an earlier one, should the clock be put back: such a renewal would count as overtaken.
+        # Never an earlier deadline, even if the clock is put back: that renewal would count as overtaken.
         return max(opened.reservation.deadline, self._clock.now().timestamp() + self._ttl_s)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._ttl_s * _RENEW_AFTER / 2)
-            renewed = self.renew_due()
-            if renewed:
-                _log.debug("renewed", extra={"reservations": renewed})
+            if renewed := self.renew_due():
+                _log.debug("leases renewed", extra={"reservations": renewed})

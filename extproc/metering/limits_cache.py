@@ -1,11 +1,10 @@
-"""The tenants' limits in memory, following the store: no I/O on the request path.
+"""The tenants' limits in memory, following their store: no I/O on the request path.
 
-A change stream tells of changes at once; where there is none, polling does. Either way all documents are read
-again as a whole, so that what is in memory is always one state of the store and never a sum of events.
+A change stream reports changes at once; without one, the store is polled. In both cases all documents are read
+again, so memory always holds one state of the store and never a sum of events.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +15,25 @@ from extproc.core.request.identity import TenantId
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock, StoreError
 from extproc.ports.tenants import Document, TenantStore
+from extproc.timing.events import happens_within
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LimitsCacheOptions:
-    """Seconds. `poll_s` bounds how stale limits can be without a change stream, `refresh_s` with one."""
+    """Durations in seconds. Limits are at most `poll_s` old without a change stream, `refresh_s` with one.
+
+    Changes that come within `settle_s` of each other are read once.
+    """
 
     poll_s: float = 2.0
     refresh_s: float = 30.0
-    settle_s: float = 0.05  # changes that come in a burst are read once
+    settle_s: float = 0.05
 
 
 class LimitsCache:
-    """Implements `ports.Limits`."""
+    """Implement `ports.tenants.Limits` from memory."""
 
     def __init__(
         self, store: TenantStore, defaults: Defaults, clock: Clock, metrics: Metrics, options: LimitsCacheOptions
@@ -44,21 +47,21 @@ class LimitsCache:
         self._complained: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._watching = False
-        self._loading = asyncio.Lock()  # an earlier state must not arrive after a later one
+        self._loading = asyncio.Lock()  # two reads at once could arrive in the wrong order
 
     def policy(self, tenant: TenantId) -> Policy:
         return self._policies.get(tenant) or self._defaults.policy(tenant)
 
     async def load(self) -> None:
-        """Reads all limits. Raises `StoreError`, and then what was known stays.
+        """Read all limits. Raise `StoreError`; the known limits stay then.
 
-        A document that can't be used leaves its tenant with the limits it had, else with the defaults.
+        If a document can't be used, its tenant keeps the limits it had, else it gets the defaults.
         """
         async with self._loading:
             self._take(await self._store.documents())
 
     async def run(self) -> None:
-        """Keeps the limits fresh until cancelled."""
+        """Follow the store until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
             group.create_task(self._refresh())
@@ -85,7 +88,10 @@ class LimitsCache:
     def _complain(self, problems: dict[str, str]) -> None:
         for tenant, message in problems.items():
             if self._complained.get(tenant) != message:
-                _log.error("limits can't be used", extra={"tenant": tenant, "problem": message})
+                _log.error(
+                    "limits: a document can't be used: its tenant keeps its last limits",
+                    extra={"tenant": tenant, "problem": message},
+                )
         self._complained = problems
 
     async def _watch(self) -> None:
@@ -96,22 +102,23 @@ class LimitsCache:
                     self._changed.set()
             except StoreError as error:
                 if self._watching:
-                    _log.warning("no change stream, polling instead", extra={"error": str(error)})
+                    _log.warning("mongodb: no change stream: limits are polled", extra={"error": str(error)})
             if self._watching:
                 self._watching = False
-                self._changed.set()  # what is waited for now would be as long as with a change stream
+                self._changed.set()  # else the current wait would be as long as with a change stream
             await asyncio.sleep(self._options.poll_s)
 
     async def _refresh(self) -> None:
         while True:
             wait_s = self._options.refresh_s if self._watching else self._options.poll_s
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait_s)
+            if await happens_within(self._changed, wait_s):
                 await asyncio.sleep(self._options.settle_s)
             self._changed.clear()
             try:
                 await self.load()
             except StoreError as error:
-                _log.warning("limits could not be read, the known ones stay", extra={"error": str(error)})
+                _log.warning(
+                    "mongodb: limits could not be read: the known limits stay", extra={"error": str(error)}
+                )
                 await asyncio.sleep(self._options.poll_s)
                 self._changed.set()

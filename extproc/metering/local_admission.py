@@ -1,9 +1,9 @@
-"""Admission by this replica alone, for tenants that want it, while the counters are away.
+"""Admit requests without the counters, while they are away, for tenants with `on_store_failure: allow`.
 
-It counts only what it admitted itself, and admits at most a share of each limit's amount in each window. So with n
-replicas `used <= limit + n x share x limit`, however long or often the counters are away (one that is started anew
-counts as another). Never past a strict limit: there it admits nothing. What it admits is written to disk before it
-goes on: it is charged, even if this process is killed.
+A replica counts only what it admitted itself, and admits at most a share of each limit in each window. So with n
+replicas `used <= limit + n x share x limit`, however long or often the counters are away; a replica that restarts
+counts as another one. Where a strict limit binds, nothing is admitted locally. Each admitted request is written to
+disk before it goes on, so it is charged even if this process is killed.
 """
 
 from dataclasses import dataclass, replace
@@ -18,9 +18,9 @@ from extproc.ports.counters import Closing
 from extproc.ports.spool import Spool
 
 _NOTHING: Final = Count(0, 0)
-# Beyond so many identities nothing more is admitted: who makes names up must not fill the memory.
+# Beyond this number nothing more is admitted: invented names must not fill the memory.
 _BUCKETS_AT_MOST: Final = 100_000
-# Going through them takes some milliseconds.
+# A pass over all buckets takes some milliseconds.
 _FORGET_EVERY_S: Final = 10.0
 
 
@@ -31,7 +31,7 @@ class _Held:
 
 
 class LocalAdmission:
-    """Counts what it admitted, by bucket, until the bucket's window is over."""
+    """Count what this replica admitted locally, by bucket, until the bucket's window is over."""
 
     def __init__(self, share: float, spool: Spool) -> None:
         self._share = share
@@ -42,7 +42,7 @@ class LocalAdmission:
         self._forget_at = float("-inf")
 
     async def admit(self, reservation: Reservation) -> Admitted | None:
-        """Holds it here, as a `local` one. None: there is no room, or it could not be written down."""
+        """Hold a reservation locally. Return None if it does not fit, or the spool could not write it."""
         if any(bucket.limit.mode is Mode.STRICT and not bucket.limit.shadow for bucket in reservation.buckets):
             return None
         local = replace(reservation, local=True)
@@ -67,7 +67,7 @@ class LocalAdmission:
         return replace(decision, reservation=local)
 
     def ended(self, closing: Closing) -> None:
-        """What it held is used now. Of others nothing is known, and nothing changes."""
+        """Count what a local reservation held as used. Other reservations change nothing."""
         held = self._held.pop(closing.reservation.id, None)
         if held is None:
             return

@@ -1,6 +1,6 @@
-"""Exact counts of prompts with a model's own tokenizer, off the event loop and within bounds (extra `tokenizers`).
+"""Count prompts exactly with a model's own tokenizer, off the event loop, within bounds (extra `tokenizers`).
 
-Whatever can't be counted in time gives None, and the caller goes by bytes. Nothing is ever downloaded.
+A prompt that can't be counted in time gives None, and the caller estimates by bytes. Nothing is ever downloaded.
 """
 
 import asyncio
@@ -14,21 +14,21 @@ from typing import Final
 
 from extproc.core.quota.limits import matches
 
-# The tokens of one text; may be called by several threads. Text that looks like a special token is text.
+# Counts the tokens of one text; several threads may call it. Text that looks like a special token is plain text.
 CountTokens = Callable[[str], int]
 
-# What a text costs beside its bytes, in bytes: it bounds how many empty ones a prompt may have.
+# Each text counts this many bytes beside its own: a prompt can't have any number of empty texts.
 _BYTES_PER_TEXT: Final = 32
 _INSTALL: Final = "install tokenweir[tokenizers]"
 
 
 class TokenizerError(Exception):
-    """A tokenizer can't be used. The message names the setting, what is wrong, and the fix."""
+    """Say why a tokenizer can't be used. The message names the setting, the problem and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A tokenizer for the models that `match` (a glob) names. `setting` is what an error is told of."""
+    """Assign a tokenizer to the models that the glob `match` names. Errors name the `setting`."""
 
     match: str
     spec: str
@@ -37,7 +37,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class CountingOptions:
-    """Bounds on the work for prompts.
+    """Bound the work for prompts.
 
     Attributes:
         max_bytes: a larger prompt (UTF-8) is not counted. Both libraries need time in proportion to the size,
@@ -56,7 +56,7 @@ class CountingOptions:
 
 
 class PromptCounter:
-    """Counts prompts. `skipped` is told why one was not: too_large, busy, slow or failed."""
+    """Count prompts. Call `skipped` with the reason when one is not counted: too_large, busy, slow or failed."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class PromptCounter:
         self._room = Semaphore(options.threads + options.waiting)
 
     def knows(self, model: str) -> bool:
-        """Whether the model has a tokenizer: without one, nobody needs to gather its prompt's texts."""
+        """Tell whether the model has a tokenizer. Without one, the texts of its prompts need not be read."""
         return self._tokenizer(model) is not None
 
     async def count(self, model: str, texts: Sequence[str]) -> int | None:
-        """The sum of the texts' tokens, without what a chat template adds; None where it can't be had.
+        """Return the sum of the texts' tokens, without what a chat template adds; None if it can't be counted.
 
-        The first glob that matches the model has the say. Raises nothing; may be cancelled.
+        The first glob that matches the model counts. Raise nothing; may be cancelled.
         """
         count_tokens = self._tokenizer(model)
         if count_tokens is None:
@@ -92,7 +92,7 @@ class PromptCounter:
         return self._told(work.run())
 
     def close(self) -> None:
-        """Takes no more prompts. Returns at once: what runs is bounded, and ends by itself."""
+        """Take no more prompts. Return at once: running work is bounded, and ends by itself."""
         self._pool.shutdown(wait=False)
 
     def _tokenizer(self, model: str) -> CountTokens | None:
@@ -102,10 +102,10 @@ class PromptCounter:
         if not self._room.acquire(blocking=False):
             self._skipped("busy")
             return None
-        # Released by the thread and not by us: work that is given up has its room until it is out of the queue.
+        # The thread releases it: abandoned work keeps its room until it has left the queue.
         running = asyncio.get_running_loop().run_in_executor(self._pool, work.run, self._room.release)
         try:
-            # It does not cancel what it waits for: work that is cancelled in the queue would never be run.
+            # `asyncio.wait` does not cancel: work that is cancelled in the queue would never release its room.
             await asyncio.wait((running,), timeout=self._options.timeout_s)
         finally:
             work.abandoned = True
@@ -125,7 +125,7 @@ def load_counter(
     skipped: Callable[[str], None],
     options: CountingOptions = CountingOptions(),
 ) -> PromptCounter:
-    """Reads every tokenizer once, which may take seconds. Raises `TokenizerError`."""
+    """Read every tokenizer once, which may take seconds. Raise `TokenizerError`."""
     loaded: dict[str, CountTokens] = {}
     for assigned in assignments:
         if assigned.spec not in loaded:
@@ -137,13 +137,13 @@ def load_counter(
 
 
 def load_tokenizer(spec: str) -> CountTokens:
-    """Reads what a spec names from this host's disk. Raises `TokenizerError`."""
+    """Read the tokenizer that a spec names from this host's disk. Raise `TokenizerError`."""
     kind, _, name = spec.partition(":")
     return _tiktoken(name) if kind == "tiktoken" else _hugging_face(name)
 
 
 class _Work:
-    """One prompt to count. `abandoned` is set where nobody waits any more."""
+    """Count one prompt. Set `abandoned` when nobody waits for it any more."""
 
     def __init__(self, count_tokens: CountTokens, texts: Sequence[str]) -> None:
         self._count_tokens = count_tokens
@@ -151,7 +151,7 @@ class _Work:
         self.abandoned = False
 
     def run(self, finished: Callable[[], None] = lambda: None) -> int | None:
-        """The tokens; None where the tokenizer failed or it was abandoned."""
+        """Return the tokens; None if the tokenizer failed, or the work was abandoned."""
         try:
             tokens = 0
             for text in self._texts:
@@ -169,7 +169,7 @@ class _Work:
 
 
 def _size(texts: Sequence[str], enough: int) -> int:
-    """Bytes of UTF-8, and something for each text; not added up further than `enough`."""
+    """Return the bytes of UTF-8, plus a fixed number for each text. Stop adding beyond `enough`."""
     size = 0
     for text in texts:
         size += len(text) + _BYTES_PER_TEXT
@@ -207,7 +207,7 @@ def _hugging_face(path: str) -> CountTokens:
         from tokenizers import Tokenizer
     except ImportError:
         raise TokenizerError(f"tokenizers is not installed: {_INSTALL}") from None
-    # Its own pool of threads would use every core of the host; ours is the bound.
+    # Its own pool of threads would use every core of the host; ours is bounded.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokenizer = Tokenizer.from_file(path)
@@ -217,7 +217,7 @@ def _hugging_face(path: str) -> CountTokens:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
-    # `encode` would hold the interpreter's lock all the time; the batch's way does not.
+    # `encode` holds the interpreter's lock; `encode_batch_fast` does not.
     encode = tokenizer.encode_batch_fast
     return lambda text: len(encode([text], add_special_tokens=False)[0])
 
@@ -228,7 +228,7 @@ class _WouldDownloadError(Exception):
 
 @contextmanager
 def _no_download(loader: object) -> Iterator[None]:
-    """Where tiktoken would fetch a file (not in its cache, or damaged there), it raises instead."""
+    """Raise instead of letting tiktoken fetch a file that its cache lacks, or holds damaged."""
     name = "read_file"
     read_file = getattr(loader, name)
 

@@ -1,4 +1,4 @@
-"""What binds an identity now: its limits, with the counts that stand in their buckets."""
+"""View the limits that bind an identity now, with the counts in their buckets."""
 
 from datetime import datetime
 
@@ -20,11 +20,10 @@ async def insight_into(
     *,
     route: Route = NO_ROUTE,
 ) -> Insight:
-    """What binds an identity, with the counts. Limits that count by a model or endpoint nobody named have none.
+    """Return the limits that bind an identity, with the counts in their buckets. Raise `StoreError`.
 
-    Those of the route that the question came by are among them.
-
-    Raises `StoreError`.
+    The limits of the `route` that the question came by are included. A limit that counts by model or endpoint has
+    no counts unless `subject` names one.
     """
     limits = [limit for limit in limits_of(policy, identity, now) if _concerns(limit, subject)]
     buckets: list[Bucket | None] = []
@@ -42,7 +41,7 @@ async def insight_into(
 
 
 def _concerns(limit: Limit, subject: Subject) -> bool:
-    """Whether the limit may bind: one for another model or endpoint than the one that is asked about does not."""
+    """Tell whether a limit may bind the subject: limits for other models or endpoints do not."""
     if limit.endpoints and subject.endpoint is not None and subject.endpoint not in limit.endpoints:
         return False
     return limit.model is None or subject.model is None or matches(limit.model, subject.model)

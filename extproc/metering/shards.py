@@ -1,4 +1,4 @@
-"""Outboxes side by side, one for each part of the counters that fails by itself: none waits for another one's."""
+"""Queues side by side, one for each part of the counters that fails by itself: none waits for another one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -13,25 +13,25 @@ from extproc.ports.counters import Counters
 
 T = TypeVar("T")
 
-# A partition, where partitions fail by themselves; None: all of them, which fail together.
+# A partition, where partitions fail by themselves (a Redis Cluster); None: all partitions, which fail together.
 Part = int | None
 
 
 def parts_of(counters: Counters) -> tuple[Part, ...]:
-    """The parts that fail by themselves."""
+    """Return the parts of the counters that fail by themselves."""
     return tuple(range(PARTITIONS)) if counters.apart else (None,)
 
 
 def part_of(counters: Counters, tenant: TenantId) -> Part:
-    """The part that a tenant is counted in."""
+    """Return the part that counts a tenant."""
     return partition_of(tenant) if counters.apart else None
 
 
 class ShardQueues(Generic[T]):
-    """What an `DeliveryQueue` is, for items of several parts; each part's in their order.
+    """Deliver items as a `DeliveryQueue` does, with a queue for each part of the counters.
 
-    All together have room for `max_queued`. When that is used up, a part that has less than its share still has
-    that: what waits for a server that is away does not take the room of what can be delivered.
+    All queues share room for `max_queued` items. When it is used up, a part still has its own share: what waits
+    for a server that is away does not take the room of what can be delivered.
     """
 
     def __init__(
@@ -47,45 +47,45 @@ class ShardQueues(Generic[T]):
         self._max_queued = options.max_queued
         self._counters, self._tenant = counters, tenant
         parts = parts_of(counters)
-        mine = replace(options, max_queued=max(1, options.max_queued // len(parts)))
-        self._lanes = {each: DeliveryQueue(mine, deliver, on_lost, refused) for each in parts}
+        share = replace(options, max_queued=max(1, options.max_queued // len(parts)))
+        self._queues = {part: DeliveryQueue(share, deliver, on_lost, refused) for part in parts}
 
     def __len__(self) -> int:
-        return sum(map(len, self._lanes.values()))
+        return sum(map(len, self._queues.values()))
 
     def __iter__(self) -> Iterator[T]:
-        """What is not known to be delivered; each part's oldest first."""
-        for lane in self._lanes.values():
-            yield from lane
+        """Iterate over the items that are not known to be delivered, each part's oldest first."""
+        for queue in self._queues.values():
+            yield from queue
 
     def waiting(self, part: Part) -> int:
-        """How many of one part wait."""
-        return len(self._lanes[part])
+        """Return how many items of a part wait."""
+        return len(self._queues[part])
 
     def beside(self, tenant: TenantId) -> int:
-        """How many of a tenant's part wait."""
+        """Return how many items wait in the part that counts a tenant."""
         return self.waiting(part_of(self._counters, tenant))
 
     def full(self, part: Part) -> bool:
-        """Whether nothing more of a part is taken."""
-        return len(self) >= self._max_queued and self._lanes[part].full
+        """Tell whether no more items of a part are taken."""
+        return len(self) >= self._max_queued and self._queues[part].full
 
     def put(self, item: T, *, beyond: bool = False) -> bool:
-        """As an `DeliveryQueue` does."""
+        """Queue an item, as `DeliveryQueue.put` does."""
         part = part_of(self._counters, self._tenant(item))
-        return self._lanes[part].put(item, beyond=beyond or not self.full(part))
+        return self._queues[part].put(item, beyond=beyond or not self.full(part))
 
     async def run(self) -> None:
-        """Delivers until cancelled."""
+        """Deliver until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for lane in self._lanes.values():
-                group.create_task(lane.run())
+            for queue in self._queues.values():
+                group.create_task(queue.run())
 
     async def drained(self) -> None:
-        """Returns when all that was put is delivered; stops lingering from now on."""
-        await asyncio.gather(*(lane.drained() for lane in self._lanes.values()))
+        """Return when all that was put is delivered. From now on no batch waits for more items."""
+        await asyncio.gather(*(queue.drained() for queue in self._queues.values()))
 
     def retry(self) -> None:
-        """Tries at once what failed and waits for its next turn."""
-        for lane in self._lanes.values():
-            lane.retry()
+        """Try at once what failed and waits for its next attempt."""
+        for queue in self._queues.values():
+            queue.retry()

@@ -1,8 +1,7 @@
-"""The time of day on which all replicas agree: the counters' own clock, asked for now and then.
+"""The time of day on which all replicas agree: the counters' own clock, asked for every few seconds.
 
-Windows and deadlines are counted by it, so that a replica whose clock is a minute off counts in the same windows
-as the others. In between, and while the counters are away, time passes by this host's monotonic clock, which
-nobody sets.
+Windows and deadlines follow it, so a replica whose own clock is a minute off counts in the same windows as the
+others. Between two answers, and while the counters are away, time passes by this host's monotonic clock.
 """
 
 import asyncio
@@ -14,15 +13,16 @@ from datetime import UTC, datetime
 
 from extproc.ports.base import Clock, StoreError
 from extproc.ports.counters import Counters
+from extproc.timing.periodic import periodically
 
 _log = logging.getLogger(__name__)
-# A difference that is worth a line in the log: at the borders of windows it would have counted.
+# A larger difference is logged: it would count requests in the wrong window.
 _NOTABLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class SyncOptions:
-    """Seconds. An answer that took longer than `exact_s` says too little about the time."""
+    """Durations in seconds. An answer that took longer than `exact_s` is too inexact to use."""
 
     every_s: float = 10.0
     timeout_s: float = 1.0
@@ -30,7 +30,7 @@ class SyncOptions:
 
 
 class SharedClock:
-    """The host's clock until the counters have told theirs."""
+    """Tell the counters' time; the host's until the counters have answered once."""
 
     def __init__(
         self,
@@ -44,40 +44,48 @@ class SharedClock:
         self._options = options or SyncOptions()
         self._monotonic = monotonic
         self._ahead_s: float | None = None  # of the monotonic clock
-        self.on_step: Callable[[], None] = lambda: None
+        self._listeners: list[Callable[[], object]] = []
 
     def now(self) -> datetime:
         if self._ahead_s is None:
             return self._own.now()
         return datetime.fromtimestamp(self._monotonic() + self._ahead_s, UTC)
 
+    def on_step(self, listener: Callable[[], object]) -> None:
+        """Call `listener` whenever the counters' clock was set, by more than a second."""
+        self._listeners.append(listener)
+
     async def sync(self) -> None:
-        """Asks once. Raises `StoreError`; an answer that took too long changes nothing."""
+        """Ask the counters once. Raise `StoreError`; an answer that took too long changes nothing."""
         before = self._monotonic()
         try:
             async with asyncio.timeout(self._options.timeout_s):
                 theirs = await self._counters.time()
         except TimeoutError:
-            raise StoreError("the counters did not tell the time", transient=True) from None
+            raise StoreError("the counters did not tell the time within a second", transient=True) from None
         after = self._monotonic()
         if after - before > self._options.exact_s and self._ahead_s is not None:
             return
         first, known = self._ahead_s is None, self._ahead_s or 0.0
         self._ahead_s = theirs - (before + after) / 2
         if not first and abs(self._ahead_s - known) > _NOTABLE_S:
-            _log.warning("the counters' clock was set", extra={"seconds": round(self._ahead_s - known, 1)})
-            self.on_step()
+            _log.warning(
+                "redis: its clock was set: windows and deadlines follow it",
+                extra={"seconds": round(self._ahead_s - known, 1)},
+            )
+            for listener in self._listeners:
+                listener()
         off_s = abs(self.now().timestamp() - self._own.now().timestamp())
         if first and off_s > _NOTABLE_S:
             _log.warning(
-                "this host's clock is not the counters': theirs counts", extra={"seconds": round(off_s, 1)}
+                "this host's clock differs from redis': windows and deadlines follow redis",
+                extra={"seconds": round(off_s, 1)},
             )
 
     async def run(self) -> None:
-        """Keeps in step until cancelled."""
-        while True:
-            await asyncio.sleep(self._options.every_s)
-            try:
-                await self.sync()
-            except StoreError as error:
-                _log.debug("clock not synchronised", extra={"error": str(error)})
+        """Follow the counters' clock until cancelled."""
+
+        def failed(error: StoreError) -> None:
+            _log.debug("clock not synchronised: the monotonic clock goes on", extra={"error": str(error)})
+
+        await periodically(self.sync, self._options.every_s, expected=StoreError, on_failure=failed)

@@ -179,7 +179,7 @@ def test_serve_with_both_stores_down_logs_json_lines_without_passwords_and_ends_
         lines += child.stderr.readlines()
         assert child.wait(30) == 0
     records = [json.loads(line) for line in lines]
-    assert records[0]["message"] == "not ready"
+    assert records[0]["message"] == "not ready: no requests are served yet"
     assert records[0]["error"].startswith("Redis can't be reached")
     assert records[-1]["message"] == "stopped"
     assert "hunter2" not in "".join(lines)

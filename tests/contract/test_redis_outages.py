@@ -12,7 +12,6 @@ from extproc.core.quota.reservation import Admitted, Unavailable
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import Identity
 from extproc.local import parts
-from extproc.metering.rebuild import Rebuilder, RebuildOptions
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import UsageFilter
 from extproc.stores.memory.ledger import MemoryLedger
@@ -51,22 +50,14 @@ class Replica(World):
             clock=SystemClock(),
             name=name,
             decision_timeout_s=DECISION_S,
-            keep_after_s=0.0,
+            save_after_s=0.0,
+            turn_s=0.0,
         )
-        self.recovery = Rebuilder(
-            name,
-            self.counters,
-            ledger,
-            self.accounting,
-            self.books,
-            clock=self.clock,
-            metrics=self.metrics,
-            options=RebuildOptions(turn_s=0.0),
-        )
+        self.metering.fence._released = False  # it follows the epochs
 
     async def ready(self):
         try:
-            return await self.recovery.start()
+            return await self.epochs.start()
         except StoreError:
             return False
 
@@ -88,7 +79,7 @@ class Replica(World):
 
     def close(self, reservations, charge):
         for reservation in reservations:
-            self.accounting.close(reservation, usage(charge))
+            self.service.close(reservation, usage(charge))
 
 
 @asynccontextmanager
@@ -98,8 +89,8 @@ async def replicas_at(url, count=2):
     try:
         while not all([await each.ready() for each in made]):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-        running += [asyncio.create_task(each.accounting.run()) for each in made]
-        running += [asyncio.create_task(each.recovery.run()) for each in made]
+        running += [asyncio.create_task(each.metering.deliver()) for each in made]
+        running += [asyncio.create_task(each.epochs.run()) for each in made]
         yield made
         assert not any(task.done() for task in running), running
     finally:
@@ -122,7 +113,7 @@ async def agree(replicas, partitions):
 
 async def settled(replicas, partitions=range(PARTITIONS), deadline_s=20.0):
     async def quiet():
-        if any(len(each.books._ends) or len(each.books._entries) for each in replicas):
+        if any(len(each.settler._ends) or len(each.writer._queue) for each in replicas):
             return False
         try:
             return await agree(replicas, partitions)
@@ -159,7 +150,7 @@ async def test_a_node_that_hangs_holds_nothing_of_the_others_up_and_all_is_exact
             await until(recorded, 5.0)
             assert await agree([one], OTHERS)
             assert one.counted("breaker_open") == 1
-            assert all(one.accounting._breakers.of(p).is_open for p in HUNG)
+            assert all(one.metering.breakers[p].is_open for p in HUNG)
             assert time.monotonic() - started < 12
             assert await one.recorded_of(HUNG) == []
         finally:

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.events import (
-    Ask,
     BodyReply,
     Close,
     Decided,
@@ -31,6 +30,7 @@ from extproc.core.events import (
 )
 from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
 from extproc.core.quota.costs import Bound, Cost
+from extproc.core.quota.drafting import Ask
 from extproc.core.quota.insight import Insight
 from extproc.core.quota.limits import Limit, Mode, Scope, Subject, Window
 from extproc.core.quota.reservation import (

@@ -180,7 +180,10 @@ async def test_what_waits_in_the_journal_is_not_lost(monkeypatch, caplog):
         assert await finished(call) == REPLIES[2:]
         sigterm()
         assert await life.code() == 0
-    assert "not everything was recorded in time: it is kept for another process" in caplog.messages
+    assert (
+        "shutdown: not everything was recorded in time: spool and journal keep it for another process"
+        in caplog.messages
+    )
     assert [waiting.entry.charge for waiting in await life.counters.waiting(0, 10)] == [7]
 
 
@@ -205,7 +208,7 @@ async def test_what_is_in_the_spool_at_the_end_is_replayed_by_the_next_process(m
         sigterm()
         assert await after.code() == 0
     assert [(entry.outcome, entry.charge) for entry in await entries(after)] == [(Outcome.SETTLED, 7)]
-    assert "replayed the spool of a process that is gone" in caplog.messages
+    assert "spool: replayed the reservations of a dead process" in caplog.messages
     assert list((tmp_path / "spool").iterdir()) == []
 
 
@@ -255,7 +258,7 @@ async def test_it_is_not_ready_while_a_store_is_away_and_can_be_stopped_all_the_
     life = Life(monkeypatch, Away())
     async with life.running():
         async with asyncio.timeout(5):
-            while "not ready" not in caplog.messages:  # noqa: ASYNC110  a log has no event
+            while "not ready: no requests are served yet" not in caplog.messages:  # noqa: ASYNC110  a log has no event
                 await asyncio.sleep(0.01)
         assert await life.metric("tokenweir_ready") == "0.0"
         stub = health_pb2_grpc.HealthStub(life.channel)

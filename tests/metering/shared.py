@@ -4,7 +4,6 @@ import asyncio
 
 from extproc.core.quota.partitions import PARTITIONS, partition_of
 from extproc.core.request.identity import Identity
-from extproc.metering.rebuild import Rebuilder, RebuildOptions
 from extproc.stores.memory.counters import MemoryServer
 
 from .world import WHO, Clock, Counters, Ledger, World
@@ -14,7 +13,7 @@ HERE = partition_of(WHO.tenant)
 ELSEWHERE = next(
     Identity(name, "sa", "10.0.0.1") for name in map("t{}".format, range(99)) if partition_of(name) != HERE
 )
-AT_ONCE = RebuildOptions(turn_s=0.0)
+AT_ONCE = {"turn_s": 0.0}
 
 
 class Replica(World):
@@ -25,51 +24,42 @@ class Replica(World):
         super().__init__(
             counters=Counters(cluster.server), ledger=cluster.ledger, clock=cluster.clock, name=name, **options
         )
-        self.recovery = Rebuilder(
-            name,
-            self.counters,
-            self.ledger,
-            self.accounting,
-            self.books,
-            clock=self.clock,
-            metrics=self.metrics,
-            options=cluster.recovery,
-        )
+        self.metering.fence._released = False  # it follows the epochs
 
     async def delivered(self):
         """All ends are on the counters, and all entries in the ledger."""
-        self.accounting.retry()
+        self.holdings.retry()
         async with self.running(), asyncio.timeout(5):
-            await self.books._ends.drained()
-            await self.books._entries.drained()
+            await self.settler._ends.drained()
+            await self.writer.drained()
 
     async def ended(self):
         """All ends are on the counters; no entry gets any further."""
         self.ledger.open.clear()
         try:
             async with self.running(), asyncio.timeout(5):
-                await self.books._ends.drained()
+                await self.settler._ends.drained()
         finally:
             self.ledger.open.set()
 
 
 class Cluster:
     def __init__(self, replicas=3, limit=1000, recovery=AT_ONCE, **options):
-        self.clock, self.ledger, self.recovery = Clock(), Ledger(), recovery
+        self.clock, self.ledger = Clock(), Ledger()
         self.server = MemoryServer(self.clock.seconds)
         self.limit = limit
-        self.options = {"limit": limit} | options
+        self.options = {"limit": limit} | recovery | options
         self.replicas = [Replica(self, f"r{n}", **self.options) for n in range(replicas)]
 
     async def ready(self, *replicas):
         """All of them look at the epochs at once, until every one sees all counters ready."""
         wanted = replicas or self.replicas
         async with asyncio.timeout(5):
-            while not all(await asyncio.gather(*(each.recovery.check() for each in wanted))):
+            while not all(await asyncio.gather(*(each.epochs.check() for each in wanted))):
                 pass
 
     async def started(self):
-        await asyncio.gather(*(each.recovery.start() for each in self.replicas))
+        await asyncio.gather(*(each.epochs.start() for each in self.replicas))
         await self.ready()
         return self.replicas
 
@@ -85,9 +75,7 @@ class Cluster:
         used, held = await self.replicas[0].counts(identity)
         assert len({entry.id for entry in entries}) == len(entries)
         assert used == sum(entry.charge for entry in entries)
-        holding = [
-            r for each in replicas or self.replicas for r in each.accounting._held if r.identity == identity
-        ]
+        holding = [r for each in replicas or self.replicas for r in each.leases if r.identity == identity]
         assert held == sum(r.held for r in holding)
         assert used + held <= self.limit
         return used

@@ -54,7 +54,7 @@ async def test_a_denial_is_only_undone_where_it_may_have_been_restored_meanwhile
     reserve = world.counters.reserve
 
     async def restored(reservation):
-        assert world.accounting.to_restore(HERE) == [reservation]
+        assert world.holdings.to_restore(HERE) == [reservation]
         return await reserve(reservation)
 
     world.counters.reserve = restored
@@ -68,9 +68,9 @@ async def test_what_is_asked_for_is_known_only_as_long_as_it_is_asked_for():
     world.counters.hang = True
     asking = asyncio.create_task(world.reserve())
     await asyncio.sleep(0.002)
-    assert len(world.accounting.decider.asked()) == 1
+    assert len(world.admission.asked()) == 1
     await asking
-    assert world.accounting.decider.asked() == []
+    assert world.admission.asked() == []
 
 
 async def test_a_line_an_outage_is_logged_and_not_one_a_request(caplog):
@@ -79,8 +79,8 @@ async def test_a_line_an_outage_is_logged_and_not_one_a_request(caplog):
     for _ in range(4):
         await world.reserve()
     assert isinstance(await world.reserve(), Admitted)
-    told = [message for message in caplog.messages if "decisions" in message]
-    assert told == ["no decisions: each tenant's on_store_failure counts", "decisions again"]
+    told = [message for message in caplog.messages if message.startswith("redis ")]
+    assert told == ["redis unavailable: on_store_failure applies", "redis available again: decisions resume"]
 
 
 async def test_undoing_leaves_room_for_what_really_was(monkeypatch):
@@ -89,4 +89,4 @@ async def test_undoing_leaves_room_for_what_really_was(monkeypatch):
     world.counters.before = [away()] * 4
     for _ in range(4):
         await world.reserve()
-    assert len(world.books.unended()) == 3
+    assert len(world.settler.unended()) == 3

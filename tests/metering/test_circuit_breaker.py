@@ -91,13 +91,13 @@ async def test_when_the_counters_are_back_decisions_are_made_and_ends_delivered(
     for _ in range(5):
         await world.reserve()
     world.counters.before = [away()] * 20
-    world.accounting.close(reservation, usage(7))
+    world.service.close(reservation, usage(7))
     async with world.running(), asyncio.timeout(5):
         world.counters.before = []
         while world.counted("breaker_open"):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         assert isinstance(await world.reserve(), Admitted)
-        await world.books._ends.drained()
+        await world.settler._ends.drained()
     assert (await world.counts())[0] == 7
 
 
@@ -114,7 +114,7 @@ async def test_nothing_expires_while_it_is_open_nor_soon_after():
     """Replicas that were cut off need the time to renew what they hold."""
     world = World(breaker=QUICK, expiry_interval_s=0.005, renewed_within_s=0.1)
     reservation = await world.admitted()
-    world.accounting._held._open.clear()  # as if its replica were gone
+    world.leases._open.clear()  # as if its replica were gone
     world.clock.passes(1000)
     world.counters.before = [away()] * 5
     for _ in range(5):

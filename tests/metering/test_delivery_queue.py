@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue
 from extproc.ports.base import StoreError
+from extproc.timing.backoff import Backoff
 
 
 class Receiver:
@@ -18,7 +19,7 @@ class Receiver:
         self.lost = []
         self.open = asyncio.Event()
         self.open.set()
-        options = {"first_backoff_s": 0.001, "max_backoff_s": 0.002} | options
+        options = {"backoff": Backoff(first_s=0.001, max_s=0.002)} | options
         self.outbox = DeliveryQueue(
             DeliveryOptions("q", **options), self.deliver, lambda name, n: self.lost.append((name, n))
         )
@@ -85,7 +86,7 @@ async def test_only_the_item_that_is_refused_is_set_aside_and_counted(caplog):
     await receiver.drained()
     assert receiver.items == [0, 2, 4]
     assert receiver.lost == [("q", 1), ("q", 1)]
-    assert caplog.text.count("refused for good") == 2
+    assert caplog.text.count("delivery refused permanently: the item is lost") == 2
 
 
 async def test_a_fault_while_items_are_tried_one_by_one_loses_none():

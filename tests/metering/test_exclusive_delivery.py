@@ -24,7 +24,7 @@ async def test_there_is_no_delivery_during_rest_and_one_at_a_time_after_it():
         seen.append("begun")
         await asyncio.sleep(0)
 
-    async with turns.rest(), asyncio.timeout(5):
+    async with turns.pause(), asyncio.timeout(5):
         waiting = [asyncio.create_task(deliver(turns, step, seen)) for _ in range(2)]
         await asyncio.sleep(0.01)
         assert not seen
@@ -36,7 +36,7 @@ async def test_rest_waits_for_a_delivery_that_comes_to_its_end():
     turns, seen = ExclusiveDelivery(), []
     busy = asyncio.create_task(deliver(turns, lambda: asyncio.sleep(0.01), seen))
     await asyncio.sleep(0)
-    async with turns.rest():
+    async with turns.pause():
         assert seen == ["delivered"]
     await busy
 
@@ -51,7 +51,7 @@ async def test_what_hangs_or_waits_for_its_turn_is_given_up_for_rest_and_only_fo
     hanging = [asyncio.create_task(deliver(turns, hangs, seen)) for _ in range(2)]
     await asyncio.sleep(0.4)
     assert not seen
-    async with asyncio.timeout(5), turns.rest():
+    async with asyncio.timeout(5), turns.pause():
         await asyncio.gather(*hanging)
         assert seen == ["given up"] * 2
     await deliver(turns, lambda: asyncio.sleep(0.3), seen)
@@ -73,7 +73,7 @@ async def test_a_delivery_returns_and_raises_what_it_does():
     assert await turns.deliver(right) == 5
     with pytest.raises(ValueError, match="its own"):
         await turns.deliver(wrong)
-    async with asyncio.timeout(5), turns.rest():
+    async with asyncio.timeout(5), turns.pause():
         pass
 
 
@@ -92,5 +92,5 @@ async def test_who_is_cancelled_has_delivered_or_stops_delivering():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended
-    async with asyncio.timeout(5), turns.rest():
+    async with asyncio.timeout(5), turns.pause():
         pass

@@ -24,7 +24,7 @@ def settled(tokens_in, tokens_out, **details):
 
 
 async def reserve(world, **facts):
-    return await world.accounting.reserve(ask(**facts))
+    return await world.service.reserve(ask(**facts))
 
 
 # ---------------------------------------------------------------- who may
@@ -55,7 +55,7 @@ async def test_an_unlimited_tenant_is_recorded_all_the_same():
     world.limits.documents["acme"] = {"unlimited": True}
     reservation = await world.admitted(500)
     assert reservation.buckets == ()
-    world.accounting.close(reservation, usage(300))
+    world.service.close(reservation, usage(300))
     await world.drained()
     assert await world.recorded() == [(Outcome.SETTLED, 300)]
 
@@ -93,9 +93,9 @@ async def test_beside_a_strict_limit_others_are_charged_what_was_used():
     world = World()
     strict = {"scope": "tenant", "window": "day", "amount": 100, "mode": "strict"}
     world.limits.documents["acme"] = {"sa_limit": 10_000, "limits": [strict]}
-    world.accounting.close((await reserve(world)).reservation, settled(5, 9000))
+    world.service.close((await reserve(world)).reservation, settled(5, 9000))
     await world.drained()
-    insight = await world.accounting.inspect(WHO, Subject())
+    insight = await world.service.inspect(WHO, Subject())
     assert [state.count.used for _, state in insight.limits] == [9005, 74]
     assert [entry.charge for entry in await world.entries()] == [9005]
 
@@ -119,7 +119,7 @@ async def test_a_strict_bound_is_lowered_to_what_is_left_and_never_exceeded():
     world.limits.documents["acme"] = {"sa_limit": 100, "mode": "strict"}
     decision = await reserve(world, boundable=True, output_bound=5000)
     assert decision.reservation.output_bound == 100 - 69
-    world.accounting.close(decision.reservation, settled(69, 9000))
+    world.service.close(decision.reservation, settled(69, 9000))
     await world.drained()
     assert await world.counts() == (100, 0)
 
@@ -129,14 +129,14 @@ async def test_weights_of_the_tenant_count_before_the_operators():
     world.limits.documents["acme"] = {"sa_limit": 1000, "weights": {"output": 3, "cached_input": 0.1}}
     reservation = await world.admitted(10)
     assert await world.counts() == (0, 5 + 15)
-    world.accounting.close(reservation, Settlement(Outcome.SETTLED, Usage(5, 2, total=7), 11, "usage", 200))
+    world.service.close(reservation, Settlement(Outcome.SETTLED, Usage(5, 2, total=7), 11, "usage", 200))
     await world.drained()
     assert await world.counts() == (11, 0)
 
 
 async def test_an_entry_has_its_price():
     world = World(prices=Prices(input=1_000_000, output=2_000_000))
-    world.accounting.close(await world.admitted(), settled(5, 2))
+    world.service.close(await world.admitted(), settled(5, 2))
     await world.drained()
     assert [entry.price for entry in await world.entries()] == [9000]
 
@@ -185,7 +185,7 @@ async def test_token_ids_are_counted_as_they_are():
 async def test_what_a_models_answers_need_is_learned_from_those_without_a_bound():
     world = World(limit=10**9)
     for _ in range(40):
-        world.accounting.close((await reserve(world, output_bound=None)).reservation, settled(5, 60))
+        world.service.close((await reserve(world, output_bound=None)).reservation, settled(5, 60))
     await world.drained()
     assert (await reserve(world, output_bound=None)).reservation.cost.output == 60
     assert (await reserve(world, output_bound=None, model="other")).reservation.cost.output == 5
@@ -204,14 +204,14 @@ async def test_what_a_models_answers_need_is_learned_from_those_without_a_bound(
 async def test_answers_that_say_nothing_of_a_whole_one_teach_nothing(facts, settlement):
     world = World(limit=10**9)
     for _ in range(40):
-        world.accounting.close((await reserve(world, **facts)).reservation, settlement)
+        world.service.close((await reserve(world, **facts)).reservation, settlement)
     await world.drained()
     assert (await reserve(world, output_bound=None)).reservation.cost.output == 5
 
 
 async def test_the_error_of_the_estimate_is_a_metric():
     world = World()
-    world.accounting.close((await reserve(world, prompt_bytes=30)).reservation, settled(20, 1))
+    world.service.close((await reserve(world, prompt_bytes=30)).reservation, settled(20, 1))
     await world.drained()
     assert world.counted("prompt_estimate_ratio_sum") == 1.5
     assert world.counted("prompt_estimate_ratio_count") == 1
@@ -226,7 +226,7 @@ async def test_a_shadow_denies_nobody_and_its_verdict_is_counted_and_recorded():
     world.limits.documents["acme"] = {"sa_limit": 1000, "limits": [tight]}
     decision = await world.reserve(10)
     assert isinstance(decision, Admitted)
-    world.accounting.close(decision.reservation, usage(7))
+    world.service.close(decision.reservation, usage(7))
     await world.drained()
     (entry,) = await world.entries()
     assert entry.shadow == ("tenant:day~shadow",)
@@ -243,13 +243,13 @@ async def test_a_hold_that_grew_is_held_and_charged_as_it_grew():
     grown = type(reservation)(
         **{f: getattr(reservation, f) for f in reservation.__slots__} | {"cost": Cost(5, 55)}
     )
-    world.accounting.grow(grown)
+    world.service.grow(grown)
     async with world.running():
         while not world.counters.renewed:  # noqa: ASYNC110 - the counters have no event
             await asyncio.sleep(0.001)
         assert await world.counts() == (0, 60)
-        world.accounting.close(grown, settled(5, 50))
-        assert await world.accounting.drain(1)
+        world.service.close(grown, settled(5, 50))
+        assert await world.settler.drain(1)
     assert await world.counts() == (55, 0)
     (entry,) = await world.entries()
     assert (entry.held, entry.charge) == (60, 55)
@@ -259,7 +259,7 @@ async def test_a_hold_that_grew_as_its_stream_broke_off_is_never_charged_above_w
     """The last growth may not have been carried out any more: the end alone tells of it."""
     world = World(limit=100)
     reservation = await world.admitted(10)
-    world.accounting.close(replace(reservation, cost=Cost(5, 55)), settled(5, 25))
+    world.service.close(replace(reservation, cost=Cost(5, 55)), settled(5, 25))
     await world.drained()
     assert await world.counts() == (30, 0)
     (entry,) = await world.entries()
@@ -270,8 +270,8 @@ async def test_a_hold_that_grew_as_its_stream_broke_off_is_never_charged_above_w
 async def test_growth_of_what_is_over_holds_nothing():
     world = World()
     reservation = await world.admitted(10)
-    world.accounting.close(reservation, usage(7))
-    world.accounting.grow(reservation)
+    world.service.close(reservation, usage(7))
+    world.service.grow(reservation)
     await world.drained()
     assert world.counters.renewed == []
     assert await world.counts() == (7, 0)
@@ -280,7 +280,7 @@ async def test_growth_of_what_is_over_holds_nothing():
 async def test_a_reservation_lives_as_long_as_its_stream():
     world = World(reservation_ttl_s=30.0)
     reservation = await world.admitted(10)
-    held = world.accounting._held
+    held = world.leases
     world.clock.passes(9)
     assert held.renew_due() == 0
     world.clock.passes(2)
@@ -290,8 +290,8 @@ async def test_a_reservation_lives_as_long_as_its_stream():
         while not world.counters.renewed:  # noqa: ASYNC110 - the counters have no event
             await asyncio.sleep(0.001)
     world.clock.passes(25)  # past its first deadline, not past the second
-    assert await world.accounting.expire_overdue() == 0
-    world.accounting.close(reservation, usage(7))
+    assert await world.expiry.expire_overdue() == 0
+    world.service.close(reservation, usage(7))
     assert len(held) == 0
     world.clock.passes(60)
     assert held.renew_due() == 0
@@ -307,15 +307,15 @@ async def test_renewing_goes_on_by_itself_and_through_an_outage():
         world.clock.passes(0.05)
         while not world.counters.renewed:  # noqa: ASYNC110 - the counters have no event
             await asyncio.sleep(0.002)
-    assert await world.accounting.expire_overdue() == 0
+    assert await world.expiry.expire_overdue() == 0
 
 
 async def test_nobody_renews_what_a_dead_process_held():
     world = World(reservation_ttl_s=30.0)
     await world.admitted(10)
-    world.accounting._held._open.clear()  # the process that knew of it is gone
+    world.leases._open.clear()  # the process that knew of it is gone
     world.clock.passes(31)
-    assert await world.accounting.expire_overdue() == 1
+    assert await world.expiry.expire_overdue() == 1
     await world.drained()
     assert await world.recorded() == [(Outcome.EXPIRED, 10)]
 
@@ -326,19 +326,19 @@ async def test_nobody_renews_what_a_dead_process_held():
 async def test_a_hit_counts_as_one_request_at_once_and_is_not_in_the_ledger():
     world = World()
     world.limits.documents["acme"] = {"ratelimitIPPerMinute": 2}
-    decisions = [await world.accounting.hit(Hit(WHO, None, 1)) for _ in range(3)]
+    decisions = [await world.service.hit(Hit(WHO, None, 1)) for _ in range(3)]
     assert [type(decision) for decision in decisions] == [Admitted, Admitted, Denied]
     await world.drained()
-    assert isinstance(await world.accounting.hit(Hit(WHO, None, 1)), Denied)
+    assert isinstance(await world.service.hit(Hit(WHO, None, 1)), Denied)
     assert await world.entries() == []
     world.clock.passes(60)
-    assert isinstance(await world.accounting.hit(Hit(WHO, None, 2)), Admitted)
-    assert isinstance(await world.accounting.hit(Hit(WHO, None, 1)), Denied)
+    assert isinstance(await world.service.hit(Hit(WHO, None, 2)), Admitted)
+    assert isinstance(await world.service.hit(Hit(WHO, None, 1)), Denied)
 
 
 async def test_only_limits_on_requests_bind_a_hit():
     world = World(limit=0)
-    decision = await world.accounting.hit(Hit(WHO, None, 1))
+    decision = await world.service.hit(Hit(WHO, None, 1))
     assert isinstance(decision, Admitted)
     assert decision.states == ()
     assert world.counted("reserve_seconds_count") == 0
@@ -348,32 +348,32 @@ async def test_a_route_may_bring_limits_of_its_own():
     world = World()
     limit = Limit(Scope.CLIENT_IP, Window.MINUTE, 1, Unit.REQUESTS)
     hit = Hit(WHO, "iris", 1, (RouteLimit(limit, (WHO.client_ip, "domain", "route", "a")),))
-    assert isinstance(await world.accounting.hit(hit), Admitted)
-    assert isinstance(await world.accounting.hit(hit), Denied)
+    assert isinstance(await world.service.hit(hit), Admitted)
+    assert isinstance(await world.service.hit(hit), Denied)
 
 
 async def test_a_suspended_caller_gets_through_no_route():
     world = World()
     world.limits.documents["acme"] = {"suspended": "unpaid"}
-    assert await world.accounting.hit(Hit(WHO, None, 1)) == Suspended("unpaid")
+    assert await world.service.hit(Hit(WHO, None, 1)) == Suspended("unpaid")
 
 
 async def test_a_hit_that_nobody_counted_in_time_is_no_decision_and_holds_nothing():
     world = World()
     world.limits.documents["acme"] = {"ratelimitIPPerMinute": 1}
     world.counters.after = [away()]
-    assert isinstance(await world.accounting.hit(Hit(WHO, None, 1)), Unavailable)
+    assert isinstance(await world.service.hit(Hit(WHO, None, 1)), Unavailable)
     await world.drained()
-    assert isinstance(await world.accounting.hit(Hit(WHO, None, 1)), Admitted)
+    assert isinstance(await world.service.hit(Hit(WHO, None, 1)), Admitted)
 
 
 async def test_a_hit_whose_end_got_lost_expires_without_an_entry():
     world = World(reservation_ttl_s=30.0)
     world.limits.documents["acme"] = {"ratelimitIPPerMinute": 5}
-    await world.accounting.hit(Hit(WHO, None, 1))
-    world.books._ends._lanes[None]._items.clear()
+    await world.service.hit(Hit(WHO, None, 1))
+    world.settler._ends._queues[None]._items.clear()
     world.clock.passes(31)
-    assert await world.accounting.expire_overdue() == 1
+    assert await world.expiry.expire_overdue() == 1
     await world.drained()
     assert await world.entries() == []
 
@@ -386,31 +386,31 @@ async def test_a_caller_sees_its_limits_with_what_is_used_and_held():
     by_model = {"scope": "model", "window": "day", "amount": 50, "model": "gpt-*"}
     other = {"scope": "tenant", "window": "day", "amount": 60, "model": "llama-*"}
     world.limits.documents["acme"] = {"sa_limit": 1000, "limits": [by_model, other]}
-    world.accounting.close(await world.admitted(10), usage(7))
+    world.service.close(await world.admitted(10), usage(7))
     await world.drained()
     await world.admitted(10)
-    insight = await world.accounting.inspect(WHO, Subject())
+    insight = await world.service.inspect(WHO, Subject())
     assert [limit.amount for limit, _ in insight.limits] == [1000, 50, 60]
     assert [state and state.count for _, state in insight.limits] == [
         type(insight.limits[0][1].count)(7, 10),
         None,
         type(insight.limits[0][1].count)(0, 0),
     ]
-    insight = await world.accounting.inspect(WHO, Subject("gpt-4"))
+    insight = await world.service.inspect(WHO, Subject("gpt-4"))
     assert [(limit.amount, state.count.used) for limit, state in insight.limits] == [(1000, 7), (50, 0)]
 
 
 async def test_a_suspended_caller_sees_that_it_is():
     world = World()
     world.limits.documents["acme"] = {"suspended": "unpaid", "unlimited": True}
-    insight = await world.accounting.inspect(WHO, Subject())
+    insight = await world.service.inspect(WHO, Subject())
     assert (insight.suspended, insight.limits) == ("unpaid", ())
 
 
 async def test_a_quota_that_can_not_be_read_in_time_is_not_guessed():
     world = World()
     world.counters.hang_reads = True
-    assert await world.accounting.inspect(WHO, Subject()) == Unavailable()
+    assert await world.service.inspect(WHO, Subject()) == Unavailable()
 
 
 # ---------------------------------------------------------------- alerts
@@ -419,7 +419,7 @@ async def test_a_quota_that_can_not_be_read_in_time_is_not_guessed():
 async def test_a_threshold_alerts_once_in_a_window():
     world = World(limit=100, thresholds=(80, 95))
     for charge in (79, 1, 1, 15, 4):
-        world.accounting.close(await world.admitted(0), usage(charge))
+        world.service.close(await world.admitted(0), usage(charge))
         await world.drained()
     assert [(alert.threshold, alert.used) for alert in world.alerts] == [(80, 80), (95, 96)]
     assert {alert.tenant for alert in world.alerts} == {"acme"}
@@ -429,14 +429,14 @@ async def test_windows_that_nobody_watches_and_shadows_do_not_alert():
     world = World(thresholds=(80,), alert_windows=frozenset({Window.MONTH}))
     shadow = {"scope": "tenant", "window": "month", "amount": 1, "mode": "shadow"}
     world.limits.documents["acme"] = {"sa_limit": 1, "limits": [shadow]}
-    world.accounting.close(await world.admitted(0), usage(50))
+    world.service.close(await world.admitted(0), usage(50))
     await world.drained()
     assert world.alerts == []
 
 
 async def test_a_release_alerts_nobody():
     world = World(limit=100, thresholds=(1,))
-    world.accounting.close(await world.admitted(10), released("upstream_error"))
+    world.service.close(await world.admitted(10), released("upstream_error"))
     await world.drained()
     assert world.alerts == []
 
@@ -449,13 +449,13 @@ async def test_a_request_counts_as_one_unless_it_never_went_upstream():
     world.limits.documents["acme"] = {"ratelimitEachSAPerMinute": 3}
 
     async def requests():
-        insight = await world.accounting.inspect(WHO, Subject())
+        insight = await world.service.inspect(WHO, Subject())
         (state,) = [s for limit, s in insight.limits if limit.unit is Unit.REQUESTS]
         return state.count.used
 
     facts = {"counts_tokens": False, "endpoint": Endpoint.PREDICT}
-    world.accounting.close((await reserve(world, **facts)).reservation, settled(0, 0))
-    world.accounting.close((await reserve(world, **facts)).reservation, released("upstream_error"))
-    world.accounting.close((await reserve(world)).reservation, released("not_forwarded", forwarded=False))
+    world.service.close((await reserve(world, **facts)).reservation, settled(0, 0))
+    world.service.close((await reserve(world, **facts)).reservation, released("upstream_error"))
+    world.service.close((await reserve(world)).reservation, released("not_forwarded", forwarded=False))
     await world.drained()
     assert await requests() == 2

@@ -96,10 +96,10 @@ async def test_the_share_is_for_a_window_however_many_outages_there_are():
     for _ in range(3):
         async with outage(world):
             for reservation in await admitted_of(world, 4):
-                world.accounting.close(reservation, AS_EXPECTED)
+                world.service.close(reservation, AS_EXPECTED)
         async with world.running(), asyncio.timeout(5):
-            world.accounting.retry()
-            await world.books._ends.drained()
+            world.holdings.retry()
+            await world.settler._ends.drained()
             while world.counted("breaker_open"):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
     assert (await world.counts())[0] == 100
@@ -120,7 +120,7 @@ async def test_what_was_held_and_not_used_may_be_used_by_others():
     async with outage(world):
         for charge in (None, 4):
             for reservation in await admitted_of(world, 20):
-                world.accounting.close(reservation, usage(charge) if charge else released("upstream_error"))
+                world.service.close(reservation, usage(charge) if charge else released("upstream_error"))
         assert len(await admitted_of(world, 20)) == 6
 
 
@@ -174,7 +174,7 @@ async def test_names_that_are_made_up_do_not_fill_the_memory(monkeypatch):
         assert sum([len(await admitted_of(world, 1, identity=name)) for name in names]) == 20
         world.clock.passes(2 * 86_400)
         assert len(await admitted_of(world, 1, identity=names[30])) == 1
-    assert len(world.accounting.decider._standby._counts) == 1
+    assert len(world.metering.local._counts) == 1
 
 
 async def test_hits_are_counted_too_and_need_no_disk():
@@ -182,7 +182,7 @@ async def test_hits_are_counted_too_and_need_no_disk():
     world.limits.documents[WHO.tenant] |= {"ratelimitIPPerMinute": 50}
     world.spool.fault = StoreError("the spool is full", transient=True)
     async with outage(world):
-        decisions = [await world.accounting.hit(Hit(WHO, None, 1, ())) for _ in range(10)]
+        decisions = [await world.service.hit(Hit(WHO, None, 1, ())) for _ in range(10)]
     assert sum(isinstance(each, Admitted) for each in decisions) == 5
 
 
@@ -193,12 +193,12 @@ async def test_counters_that_are_back_hold_it_and_then_charge_it_once():
     world = allowing(1000)
     async with outage(world):
         streaming, over = await admitted_of(world, 2)
-        world.accounting.close(over, usage(7))
+        world.service.close(over, usage(7))
     async with world.running(), asyncio.timeout(5):
-        world.accounting.retry()
+        world.holdings.retry()
         while await world.counts() != (7, 10):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-    world.accounting.close(streaming, usage(8))
+    world.service.close(streaming, usage(8))
     await world.drained()
     assert await world.counts() == (15, 0)
     assert sorted(await world.recorded()) == [(Outcome.SETTLED, 7), (Outcome.SETTLED, 8)]
@@ -209,8 +209,8 @@ async def test_an_end_that_overtakes_the_renewal_is_charged_once():
     world = allowing(1000)
     async with outage(world):
         (local,) = await admitted_of(world, 1)
-        world.accounting.close(local, usage(7))
-    (end,) = [end for end in world.books._ends if end.closing.reservation.local]
+        world.service.close(local, usage(7))
+    (end,) = [end for end in world.settler._ends if end.closing.reservation.local]
     await world.counters.close([end.closing])
     await world.counters.renew([local])
     assert await world.counts() == (7, 0)
@@ -223,8 +223,8 @@ async def test_what_has_ended_is_not_taken_up_again_by_its_renewal():
     world = allowing(1000)
     async with outage(world):
         (local,) = await admitted_of(world, 1)
-        world.accounting.close(local, usage(7))
-    await world.accounting._held._carry_out([local])
+        world.service.close(local, usage(7))
+    await world.leases._carry_out([local])
     assert await world.counts() == (0, 0)
 
 
@@ -233,7 +233,7 @@ async def test_a_killed_process_is_charged_as_held_once_however_often_it_is_repl
     world = allowing(1000, spool=spool, decision_timeout_s=2.0)
     async with outage(world):
         streaming, over = await admitted_of(world, 2)
-        world.accounting.close(over, usage(7))
+        world.service.close(over, usage(7))
         await asyncio.sleep(0)
         while not spool._flushing.done():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
@@ -243,13 +243,13 @@ async def test_a_killed_process_is_charged_as_held_once_however_often_it_is_repl
     assert (left.unended, [c.reservation.id for c in left.ended]) == ([streaming], [over.id])
     world.counters.after = [away()]
     with pytest.raises(StoreError, match="away"):
-        await after.books.replay(left.ended, left.unended)
+        await after.metering.replay.replay(left.ended, left.unended)
     world.counters.after = []
     for _ in range(2):  # it was done, and could be lost with the counters: the spool has to stay
-        with pytest.raises(StoreError, match="waits in the journal"):
-            await after.books.replay(left.ended, left.unended)
-    await after.books.collect(0.0)
-    assert await after.books.replay(left.ended, left.unended) == 0
+        with pytest.raises(StoreError, match="wait in the journal"):
+            await after.metering.replay.replay(left.ended, left.unended)
+    await after.sweeper.sweep(0.0)
+    assert await after.metering.replay.replay(left.ended, left.unended) == 0
     assert await after.counts() == (17, 0)
     assert sorted(await after.recorded()) == [(Outcome.EXPIRED, 10), (Outcome.SETTLED, 7)]
 
@@ -258,9 +258,9 @@ async def test_what_could_not_be_delivered_at_the_end_goes_to_the_spool():
     world = allowing(1000)
     reservation = await world.admitted()
     async with outage(world):
-        world.accounting.close(reservation, usage(7))
+        world.service.close(reservation, usage(7))
         async with world.running():
-            assert await world.accounting.drain(0.01)
+            assert await world.settler.drain(0.01)
     assert world.spool.lines == [("kept", reservation.id)]
 
 
@@ -268,7 +268,7 @@ async def test_more_than_the_disk_takes_is_not_said_to_be_kept(caplog):
     world = World(1000)
     reservation = await world.admitted()
     async with outage(world):
-        world.accounting.close(reservation, usage(7))
+        world.service.close(reservation, usage(7))
         async with world.running():
-            assert not await world.accounting.drain(0.01)
-    assert "not everything was recorded in time" in caplog.messages
+            assert not await world.settler.drain(0.01)
+    assert "shutdown: not everything was recorded in time: entries are lost" in caplog.messages

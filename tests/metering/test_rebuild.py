@@ -11,7 +11,7 @@ from extproc.core.quota.settlement import Outcome, released
 from extproc.metering.rebuild import RebuildOptions
 from extproc.ports.base import StoreError
 
-from .shared import AT_ONCE, ELSEWHERE, HERE, Cluster, Replica, lives
+from .shared import ELSEWHERE, HERE, Cluster, Replica, lives
 from .world import away, usage
 
 
@@ -23,7 +23,7 @@ async def spin(times=5):
 async def test_replicas_that_start_make_the_counters_ready():
     cluster = Cluster()
     a, b, c = cluster.replicas
-    assert not await a.recovery.start()
+    assert not await a.epochs.start()
     assert isinstance(await b.reserve(), Unavailable)
     await cluster.started()
     assert all(epoch.ready for epoch in lives(cluster.server))
@@ -35,7 +35,7 @@ async def test_replicas_that_start_make_the_counters_ready():
 async def test_what_was_used_before_is_in_counters_that_were_lost():
     cluster = Cluster(limit=100)
     a, b, _ = await cluster.started()
-    a.accounting.close(await a.admitted(60), usage(55))
+    a.service.close(await a.admitted(60), usage(55))
     await cluster.quiet()
     cluster.server.lose()
     assert isinstance(await b.reserve(10), Unavailable)
@@ -54,7 +54,7 @@ async def test_what_streams_hold_is_held_in_the_counters_next_life():
     assert await a.counts() == (0, 90)
     assert isinstance(await a.reserve(11), Denied)
     for each, reservation in zip((a, b, c), held, strict=True):
-        each.accounting.close(reservation, usage(20))
+        each.service.close(reservation, usage(20))
     assert await cluster.quiet() == 60
 
 
@@ -62,7 +62,7 @@ async def test_ends_that_were_not_delivered_are_charged_once():
     cluster = Cluster()
     a, b, _ = await cluster.started()
     for each in (a, a, b):
-        each.accounting.close(await each.admitted(), usage(7))
+        each.service.close(await each.admitted(), usage(7))
     cluster.server.lose()
     await cluster.ready()
     assert await a.counts() == (0, 30), "they hold what they held until they are charged"
@@ -75,7 +75,7 @@ async def test_entries_that_were_not_written_are_charged_and_written_once(journa
     cluster = Cluster()
     a, b, _ = await cluster.started()
     for each in (a, a, b):
-        each.accounting.close(await each.admitted(), usage(7))
+        each.service.close(await each.admitted(), usage(7))
         await each.ended()
     assert await a.counts() == (21, 0)
     if journal == "lost":
@@ -92,7 +92,7 @@ async def test_entries_that_were_not_written_are_charged_and_written_once(journa
 async def test_an_end_that_was_applied_but_not_answered_before_the_loss_is_charged_once():
     cluster = Cluster()
     a, *_ = await cluster.started()
-    a.accounting.close(await a.admitted(), usage(7))
+    a.service.close(await a.admitted(), usage(7))
     a.counters.after = [away()]
     async with a.running():
         while not cluster.server.journal:  # noqa: ASYNC110
@@ -115,7 +115,7 @@ async def test_a_delivery_that_hangs_does_not_keep_the_counters_from_being_rebui
         await asyncio.Event().wait()
 
     setattr(store, where, hangs)
-    a.accounting.close(await a.admitted(), usage(7))
+    a.service.close(await a.admitted(), usage(7))
     async with a.running():
         await hanging.wait()
         cluster.server.begin(HERE)
@@ -129,7 +129,7 @@ async def test_what_is_released_meanwhile_is_not_charged():
     a, *_ = await cluster.started()
     reservation = await a.admitted()
     cluster.server.lose()
-    a.accounting.close(reservation, released("upstream_error"))
+    a.service.close(reservation, released("upstream_error"))
     await cluster.ready()
     assert await cluster.quiet() == 0
 
@@ -168,7 +168,7 @@ async def test_a_request_that_is_being_decided_on_holds_what_its_answer_says(rep
     assert isinstance(decision, {"admitted": Admitted, "late": Admitted, "denied": Denied}.get(reply, Unavailable))
     if isinstance(decision, Admitted):
         assert await a.counts() == (0, 10)
-        a.accounting.close(decision.reservation, usage(9))
+        a.service.close(decision.reservation, usage(9))
     await a.delivered()
     assert await a.counts() == ((9, 0) if isinstance(decision, Admitted) else (0, 0))
 
@@ -210,7 +210,7 @@ async def test_a_registration_that_fails_half_way_is_repeated():
             await cluster.ready()
     await cluster.ready()
     assert await a.counts() == (0, 30)
-    a.accounting.close(held, usage(7))
+    a.service.close(held, usage(7))
     assert await cluster.quiet() == 7
 
 
@@ -220,15 +220,15 @@ async def test_nothing_is_rebuilt_before_everybody_who_lives_has_registered():
     held = await c.admitted(30)
     cluster.server.lose()
     for _ in range(3):
-        await asyncio.gather(a.recovery.check(), b.recovery.check())
+        await asyncio.gather(a.epochs.check(), b.epochs.check())
     assert not any(epoch.ready for epoch in lives(cluster.server))
     assert isinstance(await a.reserve(), Unavailable)
     await cluster.ready()
-    c.accounting.close(held, usage(7))
+    c.service.close(held, usage(7))
     assert await cluster.quiet() == 7
 
 
-LATE = RebuildOptions(turn_s=0.0, barrier_s=0.05, gone_s=0.05)
+LATE = {"turn_s": 0.0, "barrier_s": 0.05, "gone_s": 0.05}
 
 
 async def test_a_dead_replicas_kept_holds_are_restored_and_charged_as_held_when_they_expire():
@@ -236,13 +236,13 @@ async def test_a_dead_replicas_kept_holds_are_restored_and_charged_as_held_when_
     a, b, dead = await cluster.started()
     kept = await dead.admitted(30)
     cluster.clock.passes(2)
-    await dead.accounting.keep()
+    await dead.holdings.save()
     await dead.admitted(11)  # too young to be kept: nobody knows of it when both are lost
     cluster.server.lose()
     await cluster.ready(a, b)
     assert await a.counts() == (0, 30)
     cluster.clock.passes(1000)
-    assert await a.accounting.expire_overdue() == 1
+    assert await a.expiry.expire_overdue() == 1
     await a.delivered()
     assert await a.recorded() == [(Outcome.EXPIRED, 30)]
     assert await cluster.quiet(a, b) == 30
@@ -250,11 +250,11 @@ async def test_a_dead_replicas_kept_holds_are_restored_and_charged_as_held_when_
 
 
 async def test_who_is_gone_is_not_waited_for():
-    cluster = Cluster(recovery=replace(LATE, barrier_s=60.0))
+    cluster = Cluster(recovery=LATE | {"barrier_s": 60.0})
     a, b, _ = await cluster.started()
     async with asyncio.timeout(5):
         while len(cluster.ledger._beats) == 3:
-            await asyncio.gather(a.recovery._beat(), b.recovery._beat())
+            await asyncio.gather(a.metering.membership.heartbeat(), b.metering.membership.heartbeat())
             await asyncio.sleep(0.01)
     assert set(cluster.ledger._beats) == {"r0", "r1"}
     cluster.server.lose()
@@ -266,16 +266,16 @@ async def test_one_that_was_stopped_comes_back_into_counters_that_were_rebuilt_w
     a, b, late = await cluster.started()
     streaming = await late.admitted(30)
     for charge in (5, 6):
-        late.accounting.close(await late.admitted(), usage(charge))
+        late.service.close(await late.admitted(), usage(charge))
     await late.ended()  # their entries are not written yet
-    late.accounting.close(await late.admitted(), usage(8))  # and this one is not even delivered
+    late.service.close(await late.admitted(), usage(8))  # and this one is not even delivered
     cluster.server.lose()
     await cluster.ready(a, b)
     assert await a.counts() == (0, 0)
     assert not late.ledger._entries
     await cluster.ready(late)
     assert await a.counts() == (0, 60)
-    late.accounting.close(streaming, usage(20))
+    late.service.close(streaming, usage(20))
     assert await cluster.quiet() == 39
     assert len(await a.entries()) == 4
 
@@ -283,9 +283,9 @@ async def test_one_that_was_stopped_comes_back_into_counters_that_were_rebuilt_w
 async def test_one_that_was_stopped_does_not_charge_what_others_found_in_the_journal():
     cluster = Cluster(recovery=LATE)
     a, b, late = await cluster.started()
-    late.accounting.close(await late.admitted(), usage(5))
+    late.service.close(await late.admitted(), usage(5))
     await late.ended()  # known to be closed, not known to be written
-    late.accounting.close(await late.admitted(), usage(6))
+    late.service.close(await late.admitted(), usage(6))
     late.counters.after = [away()]  # closed, and not known to be
     cluster.ledger.open.clear()
     async with late.running():
@@ -304,25 +304,25 @@ async def test_a_stream_whose_replica_was_stopped_does_not_expire_when_it_is_bac
     a, b, late = await cluster.started()
     stream = await late.admitted(30)
     cluster.clock.passes(2)
-    await late.accounting.keep()
+    await late.holdings.save()
     cluster.clock.passes(600)
-    late.accounting._held.renew_due()
+    late.leases.renew_due()
     await asyncio.wait_for(_renewed(late), 5)
     cluster.clock.passes(400)  # what is kept of it has an old deadline
     cluster.server.lose()
     await cluster.ready(a, b)
-    assert await a.accounting.expire_overdue() == 0, "it has a little time to come back"
+    assert await a.expiry.expire_overdue() == 0, "it has a little time to come back"
     await cluster.ready(late)
     await asyncio.wait_for(_renewed(late), 5)
     cluster.clock.passes(60)
-    assert await a.accounting.expire_overdue() == 0
-    late.accounting.close(stream, usage(7))
+    assert await a.expiry.expire_overdue() == 0
+    late.service.close(stream, usage(7))
     assert await cluster.quiet() == 7
 
 
 async def _renewed(replica):
     async with replica.running():
-        while replica.accounting._held.waiting:  # noqa: ASYNC110
+        while replica.leases.waiting:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
@@ -336,14 +336,14 @@ async def test_old_data_that_comes_back_is_set_right():
         old, known={**old.known}, counts={**old.counts}, registered={*old.registered}
     )
     known = {key: replace(value) for key, value in old.known.items()}
-    a.accounting.close(over, usage(25))
+    a.service.close(over, usage(25))
     await cluster.quiet()
     old.known = known  # both are open in it
     cluster.server.lives[HERE] = old
     cluster.server.begin(HERE)
     await cluster.ready()
     assert await a.counts() == (25, 20)
-    b.accounting.close(streaming, usage(15))
+    b.service.close(streaming, usage(15))
     assert await cluster.quiet() == 40
 
 
@@ -369,7 +369,7 @@ async def test_one_partition_that_is_lost_leaves_the_others_alone():
     assert await a.counts(ELSEWHERE) == (0, 25)
     assert a.counted("rebuilds_total") + b.counted("rebuilds_total") < 2 * PARTITIONS + 2
     for each, reservation in ((a, here), (b, there), (a, elsewhere.reservation)):
-        each.accounting.close(reservation, usage(4))
+        each.service.close(reservation, usage(4))
     assert await cluster.quiet() == 4
     assert await cluster.agreed(identity=ELSEWHERE) == 8
 
@@ -377,7 +377,7 @@ async def test_one_partition_that_is_lost_leaves_the_others_alone():
 async def test_counters_that_are_lost_again_while_they_are_rebuilt_are_rebuilt_again():
     cluster = Cluster(limit=100)
     a, b, _ = await cluster.started()
-    a.accounting.close(await a.admitted(60), usage(55))
+    a.service.close(await a.admitted(60), usage(55))
     await cluster.quiet()
     held = await b.admitted(20)
     install, losses = a.counters.install, [1, 2]
@@ -393,7 +393,7 @@ async def test_counters_that_are_lost_again_while_they_are_rebuilt_are_rebuilt_a
     await cluster.ready()
     assert not losses
     assert await a.counts() == (55, 20)
-    b.accounting.close(held, usage(7))
+    b.service.close(held, usage(7))
     assert await cluster.quiet() == 62
 
 
@@ -407,7 +407,7 @@ async def test_no_limit_is_passed_however_often_counters_are_lost():
             if isinstance(decision, Admitted):
                 admitted += 1
                 if turn % 3:
-                    each.accounting.close(decision.reservation, usage(10))
+                    each.service.close(decision.reservation, usage(10))
                 if turn % 2:
                     await each.ended()
         cluster.server.lose()
@@ -416,8 +416,8 @@ async def test_no_limit_is_passed_however_often_counters_are_lost():
         assert used + held == admitted * 10 <= 200
     assert admitted == 20
     for each in replicas:
-        for reservation in each.accounting._held:
-            each.accounting.close(reservation, usage(10))
+        for reservation in each.leases:
+            each.service.close(reservation, usage(10))
     assert await cluster.quiet() == 200
 
 
@@ -425,37 +425,37 @@ async def test_no_limit_is_passed_however_often_counters_are_lost():
 
 
 async def test_nothing_is_written_by_who_did_not_look_at_the_counters_for_a_while():
-    cluster = Cluster(replicas=1, recovery=RebuildOptions(turn_s=0.0, fresh_s=0.05))
+    cluster = Cluster(replicas=1, recovery={"turn_s": 0.0, "fresh_s": 0.05})
     (a,) = await cluster.started()
     await asyncio.sleep(0.06)
-    a.accounting.close(await a.admitted(), usage(7))
+    a.service.close(await a.admitted(), usage(7))
     async with a.running():
         while not cluster.server.journal:  # noqa: ASYNC110
             await asyncio.sleep(0)
         await spin(20)
         assert a.ledger.calls == 0
-        await a.recovery.check()
+        await a.epochs.check()
         async with asyncio.timeout(5):
-            await a.books._entries.drained()
+            await a.writer._queue.drained()
     assert await a.recorded() == [(Outcome.SETTLED, 7)]
 
 
 async def test_nothing_is_written_while_counters_are_rebuilt_but_not_for_ever():
-    cluster = Cluster(recovery=RebuildOptions(turn_s=0.0, still_s=0.05, fresh_s=60.0))
+    cluster = Cluster(recovery={"turn_s": 0.0, "still_s": 0.05, "fresh_s": 60.0})
     a, *_ = await cluster.started()
-    a.accounting.close(await a.admitted(), usage(7))
+    a.service.close(await a.admitted(), usage(7))
     await a.ended()
     cluster.server.begin(HERE)
-    assert not await a.recovery.check()  # the others do not register
-    assert not a.recovery.is_open(None)
+    assert not await a.epochs.check()  # the others do not register
+    assert not a.metering.fence.is_open(None)
     calls = a.ledger.calls
     async with a.running():
         await asyncio.sleep(0.02)
         assert a.ledger.calls == calls
         await asyncio.sleep(0.05)
-        await a.recovery.check()
+        await a.epochs.check()
         async with asyncio.timeout(5):
-            await a.books._entries.drained()
+            await a.writer._queue.drained()
     assert await a.recorded() == [(Outcome.SETTLED, 7)]
     await cluster.ready()
     assert await cluster.agreed() == 7
@@ -464,9 +464,9 @@ async def test_nothing_is_written_while_counters_are_rebuilt_but_not_for_ever():
 async def test_what_waits_in_the_journal_is_used_and_not_held_though_nobody_writes_it():
     cluster = Cluster(limit=100)
     a, b, c = await cluster.started()
-    a.accounting.close(await a.admitted(60), usage(55))
+    a.service.close(await a.admitted(60), usage(55))
     await a.ended()
-    c.accounting.close(await c.admitted(10), usage(3))
+    c.service.close(await c.admitted(10), usage(3))
     c.counters.after = [away()]  # applied, and not answered
     async with c.running():
         while len(cluster.server.journal) < 2:  # noqa: ASYNC110
@@ -482,7 +482,7 @@ async def test_what_waits_in_the_journal_is_used_and_not_held_though_nobody_writ
 
 async def test_a_look_counts_from_its_beginning():
     """Who is stopped in the middle of it, and wakes up much later, has seen nothing of what happened since."""
-    cluster = Cluster(replicas=1, recovery=RebuildOptions(turn_s=0.0, fresh_s=0.02))
+    cluster = Cluster(replicas=1, recovery={"turn_s": 0.0, "fresh_s": 0.02})
     (a,) = await cluster.started()
     epochs = a.counters.epochs
 
@@ -492,16 +492,16 @@ async def test_a_look_counts_from_its_beginning():
         return found
 
     a.counters.epochs = slow
-    await a.recovery.check()
+    await a.epochs.check()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await a.recovery.passes(None)
+            await a.metering.fence.wait_until_open(None)
 
 
 async def test_a_process_that_ends_writes_what_it_has():
-    cluster = Cluster(replicas=1, recovery=RebuildOptions(turn_s=0.0, fresh_s=0.0))
+    cluster = Cluster(replicas=1, recovery={"turn_s": 0.0, "fresh_s": 0.0})
     (a,) = await cluster.started()
-    a.accounting.close(await a.admitted(), usage(7))
+    a.service.close(await a.admitted(), usage(7))
     await a.drained()
     assert await a.recorded() == [(Outcome.SETTLED, 7)]
 
@@ -510,23 +510,23 @@ async def test_a_process_that_ends_writes_what_it_has():
 
 
 async def test_it_follows_in_the_background_and_is_hurried_by_a_request_that_found_the_counters_unready(caplog):
-    cluster = Cluster(replicas=1, recovery=RebuildOptions(turn_s=0.0, check_s=60.0))
+    cluster = Cluster(replicas=1, recovery={"turn_s": 0.0, "check_s": 60.0})
     (a,) = await cluster.started()
-    running = asyncio.create_task(a.recovery.run())
+    running = asyncio.create_task(a.epochs.run())
     await spin()
     cluster.server.lose()
     assert isinstance(await a.reserve(), Unavailable)
-    a.recovery._options = replace(a.recovery._options, check_s=0.05)
+    a.epochs._check_s = 0.05
     async with asyncio.timeout(5):
         while not isinstance(await a.reserve(), Admitted):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.wait({running})
-    assert "counters were rebuilt from the ledger" in caplog.messages
+    assert "redis: counters were rebuilt from the ledger: decisions resume" in caplog.messages
 
 
 async def test_a_store_that_is_away_is_complained_about_once(caplog):
-    cluster = Cluster(replicas=1, recovery=RebuildOptions(turn_s=0.0, check_s=0.005))
+    cluster = Cluster(replicas=1, recovery={"turn_s": 0.0, "check_s": 0.005})
     (a,) = await cluster.started()
     epochs, faults = a.counters.epochs, [away() for _ in range(5)]
 
@@ -536,37 +536,37 @@ async def test_a_store_that_is_away_is_complained_about_once(caplog):
         return await epochs()
 
     a.counters.epochs = failing
-    running = asyncio.create_task(a.recovery.run())
+    running = asyncio.create_task(a.epochs.run())
     async with asyncio.timeout(5):
-        while "the counters are looked after again" not in caplog.messages:  # noqa: ASYNC110
+        while "redis: epochs are followed again" not in caplog.messages:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     running.cancel()
     await asyncio.wait({running})
-    assert caplog.messages.count("the counters can't be looked after") == 1
+    assert caplog.messages.count("redis: epochs can't be followed: nothing is rebuilt") == 1
 
 
 async def test_who_leaves_is_not_waited_for():
     cluster = Cluster()
     a, b, gone = await cluster.started()
-    await gone.recovery.leave()
+    await gone.metering.membership.deregister()
     cluster.server.lose()
     await cluster.ready(a, b)
-    assert AT_ONCE.barrier_s > 5
+    assert RebuildOptions().barrier_s > 5
 
 
 async def test_what_is_kept_is_dropped_when_it_is_in_the_ledger():
     cluster = Cluster(replicas=1)
     (a,) = await cluster.started()
     reservation = await a.admitted()
-    await a.accounting.keep()
+    await a.holdings.save()
     assert await a.ledger.kept() == []
     cluster.clock.passes(2)
-    await a.accounting.keep()
+    await a.holdings.save()
     assert [r.id for r in await a.ledger.kept()] == [reservation.id]
-    a.accounting.close(reservation, usage(7))
+    a.service.close(reservation, usage(7))
     await a.delivered()
     assert await a.ledger.kept() == []
-    assert not a.books._kept
+    assert not a.writer._saved
 
 
 async def test_what_ends_while_it_is_being_kept_is_not_kept_for_ever():
@@ -577,11 +577,11 @@ async def test_what_ends_while_it_is_being_kept_is_not_kept_for_ever():
     keep = a.ledger.keep
 
     async def slow(reservations):
-        a.accounting.close(reservation, usage(7))
+        a.service.close(reservation, usage(7))
         await a.delivered()
         await keep(reservations)
 
     a.ledger.keep = slow
-    await a.accounting.keep()
+    await a.holdings.save()
     assert await a.ledger.kept() == []
-    assert not a.books._kept
+    assert not a.writer._saved

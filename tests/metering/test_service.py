@@ -151,7 +151,7 @@ async def test_what_is_settled_is_charged_recorded_and_measured():
     world = World()
     reservation = await world.admitted(10)
     world.clock.passes(3)
-    world.accounting.close(reservation, usage(7))
+    world.service.close(reservation, usage(7))
     assert await world.counts() == (0, 10)  # nothing was waited for
     await world.drained()
     assert await world.counts() == (7, 0)
@@ -174,7 +174,7 @@ async def test_what_is_settled_is_charged_recorded_and_measured():
 
 async def test_what_is_released_is_recorded_and_charges_nothing():
     world = World()
-    world.accounting.close(await world.admitted(), released("upstream_error"))
+    world.service.close(await world.admitted(), released("upstream_error"))
     await world.drained()
     assert await world.counts() == (0, 0)
     assert await world.recorded() == [(Outcome.RELEASED, 0)]
@@ -186,8 +186,8 @@ async def test_closing_again_changes_nothing():
     world = World()
     reservation = await world.admitted()
     for charge in (7, 8):
-        world.accounting.close(reservation, usage(charge))
-    world.accounting.close(reservation, released("late"))
+        world.service.close(reservation, usage(charge))
+    world.service.close(reservation, released("late"))
     await world.drained()
     assert await world.counts() == (7, 0)
     assert await world.recorded() == [(Outcome.SETTLED, 7)]
@@ -196,7 +196,7 @@ async def test_closing_again_changes_nothing():
 @pytest.mark.parametrize("lost", [1, 3])
 async def test_an_end_whose_answer_got_lost_is_charged_and_recorded_once(lost):
     world = World()
-    world.accounting.close(await world.admitted(), usage(7))
+    world.service.close(await world.admitted(), usage(7))
     world.counters.after = [away() for _ in range(lost)]
     world.ledger.after = [away()]
     await world.drained()
@@ -209,7 +209,7 @@ async def test_an_end_whose_answer_got_lost_is_charged_and_recorded_once(lost):
 
 async def test_an_end_waits_until_the_stores_are_back():
     world = World()
-    world.accounting.close(await world.admitted(), usage(7))
+    world.service.close(await world.admitted(), usage(7))
     world.counters.before = [away(), away()]
     world.ledger.before = [away(), away()]
     await world.drained()
@@ -221,7 +221,7 @@ async def test_a_refused_end_is_set_aside_and_takes_no_other_with_it():
     world = World()
     made = [await world.admitted() for _ in range(3)]
     for reservation in made:
-        world.accounting.close(reservation, usage(7))
+        world.service.close(reservation, usage(7))
     world.counters.poison = {made[1].id}
     await world.drained()
     assert await world.counts() == (14, 10)
@@ -234,14 +234,14 @@ async def test_requests_go_on_while_the_ledger_is_away():
     world.ledger.open.clear()
     async with world.running():
         for _ in range(5):
-            world.accounting.close(await world.admitted(), usage(7))
+            world.service.close(await world.admitted(), usage(7))
         await spin()
         assert await world.counts() == (35, 0)
         assert world.counted("queue_items", queue="ledger") == 5
-        assert await world.accounting.drain(0.01) is True  # they wait in the journal: others will write them
+        assert await world.settler.drain(0.01) is True  # they wait in the journal: others will write them
         assert (await world.counters.backlog()).waiting == 5
         world.ledger.open.set()
-        assert await world.accounting.drain(5.0) is True
+        assert await world.settler.drain(5.0) is True
     assert len(await world.entries()) == 5
     assert world.counted("queue_items", queue="ledger") == 0
 
@@ -249,9 +249,9 @@ async def test_requests_go_on_while_the_ledger_is_away():
 async def test_draining_waits_for_counters_and_ledger():
     world = World(ledger_linger_s=60.0)  # draining does not linger
     async with world.running():
-        assert await world.accounting.drain(1.0)
-        world.accounting.close(await world.admitted(), usage(7))
-        assert await world.accounting.drain(1.0)
+        assert await world.settler.drain(1.0)
+        world.service.close(await world.admitted(), usage(7))
+        assert await world.settler.drain(1.0)
         assert await world.recorded() == [(Outcome.SETTLED, 7)]
 
 
@@ -259,7 +259,7 @@ async def test_ledger_entries_wait_for_company():
     world = World(ledger_linger_s=0.4)
     async with world.running():
         for _ in range(20):
-            world.accounting.close(await world.admitted(), usage(1))
+            world.service.close(await world.admitted(), usage(1))
             await spin(3)
         await asyncio.sleep(0.6)
         assert len(await world.entries()) == 20
@@ -269,7 +269,7 @@ async def test_ledger_entries_wait_for_company():
 async def test_what_was_in_hand_when_accounting_was_stopped_is_delivered_when_it_runs_again():
     world = World()
     world.ledger.open.clear()
-    world.accounting.close(await world.admitted(), usage(7))
+    world.service.close(await world.admitted(), usage(7))
     async with world.running():
         await spin()
         assert world.ledger.calls == 1
@@ -285,9 +285,9 @@ async def test_what_nobody_ended_expires_and_is_charged_as_held():
     world = World(reservation_ttl_s=30.0)
     await world.admitted(10)
     world.clock.passes(30)
-    assert await world.accounting.expire_overdue() == 0
+    assert await world.expiry.expire_overdue() == 0
     world.clock.passes(1)
-    assert await world.accounting.expire_overdue() == 1
+    assert await world.expiry.expire_overdue() == 1
     await world.drained()
     assert await world.counts() == (10, 0)
     assert await world.recorded() == [(Outcome.EXPIRED, 10)]
@@ -298,8 +298,8 @@ async def test_a_settlement_that_comes_after_expiry_is_recorded_as_expired_once(
     world = World(reservation_ttl_s=30.0)
     reservation = await world.admitted(10)
     world.clock.passes(31)
-    await world.accounting.expire_overdue()
-    world.accounting.close(reservation, usage(7))
+    await world.expiry.expire_overdue()
+    world.service.close(reservation, usage(7))
     await world.drained()
     assert await world.counts() == (10, 0)
     assert await world.recorded() == [(Outcome.EXPIRED, 10)]
@@ -311,14 +311,14 @@ async def test_an_expiry_that_another_replica_had_no_time_to_record_waits_in_the
     world.clock.passes(31)
     other = World(counters=world.counters)
     other.clock.passes(31)
-    assert await other.accounting.expire_overdue() == 1
+    assert await other.expiry.expire_overdue() == 1
     other.ledger.open.clear()  # it dies before it could write
     async with other.running():
         await spin()
-    world.accounting.close(reservation, usage(7))
+    world.service.close(reservation, usage(7))
     await world.drained()
     assert await world.recorded() == []
-    assert await world.books.collect(0.0) == 1
+    assert await world.sweeper.sweep(0.0) == 1
     assert await world.recorded() == [(Outcome.EXPIRED, 10)]
     assert (await world.counters.backlog()).waiting == 0
 
@@ -327,8 +327,8 @@ async def test_an_expiry_that_comes_after_settlement_changes_and_records_nothing
     world = World(reservation_ttl_s=30.0)
     reservation = await world.admitted(10)
     world.clock.passes(31)
-    world.accounting.close(reservation, usage(7))
-    await world.accounting.expire_overdue()  # both are in the queue
+    world.service.close(reservation, usage(7))
+    await world.expiry.expire_overdue()  # both are in the queue
     await world.drained()
     assert await world.counts() == (7, 0)
     assert await world.recorded() == [(Outcome.SETTLED, 7)]
@@ -358,7 +358,7 @@ async def test_an_outage_is_a_line_in_the_log_at_its_beginning_and_one_at_its_en
     for _ in range(5):
         await world.reserve()
     lines = [r.message for r in caplog.records if r.name == "extproc.metering.admission"]
-    assert lines == ["no decisions: each tenant's on_store_failure counts", "decisions again"]
+    assert lines == ["redis unavailable: on_store_failure applies", "redis available again: decisions resume"]
 
 
 async def test_what_was_never_decided_does_not_take_the_room_of_what_is_held(monkeypatch):
@@ -368,7 +368,7 @@ async def test_what_was_never_decided_does_not_take_the_room_of_what_is_held(mon
     world.counters.before = [away()] * 5
     for _ in range(5):
         assert isinstance(await world.reserve(), Unavailable)
-    world.accounting.close(held, usage(7))
+    world.service.close(held, usage(7))
     async with world.running():
-        assert await world.accounting.drain(1)
+        assert await world.settler.drain(1)
     assert [closing.outcome for closing in world.counters.closed] == [Outcome.RELEASED] * 2 + [Outcome.SETTLED]

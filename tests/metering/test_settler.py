@@ -24,7 +24,7 @@ async def until(condition):
 
 def somewhere(world):
     """The reservations whose end is known to somebody."""
-    queued = world.books.ids()
+    queued = world.settler.ids()
     journalled = {entry.id for entry, _ in world.counters.server.journal.values()}
     return queued | journalled | set(world.ledger._entries)
 
@@ -36,12 +36,12 @@ async def test_an_end_is_at_every_moment_somewhere():
     world.counters.after = [None, away()]
     world.ledger.before, world.ledger.after = [away(), None], [away()]
     for number, reservation in enumerate(reservations):
-        world.accounting.close(reservation, usage(number + 2))
+        world.service.close(reservation, usage(number + 2))
     ids = {reservation.id for reservation in reservations}
     async with world.running(), asyncio.timeout(5):
         while len(world.ledger._entries) < 20 or world.counters.server.journal:
             assert somewhere(world) == ids
-            world.accounting.retry()
+            world.holdings.retry()
             await asyncio.sleep(0)
     assert sorted(charge for _, charge in await world.recorded()) == list(range(2, 22))
     assert await world.counts() == (sum(range(2, 22)), 0)
@@ -52,13 +52,13 @@ async def test_a_close_whose_reply_was_lost_makes_one_entry_with_one_receipt():
     reservation = await world.admitted()
     world.ledger.open.clear()
     world.counters.after = [away(), away()]
-    world.accounting.close(reservation, usage(7))
+    world.service.close(reservation, usage(7))
     async with world.running():
         await until(lambda: len(world.counters.closed) == 2)
         (receipt,) = world.counters.server.journal
-        world.accounting.retry()
-        await until(lambda: len(world.books._entries) == 1)
-        (record,) = world.books._entries
+        world.holdings.retry()
+        await until(lambda: len(world.writer._queue) == 1)
+        (record,) = world.writer._queue
         assert record.receipt == receipt
         world.ledger.open.set()
         await until(lambda: not world.counters.server.journal)
@@ -86,12 +86,12 @@ async def test_what_the_ledger_refuses_is_set_aside_and_the_others_are_written(w
     bad = reservations[1].id
     world.refuses(bad)
     for reservation in reservations:
-        world.accounting.close(reservation, usage(7))
+        world.service.close(reservation, usage(7))
     if who == "another":
-        (await_end,) = [world.books._ends]
+        (await_end,) = [world.settler._ends]
         await world.counters.close([end.closing for end in await_end])
-        await_end._lanes[None]._items.clear()
-        assert await world.books.collect(0.0) == 3
+        await_end._queues[None]._items.clear()
+        assert await world.sweeper.sweep(0.0) == 3
     else:
         await world.drained()
     assert {entry.id for entry in await world.entries()} == {r.id for r in reservations} - {bad}
@@ -114,11 +114,11 @@ async def test_setting_aside_is_repeated_until_it_is_done():
         await set_aside(*given)
 
     world.counters.set_aside = failing
-    world.accounting.close(reservation, usage(7))
+    world.service.close(reservation, usage(7))
     async with world.running():
         await until(lambda: not faults)
         assert somewhere(world) == {reservation.id}
-        world.accounting.retry()
+        world.holdings.retry()
         await until(lambda: world.counters.server.aside)
 
 
@@ -126,12 +126,12 @@ async def test_what_a_dead_replica_left_in_the_journal_is_written_by_another():
     cluster = Cluster()
     a, dead, _ = await cluster.started()
     for _ in range(3):
-        dead.accounting.close(await dead.admitted(), usage(7))
+        dead.service.close(await dead.admitted(), usage(7))
     await dead.ended()
-    assert await a.books.collect(5.0) == 0, "its own replica has some time for it"
+    assert await a.sweeper.sweep(5.0) == 0, "its own replica has some time for it"
     cluster.clock.passes(5)
-    assert await a.books.collect(5.0, (HERE + 1) % 16) == 0
-    assert await a.books.collect(5.0) == 3
+    assert await a.sweeper.sweep(5.0, (HERE + 1) % 16) == 0
+    assert await a.sweeper.sweep(5.0) == 3
     assert cluster.server.journal == {}
     await dead.delivered()  # it was not dead after all
     assert await cluster.quiet() == 21
@@ -141,8 +141,8 @@ async def test_it_collects_by_itself_and_tells_what_waits(caplog):
     world = World(collect_interval_s=0.002, orphaned_s=5.0)
     receipt = world.counters.server.receipt(HERE)
     reservation = await world.admitted()
-    world.accounting.close(reservation, usage(7))
-    (end,) = world.books._ends
+    world.service.close(reservation, usage(7))
+    (end,) = world.settler._ends
     world.counters.server.journal[receipt] = (end.closing.entry, world.counters.server.clock() - 20)
     world.counters.before = [away()] * 100
     faults = [away(), away()]
@@ -160,15 +160,15 @@ async def test_it_collects_by_itself_and_tells_what_waits(caplog):
     async with world.running():
         await until(lambda: world.ledger._entries and not faults)
         await asyncio.sleep(0.02)
-    assert "what waits in the journal could not be written" in caplog.messages
+    assert "journal: entries of other replicas could not be written" in caplog.messages
     assert world.counted("journal_entries", state="waiting") == 0
 
 
 async def test_what_can_be_written_but_not_removed_from_the_journal_does_not_go_round_for_ever():
     world = World()
     reservation = await world.admitted()
-    world.accounting.close(reservation, usage(7))
-    (end,) = world.books._ends
+    world.service.close(reservation, usage(7))
+    (end,) = world.settler._ends
     await world.counters.close([end.closing])
 
     async def failing(receipts):
@@ -176,13 +176,13 @@ async def test_what_can_be_written_but_not_removed_from_the_journal_does_not_go_
 
     world.counters.written = failing
     with pytest.raises(StoreError, match="can't be removed from the journal"):
-        await world.books.collect(0.0)
+        await world.sweeper.sweep(0.0)
     assert world.ledger.calls <= 2
 
 
 def bounded(lanes, most):
     lanes._max_queued = most
-    for lane in lanes._lanes.values():
+    for lane in lanes._queues.values():
         lane._options = replace(lane._options, max_queued=most)
 
 
@@ -196,25 +196,25 @@ async def test_what_the_counters_forget_is_told_to_them_again_unless_the_journal
     if where == "denied":
         await world.reserve()
     else:
-        world.accounting.close(reservation, usage(7))
+        world.service.close(reservation, usage(7))
     world.ledger.open.clear()
     async with world.running():
         if where != "denied":
-            await until(lambda: len(world.books._entries) == 1)
+            await until(lambda: len(world.writer._queue) == 1)
         if where in ("in hand", "denied"):
             await until(lambda: world.ledger.calls == 1)
     if where == "in the ledger":
-        (record,) = world.books._entries
+        (record,) = world.writer._queue
         await super(type(world.ledger), world.ledger).append([record.entry])
     if where != "in the journal":
         world.counters.server.journal.clear()
-    async with world.books.at_rest(None):
-        await world.books.take_back({partition_of(ELSEWHERE.tenant)})
-        assert world.books.unended() == []
-        await world.books.take_back({HERE})
-        again = [r.id for r in world.books.unended()]
-        await world.books.take_back({HERE})
-        assert [r.id for r in world.books.unended()] == again, "once"
+    async with world.settler.paused(None):
+        await world.settler.take_back({partition_of(ELSEWHERE.tenant)})
+        assert world.settler.unended() == []
+        await world.settler.take_back({HERE})
+        again = [r.id for r in world.settler.unended()]
+        await world.settler.take_back({HERE})
+        assert [r.id for r in world.settler.unended()] == again, "once"
     assert again == ([] if where in ("in the journal", "in the ledger", "denied") else [reservation.id])
     world.ledger.open.set()
     await world.drained()
@@ -226,43 +226,43 @@ async def test_what_the_counters_forget_is_told_to_them_again_unless_the_journal
 
 async def test_more_can_be_taken_back_than_the_queue_has_room_for(monkeypatch):
     world = World()
-    bounded(world.books._ends, 2)
+    bounded(world.settler._ends, 2)
     world.ledger.open.clear()
     async with world.running():
         for number in range(5):
-            world.accounting.close(await world.admitted(), usage(7))
-            await until(lambda n=number: len(world.books._entries) == n + 1)
+            world.service.close(await world.admitted(), usage(7))
+            await until(lambda n=number: len(world.writer._queue) == n + 1)
     world.counters.server.journal.clear()
-    async with world.books.at_rest(None):
-        await world.books.take_back({HERE})
-    assert len(world.books.unended()) == 5
+    async with world.settler.paused(None):
+        await world.settler.take_back({HERE})
+    assert len(world.settler.unended()) == 5
     assert world.counted("queue_lost_total", queue="closings") == 0
 
 
 async def test_when_the_ledger_cant_be_asked_nothing_is_taken_back():
     world = World()
-    world.accounting.close(await world.admitted(), usage(7))
+    world.service.close(await world.admitted(), usage(7))
     world.ledger.open.clear()
     async with world.running():
-        await until(lambda: len(world.books._entries) == 1)
+        await until(lambda: len(world.writer._queue) == 1)
 
     async def failing(ids):
         raise away()
 
     world.ledger.outcomes = failing
     with pytest.raises(StoreError):
-        await world.books.take_back({HERE})
-    assert world.books.unended() == []
+        await world.settler.take_back({HERE})
+    assert world.settler.unended() == []
     world.ledger.open.set()
     await world.drained()
     assert await world.recorded() == [(Outcome.SETTLED, 7)]
 
 
 async def test_many_ends_are_replayed_in_parts(monkeypatch):
-    monkeypatch.setattr("extproc.metering.settler._REPLAYED_AT_ONCE", 3)
+    monkeypatch.setattr("extproc.metering.spool_replay._AT_ONCE", 3)
     world = World()
     unended = [replace(await world.admitted(), id=f"other{n}") for n in range(8)]
-    assert await world.books.replay([], unended) == 8
+    assert await world.metering.replay.replay([], unended) == 8
     assert len(world.counters.server.journal) == 8
     await world.drained()
     assert len(await world.entries()) == 8
@@ -270,18 +270,18 @@ async def test_many_ends_are_replayed_in_parts(monkeypatch):
 
 async def test_entries_beyond_what_is_kept_in_memory_are_left_to_the_journal(monkeypatch):
     world = World(collect_interval_s=60)
-    bounded(world.books._entries, 2)
+    bounded(world.writer._queue, 2)
     world.ledger.open.clear()
     reservations = [await world.admitted() for _ in range(5)]
     async with world.running():
         for reservation in reservations:
-            world.accounting.close(reservation, usage(7))
+            world.service.close(reservation, usage(7))
         await until(lambda: len(world.counters.server.journal) == 5)
-        await until(lambda: not len(world.books._ends))
-        assert len(world.books._entries) <= 3
+        await until(lambda: not len(world.settler._ends))
+        assert len(world.writer._queue) <= 3
         world.ledger.open.set()
-        await until(lambda: not len(world.books._entries))
-        await world.books.collect(0.0)
+        await until(lambda: not len(world.writer._queue))
+        await world.sweeper.sweep(0.0)
     assert len(await world.entries()) == 5
     assert world.counted("queue_lost_total", queue="ledger") == 0
 
@@ -294,12 +294,12 @@ async def test_what_is_replayed_and_stands_in_no_ledger_is_not_charged_where_nob
     """It may have been charged, and forgotten: of what has an entry the ledger tells."""
     world = World()
     world.limits.documents["acme"] = {"ratelimitIPPerMinute": 5}
-    await world.accounting.hit(Hit(WHO, None, 1))
-    (end,) = world.books._ends
+    await world.service.hit(Hit(WHO, None, 1))
+    (end,) = world.settler._ends
     await world.drained()
     counted = counts_of(world)
     world.counters.server.lives[HERE].known.clear()  # its end was long ago
-    await world.books.replay([end.closing], [])
+    await world.metering.replay.replay([end.closing], [])
     assert counts_of(world) == counted
 
 
@@ -310,10 +310,10 @@ def counts_of(world):
 async def test_a_rebuild_sees_what_waits_in_the_journal_though_the_clock_was_put_back():
     cluster = Cluster()
     a, dead, _ = await cluster.started()
-    dead.accounting.close(await dead.admitted(), usage(7))
+    dead.service.close(await dead.admitted(), usage(7))
     await dead.ended()
     cluster.clock.passes(-3600)
-    assert await a.books.collect(0.0, HERE) == 1
+    assert await a.sweeper.sweep(0.0, HERE) == 1
 
 
 async def test_hits_that_wait_take_no_room_of_what_is_to_be_recorded(monkeypatch):
@@ -321,11 +321,11 @@ async def test_hits_that_wait_take_no_room_of_what_is_to_be_recorded(monkeypatch
     world = World()
     world.limits.documents["acme"] = {"ratelimitIPPerMinute": 9}
     for _ in range(5):
-        await world.accounting.hit(Hit(WHO, None, 1))
-    assert len(world.books._ends) == 3
+        await world.service.hit(Hit(WHO, None, 1))
+    assert len(world.settler._ends) == 3
     assert world.counted("queue_lost_total", queue="closings") == 2
-    world.accounting.close(await world.admitted(), usage(7))
+    world.service.close(await world.admitted(), usage(7))
     await world.drained()
     assert await world.recorded() == [(Outcome.SETTLED, 7)]
     world.clock.passes(10_000)
-    assert await world.accounting.expire_overdue() == 2, "they are counted all the same"
+    assert await world.expiry.expire_overdue() == 2, "they are counted all the same"

@@ -10,7 +10,6 @@ from extproc.core.quota.partitions import PARTITIONS, partition_of
 from extproc.core.quota.reservation import Admitted, Unavailable
 from extproc.core.quota.settlement import Outcome
 from extproc.metering.delivery_queue import DeliveryOptions
-from extproc.metering.rebuild import Rebuilder, RebuildOptions
 from extproc.metering.shards import ShardQueues, parts_of
 from extproc.ports.base import StoreError
 from extproc.stores.memory.counters import MemoryServer
@@ -92,16 +91,16 @@ async def test_ends_and_renewals_do_not_wait_for_a_server_of_others_that_hangs()
     world.counters.gone = {THERE}
     world.clock.passes(600)
     async with world.running():
-        world.accounting.close(there, usage(3))
-        world.accounting.close(here, usage(4))
-        assert world.accounting._held.renew_due() == 2
+        world.service.close(there, usage(3))
+        world.service.close(here, usage(4))
+        assert world.leases.renew_due() == 2
         await until(lambda: world.counters.renewed)
         await until(lambda: len(world.ledger._entries) == 1)
         assert [r.id for r in world.counters.renewed] == [streaming.id]
         assert await world.recorded() == [(Outcome.SETTLED, 4)]
-        assert world.books._ends.waiting(THERE) == 1
+        assert world.settler._ends.waiting(THERE) == 1
         for stream, charge in ((streaming, 5), (streaming_there, 6)):
-            world.accounting.close(stream, usage(charge))
+            world.service.close(stream, usage(charge))
     world.counters.gone = set()
     await world.drained()
     assert (await world.counts(), await world.counts(ELSEWHERE)) == ((9, 0), (9, 0))
@@ -128,14 +127,14 @@ async def test_an_outage_of_one_server_is_told_once_though_others_answer(caplog)
     for _ in range(3):
         await world.reserve(10, ELSEWHERE)
         await world.reserve()
-    assert Counter(caplog.messages)["no decisions: each tenant's on_store_failure counts"] == 1
-    assert "decisions again" not in caplog.messages
+    assert Counter(caplog.messages)["redis unavailable: on_store_failure applies"] == 1
+    assert "redis available again: decisions resume" not in caplog.messages
 
 
 async def test_nothing_expires_where_a_server_was_away_and_elsewhere_it_does():
     world = apart(expiry_interval_s=0.002, renewed_within_s=0.2)
     here, there = await world.admitted(), (await world.reserve(10, ELSEWHERE)).reservation
-    world.accounting._held._open.clear()
+    world.leases._open.clear()
     world.clock.passes(1000)
     world.counters.refusing = {THERE}
     async with world.running():
@@ -148,19 +147,9 @@ async def test_nothing_expires_where_a_server_was_away_and_elsewhere_it_does():
 
 async def test_a_rebuild_of_some_partitions_waits_for_no_server_that_is_away_or_broken():
     server, clock = MemoryServer(), Clock()
-    world = World(counters=Apart(server), clock=clock, name="r", keep_after_s=0.0)
-    options = RebuildOptions(turn_s=0.0, fresh_s=0.2)
-    recovery = Rebuilder(
-        "r",
-        world.counters,
-        world.ledger,
-        world.accounting,
-        world.books,
-        clock=clock,
-        metrics=world.metrics,
-        options=options,
-    )
-    while not await recovery.start():
+    world = World(counters=Apart(server), clock=clock, name="r", save_after_s=0.0, turn_s=0.0, fresh_s=0.2)
+    world.metering.fence._released = False
+    while not await world.epochs.start():
         pass
     streaming = await world.admitted(30)
     away_p, (broken, unreadable) = THERE, [p for p in range(PARTITIONS) if p not in (HERE, THERE)][:2]
@@ -168,25 +157,25 @@ async def test_a_rebuild_of_some_partitions_waits_for_no_server_that_is_away_or_
     server.lose()
     for _ in range(3):
         with pytest.raises(StoreError, match="away"):
-            await recovery.check()
+            await world.epochs.check()
     assert server.lives[HERE].epoch.ready
     assert await world.counts() == (0, 30)
     assert not server.lives[broken].epoch.ready
     assert not server.lives[unreadable].epoch.ready
     assert world.counted("partitions_unready") == 3
-    await asyncio.wait_for(recovery.passes(HERE), 1)
+    await asyncio.wait_for(world.metering.fence.wait_until_open(HERE), 1)
     await asyncio.sleep(0.21)
     with pytest.raises(StoreError, match="away"):
-        await recovery.check()
-    await asyncio.wait_for(recovery.passes(HERE), 1)
+        await world.epochs.check()
+    await asyncio.wait_for(world.metering.fence.wait_until_open(HERE), 1)
     for part in (away_p, broken):
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(recovery.passes(part), 0.05)
-    world.accounting.close(streaming, usage(7))
+            await asyncio.wait_for(world.metering.fence.wait_until_open(part), 0.05)
+    world.service.close(streaming, usage(7))
     async with world.running():
         await until(lambda: world.ledger._entries)
     world.counters.gone = world.counters.refusing = world.counters.unreadable = set()
-    while not await recovery.check():
+    while not await world.epochs.check():
         pass
     assert all(life.epoch.ready for life in server.lives.values())
     assert world.counted("partitions_unready") == 0
@@ -221,13 +210,13 @@ async def test_a_stream_that_grows_often_while_the_counters_are_away_waits_once(
     stream = await world.admitted()
     world.counters.before = [away()] * 3
     for more in range(1, 50):
-        world.accounting.grow(replace(stream, extra_output=more))
-    assert world.accounting._held.waiting == 1
+        world.service.grow(replace(stream, extra_output=more))
+    assert world.leases.waiting == 1
     async with world.running():
         await until(lambda: not world.counters.before)
-        world.accounting.grow(replace(stream, extra_output=60))
-        world.accounting.retry()
-        await until(lambda: not world.accounting._held.waiting)
+        world.service.grow(replace(stream, extra_output=60))
+        world.holdings.retry()
+        await until(lambda: not world.leases.waiting)
     assert (await world.counts())[1] == stream.held + 60
     assert len(world.counters.renewed) <= 2
 
@@ -240,13 +229,13 @@ async def test_a_stream_that_grows_while_it_is_being_renewed_is_renewed_again():
     async def growing(reservations):
         if not grown:
             grown.append(1)
-            world.accounting.grow(replace(stream, extra_output=9))
+            world.service.grow(replace(stream, extra_output=9))
         await renew(reservations)
 
     world.counters.renew = growing
-    world.accounting.grow(replace(stream, extra_output=3))
+    world.service.grow(replace(stream, extra_output=3))
     async with world.running():
-        await until(lambda: not world.accounting._held.waiting)
+        await until(lambda: not world.leases.waiting)
     assert (await world.counts())[1] == stream.held + 9
 
 
@@ -254,11 +243,11 @@ async def test_a_stream_whose_renewal_was_refused_is_renewed_the_next_time():
     world = World()
     stream = await world.admitted()
     world.counters.before = [refused()]
-    world.accounting.grow(replace(stream, extra_output=3))
+    world.service.grow(replace(stream, extra_output=3))
     async with world.running():
         await until(lambda: world.counted("queue_lost_total", queue="renewals"))
-        world.accounting.grow(replace(stream, extra_output=4))
-        await until(lambda: not world.accounting._held.waiting)
+        world.service.grow(replace(stream, extra_output=4))
+        await until(lambda: not world.leases.waiting)
     assert (await world.counts())[1] == stream.held + 4
 
 
@@ -267,12 +256,12 @@ async def test_a_stream_whose_renewal_was_refused_is_renewed_the_next_time():
 
 async def test_what_a_fault_of_ours_interrupts_is_not_forgotten():
     world = World()
-    world.accounting.close(await world.admitted(), usage(7))
+    world.service.close(await world.admitted(), usage(7))
 
     async def broken(closings, thresholds=()):
         raise ZeroDivisionError
 
     world.counters.close = broken
     with pytest.raises(ExceptionGroup):
-        await asyncio.wait_for(world.books.run(), 5)
-    assert len(world.books._ends) == 1, "it can be put into the spool"
+        await asyncio.wait_for(world.settler.run(), 5)
+    assert len(world.settler._ends) == 1, "it can be put into the spool"

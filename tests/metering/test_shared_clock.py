@@ -54,7 +54,7 @@ async def test_replicas_whose_clocks_are_a_minute_apart_agree_on_the_time_window
         assert abs((a.now() - skew.true.now()).total_seconds()) < 1e-3
         subject = Subject("m", Endpoint.CHAT_COMPLETIONS)
         assert bind(policy, WHO, a.now(), subject) == bind(policy, WHO, b.now(), subject)
-    assert caplog.messages.count("this host's clock is not the counters': theirs counts") == 2
+    assert caplog.messages.count("this host's clock differs from redis': windows and deadlines follow redis") == 2
 
 
 async def test_until_the_counters_told_theirs_the_hosts_counts():
@@ -134,15 +134,15 @@ async def test_a_step_back_of_the_counters_clock_undoes_no_renewal():
     world = World(reservation_ttl_s=900.0)
     reservation = await world.admitted()
     world.clock.passes(600)
-    assert world.accounting._held.renew_due() == 1
-    (renewed,) = world.accounting._held
+    assert world.leases.renew_due() == 1
+    (renewed,) = world.leases
     assert renewed.deadline == reservation.deadline + 600
     world.clock.passes(-3600)
-    world.accounting.grow(reservation)
-    (grown,) = world.accounting._held
+    world.service.grow(reservation)
+    (grown,) = world.leases
     assert grown.deadline == renewed.deadline
     async with world.running(), asyncio.timeout(5):
-        while world.accounting._held.waiting:  # noqa: ASYNC110
+        while world.leases.waiting:  # noqa: ASYNC110
             await asyncio.sleep(0)
     (known,) = await world.counters.overdue(world.clock.now() + timedelta(days=1), 10)
     assert known.deadline == renewed.deadline
@@ -151,7 +151,7 @@ async def test_a_step_back_of_the_counters_clock_undoes_no_renewal():
 async def test_a_step_of_the_counters_clock_is_told_and_the_first_answer_is_none():
     skew, steps = Skew(-60), []
     (clock,) = skew.clocks
-    clock.on_step = lambda: steps.append(clock.now())
+    clock.on_step(lambda: steps.append(clock.now()))
     await clock.sync()
     skew.true.passes(10)
     await clock.sync()
@@ -177,17 +177,17 @@ async def test_a_step_forward_of_the_counters_clock_expires_nothing_that_is_aliv
     cluster = Cluster(replicas=2, expiry_interval_s=0.002, stepped_within_s=0.3)
     a, b = await cluster.started()
     stream, dead = await b.admitted(30), await b.admitted(20)
-    del b.accounting._held._open[dead.id]  # as if of a replica that is gone
+    del b.leases._open[dead.id]  # as if of a replica that is gone
     cluster.clock.passes(3600)
-    a.accounting.clock_stepped()
+    a.clock_stepped()
     async with a.running(), asyncio.timeout(10):
         await asyncio.sleep(0.05)
         assert a.counters.closed == []
-        b.accounting.clock_stepped()
+        b.clock_stepped()
         async with b.running():
             while not await a.entries():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert [entry.id for entry in await a.entries()] == [dead.id]
-    b.accounting.close(stream, usage(7))
+    b.service.close(stream, usage(7))
     await b.delivered()
     assert await a.counts() == (27, 0)

@@ -1,4 +1,4 @@
-"""A world to test accounting in: memory stores that can fail in the ways of real ones, and a clock to set."""
+"""A world to test metering in: memory stores that can fail as real ones do, and a clock to set."""
 
 import asyncio
 import itertools
@@ -7,9 +7,9 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from extproc.core.events import Ask
 from extproc.core.quota.binding import bind
 from extproc.core.quota.costs import Costing
+from extproc.core.quota.drafting import Ask
 from extproc.core.quota.limits import Subject
 from extproc.core.quota.models import FREE, ModelProfile, Models
 from extproc.core.quota.policies import BadDocument, Defaults, policy_from, short_limits
@@ -19,10 +19,12 @@ from extproc.core.quota.usage import Usage
 from extproc.core.request.body import RequestFacts
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
-from extproc.metering.estimator import Estimator
-from extproc.metering.service import MeteringOptions, MeteringService
-from extproc.metering.settler import Settler, SettlerOptions
-from extproc.metering.stored import Stored
+from extproc.metering.build import MeteringOptions, MeteringStores, build_metering
+from extproc.metering.expiry import ExpiryOptions
+from extproc.metering.journal_sweeper import SweepOptions
+from extproc.metering.membership import MembershipOptions
+from extproc.metering.rebuild import RebuildOptions
+from extproc.metering.settler import SettlerOptions
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import UsageFilter
@@ -161,7 +163,32 @@ class Policies:
         return read
 
 
+def options_of(**given):
+    """MeteringOptions from flat names, for tests that set one bound each."""
+    parts = {
+        "settler": SettlerOptions,
+        "expiry": ExpiryOptions,
+        "sweep": SweepOptions,
+        "membership": MembershipOptions,
+        "rebuild": RebuildOptions,
+    }
+    own = {"expiry": {"interval_s": 60.0}} | {name: {} for name in parts if name != "expiry"}
+    prefixed = {"expiry_interval_s": ("expiry", "interval_s"), "orphaned_s": ("sweep", "older_than_s")}
+    prefixed |= {"collect_interval_s": ("sweep", "every_s")}
+    flat = {"decision_timeout_s": DECISION_TIMEOUT_S, "ledger_linger_s": 0.0}
+    for name, value in given.items():
+        part, inner = prefixed.get(name, (None, name))
+        part = part or next((each for each, of in parts.items() if name in {f.name for f in fields(of)}), None)
+        if part is None:
+            flat[name] = value
+        else:
+            own[part][inner] = value
+    return MeteringOptions(**flat, **{part: of(**own[part]) for part, of in parts.items()})
+
+
 class World:
+    """One replica's metering on memory stores. Its fence is open: no epoch is followed unless a test does."""
+
     def __init__(
         self,
         limit=1000,
@@ -179,40 +206,41 @@ class World:
         self.counters, self.metrics = counters or Counters(), Metrics()
         self.defaults = Defaults(short_limits(limit, None), ZoneInfo("Asia/Tokyo"))
         self.limits, self.alerts = Policies(self.defaults), Alerts()
-        numbers = itertools.count(1)
-        of_books = [field.name for field in fields(SettlerOptions)]
-        models = Models(ModelProfile(costing, prices=prices))
-        options = {
-            "decision_timeout_s": DECISION_TIMEOUT_S,
-            "ledger_linger_s": 0.0,
-            "expiry_interval_s": 60.0,
-        } | options
-        estimator = Estimator(models, Tokenizer(), self.metrics)
         self.spool = spool or NoSpool()
-        self.stored = Stored(self.counters, self.counters, self.ledger, self.ledger, self.spool)
-        self.books = Settler(
-            self.stored,
-            clock=self.clock,
-            models=models,
-            estimator=estimator,
+        numbers = itertools.count(1)
+        self.metering = build_metering(
+            MeteringStores(self.counters, self.ledger, self.ledger, self.spool),
+            self.limits,
+            models=Models(ModelProfile(costing, prices=prices)),
+            counter=Tokenizer(),
             alerts=self.alerts,
             metrics=self.metrics,
-            options=SettlerOptions(**{name: options.pop(name) for name in of_books if name in options}),
-        )
-        self.accounting = MeteringService(
-            stored=self.stored,
-            books=self.books,
-            limits=self.limits,
             clock=self.clock,
             new_id=lambda: f"{name}r{next(numbers)}",
-            estimator=estimator,
-            metrics=self.metrics,
-            options=MeteringOptions(**options),
             replica=name,
+            options=options_of(**options),
         )
+        for part in (
+            "service",
+            "admission",
+            "leases",
+            "settler",
+            "writer",
+            "expiry",
+            "sweeper",
+            "holdings",
+            "epochs",
+        ):
+            setattr(self, part, getattr(self.metering, part))
+        self.metering.fence.release()
+
+    def clock_stepped(self):
+        """The counters' clock was set."""
+        for listener in self.metering.clock._listeners:
+            listener()
 
     async def reserve(self, cost=10, identity=WHO):
-        return await self.accounting.reserve(ask(cost, identity))
+        return await self.service.reserve(ask(cost, identity))
 
     async def admitted(self, cost=10):
         decision = await self.reserve(cost)
@@ -221,7 +249,7 @@ class World:
 
     @asynccontextmanager
     async def running(self):
-        task = asyncio.create_task(self.accounting.run())
+        task = asyncio.create_task(self.metering.deliver())
         try:
             yield
             assert not task.done(), task.exception()
@@ -232,7 +260,7 @@ class World:
     async def drained(self):
         """Everything that was queued is delivered."""
         async with self.running():
-            assert await self.accounting.drain(5.0)
+            assert await self.settler.drain(5.0)
 
     async def counts(self, identity=WHO):
         policy = self.limits.policy(identity.tenant)

@@ -2,9 +2,10 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+from extproc.metering.stored import Stored
 from prometheus_client import generate_latest
 
-from extproc.core.events import Ask
+from extproc.core.quota.drafting import Ask
 from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.quota.policies import Defaults, short_limits
 from extproc.core.quota.settlement import Outcome, Settlement, released
@@ -16,7 +17,6 @@ from extproc.metering.estimator import Estimator, NoCounter
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
 from extproc.metering.service import MeteringOptions, MeteringService
 from extproc.metering.settler import Settler, SettlerOptions
-from extproc.metering.stored import Stored
 from extproc.observe.metrics import OTHER, Metrics
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants

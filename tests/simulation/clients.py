@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, replace
 
-from extproc.core.events import Ask
+from extproc.core.quota.drafting import Ask
 from extproc.core.quota.reservation import Admitted
 from extproc.core.quota.settlement import Estimates, released
 from extproc.core.quota.usage import Usage
@@ -71,7 +71,7 @@ def ask_for(what, request_id):
 async def exchange(what, process, oracle, loop, limit_s):
     """One request from admission to its end, as the servicer does it."""
     asked, pauses = loop.time(), process.pauses
-    decision = await process.accounting.reserve(ask_for(what, f"q{asked}"))
+    decision = await process.service.reserve(ask_for(what, f"q{asked}"))
     took = loop.time() - asked if process.pauses == pauses else 0.0
     oracle.decided(type(decision).__name__, took, limit_s)
     if not isinstance(decision, Admitted):
@@ -83,9 +83,9 @@ async def exchange(what, process, oracle, loop, limit_s):
     finally:
         settlement = reader.settlement()
         oracle.ended(request, settlement)
-        process.accounting.close(request.reservation, settlement)
+        process.service.close(request.reservation, settlement)
         if what.twice:
-            process.accounting.close(request.reservation, settlement)
+            process.service.close(request.reservation, settlement)
     return decision
 
 
@@ -116,7 +116,7 @@ class _Stream:
             return
         more = written - reservation.cost.output + max(_GROWTH, reservation.output_held)
         self.oracle.grew(self.request, replace(reservation, extra_output=more))
-        self.process.accounting.grow(self.request.reservation)
+        self.process.service.grow(self.request.reservation)
 
     def settlement(self):
         what, request = self.what, self.request

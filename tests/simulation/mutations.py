@@ -4,13 +4,16 @@ from contextlib import contextmanager
 from unittest import mock
 
 from extproc.core.quota.reservation import Admitted
+from extproc.metering.admission import Admission
+from extproc.metering.expiry import Expiry
+from extproc.metering.holdings import Holdings
 from extproc.metering.journal_sweeper import JournalSweeper
 from extproc.metering.leases import Leases
 from extproc.metering.local_admission import LocalAdmission
-from extproc.metering.rebuild import Rebuilder
-from extproc.metering.service import MeteringService
+from extproc.metering.rebuild import Rebuild
 from extproc.metering.settler import Settler
 from extproc.metering.shared_clock import SharedClock
+from extproc.metering.write_fence import WriteFence
 from extproc.ports.base import UnreadyError
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
@@ -106,23 +109,23 @@ def _own_time(self):
 
 
 MUTATIONS = {
-    "a replica that registers restores nothing": (MeteringService, "to_restore", lambda self, partition: []),
+    "a replica that registers restores nothing": (Holdings, "to_restore", lambda self, partition: []),
     "a store takes commands of any epoch": (MemoryCounters, "_life", _no_epoch_check),
     "an end that is repeated charges again": (MemoryCounters, "_close", _charges_each_time),
     "an end puts nothing into the journal": (MemoryCounters, "_close", _without_journal),
-    "a rebuild waits for nobody": (Rebuilder, "_nobody_is_missing", _all_there),
+    "a rebuild waits for nobody": (Rebuild, "_nobody_is_missing", _all_there),
     "a rebuild does not read the ledger": (MemoryLedger, "used", _nothing_used),
     "a rebuild does not read what was kept": (MemoryLedger, "kept", _nothing_kept),
     "a rebuild does not look at the epoch before": (MemoryCounters, "left_open", _left_open_nothing),
     "a rebuild does not read the journal": (MemoryCounters, "journalled", _nothing_journalled),
     "what is over is not taken out again": (MemoryLedger, "outcomes", _no_outcomes),
-    "the gate is always open": (Rebuilder, "is_open", lambda self, part: True),
+    "the gate is always open": (WriteFence, "is_open", lambda self, part: True),
     "ends that only the old epoch had are not repeated": (Settler, "take_back", _nothing),
-    "nothing that is undecided is undone": (MeteringService, "_undo", lambda self, reservation: None),
+    "nothing that is undecided is undone": (Admission, "_undo", lambda self, reservation: None),
     "nothing is renewed": (Leases, "renew_due", lambda self: 0),
-    "nothing expires": (MeteringService, "expire_overdue", _nothing),
-    "nobody writes what others left in the journal": (JournalSweeper, "collect", _nothing_collected),
-    "nothing that is open is kept": (MeteringService, "keep", _nothing),
+    "nothing expires": (Expiry, "expire_overdue", _nothing),
+    "nobody writes what others left in the journal": (JournalSweeper, "sweep", _nothing_collected),
+    "nothing that is open is kept": (Holdings, "save", _nothing),
     "each replica alone admits up to the whole limit": (LocalAdmission, "_scaled", _whole_limits),
     "what is admitted alone is not written down": (LocalAdmission, "_written", _not_written_down),
     "each replica goes by its own clock": (SharedClock, "now", _own_time),

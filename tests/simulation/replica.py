@@ -7,14 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 from extproc.core.quota.costs import Costing
 from extproc.core.quota.models import ModelProfile, Models
-from extproc.metering.estimator import Estimator, NoCounter
-from extproc.metering.rebuild import Rebuilder, RebuildOptions
-from extproc.metering.service import MeteringOptions, MeteringService
-from extproc.metering.settler import Settler, SettlerOptions
-from extproc.metering.shared_clock import SharedClock
-from extproc.metering.stored import Stored
+from extproc.metering.build import MeteringOptions, MeteringStores, build_metering
+from extproc.metering.estimator import NoCounter
+from extproc.metering.expiry import ExpiryOptions
+from extproc.metering.rebuild import RebuildOptions
 from extproc.ports.base import StoreError
-from extproc.serve import _replay_file
 from extproc.stores.memory.counters import MemoryCounters
 
 from .network import RemoteCounters, RemoteStore
@@ -70,7 +67,7 @@ class Alerts:
 
 
 class Replica(Process):
-    """One life of a replica. `recovery` is what keeps it in the counters' epochs."""
+    """One life of a replica. `metering` is the product's own."""
 
     def __init__(self, world, name, skew_s, disk):
         super().__init__(name)
@@ -93,56 +90,35 @@ class Replica(Process):
         world, metrics = self.world, Told(self._lost)
         self.counters = RemoteCounters(world.redis, lambda: world.server, self.name, MemoryCounters)
         durable = RemoteStore(world.mongo, world.ledger, self.name)
-        self.clock = SharedClock(self.counters, self.own_clock, monotonic=self.loop.time)
         self.spool = Spool(self.disk, lambda: self.killed or self.ended)
-        estimator = Estimator(MODELS, NoCounter(), metrics)
-        stored = Stored(self.counters, self.counters, durable, durable, self.spool)
-        self.books = Settler(
-            stored,
-            clock=self.clock,
+        self.metering = build_metering(
+            MeteringStores(self.counters, durable, durable, self.spool),
+            world.limits,
             models=MODELS,
-            estimator=estimator,
+            counter=NoCounter(),
             alerts=Alerts(),
             metrics=metrics,
-            options=SettlerOptions(),
-        )
-        self.accounting = MeteringService(
-            stored=stored,
-            books=self.books,
-            limits=world.limits,
-            clock=self.clock,
+            clock=self.own_clock,
             new_id=lambda: f"{self.name}-{next(self._numbers)}",
             replica=self.name,
-            estimator=estimator,
-            metrics=metrics,
+            monotonic=self.loop.time,
             options=MeteringOptions(
                 reservation_ttl_s=world.ttl_s,
-                expiry_interval_s=2.0,
                 allow_share=world.oracle.share,
-                renewed_within_s=5.0,
+                check_s=world.check_s,
+                expiry=ExpiryOptions(interval_s=2.0, renewed_within_s=5.0),
+                rebuild=RebuildOptions(barrier_s=BARRIER_S),
             ),
         )
-        self.clock.on_step = self.accounting.clock_stepped
-        self.recovery = Rebuilder(
-            self.name,
-            self.counters,
-            durable,
-            self.accounting,
-            self.books,
-            clock=self.clock,
-            metrics=metrics,
-            options=RebuildOptions(check_s=world.check_s, barrier_s=BARRIER_S),
-        )
+        self.service, self.clock = self.metering.service, self.metering.clock
         self.main = self.loop.create_task(self._run())
         self.main.add_done_callback(self._ended, context=world.outside)
 
     async def _run(self):
         async with asyncio.TaskGroup() as group:
             await self._ready()
-            group.create_task(self.accounting.run())
             self.serving = True
-            group.create_task(self.recovery.run())
-            group.create_task(self.clock.run())
+            group.create_task(self.metering.run())
             group.create_task(self._replay())
 
     async def _ready(self):
@@ -150,7 +126,7 @@ class Replica(Process):
         while True:
             try:
                 await self.clock.sync()
-                while not await self.recovery.start():  # noqa: ASYNC110 - as `serve` does
+                while not await self.metering.epochs.start():  # noqa: ASYNC110 - as `serve` does
                     await asyncio.sleep(0.05)
             except StoreError:
                 await asyncio.sleep(1.0)
@@ -161,7 +137,7 @@ class Replica(Process):
         """What earlier processes left on the disk."""
         while True:
             for spool in self.disk.left_behind():
-                await _replay_file(spool.left(), self.books)
+                await self.metering.replay.replay_file(spool.left())
                 spool.remove()
             await asyncio.sleep(5.0)
 
@@ -216,12 +192,12 @@ class Replica(Process):
             task.cancel()
         if self.clients:
             await asyncio.wait(self.clients)
-        self.left_clean = await self.accounting.drain(5.0)
+        self.left_clean = await self.metering.settler.drain(5.0)
         self.main.cancel()
         await asyncio.wait({self.main})
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(1.0):
-                await self.recovery.leave()
+                await self.metering.membership.deregister()
         self.ended = True
 
     async def bury(self):

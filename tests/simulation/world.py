@@ -210,7 +210,7 @@ class World:
         for replica in self.serving:
             if not replica.serving:
                 return f"{replica.name} does not serve"
-            if len(replica.books._ends) or len(replica.books._entries):
+            if len(replica.metering.settler._ends) or len(replica.metering.writer):
                 return f"queues of {replica.name}"
             if replica.disk.used():
                 return f"the spool of {replica.name}"

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
-from extproc.core.quota.costs import EVEN, Weights
+from extproc.core.quota.costs import Weights
 from extproc.core.quota.limits import (
     MAX_AMOUNT,
     NO_SUBJECT,
@@ -94,8 +94,9 @@ class Policy:
         terms = self.terms(identity)
         return self.suspended or (terms.suspended if terms is not None else None)
 
-    def weights_for(self, model: str, default: Weights = EVEN) -> Weights:
-        return next((weights for glob, weights in self.weights if matches(glob, model)), default)
+    def own_weights(self, model: str) -> Weights | None:
+        """Return the tenant's own weights for a model; None where the model's configured weights count."""
+        return next((weights for glob, weights in self.weights if matches(glob, model)), None)
 
 
 def bind(policy: Policy, identity: Identity, now: datetime, subject: Subject = NO_SUBJECT) -> tuple[Bucket, ...]:

@@ -243,7 +243,7 @@ class Simulation:
             policy=policy,
             limits=tuple((bucket.limit, bucket.parts) for bucket in buckets),
             units=tuple(_UNITS[bucket.limit.unit] for bucket in buckets),
-            weights=policy.weights_for(entry.model, profile.weights),
+            weights=policy.own_weights(entry.model) or profile.weights,
             suspended=policy.suspension(who) is not None,
             strict=any(bucket.limit.mode is Mode.STRICT for bucket in buckets),
             least_output=max(1, profile.costing.min_output_tokens if least is None else least),

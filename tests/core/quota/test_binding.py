@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.quota.binding import Policy, Terms, TopUp, bind, limits_of
-from extproc.core.quota.costs import EVEN, Weights
+from extproc.core.quota.costs import Weights
 from extproc.core.quota.limits import MAX_AMOUNT, Limit, Mode, Scope, Subject, Unit, Window, interval_at
 from extproc.core.request.addresses import ClientIP
 from extproc.core.request.endpoints import Endpoint
@@ -250,9 +250,9 @@ def test_a_top_up_raises_an_accounts_own_limit_too():
 def test_the_first_glob_that_matches_a_model_gives_its_weights():
     cheap, dear = Weights(input=1), Weights(input=2)
     of = policy(weights=(("llama-*", cheap), ("*", dear)))
-    assert (of.weights_for("llama-70b"), of.weights_for("gpt")) == (cheap, dear)
-    assert policy(weights=(("llama-*", cheap),)).weights_for("gpt", dear) is dear
-    assert policy().weights_for("gpt") is EVEN
+    assert (of.own_weights("llama-70b"), of.own_weights("gpt")) == (cheap, dear)
+    assert policy(weights=(("llama-*", cheap),)).own_weights("gpt") is None
+    assert policy().own_weights("gpt") is None
 
 
 # Anything at all.

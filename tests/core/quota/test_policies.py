@@ -428,7 +428,7 @@ def test_weights_may_be_given_for_models_and_for_all_others():
         ("*b", Weights(1000, 100, 1000, 3000)),
         ("*", Weights(0, 0, 1000, 1000)),
     )
-    assert read(weights={}).weights_for("x") == EVEN
+    assert read(weights={}).own_weights("x") == EVEN
     assert read().weights == ()
 
 

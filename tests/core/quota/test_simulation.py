@@ -453,7 +453,7 @@ def held_for(policy, request, number):
         admitted_at=at,
         date="2026-03-27",
         deadline=0.0,
-        weights=policy.weights_for(request["model"]),
+        weights=policy.own_weights(request["model"]) or EVEN,
         bound=Bound(cost.prompt, cost.output, min(max(1, least), cost.output), writable=cost.output > 0)
         if strict
         else None,

@@ -1,0 +1,121 @@
+"""Draft a reservation: bind a request to its buckets, or refuse it without asking them."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from extproc.core.quota.binding import Policy, bind
+from extproc.core.quota.costs import NO_COST, Bound, Cost, Weights
+from extproc.core.quota.hits import Hit
+from extproc.core.quota.limits import Bucket, Mode, Subject, Unit, local_date
+from extproc.core.quota.reservation import Reservation, ReservationId, Suspended, Unbounded
+from extproc.core.quota.routes import NO_ROUTE, Route
+from extproc.core.request.body import RequestFacts
+from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.identity import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Describe a request to reserve tokens for: its caller, its endpoint, and what its body says."""
+
+    identity: Identity
+    endpoint: Endpoint
+    facts: RequestFacts
+    request_id: str
+    route: Route = NO_ROUTE
+
+
+@dataclass(frozen=True, slots=True)
+class Drafter:
+    """Draft the reservations of one replica.
+
+    A reservation expires `ttl_s` seconds after its admission, unless its replica renews it. With
+    `refuse_unbounded`, a strict limit refuses a prompt whose size nothing bounds.
+    """
+
+    replica: str
+    ttl_s: float
+    refuse_unbounded: bool = True
+
+    def draft(self, ask: Ask, policy: Policy, now: datetime, new_id: ReservationId) -> "Draft":
+        """Bind a request to the buckets of its tenant and of its route."""
+        suspended = policy.suspension(ask.identity)
+        buckets = _buckets(ask, policy, now) if suspended is None else ()
+        strict = [b.limit for b in buckets if b.limit.mode is Mode.STRICT and b.limit.unit is not Unit.REQUESTS]
+        refusal: Suspended | Unbounded | None = Suspended(suspended) if suspended is not None else None
+        if self.refuse_unbounded and ask.facts.unbounded_prompt and not all(limit.shadow for limit in strict):
+            refusal = Unbounded()
+        reservation = Reservation(
+            id=new_id,
+            request_id=ask.request_id,
+            identity=ask.identity,
+            endpoint=ask.endpoint,
+            model=ask.facts.model,
+            stream=ask.facts.stream,
+            cost=NO_COST,
+            buckets=buckets if refusal is None else (),
+            admitted_at=now,
+            date=local_date(now, policy.zone),
+            deadline=now.timestamp() + self.ttl_s,
+            replica=self.replica,
+        )
+        return Draft(reservation, refusal, strict=bool(strict), weights=policy.own_weights(ask.facts.model))
+
+    def draft_hit(self, hit: Hit, policy: Policy, now: datetime, new_id: ReservationId) -> "Draft":
+        """Bind a request that counts only as requests. Its draft has no cost, and is strict for nothing."""
+        suspended = policy.suspension(hit.identity)
+        reservation = Reservation(
+            id=new_id,
+            request_id="",
+            identity=hit.identity,
+            endpoint=Endpoint.ROUTE,
+            model=hit.model or "",
+            stream=False,
+            cost=NO_COST,
+            buckets=_request_buckets(hit, policy, now) if suspended is None else (),
+            admitted_at=now,
+            date=local_date(now, policy.zone),
+            deadline=now.timestamp() + self.ttl_s,
+            requests=hit.hits,
+            replica=self.replica,
+        )
+        return Draft(reservation, Suspended(suspended) if suspended is not None else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Hold a reservation before its cost is known; or, with a `refusal`, the request that got none.
+
+    `strict`: a limit in mode strict binds tokens (a shadow limit counts too), so the request needs a bound.
+    `weights` are the tenant's own for the model; None where the model's count.
+    """
+
+    reservation: Reservation
+    refusal: Suspended | Unbounded | None = None
+    strict: bool = False
+    weights: Weights | None = None
+
+    @property
+    def refused_for(self) -> str:
+        """Return the reason of the refusal, for the ledger and metrics: one of a small fixed set."""
+        return "suspended" if isinstance(self.refusal, Suspended) else "unbounded_prompt"
+
+    def priced(self, cost: Cost, bound: Bound | None, weights: Weights) -> Reservation:
+        """Return the reservation with its cost and bound. `weights` count where the tenant has none of its own."""
+        return replace(self.reservation, cost=cost, bound=bound, weights=self.weights or weights)
+
+
+def is_recorded(reservation: Reservation) -> bool:
+    """Tell whether the end of a reservation goes to the ledger: hits on a route do not."""
+    return reservation.endpoint is not Endpoint.ROUTE
+
+
+def _buckets(ask: Ask, policy: Policy, now: datetime) -> tuple[Bucket, ...]:
+    own = bind(policy, ask.identity, now, Subject(ask.facts.model, ask.endpoint))
+    return (*own, *ask.route.buckets(ask.identity, now, policy.zone))
+
+
+def _request_buckets(hit: Hit, policy: Policy, now: datetime) -> tuple[Bucket, ...]:
+    found = bind(policy, hit.identity, now, Subject(hit.model, Endpoint.ROUTE))
+    own = (limit.bucket(now, policy.zone) for limit in hit.extra)
+    return (*(bucket for bucket in found if bucket.limit.unit is Unit.REQUESTS), *own)
