@@ -221,3 +221,52 @@ def test_every_dependency_has_its_reason_and_no_other_is_listed():
     pages = {title.partition(":")[0]: rows(text) for title, text in sections(text_of("dependencies.md")).items()}
     assert {title: [row[0] for row in table] for title, table in pages.items()} == names
     assert all(len(row[1]) > 5 for table in pages.values() for row in table)
+
+
+# Tests that pages name.
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def named_tests_of(page):
+    """Return the (path, function) pairs of a page; the function is empty where only a file or folder is named."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"\btests/([\w/]+(?:\.py)?)(?:::(\w+))?", text)
+
+
+def functions_of(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_test_that_a_page_names_exists(page):
+    missing = []
+    for path, function in named_tests_of(page):
+        where = ROOT / "tests" / path
+        if not where.exists() or (function and function not in functions_of(where)):
+            missing.append(f"tests/{path}::{function}")
+    assert missing == []
+
+
+def test_every_guarantee_names_a_test():
+    table = text_of("guarantees.md").partition("\n## ")[0]
+    promises = rows(table)
+    assert len(promises) >= 15
+    assert [promise for promise, shown_by in promises if "tests/" not in shown_by] == []
+
+
+def test_every_promise_under_faults_names_a_test_and_a_filter_that_selects_one():
+    page = sections(text_of("reliability.md"))
+    named = {row[0]: row[1] for row in rows(page["Tests"])}
+    names = [
+        f"{path.stem} {name}"
+        for path in (ROOT / "tests" / "chaos").glob("test_*.py")
+        for name in functions_of(path)
+    ]
+    promises = [row for row in rows(text_of("reliability.md").partition("\n## ")[0]) if row[0].startswith("R")]
+    assert [row[0] for row in promises] == [f"R{number}" for number in range(1, 11)]
+    for number, _, _, command in promises:
+        assert "tests/chaos/" in named[number]
+        word = re.fullmatch(r"`(\w+)`", command)
+        assert word is None or any(word.group(1) in name for name in names)
