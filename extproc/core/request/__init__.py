@@ -1,1 +1,1 @@
-"""Reads a request: its path, its caller, its body. Pure."""
+"""Read a request: path, caller and body. Pure functions and values."""

@@ -1,7 +1,7 @@
-"""Addresses of clients: from what Envoy writes to the one spelling that buckets and the ledger know a client by.
+"""Normalise client addresses: Envoy's spelling in, the spelling of buckets and ledger out.
 
-An IPv4 client is its address. An IPv6 client is its network: whoever is given one IPv6 address is given at least
-a /64 (RFC 6177), so a count by single addresses is a count that nobody needs to stay within.
+An IPv4 client is counted by its address. An IPv6 client is counted by its network: a client gets at least a /64
+(RFC 6177), so it could avoid a limit on single addresses by changing its address.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -12,7 +12,7 @@ ClientIP = NewType("ClientIP", str)
 UNKNOWN_IP: Final = ClientIP("unknown")
 IPV6_PREFIX: Final = 64
 _IPV6_BITS: Final = 128
-# RFC 6052, section 2.1: the prefix of translators. A translator's own prefix is not known here.
+# RFC 6052, section 2.1: the well-known prefix of NAT64. Prefixes that an operator chose are not recognised.
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 # RFC 4291, section 2.5.5.2: IPv4-mapped, as a network. Its last 32 bits are the address.
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
@@ -20,12 +20,12 @@ _EMBEDDED_FROM: Final = 96
 
 
 def client_ip(text: str, ipv6_prefix: int = IPV6_PREFIX) -> ClientIP:
-    """One spelling per client: `192.0.2.7`, or `2001:db8:1:2::/64` for whoever is in that network.
+    """Return one spelling per client: `192.0.2.7`, or `2001:db8:1:2::/64` for each client in that network.
 
-    No port, no brackets, no zone; compressed, in lower case, with the network's bits alone. With a prefix of 128
-    the whole address, without `/128`. An IPv6 address that carries its client's IPv4 address is that IPv4 client:
-    mapped, NAT64 (64:ff9b::/96), 6to4 and Teredo. What is no IP address (a Unix socket, garbage) is `UNKNOWN_IP`:
-    all such callers share one bucket.
+    The result has no port, brackets or zone. It is compressed and in lower case, with the host bits cleared. With
+    a prefix of 128 it is the whole address, without `/128`. An IPv6 address that contains the client's IPv4
+    address (mapped, NAT64 64:ff9b::/96, 6to4 or Teredo) becomes that IPv4 address. Text that is no IP address (a
+    Unix socket, garbage) becomes `UNKNOWN_IP`: all such callers share one bucket.
     """
     host = text.strip()
     if host.startswith("["):
@@ -43,7 +43,9 @@ def client_ip(text: str, ipv6_prefix: int = IPV6_PREFIX) -> ClientIP:
 
 
 def client_network(text: str, ipv6_prefix: int = IPV6_PREFIX) -> ClientIP:
-    """The same for a network (`10.0.0.0/24`, `2001:db8::/56`): never a smaller one than `client_ip` would give."""
+    """Normalise a network (`10.0.0.0/24`, `2001:db8::/56`); never return a smaller network than `client_ip`
+    would.
+    """
     try:
         network = ip_network(text, strict=False)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Request body -> `RequestFacts`, or what is wrong with it; and the body that goes upstream.
+"""Read a request body into `RequestFacts`, or into an error for the client; build the body for the upstream.
 
-Only what is metered is read; everything else is the upstream's to judge. How each kind of body is read is in
-`core/request_bodies`.
+Only fields that matter for metering are read. The upstream judges all others. The package `bodies` has one reader
+per kind of body.
 """
 
 from collections.abc import Callable
@@ -54,10 +54,10 @@ _KINDS: Final = {
 
 
 def read_request(target: Target, body: bytes, content_type: str) -> RequestFacts | Malformed:
-    """The facts of a request, or the first thing that is wrong with it. Never raises.
+    """Return the facts of a request, or the first error in it. Never raise.
 
-    A JSON body is read as JSON whatever its content type says, as servers do, unless that says that it is a form.
-    Where requests are counted and no tokens, the body is not looked at: the model is in the path.
+    A body is read as JSON whatever its content type says, as servers do, unless the content type says that it is a
+    form. Endpoints that count requests and no tokens don't need the body: the model is in the path.
     """
     kind = _KINDS.get(target.endpoint)
     if kind is None:

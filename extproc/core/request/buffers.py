@@ -1,15 +1,15 @@
-"""The room that the bodies of all exchanges of a process have together, while they are read."""
+"""Bound the memory that the bodies of all exchanges of a process use while they are read."""
 
 from collections.abc import Mapping
 from typing import Final
 
 _UNBOUNDED: Final = 1 << 62
-# What one piece of a body takes beside its bytes: the object, its place in a list, the reply that it will get.
+# Overhead of one piece of a body: the object, its place in a list and its future reply.
 PIECE_BYTES: Final = 128
 
 
 class Buffers:
-    """Counts bytes that are kept, against one bound. Shared by the exchanges of one event loop."""
+    """Count buffered bytes against one bound. The exchanges of one event loop share it."""
 
     __slots__ = ("kept_bytes", "max_bytes")
 
@@ -18,12 +18,12 @@ class Buffers:
         self.kept_bytes = 0
 
     def fits(self, size: int) -> bool:
-        """Whether there would be room for so much more now. Nothing is set aside: who only declares takes none."""
+        """Return whether `size` more bytes would fit now. Reserves nothing."""
         return self.kept_bytes + size <= self.max_bytes
 
 
 class Kept:
-    """The part of one exchange. It must end with `keep(0)`."""
+    """Hold the share of one exchange in `Buffers`. The exchange must end with `keep(0)`."""
 
     __slots__ = ("_buffers", "_bytes")
 
@@ -32,8 +32,8 @@ class Kept:
         self._bytes = 0
 
     def keep(self, size: int) -> bool:
-        """Makes `size` bytes what this exchange keeps. False, and nothing changed, where that needs more room
-        than there is; less never fails.
+        """Set the bytes that this exchange keeps to `size`. Return False, and change nothing, if there is no room
+        for more. A smaller `size` always succeeds.
         """
         total = self._buffers.kept_bytes + size - self._bytes
         if size > self._bytes and total > self._buffers.max_bytes:
@@ -44,6 +44,6 @@ class Kept:
 
 
 def declared_bytes(headers: Mapping[str, str]) -> int:
-    """The size of a body as its head has it; 0 where it says nothing usable."""
+    """Return the body size that the headers declare; 0 if `content-length` is missing or unusable."""
     text = headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""Method and path -> what is asked for. What is spelled differently but means the same is metered all the same."""
+"""Map method and path to the endpoint that is asked for. Other spellings of a metered path are metered too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ MAX_MODEL_CHARS: Final = 256
 
 
 class Endpoint(StrEnum):
-    """The kinds of endpoint that are metered, or answered by us. All but the last four count tokens."""
+    """List the kinds of endpoint that are metered or answered by us. All but the last four count tokens."""
 
     CHAT_COMPLETIONS = "chat_completions"
     COMPLETIONS = "completions"
@@ -22,18 +22,18 @@ class Endpoint(StrEnum):
     TRANSCRIPTIONS = "audio_transcriptions"
     SPEECH = "audio_speech"
     IMAGES = "images"
-    PREDICT = "predict"  # KServe v1, a model that is no LLM: requests are counted
-    INFER = "infer"  # KServe v2 (Open Inference Protocol): the same
-    ROUTE = "route"  # any route that Envoy's ratelimit filter asks about: the same
-    QUOTA = "quota"  # a caller asks for its own limits: the answer is ours, and free
+    PREDICT = "predict"  # KServe v1, a model that is no LLM: counts requests
+    INFER = "infer"  # KServe v2 (Open Inference Protocol): counts requests
+    ROUTE = "route"  # any route that Envoy's ratelimit filter asks about: counts requests
+    QUOTA = "quota"  # a caller asks for its own limits: we answer, free of charge
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is for. `model` is the one that the path names, None where the body has to.
+    """Describe the target of a request. `model` comes from the path; None if the body has to name it.
 
-    A name from a path is as the client wrote it, decoded, at most `MAX_MODEL_CHARS` + 1 characters: whether it is
-    one that can be metered is for `read_request` to say.
+    A name from a path is decoded but otherwise as the client wrote it, at most `MAX_MODEL_CHARS` + 1 characters.
+    `read_request` checks that it can be metered.
     """
 
     endpoint: Endpoint
@@ -59,7 +59,7 @@ _LAST: Final = {
     "embeddings": Endpoint.EMBEDDINGS,
     "rerank": Endpoint.RERANK,
     "score": Endpoint.SCORE,
-    # What servers serve beside the standard: vLLM's and SGLang's pooling, Cohere's embed, llama.cpp's own names.
+    # Paths beside the standard: vLLM's and SGLang's pooling, Cohere's embed, llama.cpp's own names.
     "completion": Endpoint.COMPLETIONS,
     "infill": Endpoint.COMPLETIONS,
     "embedding": Endpoint.EMBEDDINGS,
@@ -69,11 +69,11 @@ _LAST: Final = {
     "classify": Endpoint.EMBEDDINGS,
     "reranking": Endpoint.RERANK,
     "generative_scoring": Endpoint.SCORE,
-    # SageMaker's door takes any kind of body. We let in chats, and those are metered.
+    # SageMaker's path takes any kind of body. We accept chats only, and meter them.
     "invocations": Endpoint.CHAT_COMPLETIONS,
 }
 _TARGETS: Final = {endpoint: Target(endpoint) for endpoint in Endpoint}
-# Nearly every request: no need to take these apart.
+# Nearly every request has one of these paths, so they skip the parsing below.
 _EXACT: Final = {
     "/v1/" + name: _TARGETS[endpoint]
     for name, endpoint in (
@@ -84,25 +84,25 @@ _EXACT: Final = {
         ("messages", Endpoint.MESSAGES),
     )
 }
-# TensorFlow Serving speaks v1 too, with two verbs more.
+# TensorFlow Serving adds two verbs to v1.
 _V1_VERBS: Final = frozenset({"predict", "explain", "classify", "regress"})
 _V2_VERBS: Final = frozenset({"infer", "explain", "generate", "generate_stream"})
 _VERSIONS: Final = frozenset({"versions", "labels"})
 _READING: Final = frozenset({"GET", "HEAD"})
-# A server decodes a path once, a proxy before it perhaps once more.
+# A server decodes a path once; a proxy before it may decode it once more.
 _DECODINGS: Final = 3
 
 
 def classify(method: str, path: str) -> Target | None:
-    """What a request is for, or None where nothing is metered.
+    """Return the target of a request, or None if nothing is metered.
 
     Model servers mount their API under prefixes of their own (`/openai/v1/...`), so the last segments decide.
-    Percent-escapes, doubled slashes, dot segments, path parameters, backslashes, a trailing slash and letter
-    case are all seen through: an upstream that is lenient about one of them must not be a way past the meter.
+    Percent-escapes, doubled slashes, dot segments, path parameters, backslashes, a trailing slash and letter case
+    make no difference: a client must not bypass the meter because the upstream is lenient about one of them.
 
-    A metered path is metered whatever the method is: to let only POST through is the caller's business, and keeps
-    WebSockets out as well. Only where a GET can mean the description of a model that has an endpoint's name, the
-    method decides.
+    A metered path is metered whatever the method is. The caller of this function lets only POST through, which
+    also keeps WebSockets out. The method decides in one case only: a GET may ask for the description of a model
+    whose name is that of an endpoint.
     """
     exact = _EXACT.get(path)
     if exact is not None:
@@ -110,7 +110,7 @@ def classify(method: str, path: str) -> Target | None:
     decoded = _before_query(path)
     for _ in range(_DECODINGS):
         decoded = unquote(decoded)
-    # An escaped "?" is a part of the path; who looks for the query only after decoding takes it for its end.
+    # An escaped "?" is a part of the path, but a server that decodes first takes it for the start of the query.
     found, cut = _classified(method, decoded), _before_query(decoded)
     return found if found is not None or cut == decoded else _classified(method, cut)
 
@@ -132,14 +132,14 @@ def _classified(method: str, path: str) -> Target | None:
     if endpoint is None:
         endpoint = _LAST.get(plain[-1])
         if endpoint is Endpoint.MESSAGES and plain[-3:-2] == ["threads"] and plain[-2] != "v1":
-            return None  # an assistant's thread: text is put there, none is generated
+            return None  # an assistant's thread: it stores text and generates none
         if endpoint is not None and method in _READING and "models" in plain[:-1]:
             return None
     return None if endpoint is None else _TARGETS[endpoint]
 
 
 def _v1(raw: Sequence[str], names: Sequence[str], plain: Sequence[str]) -> Target | None:
-    """`.../models/NAME[/versions/V]:predict`. The verb may stand behind a path parameter, or before one."""
+    """Match `.../models/NAME[/versions/V]:predict`. A path parameter may stand before or after the verb."""
     if "models" not in plain[:-1]:
         return None
     for last in (names[-1], raw[-1].strip()):
@@ -150,7 +150,7 @@ def _v1(raw: Sequence[str], names: Sequence[str], plain: Sequence[str]) -> Targe
 
 
 def _v2(names: Sequence[str], plain: Sequence[str]) -> Target | None:
-    """`.../v2/models/NAME[/versions/V]/infer`, and Triton's generate extension, which is no OpenAI API either."""
+    """Match `.../v2/models/NAME[/versions/V]/infer`, and Triton's generate extension (no OpenAI API either)."""
     if plain[-1] not in _V2_VERBS or "models" not in plain[:-1]:
         return None
     start = _after_models(plain)
@@ -164,7 +164,7 @@ def _after_models(plain: Sequence[str]) -> int:
 
 
 def _model(parts: Sequence[str]) -> str:
-    # A slash in a name may have been escaped: the parts are one name, but for the version at its end.
+    # A slash in a name may have been escaped: join the parts to one name, without a version at its end.
     if len(parts) > 2 and parts[-2].lower() in _VERSIONS:  # noqa: PLR2004 - name, "versions", version
         parts = parts[:-2]
     return "/".join(parts)[: MAX_MODEL_CHARS + 1]

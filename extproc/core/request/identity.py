@@ -1,8 +1,8 @@
-"""Who calls: verified attributes -> `Identity`.
+"""Derive the caller's `Identity` from verified attributes.
 
-Sources, in order: the JWT payload that Envoy's jwt_authn filter verified, then headers that the operator says
-the mesh owns, then (where that is switched on) the principal that mTLS proved, then "anonymous". The client IP is
-Envoy's own verdict on the peer (`source.address`); no header that a client can write is ever read for it.
+The sources are, in order: the JWT payload that Envoy's jwt_authn filter verified; headers that the operator
+declares as owned by the mesh; the mTLS principal, if that is switched on; "anonymous". The client IP is Envoy's
+own verdict on the peer (`source.address`). It is never read from a header that a client can write.
 """
 
 import re
@@ -17,14 +17,14 @@ ServiceAccount = NewType("ServiceAccount", str)
 
 ANONYMOUS = "anonymous"
 SPIFFE = "spiffe://"
-# Longer names than this are no names; the bound keeps keys, log lines and documents small.
+# A longer text is no name. The bound keeps keys, log lines and documents small.
 MAX_NAME_CHARS = 256
 _NAME_RULE = f"1 to {MAX_NAME_CHARS} printable characters"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The verified caller. Every part is printable, non-empty and at most `MAX_NAME_CHARS` characters."""
+    """Hold the verified caller. Every part is printable, non-empty and at most `MAX_NAME_CHARS` characters."""
 
     tenant: TenantId
     service_account: ServiceAccount
@@ -33,7 +33,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class UnusableIdentity:
-    """A verified source that holds something which can't name anybody. `source` names the claim or header."""
+    """Report a verified source whose value can't be a name. `source` is the claim or header."""
 
     source: str
     message: str
@@ -41,12 +41,12 @@ class UnusableIdentity:
 
 @dataclass(frozen=True, slots=True)
 class IdentityRules:
-    """Where an identity comes from.
+    """Configure the sources of an identity.
 
-    `tenant_pattern` is searched in the service account when no claim or header names a tenant; its group
-    `tenant` (or else its first group) is the tenant. Header names are lower case. With `peer_principals`, the
-    peer's mTLS principal names a caller whom nothing else does; `gateway_principals` only hand requests on.
-    IPv6 clients are told apart by this many bits of their address.
+    `tenant_pattern` is searched in the service account if no claim or header names a tenant; its group `tenant`
+    (or else its first group) is the tenant. Header names are lower case. With `peer_principals`, the peer's mTLS
+    principal names a caller that has no other name; `gateway_principals` only pass on requests of others.
+    `ipv6_prefix` is the number of address bits that tell IPv6 clients apart.
     """
 
     service_account_claim: str = "sub"
@@ -74,14 +74,14 @@ def identify(
     source_address: str,
     peer: str = "",
 ) -> Identity | UnusableIdentity:
-    """Names the caller, or says which verified source is unusable.
+    """Return the caller's identity, or the verified source that is unusable.
 
     Args:
-        rules: where to look.
-        claims: the claims of a *verified* token; empty when there was none.
+        rules: the sources to read.
+        claims: the claims of a *verified* token; empty if there was none.
         headers: request headers by lower-case name; a repeated header's values are joined by commas.
         source_address: Envoy's `source.address`, such as `10.0.0.7:4321` or `[2001:db8::1]:443`.
-        peer: the URI that the peer's certificate names it by (`spiffe://...`), empty without mTLS.
+        peer: the URI in the peer's certificate (`spiffe://...`), empty without mTLS.
     """
     principal = _caller_in_the_mesh(rules, peer)
     account = _named(rules.service_account_claim, rules.service_account_header, claims, headers)
@@ -98,13 +98,13 @@ def identify(
         account = ANONYMOUS
     elif tenant is None:
         tenant = _derived_tenant(rules.tenant_pattern, account)
-    # At a sidecar, the address is what X-Forwarded-For says: the gateway's word, or a peer's own invention.
+    # At a sidecar the address comes from X-Forwarded-For: the gateway or the peer itself wrote it.
     address = client_ip(source_address, rules.ipv6_prefix) if principal is None else UNKNOWN_IP
     return Identity(TenantId(tenant or ANONYMOUS), ServiceAccount(account), address)
 
 
 def _caller_in_the_mesh(rules: IdentityRules, peer: str) -> str | None:
-    """The principal as Istio writes it, without its scheme; None where none counts."""
+    """Return the principal as Istio writes it, without its scheme; None if no principal names the caller."""
     principal = peer.removeprefix(SPIFFE)
     if not rules.peer_principals or not principal or principal in rules.gateway_principals:
         return None
@@ -112,7 +112,7 @@ def _caller_in_the_mesh(rules: IdentityRules, peer: str) -> str | None:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can name a tenant or service account: printable, no surrounding space, bounded."""
+    """Return whether `text` can name a tenant or service account: printable, not too long, no space around it."""
     return 0 < len(text) <= MAX_NAME_CHARS and text.isprintable() and text == text.strip()
 
 
@@ -126,7 +126,7 @@ def _named(
         return UnusableIdentity(claim, f"The token's claim '{claim}' must be a string: {_NAME_RULE}.")
     if header is not None and header in headers:
         text = headers[header]
-        # A comma means that the header came twice: the mesh's and somebody else's.
+        # A comma means that the header came twice: once from the mesh, once from somebody else.
         if is_name(text) and "," not in text:
             return text
         return UnusableIdentity(header, f"The header '{header}' must hold one name: {_NAME_RULE}.")

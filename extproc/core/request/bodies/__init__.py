@@ -1,1 +1,1 @@
-"""How the bodies of each kind of endpoint are read, and rewritten. `core.requests` is the door."""
+"""Read and rewrite the bodies of each kind of endpoint. `extproc.core.request.body` is the entry point."""

@@ -1,4 +1,4 @@
-"""What admission and metering need to know of a request, and what a client reads who sent a bad one."""
+"""Define the facts of a request that admission and metering need, and the error for a malformed one."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,30 +7,30 @@ from extproc.core.request.endpoints import MAX_MODEL_CHARS
 
 __all__ = ["MAX_CHOICES", "MAX_MODEL_CHARS", "MAX_TOKENS", "FieldError", "Malformed", "RequestFacts", "is_model"]
 
-# One request may ask for at most this many tokens per choice (product bound) ...
+# A request may ask for at most this many tokens per choice (our own bound) ...
 MAX_TOKENS: Final = 10_000_000
-# ... and for as many choices as the most permissive server takes (vLLM's default cap). Also the bound on messages
-# and on prompts in one request, and on the product of prompts and choices.
+# ... and for as many choices as the most permissive server takes (vLLM's default cap). Also bounds the number of
+# messages, the number of prompts, and the product of prompts and choices.
 MAX_CHOICES: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
-    """What admission and metering need to know of a request.
+    """Hold the facts of a request that admission and metering need.
 
-    `choices` is the number of sequences that are generated, over all prompts. `output_bound` is tokens per choice,
-    None where the client gave none. `prompt_bytes` is the size of all that becomes prompt, media left out: a
-    byte-level tokenizer makes no more tokens of it, but one that normalises Unicode first can. Fields that we do
-    not know are in it beyond 1024 bytes. `media_parts` counts images, audio and files, carried or named.
-    `wants_usage` is False only where usage has to be asked for and then hidden from this client.
+    `choices` is the number of sequences to generate, over all prompts. `output_bound` is in tokens per choice,
+    None if the client gave none. `prompt_bytes` is the size of everything that becomes prompt, without media: a
+    byte-level tokenizer makes at most one token of each byte, but one that normalises Unicode first can make more.
+    It includes unknown fields beyond 1024 bytes. `media_parts` counts images, audio and files, embedded or
+    referenced. `wants_usage` is False only if we have to ask for usage and hide it from this client.
 
-    `prompt` is the raw JSON (an object) of what becomes prompt, for `prompt_texts`; it holds a copy of most of the
-    body, so whoever keeps facts for long drops it. `messages` is how often a chat template adds its overhead.
-    `prompt_tokens` is set where the client gave token ids. `boundable`: `upstream_body` can write an output bound.
-    `unbounded_prompt`: the server adds to the prompt what the body does not show (an earlier conversation, remote
-    media, a search), so that no bound on it can be proven. `further_bytes` are fields that nobody here knows and
-    that are too small to be in `prompt_bytes`: they may become prompt all the same. `usual_bound` is what servers
-    take for the output bound where there is none.
+    `prompt` is the raw JSON object of the prompt fields, for `prompt_texts`. It copies most of the body, so drop
+    it before keeping facts for long. `messages` is the number of times that a chat template adds its overhead.
+    `prompt_tokens` is set if the client gave token ids. `boundable`: `upstream_body` can write an output bound.
+    `unbounded_prompt`: the server adds text that the body does not show (an earlier conversation, remote media, a
+    search), so no bound on the prompt can be proven. `further_bytes` is the size of unknown fields that are too
+    small to be in `prompt_bytes`; they may still become prompt. `usual_bound` is the output bound that servers
+    assume if the request has none.
     """
 
     model: str
@@ -53,7 +53,9 @@ class RequestFacts:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A request that can't be metered: what the client reads. `param` names the field, None for the body."""
+    """Report a request that can't be metered. The client reads `message`; `param` is the field, None for the
+    body.
+    """
 
     message: str
     param: str | None = None
@@ -61,12 +63,12 @@ class Malformed:
 
 
 class FieldError(Exception):
-    """Inside the readers: the first field that is wrong. Never leaves `read_request`."""
+    """Carry the first wrong field out of a reader. Never leaves `read_request`."""
 
     def __init__(self, param: str, rule: str) -> None:
         self.malformed = Malformed(f"'{param}' must be {rule}.", param)
 
 
 def is_model(name: str) -> bool:
-    """Whether a model's name from a path or a form can be metered, and shown in a log or a table."""
+    """Return whether a model's name from a path or form can be metered, and shown in a log or table."""
     return 0 < len(name) <= MAX_MODEL_CHARS and name.isprintable() and name == name.strip()

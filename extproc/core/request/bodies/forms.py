@@ -1,4 +1,4 @@
-"""Bodies of audio and images: a form with files where something is sent in, JSON where it is only described."""
+"""Read the bodies of audio and image endpoints: a form with uploaded files, or JSON without."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +17,7 @@ from extproc.core.request.bodies.facts import (
 from extproc.core.request.bodies.json_body import JsonBody, head
 from extproc.core.request.bodies.multipart import Form
 
-# Text that becomes prompt: what to say or to draw, and how.
+# Text fields that become prompt: the words to speak, the picture to draw, the style.
 _PROMPT: Final = ("prompt", "input", "instructions", "hotwords", "negative_prompt")
 MEDIA_FIELDS: Final = ("file", "image", "images", "image[]", "mask", "ref_audio")
 _BOUND: Final = "max_completion_tokens"
@@ -26,7 +26,7 @@ FORM_FIELDS: Final = frozenset({"model", "stream", "stream_format", "n", _BOUND,
 _REPEATABLE: Final = frozenset({"image", "image[]", "images"})
 _MAX_DIGITS: Final = 9
 _SMALL_FIELDS_BYTES: Final = 1024
-# How a form says yes and no: what pydantic takes, which FastAPI servers read it with.
+# The spellings of true and false in a form: those of pydantic, which FastAPI servers use.
 _FLAGS: Final = {
     **dict.fromkeys(("true", "1", "yes", "on", "t", "y"), True),
     **dict.fromkeys(("false", "0", "no", "off", "f", "n"), False),
@@ -34,7 +34,7 @@ _FLAGS: Final = {
 
 
 def read_described(body: JsonBody) -> RequestFacts:
-    """A JSON body that asks for speech or an image, or carries a file as text. Raises `FieldError`."""
+    """Read a JSON body that asks for speech or an image, or carries a file as text. Raise `FieldError`."""
     model = body.model()
     streams = body.flag("stream") or bytes(body.fields.get("stream_format", b"")) == b'"sse"'
     choices, bound = body.choices("n"), body.tokens(_BOUND)
@@ -47,7 +47,7 @@ def read_described(body: JsonBody) -> RequestFacts:
 
 
 def read_uploaded(form: Form) -> RequestFacts | Malformed:
-    """A form with files. Raises `FieldError`."""
+    """Read a form with files. Raise `FieldError`."""
     values: dict[str, bytes] = {}
     names = [name for name, _ in form.fields] + [name for name, _ in form.files]
     for name in names:
@@ -86,7 +86,7 @@ def _facts(read: _Read, prompt: bytes, prompt_bytes: int, *, media_parts: int) -
         output_bound=read.output_bound,
         prompt_bytes=prompt_bytes,
         media_parts=media_parts,
-        wants_usage=True,  # there is no asking for it that we could add
+        wants_usage=True,  # these APIs have no option to ask for usage
         prompt=prompt,
     )
 

@@ -1,4 +1,4 @@
-"""Bodies of what generates text: chat, completions, responses, Anthropic's messages."""
+"""Read the bodies of endpoints that generate text: chat, completions, responses, Anthropic's messages."""
 
 from typing import Final
 
@@ -11,17 +11,17 @@ from extproc.core.request.bodies.json_body import AnyObject, JsonBody, head
 from extproc.core.request.bodies.media import PART, Media
 from extproc.core.request.bodies.texts import Texts, texts_in
 
-# Where a client bounds the output. `n_predict` and `n_cmpl` are llama.cpp's, which reads them before the others.
+# The fields that bound the output. `n_predict` and `n_cmpl` are llama.cpp's, which prefers them to the others.
 CHAT_BOUNDS: Final = ("max_tokens", "max_completion_tokens", "n_predict")
 COMPLETION_BOUNDS: Final = ("max_tokens", "n_predict")
 RESPONSE_BOUNDS: Final = ("max_output_tokens",)
 MESSAGE_BOUNDS: Final = ("max_tokens",)
-# What OpenAI, vLLM and SGLang take for a completion's output bound where there is none. To write more would give a
+# The output bound that OpenAI, vLLM and SGLang assume for a completion without one. A larger bound would give the
 # client more than it asked for.
 COMPLETION_DEFAULT_TOKENS: Final = 16
 _COUNTS: Final = ("n", "best_of", "n_cmpl")
-# What a server adds to the prompt is not in the body: an earlier session (SGLang), search results, a template that
-# the client writes (it may loop), embeddings instead of text, and how finely media is cut up (vLLM).
+# With these fields the server adds text to the prompt that is not in the body: an earlier session (SGLang), search
+# results, a client's own template (it may loop), embeddings instead of text, and the splitting of media (vLLM).
 _ADDING: Final = ("session_id", "session_params", "mm_processor_kwargs", "media_io_kwargs", "prompt_embeds")
 _CHAT_ADDING: Final = (*_ADDING, "chat_template", "web_search_options")
 _RESPONSE_ADDING: Final = (*_ADDING, "previous_response_id", "conversation", "prompt", "context_management")
@@ -47,11 +47,11 @@ _OPTIONS: Final = frozenset({"include_usage", "continuous_usage_stats"})
 
 
 def read_chat(body: JsonBody) -> RequestFacts:
-    """A chat, or vLLM's batch of chats. Raises `FieldError`."""
+    """Read a chat, or vLLM's batch of chats. Raise `FieldError`."""
     model = body.model()
     conversations, messages = _conversations(body)
     if body.given("prompt"):
-        # A server that takes any kind of body would choose, and we could not tell which way.
+        # A server that takes any kind of body would choose one of the two, and we could not tell which.
         raise FieldError("prompt", "left out where there are 'messages'; /v1/completions takes prompts")
     stream = body.flag("stream")
     bound = body.tokens(*CHAT_BOUNDS)
@@ -76,10 +76,10 @@ def read_chat(body: JsonBody) -> RequestFacts:
 
 
 def read_completion(body: JsonBody) -> RequestFacts:
-    """A completion of one prompt or of many. Raises `FieldError`."""
+    """Read a completion of one prompt or of many. Raise `FieldError`."""
     model = body.model()
     rule = "a string, an array of strings, an array of token ids or an array of such arrays"
-    embedded = body.given("prompt_embeds")  # vLLM's, in place of a prompt or beside it
+    embedded = body.given("prompt_embeds")  # vLLM's, instead of a prompt or beside it
     if body.given("response_fields"):
         raise FieldError("response_fields", "left out: the answer could come without its usage")
     prompts = texts_in(body, "prompt", rule) if body.given("prompt") or not embedded else Texts(0)
@@ -87,7 +87,7 @@ def read_completion(body: JsonBody) -> RequestFacts:
         embeddings = texts_in(body, "prompt_embeds", "a string or an array of strings")
         prompts = Texts(prompts.count + embeddings.count)
     stream = body.flag("stream")
-    # 0 is allowed: to have the prompt's log probabilities echoed. A server generates one token for that.
+    # 0 is allowed: it returns the prompt's log probabilities. A server still generates one token.
     bound = body.tokens(*COMPLETION_BOUNDS, least=0)
     choices = _bounded_choices("n", body.choices(*_COUNTS) * max(1, prompts.count))
     prompt, prompt_bytes = body.prompt(COMPLETION_PROMPT)
@@ -110,7 +110,7 @@ def read_completion(body: JsonBody) -> RequestFacts:
 
 
 def read_response(body: JsonBody) -> RequestFacts:
-    """A request for a response (OpenAI's Responses API). Raises `FieldError`."""
+    """Read a request of OpenAI's Responses API. Raise `FieldError`."""
     model = body.model()
     messages, refers = _input_items(body)
     if body.flag("background"):
@@ -129,7 +129,7 @@ def read_response(body: JsonBody) -> RequestFacts:
         prompt_bytes=prompt_bytes - media.payload_bytes,
         further_bytes=body.small_bytes,
         media_parts=media.parts,
-        wants_usage=True,  # it comes with the last event, asked for or not
+        wants_usage=True,  # the last event always carries it
         prompt=prompt,
         messages=messages + body.given("instructions"),
         boundable=True,
@@ -138,7 +138,7 @@ def read_response(body: JsonBody) -> RequestFacts:
 
 
 def read_messages(body: JsonBody) -> RequestFacts:
-    """A request of Anthropic's Messages API. Raises `FieldError`."""
+    """Read a request of Anthropic's Messages API. Raise `FieldError`."""
     model = body.model()
     messages = body.objects("messages", "messages")
     stream = body.flag("stream")
@@ -156,7 +156,7 @@ def read_messages(body: JsonBody) -> RequestFacts:
         prompt_bytes=prompt_bytes - media.payload_bytes,
         further_bytes=body.small_bytes,
         media_parts=media.parts,
-        wants_usage=True,  # it is part of every stream
+        wants_usage=True,  # every stream carries it
         prompt=prompt,
         messages=messages + body.given("system"),
         boundable=True,
@@ -179,19 +179,19 @@ _items: Final = msgspec.json.Decoder(list[_Item]).decode
 _MAX_TOOLS: Final = 1024
 _elements_or_none: Final = msgspec.json.Decoder(list[Raw] | None).decode
 _tools: Final = msgspec.json.Decoder(list[_Tool] | None).decode
-# The client runs these, Anthropic's by their prefix. Whatever else is in `tools`, the server runs.
+# The client runs these tools, and Anthropic's with these prefixes. The server runs all others.
 _CLIENT_TOOLS: Final = frozenset({None, "function", "custom", "local_shell", "shell", "apply_patch"})
 _CLIENT_TOOL_PREFIXES: Final = ("bash_", "text_editor_", "computer_", "memory_")
 
 
 def _conversations(body: JsonBody) -> tuple[int, int]:
-    """How many chats there are, and how many messages in all of them."""
+    """Return the number of chats, and the number of messages in all of them."""
     raw = body.fields.get("messages", Raw())
     start = head(raw, 64)
     if start[:1] != b"[" or start[1:].lstrip()[:1] != b"[":
         return 1, body.objects("messages", "messages")
     rule = f"an array of messages, or of arrays of them, at most {MAX_CHOICES}"
-    # A list for each chat is dear, so they are counted before millions are built.
+    # A list per chat is expensive: count the chats before millions of lists are built.
     many = len(body.read("messages", _elements, rule)) > MAX_CHOICES
     chats = [] if many else body.read("messages", _chats, rule)
     messages = sum(map(len, chats))
@@ -201,10 +201,10 @@ def _conversations(body: JsonBody) -> tuple[int, int]:
 
 
 def _input_items(body: JsonBody) -> tuple[int, bool]:
-    """How many items the input has, and whether one of them only names what the server has stored."""
+    """Return the number of input items, and whether one of them refers to something stored on the server."""
     rule = f"a string or an array of items, at most {MAX_CHOICES}"
     if not body.given("input"):
-        return 0, False  # a stored prompt, or an earlier response that is to go on
+        return 0, False  # a stored prompt, or an earlier response to continue
     if head(body.fields["input"]) == b'"':
         return 1, False
     items = body.read("input", _items, rule)
@@ -215,7 +215,7 @@ def _input_items(body: JsonBody) -> tuple[int, bool]:
 
 
 def _runs_tools(body: JsonBody) -> bool:
-    """Whether the server runs a tool itself: what that returns becomes prompt, and the model is asked again."""
+    """Return whether the server runs a tool itself. Its result becomes prompt, and the model runs again."""
     rule = f"an array of at most {_MAX_TOOLS} tools"
     if len(body.read("tools", _elements_or_none, rule, absent=None) or []) > _MAX_TOOLS:
         raise FieldError("tools", rule)

@@ -1,7 +1,7 @@
-"""The top level of a JSON body: its fields, and how they are read strictly.
+"""Read the top level of a JSON body strictly.
 
-A field that is read is read strictly: a server that takes `"stream": "true"` for true must not make us believe
-that there is no stream. What is not read is the upstream's to judge, and is only measured.
+Every field that we use is read strictly: if a server takes `"stream": "true"` for true, we must not conclude that
+there is no stream. All other fields are only measured; the upstream judges them.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -32,10 +32,10 @@ _choices: Final = msgspec.json.Decoder(_Choices | None).decode
 _flag: Final = msgspec.json.Decoder(bool | None).decode
 _model: Final = msgspec.json.Decoder(_Model).decode
 
-_NULL: Final = (b"", b"null")  # a Raw that is empty stands for nothing
-# Fields that we don't know may become prompt too: what such a body has beyond this is counted.
+_NULL: Final = (b"", b"null")  # an empty Raw means that there is no value
+# Unknown fields may become prompt too: their bytes beyond this are counted.
 _SMALL_FIELDS_BYTES: Final = 1024
-# What a field has beside its name and its value: two quotes, a colon, a comma.
+# The syntax of a field beside its name and value: two quotes, a colon, a comma.
 _SYNTAX_BYTES: Final = 4
 _REQUIRED: Final = object()
 
@@ -43,23 +43,23 @@ T = TypeVar("T")
 
 
 def head(raw: Raw, size: int = 1) -> bytes:
-    """The first bytes of a value, without a copy of the rest."""
+    """Return the first bytes of a value without a copy of the rest."""
     return memoryview(raw)[:size].tobytes()
 
 
 class AnyObject(msgspec.Struct, gc=False):
-    """An object of which nothing is read: the cheapest way to count them."""
+    """Stand for any object. None of its fields is read, which is the cheapest way to count objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class JsonBody:
-    """The fields that are read of one body, as they are written, and the size of the whole."""
+    """Hold the fields of a body that are read, as they are written, and the size of the whole body."""
 
     fields: dict[str, Raw]
     body_bytes: int
 
     def given(self, name: str) -> bool:
-        """Whether there is a value, and not null."""
+        """Return whether the field has a value other than null."""
         raw = self.fields.get(name)
         return raw is not None and head(raw, 5) not in _NULL
 
@@ -74,7 +74,9 @@ class JsonBody:
         return bool(self.read(name, _flag, "true or false", absent=False))
 
     def tokens(self, *names: str, least: int = 1) -> int | None:
-        """The largest of the bounds that are given: servers disagree which of two wins, so that one is safe."""
+        """Return the largest of the given bounds. Servers disagree about precedence, so the largest one is
+        safe.
+        """
         decode = _tokens if least else _tokens_or_none
         rule = f"an integer from {least} to {MAX_TOKENS}"
         bounds = [self.read(name, decode, rule, absent=None) for name in names]
@@ -86,7 +88,7 @@ class JsonBody:
         return max((count for count in counts if count is not None), default=1)
 
     def objects(self, name: str, of_what: str) -> int:
-        """The length of an array of objects."""
+        """Return the length of an array of objects."""
         rule = f"an array of {of_what}, at most {MAX_CHOICES}"
         count = len(self.read(name, _objects, rule))
         if count > MAX_CHOICES:
@@ -94,7 +96,7 @@ class JsonBody:
         return count
 
     def read(self, name: str, decode: Callable[[Raw], Any], rule: str, absent: object = _REQUIRED) -> Any:
-        """The decoded value. Raises `FieldError` where it does not fit the rule, or is missing and required."""
+        """Return the decoded value. Raise `FieldError` if it breaks the rule, or is required and missing."""
         raw = self.fields.get(name)
         if raw is None:
             if absent is not _REQUIRED:
@@ -106,7 +108,9 @@ class JsonBody:
             raise FieldError(name, rule) from None
 
     def prompt(self, names: Iterable[str]) -> tuple[bytes, int]:
-        """What becomes prompt: its fields as a JSON object, and the bytes of their values with unknown ones."""
+        """Return the prompt's fields as a JSON object, and the size of their values and of unknown fields in
+        bytes.
+        """
         kept = {name: self.fields[name] for name in names if self.given(name)}
         known_bytes = sum(map(len, kept.values()))
         further_bytes = max(0, self.body_bytes - known_bytes - _SMALL_FIELDS_BYTES)
@@ -114,7 +118,7 @@ class JsonBody:
 
     @property
     def small_bytes(self) -> int:
-        """The bytes of fields that nobody here reads, as far as `prompt` does not count them: white space too."""
+        """Return the bytes of unknown fields and white space that `prompt` does not count."""
         read = sum(len(name) + len(raw) + _SYNTAX_BYTES for name, raw in self.fields.items())
         return min(_SMALL_FIELDS_BYTES, max(0, self.body_bytes - read))
 
@@ -123,7 +127,7 @@ _objects: Final = msgspec.json.Decoder(list[AnyObject]).decode
 
 
 def json_body(body: bytes, read: Collection[str]) -> JsonBody | Malformed:
-    """The fields named in `read` of a body, or why it can't be read. A field that is read may stand there once."""
+    """Return the fields of a body that `read` names, or an error. A field that is read may occur only once."""
     if not body.strip():
         return Malformed("The request has no body; send a JSON object.", code="empty_body")
     try:
@@ -143,7 +147,8 @@ def json_body(body: bytes, read: Collection[str]) -> JsonBody | Malformed:
         return Malformed(f"'{twice}' is given more than once.", twice, "duplicate_field")
     disguised = next((name for name, _ in members if name not in read and name.casefold() in read), None)
     if disguised is not None:
-        # Some servers read names in any letter case (Go's JSON does), and would see another value than we.
+        # Some servers ignore the letter case of names (Go's JSON does). Such a server would read another value
+        # than we do.
         plain = disguised.casefold()
         return Malformed(
             f"'{disguised[:MAX_MODEL_CHARS]}' must be spelled '{plain}'.", plain, "invalid_field_name"

@@ -1,7 +1,7 @@
-"""Images, audio and files in messages: how many there are, and how much of the text they take up.
+"""Find images, audio and files in messages: their number, and the size of their text.
 
-Their payload is no prompt text, so it is left out of the prompt's size. Only what stands where an API has its
-media is taken for media: text that looks like it, in a message or in the arguments of a tool, is counted as text.
+The payload of media is no prompt text, so the prompt's size excludes it. Only the places that an API reserves for
+media count as media. Text that looks like media, in a message or in a tool's arguments, counts as text.
 """
 
 import re
@@ -14,9 +14,9 @@ from extproc.core.request import jsonkeys
 from extproc.core.request.bodies.facts import MAX_CHOICES, FieldError
 from extproc.core.request.bodies.json_body import head
 
-# The fields of a content part that carry or name media, in OpenAI's and vLLM's spelling. A picture or a recording
-# has a bound of its own (`media_bound_tokens`), wherever it is. Of the second kind one part may become any number
-# of tokens: a document has pages, a film goes on, an embedding is as long as it is.
+# The fields of a content part that carry or name media, in OpenAI's and vLLM's spelling. Each picture or recording
+# is bounded by `media_bound_tokens`. A part of the second kind may become any number of tokens: a document has
+# pages, a video has any length, and so has an embedding.
 _BY_THE_PIECE: Final = frozenset({"image_url", "audio_url", "input_audio"})
 _OF_ANY_SIZE: Final = frozenset(
     {
@@ -25,16 +25,16 @@ _OF_ANY_SIZE: Final = frozenset(
         *("image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"),
     }
 )
-MEDIA_FIELDS: Final = _BY_THE_PIECE | _OF_ANY_SIZE | {"source"}  # the last is Anthropic's
-# Where content stands: in a message, in the result of a tool, in a document.
+MEDIA_FIELDS: Final = _BY_THE_PIECE | _OF_ANY_SIZE | {"source"}  # `source` is Anthropic's
+# The fields that hold content: in a message, in the result of a tool, in a document.
 CONTAINERS: Final = frozenset({"content", "output"})
-# A cheap look before a message is opened. A field's name may be written with escapes.
+# A cheap test before a message is parsed. A field's name may be written with escapes.
 _HINT: Final = re.compile(rb'"(?:%b|audio)"|\\u00' % "|".join(sorted(MEDIA_FIELDS)).encode())
-# No API puts media deeper than a part of a document in the result of a tool. Each level is looked at again.
+# The deepest place that an API has for media: a part of a document in a tool's result. Each level is parsed again.
 _MAX_LEVELS: Final = 12
-# What is opened to be looked into: elements and fields. Each takes a microsecond, in which nothing else happens.
+# The most elements and fields to parse. Each takes a microsecond and blocks the event loop.
 _MAX_OPENED: Final = MAX_CHOICES // 2
-MESSAGE, PART, NEITHER = range(3)  # what stands where we look
+MESSAGE, PART, NEITHER = range(3)  # the kind of value at a place
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ _elements: Final = msgspec.json.Decoder(list[Raw]).decode
 
 
 class Media:
-    """What was found in one field. `unbounded` where the prompt can get longer than the body lets us see."""
+    """Collect the media of one field. `unbounded`: the prompt can get longer than the body shows."""
 
     __slots__ = ("_name", "_opened", "parts", "payload_bytes", "unbounded")
 
@@ -54,7 +54,7 @@ class Media:
         self.unbounded = False
 
     def find(self, raw: Raw, place: int = MESSAGE, level: int = 0) -> None:
-        """Looks through messages, or (`place` = `PART`) content parts. Linear. Raises `FieldError`."""
+        """Search messages, or content parts if `place` is `PART`. Takes linear time. Raise `FieldError`."""
         first = head(raw)
         if first not in (b"[", b"{") or level > _MAX_LEVELS or _HINT.search(raw) is None:
             return
@@ -98,7 +98,7 @@ class Media:
                 self._count(value, unbounded=not is_image)
             case [b'"url"'] | [b'"file"']:
                 self._count(value, unbounded=not of_image)
-            case types:  # text or content; or what we do not know, and then it may be anything
+            case types:  # text or content; any other type may become anything
                 self.unbounded = self.unbounded or types not in ([b'"text"'], [b'"content"'])
                 self.find(value, PART, level)
 

@@ -1,7 +1,7 @@
-"""A form with files (multipart/form-data, RFC 7578) as its fields. Files are measured, not kept.
+"""Read the fields of a form with files (multipart/form-data, RFC 7578). Files are measured, not kept.
 
-The parser is the one that FastAPI servers use (vLLM, SGLang, ...), so that both sides see the same fields. What
-such servers and others might read in two ways is refused.
+FastAPI servers (vLLM, SGLang, ...) use the same parser, so both sides see the same fields. A form that they and
+other servers could read in two ways is refused.
 """
 
 import re
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Form:
-    """`fields` in their order, a name as often as it stands there; `files` are name and size."""
+    """Hold the `fields` of a form in order, repeated names included, and name and size of its `files`."""
 
     fields: list[tuple[str, bytes]] = field(default_factory=list)
     files: list[tuple[str, int]] = field(default_factory=list)
 
 
 class _BadPartError(Exception):
-    """A part that can't be read, and why."""
+    """Report a part that can't be read, and the reason."""
 
 
 def is_multipart(content_type: str) -> bool:
-    """Whether a body of this type is a form in parts."""
+    """Return whether the content type is that of a form in parts."""
     return content_type.partition(";")[0].strip().lower().startswith("multipart/")
 
 
 def read_form(content_type: str, body: bytes) -> Form | Malformed:
-    """The fields of a form, or why it can't be read. Linear; never raises."""
+    """Return the fields of a form, or an error. Takes linear time; never raises."""
     try:
         kind, options = parse_options_header(content_type)
     except UnicodeError:
@@ -53,7 +53,7 @@ def read_form(content_type: str, body: bytes) -> Form | Malformed:
     if kind != b"multipart/form-data" or not 0 < len(boundary) <= _MAX_BOUNDARY_BYTES:
         rule = f"multipart/form-data with a boundary of 1 to {_MAX_BOUNDARY_BYTES} characters"
         return Malformed(f"'content-type' must be {rule}.", "content-type", _CODE)
-    # Counted before it is parsed: each delimiter, or what begins like one, costs the parser a few microseconds.
+    # Count before parsing: the parser needs a few microseconds for each delimiter, or text that begins like one.
     if body.count(b"\r\n--" + boundary) > MAX_PARTS:
         return Malformed(
             f"The body is not a valid multipart form: it has more than {MAX_PARTS} parts.", code=_CODE
@@ -74,7 +74,7 @@ def read_form(content_type: str, body: bytes) -> Form | Malformed:
 
 
 class _Parts:
-    """What the parser calls as it goes."""
+    """Take the parser's callbacks."""
 
     def __init__(self) -> None:
         self.form = Form()

@@ -1,4 +1,4 @@
-"""The texts of a prompt, for a tokenizer that counts them exactly."""
+"""Extract the texts of a prompt, so that a tokenizer can count them exactly."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -11,14 +11,14 @@ from extproc.core.request.bodies.media import CONTAINERS, MEDIA_FIELDS, MESSAGE,
 from extproc.core.request.bodies.vectors import DOCUMENTS, QUERIES
 from extproc.core.request.endpoints import Endpoint, Target
 
-# A query stands there once per document: so much text in all, and no more.
+# The most text in all. A query is repeated for each document.
 MAX_TEXT_CHARS: Final = 1 << 24
 MAX_TEXTS: Final = 1 << 18
 
 _object: Final = msgspec.json.Decoder(dict[str, Raw])
-# Python reads numbers that are too large for a float, as the servers do.
+# Python takes numbers that are too large for a float, as the servers do.
 _anything: Final = msgspec.json.Decoder(float_hook=float)
-# Where messages stand, and where content does. A template writes all other fields as the JSON that they are.
+# The fields that hold messages, and those that hold content. A template writes all other fields as JSON.
 _MESSAGES: Final = frozenset({"messages", "input", "previous_input_messages"})
 _CONTENT: Final = frozenset(
     {
@@ -29,18 +29,18 @@ _CONTENT: Final = frozenset(
 _SIDES: Final = frozenset({*QUERIES, *DOCUMENTS})
 _MEDIA_SOURCES: Final = ("base64", "url", "file")
 _COMPARED: Final = frozenset({Endpoint.RERANK, Endpoint.SCORE})
-# What a template adds per message is counted per message. A role that is none of these is text.
+# A template's text per message is counted per message. Any other role is text.
 _ROLES: Final = frozenset({"user", "assistant", "system", "developer", "tool", "function"})
 _MAX_TYPE_CHARS: Final = 64
-# The arguments of a tool call: a template writes them as JSON, names and numbers included.
+# The arguments of a tool call. A template writes them as JSON, with names and numbers.
 _ARGUMENTS: Final = frozenset({"input", "arguments"})
 
 
 def prompt_texts(target: Target, prompt: bytes) -> list[str] | None:
-    """The texts that become prompt, out of `RequestFacts.prompt`. Payloads of media and token ids are left out.
+    """Return the texts that become prompt, from `RequestFacts.prompt`, without media payloads and token ids.
 
-    None where they can't be told, or are more than `MAX_TEXT_CHARS` or `MAX_TEXTS`: the estimate by bytes stands.
-    Never raises. The work is linear in the size; it is for a thread, not for the event loop.
+    Return None if the texts are unknown, or exceed `MAX_TEXT_CHARS` or `MAX_TEXTS`; the estimate by bytes then
+    remains. Never raise. Takes linear time: run it in a thread, not on the event loop.
     """
     try:
         written = {name: raw for name, raw in _object.decode(prompt).items() if name not in FORM_MEDIA}
@@ -61,14 +61,14 @@ def _value(target: Target, name: str, raw: Raw) -> object:
     if target.endpoint in _COMPARED:
         is_text = name in _SIDES or name in _CONTENT
     else:
-        # The text options of a response are an object; elsewhere it is text to embed.
+        # In a response, `text` is an object of options; elsewhere it is text to embed.
         is_option = target.endpoint is Endpoint.RESPONSES and name == "text"
         is_text = name in _MESSAGES or (name in _CONTENT and not is_option)
     return _anything.decode(raw) if is_text else bytes(raw).decode()
 
 
 def _times_read(values: Mapping[str, object]) -> int:
-    """How often a query is read: one of them goes with every document."""
+    """Return how often a query is read: once per document if there is one query."""
     queries = sum(1 if name == "query" else _length(values[name]) for name in QUERIES if name in values)
     documents = sum(_length(values[name]) for name in DOCUMENTS if name in values)
     return max(1, documents) if queries == 1 else 1
@@ -79,7 +79,7 @@ def _length(value: object) -> int:
 
 
 def _leaves(value: object, place: int) -> list[str]:
-    """All strings in a value that become prompt, in their order."""
+    """Return all strings in a value that become prompt, in order."""
     found: list[str] = []
     rest: list[tuple[object, int]] = [(value, place)]
     while rest:
@@ -94,7 +94,7 @@ def _leaves(value: object, place: int) -> list[str]:
 
 
 def _fields(node: Mapping[str, object], place: int) -> Iterator[tuple[object, int]]:
-    """What is text in an object, or may have some. What was taken for media is left out, and nothing else."""
+    """Yield the members of an object that are text or may contain text. Leaves out only recognised media."""
     for name, value in node.items():
         if place == PART and name in MEDIA_FIELDS and (name != "source" or _is_media(value)):
             continue

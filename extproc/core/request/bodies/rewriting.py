@@ -1,4 +1,4 @@
-"""The body that goes upstream: usage asked for, output bounded; every other value as the client wrote it."""
+"""Rewrite a body for the upstream: ask for usage, bound the output, leave every other value as it is."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -15,8 +15,8 @@ from extproc.core.request.bodies.generation import (
 )
 from extproc.core.request.endpoints import Endpoint, Target
 
-# The first name is the one that is always written. For chats all servers obey `max_tokens` (OpenAI's reasoning
-# models refuse it, loudly); Ollama and Text Generation Inference take `max_completion_tokens` and ignore it.
+# The first name is always written. For chats all servers obey `max_tokens`, except OpenAI's reasoning models,
+# which reject it. Ollama and Text Generation Inference take `max_completion_tokens` and ignore it.
 _BOUNDS: Final = {
     Endpoint.CHAT_COMPLETIONS: CHAT_BOUNDS,
     Endpoint.COMPLETIONS: COMPLETION_BOUNDS,
@@ -24,7 +24,7 @@ _BOUNDS: Final = {
     Endpoint.MESSAGES: MESSAGE_BOUNDS,
 }
 _ASKED_FOR_USAGE: Final = frozenset({Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS})
-# Anthropic's least budget for thinking. It has to be less than max_tokens.
+# Anthropic's smallest budget for thinking. It has to be less than max_tokens.
 _LEAST_THINKING_TOKENS: Final = 1024
 
 _object: Final = msgspec.json.Decoder(dict[str, Raw] | None)
@@ -35,17 +35,17 @@ _Fields = Mapping[str, Raw]
 def upstream_body(
     target: Target, body: bytes, *, add_usage: bool, output_bound: int | None, bound_field: str | None = None
 ) -> bytes | None:
-    """The body that goes upstream, or None where it is the client's own. `body` was read without a complaint.
+    """Return the body for the upstream, or None to forward the client's own. `read_request` must have accepted it.
 
-    `add_usage` asks for usage in a stream of chunks; other kinds of endpoint report it anyway. A client that left
-    `include_usage` out gets no continuous statistics either, whatever it said about them: on their own they mean
-    nothing, and with `include_usage` they would show up in its chunks.
+    `add_usage` asks for usage in a stream of chunks; other kinds of endpoint always report it. A client that left
+    out `include_usage` gets no continuous statistics either, even if it asked for them: they mean nothing on their
+    own, and with `include_usage` they would show up in its chunks.
 
-    `output_bound` (at least 1; tokens per choice) lowers each bound that the client gave, and is put where the
-    upstream obeys it: in `bound_field` for chats whose upstream needs another name than `max_tokens`, else in the
-    field that each API has for it. What may not exceed the bound (`min_tokens`, the budget for thinking) is
-    lowered with it; thinking is turned off where less is left than it needs. Of a field that is not read and
-    stands there twice, the last one stays. Kinds that are not boundable stay as they are.
+    `output_bound` (at least 1; tokens per choice) lowers each bound of the client. It is also written to the field
+    that the upstream obeys: `bound_field` for chats whose upstream needs another name than `max_tokens`, else the
+    API's own field. Values that may not exceed the bound (`min_tokens`, the thinking budget) are lowered too.
+    Thinking is turned off if the bound leaves too little for it. If a field that is not read occurs twice, the
+    last one stays. Kinds that are not boundable stay unchanged.
     """
     adds_usage = add_usage and target.endpoint in _ASKED_FOR_USAGE
     names = _BOUNDS.get(target.endpoint, ()) if output_bound is not None else ()
@@ -92,7 +92,7 @@ def _thinking_within(bound: int, raw: Raw) -> dict[str, Raw]:
     try:
         thinking = _object.decode(raw) or {}
     except msgspec.DecodeError:
-        return {}  # no object: the upstream's to refuse
+        return {}  # no object: the upstream will refuse it
     budget = _int(thinking.get("budget_tokens"))
     if budget is None or budget < bound:
         return {}

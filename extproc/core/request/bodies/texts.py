@@ -1,4 +1,4 @@
-"""Fields that hold one text or many, as strings, token ids or objects: how many there are, and how long."""
+"""Count the texts in fields that hold one text or many, as strings, token ids or objects."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -22,17 +22,17 @@ _SPACE: Final = b" \t\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """`tokens` where they are given as token ids."""
+    """Hold the number of texts, and their tokens if they were given as token ids."""
 
     count: int
     tokens: int | None = None
 
 
 def texts_in(body: JsonBody, name: str, rule: str, *, objects: bool = False) -> Texts:
-    """How many texts a field holds: a string, an array of strings, token ids, or an array of arrays of them.
+    """Return the number of texts in a field: a string, an array of strings, token ids, or an array of such arrays.
 
-    With `objects`, elements may also be objects (a text with its title or its images), and one object may stand
-    for all. Raises `FieldError` for anything else, and for more than `MAX_CHOICES` texts.
+    With `objects`, an element may also be an object (a text with its title or images), and so may the whole field.
+    Raise `FieldError` for anything else, and for more than `MAX_CHOICES` texts.
     """
     rule = f"{rule}, at most {MAX_CHOICES}"
     texts: Texts = body.read(name, lambda raw: _count(raw, objects=objects), rule)
@@ -47,7 +47,7 @@ def _count(raw: Raw, *, objects: bool) -> Texts:
             _string.decode(raw)
             return Texts(1)
         case b"{" if objects:
-            # Its content is an array of parts, which a server may score one by one.
+            # The object's content is an array of parts, and a server may score each part.
             return Texts(max(1, bytes(raw).count(b"{") - 1))
         case b"[":
             return _count_elements(bytes(raw), objects=objects)
@@ -65,7 +65,7 @@ def _count_elements(text: bytes, *, objects: bool) -> Texts:
     if decoder is None:
         return Texts(1, len(_token_ids.decode(text)))
     elements = decoder.decode(text)
-    # Of an inner array the first element tells: numbers with objects among them are no text to any server.
+    # The first element decides for an inner array: no server takes a mix of numbers and objects for text.
     leaves = [element[0] if type(element) is list and element else element for element in elements]
     if not objects and any(type(leaf) is AnyObject for leaf in leaves):
         raise msgspec.ValidationError

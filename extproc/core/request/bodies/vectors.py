@@ -1,4 +1,4 @@
-"""Bodies of what reads text and generates none: embeddings, rerank, score."""
+"""Read the bodies of endpoints that read text and generate none: embeddings, rerank, score."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -8,9 +8,9 @@ from extproc.core.request.bodies.json_body import JsonBody
 from extproc.core.request.bodies.media import MESSAGE, PART, Media
 from extproc.core.request.bodies.texts import Texts, texts_in
 
-# OpenAI's field first, then vLLM's chats, Cohere's, Text Embeddings Inference's, llama.cpp's and SGLang's.
+# OpenAI's field first, then those of vLLM, Cohere, Text Embeddings Inference, llama.cpp and SGLang.
 EMBEDDING_PROMPT: Final = ("input", "messages", "texts", "inputs", "content", "text", "input_ids")
-# One of the left is compared with each of the right.
+# A query is compared with each document.
 QUERIES: Final = ("query", "queries", "text_1", "data_1")
 DOCUMENTS: Final = ("documents", "texts", "items", "text_2", "data_2")
 _ADDING: Final = ("chat_template", "mm_processor_kwargs", "media_io_kwargs")
@@ -22,7 +22,7 @@ _TEXTS_RULE: Final = "a string, an array of strings or objects, token ids or an 
 
 
 def read_embedding(body: JsonBody) -> RequestFacts:
-    """Texts, token ids or chats to embed, to classify or to pool. Raises `FieldError`."""
+    """Read texts, token ids or chats to embed, classify or pool. Raise `FieldError`."""
     model = body.model()
     given = [name for name in EMBEDDING_PROMPT if body.given(name)]
     if not given:
@@ -41,13 +41,13 @@ def read_embedding(body: JsonBody) -> RequestFacts:
 
 
 def read_pairs(body: JsonBody) -> RequestFacts:
-    """A query and documents, or texts in pairs. Raises `FieldError`.
+    """Read a query and documents, or pairs of texts. Raise `FieldError`.
 
-    A cross-encoder reads the query again with each document, so the prompt counts it as often.
+    A cross-encoder reads the query again for each document, so the prompt counts it as often.
     """
     model = body.model()
     queries, documents = _side(body, QUERIES), _side(body, DOCUMENTS)
-    # One on the left goes with all on the right; as many as there are on the right go one by one.
+    # One query goes with all documents; as many queries as documents go pair by pair.
     again = max(0, documents - 1) if queries == 1 else 0
     once, often = _media(body, DOCUMENTS), _media(body, QUERIES)
     query_bytes = sum(len(body.fields[name]) for name in QUERIES if body.given(name)) - often.payload_bytes
@@ -64,7 +64,7 @@ def _side(body: JsonBody, names: Sequence[str]) -> int:
     if not given:
         raise FieldError(names[0], f"given: {_TEXTS_RULE}")
     counts = {name: texts_in(body, name, _TEXTS_RULE, objects=True).count for name in given}
-    # However many parts it has, a query is one.
+    # A query counts as one, however many parts it has.
     return sum(1 if name == "query" else count for name, count in counts.items())
 
 
