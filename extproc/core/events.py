@@ -1,4 +1,6 @@
-"""What happens in an exchange, and what is to be done about it: plain values that know no transport."""
+"""Define the events of an exchange and the effects that answer them: plain values, independent of the
+transport.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +17,12 @@ from extproc.core.request.identity import Identity
 
 Headers = Mapping[str, str]
 
-# ---------------------------------------------------------------- what happens
+# ---------------------------------------------------------------- events
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """Request headers (by lower-case name, repeated ones joined by commas) and what Envoy verified.
+    """Hold the request headers (lower-case names, repeated ones joined by commas) and what Envoy verified.
 
     `peer` is the URI in the peer's certificate, empty without mTLS.
     """
@@ -40,12 +42,12 @@ class RequestBody:
 
 @dataclass(frozen=True, slots=True)
 class RequestTrailers:
-    """The request ends with trailers instead of an end of stream on its last body chunk."""
+    """Report that the request ends with trailers, without an end of stream on its last body chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """The answer to `Reserve`; `now` is when it came."""
+    """Answer `Reserve`. `now` is the time of the answer."""
 
     decision: Decision
     now: datetime
@@ -53,7 +55,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """The answer to `Inspect`; `now` is when it came."""
+    """Answer `Inspect`. `now` is the time of the answer."""
 
     insight: Insight | Unavailable
     now: datetime
@@ -74,14 +76,14 @@ class ResponseBody:
 
 @dataclass(frozen=True, slots=True)
 class ResponseTrailers:
-    """The answer ends with trailers instead of an end of stream on its last chunk."""
+    """Report that the answer ends with trailers, without an end of stream on its last chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamClosed:
-    """Envoy's side is gone: the client left, the upstream broke off, or all was over anyway.
+    """Report that Envoy's stream is gone: the client left, the upstream broke off, or the exchange was over.
 
-    `delivered` is False where the last reply could not be handed to Envoy.
+    `delivered` is False if the last reply could not be handed to Envoy.
     """
 
     delivered: bool = True
@@ -99,19 +101,19 @@ Event = (
     | StreamClosed
 )
 
-# ---------------------------------------------------------------- what is to be done
+# ---------------------------------------------------------------- effects
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Decide and hold; the decision comes back as `Decided`."""
+    """Ask for a decision and a hold. The decision comes back as `Decided`."""
 
     ask: Ask
 
 
 @dataclass(frozen=True, slots=True)
 class Inspect:
-    """Tell what binds an identity; the answer comes back as `Inspected`."""
+    """Ask for the limits that bind an identity. The answer comes back as `Inspected`."""
 
     identity: Identity
     subject: Subject
@@ -120,14 +122,18 @@ class Inspect:
 
 @dataclass(frozen=True, slots=True)
 class Grow:
-    """The answer outgrows what is held for it: hold what the reservation says now. Nothing waits for it."""
+    """Raise the hold to the value in `reservation`, because the answer outgrew it. Nothing waits for the
+    result.
+    """
 
     reservation: Reservation
 
 
 @dataclass(frozen=True, slots=True)
 class HeadReply:
-    """Lets headers go on, changed so. Which headers (request, response) follows from the event replied to."""
+    """Let headers pass with these changes. The event that is answered decides which headers: request or
+    response.
+    """
 
     set_headers: tuple[tuple[str, str], ...] = ()
     remove_headers: tuple[str, ...] = ()
@@ -135,26 +141,26 @@ class HeadReply:
 
 @dataclass(frozen=True, slots=True)
 class BodyReply:
-    """Lets a body chunk go on; `data` replaces it, None leaves it as it is."""
+    """Let a body chunk pass. `data` replaces it; None leaves it unchanged."""
 
     data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TrailersReply:
-    """Lets trailers go on."""
+    """Let trailers pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Answers the client in the upstream's place."""
+    """Answer the client instead of the upstream."""
 
     rejection: Rejection
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Ends the reservation."""
+    """End the reservation."""
 
     reservation: Reservation
     settlement: Settlement
@@ -162,7 +168,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Nothing is left to do: the stream may end."""
+    """Report that nothing is left to do: the stream may end."""
 
 
 Reply = HeadReply | BodyReply | TrailersReply | Reject

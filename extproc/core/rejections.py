@@ -1,4 +1,4 @@
-"""The answers that a client gets from us instead of the upstream's, in the shape of the endpoint's API."""
+"""Build our own answers to a client, in the shape of the endpoint's API."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ _BOUND_FIELDS: Final = {
     Endpoint.RESPONSES: "max_output_tokens",
 }
 _KSERVE: Final = (Endpoint.PREDICT, Endpoint.INFER)
-# Anthropic's names for kinds of error, by status.
+# Anthropic's error types, by status.
 _ANTHROPIC_TYPES: Final = {
     403: "permission_error",
     404: "not_found_error",
@@ -38,7 +38,9 @@ _ANTHROPIC_TYPES: Final = {
 
 
 class DeniedStyle(StrEnum):
-    """How a denied request is answered: as the endpoint's API does, or the talk's answer to the letter."""
+    """Select the form of a denied answer: that of the endpoint's API, or a plain 400 with one line of text
+    (`talk`).
+    """
 
     OPENAI = "openai"
     TALK = "talk"
@@ -46,7 +48,7 @@ class DeniedStyle(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A whole HTTP answer, and the reason it is counted under (a small fixed set)."""
+    """Hold a whole HTTP answer, and the reason that metrics count it under (a small fixed set)."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -83,7 +85,7 @@ def unusable_identity(problem: UnusableIdentity, endpoint: Endpoint | None = Non
 
 
 def suspended(reason: str, endpoint: Endpoint | None = None) -> Rejection:
-    """The answer to a caller for whom nothing is admitted."""
+    """Answer a caller that is suspended."""
     message = f"Access is suspended: {reason}." if not reason.endswith(".") else f"Access is suspended: {reason}"
     if reason == "suspended":
         message = "Access is suspended."
@@ -91,7 +93,7 @@ def suspended(reason: str, endpoint: Endpoint | None = None) -> Rejection:
 
 
 def unbounded(endpoint: Endpoint | None = None) -> Rejection:
-    """The answer to a request that a strict limit can't hold for, because it has no bound."""
+    """Answer a request that a strict limit can't hold for, because its prompt has no bound."""
     message = (
         "A strict limit binds this request, and what it can need has no bound: it refers to an earlier "
         "conversation, to files or films, or to tools that the server runs. Send the conversation itself."
@@ -112,7 +114,7 @@ def store_unavailable(retry_after_s: int, endpoint: Endpoint | None = None) -> R
 
 
 def overloaded(retry_after_s: int, endpoint: Endpoint | None = None) -> Rejection:
-    """The answer where the bodies of other requests fill what may be kept of them."""
+    """Answer a request that finds no room: the bodies of other requests fill the buffers."""
     return _error(
         503,
         "Too many large requests at once; try again shortly.",
@@ -130,12 +132,12 @@ def too_slow(endpoint: Endpoint | None = None) -> Rejection:
 
 
 def document(content: object, reason: str) -> Rejection:
-    """An answer of ours that is no error."""
+    """Answer with a document of ours: status 200."""
     return Rejection(200, (_JSON, ("cache-control", "no-store")), msgspec.json.encode(content), reason)
 
 
 def over_limit(denied: Denied, now: datetime, style: DeniedStyle, endpoint: Endpoint | None = None) -> Rejection:
-    """The answer to a request that fits in no more: 429 with all that a client needs to wait rightly."""
+    """Answer a request that does not fit its limits: 429 with everything a client needs to wait correctly."""
     bucket = denied.state.bucket
     limit = bucket.limit
     opening = f"Usage over limit -- {limit.scope.label}."
@@ -156,15 +158,15 @@ def over_limit(denied: Denied, now: datetime, style: DeniedStyle, endpoint: Endp
         message += f" That is more than the whole limit: {less}."
     headers = (("retry-after", str(seconds)), *quota_headers((denied.state,), now))
     if limit.window is not Window.MINUTE or denied.need > limit.amount:
-        headers += (("x-should-retry", "false"),)  # the OpenAI SDKs would wait and ask again, in vain
+        headers += (("x-should-retry", "false"),)  # stops the OpenAI SDKs from retrying in vain
     kind = "requests" if limit.unit is Unit.REQUESTS else "tokens"
     return _error(429, message, "rate_limit_exceeded", endpoint, kind=kind, reason=reason, extra=headers)
 
 
 def quota_headers(states: tuple[BucketState, ...], now: datetime) -> tuple[tuple[str, str], ...]:
-    """Limit, remaining and reset in OpenAI's header names and duration format.
+    """Return limit, remaining and reset in OpenAI's header names and duration format.
 
-    Of the tightest bucket that counts tokens, and of the tightest one that counts requests.
+    The values are those of the tightest bucket that counts tokens, and of the tightest one that counts requests.
     """
     headers: tuple[tuple[str, str], ...] = ()
     for unit, requests in (("tokens", False), ("requests", True)):
@@ -183,7 +185,7 @@ def _seconds_left(state: BucketState, now: datetime) -> int:
 
 
 def _duration(seconds: int) -> str:
-    """As OpenAI writes it: 6m0s, 11h27m14s."""
+    """Format seconds as OpenAI does: 6m0s, 11h27m14s."""
     hours, rest = divmod(seconds, 3600)
     minutes, seconds = divmod(rest, 60)
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{seconds}s"
