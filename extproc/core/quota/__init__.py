@@ -1,1 +1,3 @@
-"""Decides and charges: limits, buckets, costs, reservations, settlements, ledger entries. Pure."""
+"""Decide and charge: limits, buckets, costs, reservations, settlements, ledger entries. Pure functions and
+values.
+"""

@@ -1,4 +1,4 @@
-"""A bucket's usage that crossed a threshold, as a value: its id, its document for receivers, and its signature."""
+"""Describe a bucket whose usage crossed a threshold: id, document for receivers, and signature."""
 
 import hashlib
 import hmac
@@ -10,18 +10,19 @@ from typing import Final
 from extproc.core.quota.limits import Bucket
 
 EVENT_TYPE: Final = "tokenweir.quota.threshold"
-# Counts up when a field changes its meaning or goes; a new field alone is no new version.
+# Increases if a field changes its meaning or is removed. A new field alone does not change the version.
 EVENT_VERSION: Final = 1
 
-# 128 bits of the digest: ids of different alerts never meet.
+# 128 bits of the digest: different alerts never share an id.
 _ID_CHARS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """`used` (0 or more, in the limit's unit) of a tenant's bucket has reached `threshold` percent of its limit.
+    """Report that `used` (0 or more, in the limit's unit) of a tenant's bucket reached `threshold` percent of its
+    limit.
 
-    `at` (aware) is when that was noticed.
+    `at` (an aware datetime) is the time of the check that found it.
     """
 
     tenant: str
@@ -32,22 +33,27 @@ class Alert:
 
     @property
     def id(self) -> str:
-        """The same for one tenant, bucket and threshold, whoever tells of it and however often.
+        """Return the alert's id: the same for one tenant, bucket and threshold, however often and by whom it is
+        sent.
 
-        A bucket belongs to one window, so the next window's alerts have other ids.
+        A bucket belongs to one window, so the alerts of the next window have other ids.
         """
-        # JSON keeps the parts apart, and its escapes take any text, lone surrogates too.
+        # JSON separates the parts, and its escapes take any text, lone surrogates too.
         named = json.dumps([self.tenant, self.bucket.key, self.threshold])
         return hashlib.sha256(named.encode()).hexdigest()[:_ID_CHARS]
 
     @property
     def used_percent(self) -> int | None:
-        """The used part of the limit, rounded down; over 100 where usage outgrew it. None for a limit of 0."""
+        """Return the used share in percent, rounded down; over 100 if usage outgrew the limit. None for a limit of
+        0.
+        """
         amount = self.bucket.limit.amount
         return self.used * 100 // amount if amount > 0 else None
 
     def document(self) -> dict[str, object]:
-        """What a receiver is told, ready for JSON. Identity parts that the scope does not have are left out."""
+        """Return the document for receivers, ready for JSON. Leaves out identity parts that the scope does not
+        have.
+        """
         limit, interval = self.bucket.limit, self.bucket.interval
         document: dict[str, object] = {
             "id": self.id,
@@ -67,7 +73,7 @@ class Alert:
             "threshold_percent": self.threshold,
             "shadow": limit.shadow,
         }
-        # What narrows the limit; not to be taken for the model or endpoint of a scope that has one.
+        # The filter of the limit. Not the same as the model or endpoint in a scope.
         if limit.model is not None:
             document["model_pattern"] = limit.model
         if limit.endpoints:
@@ -75,18 +81,19 @@ class Alert:
         return document
 
     def payload(self) -> bytes:
-        """The document as JSON in ASCII: the same bytes each time."""
+        """Return the document as JSON in ASCII: the same bytes each time."""
         return json.dumps(self.document(), separators=(",", ":")).encode()
 
 
 def signature(secret: bytes, payload: bytes, second: int) -> str:
-    """The value of `tokenweir-signature`: the time of sending in Unix seconds, and an HMAC-SHA256 over
-    `<time>.<payload>`. With the time inside, a receiver can refuse what somebody recorded and sends again later.
+    """Return the value of `tokenweir-signature`: the time of sending in Unix seconds, and an HMAC-SHA256 over
+    `<time>.<payload>`. Because the time is signed, a receiver can refuse a message that was recorded and is sent
+    again.
     """
     digest = hmac.new(secret, b"%d." % second + payload, hashlib.sha256).hexdigest()
     return f"t={second},v1={digest}"
 
 
 def _rfc3339(second: float) -> str:
-    """To the second, in UTC."""
+    """Format an instant in UTC, to the second."""
     return datetime.fromtimestamp(int(second), UTC).isoformat().replace("+00:00", "Z")

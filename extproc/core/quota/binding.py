@@ -1,4 +1,4 @@
-"""A tenant's limits, and which of them bind a request."""
+"""Bind a request to those of its tenant's limits that apply to it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,18 +24,18 @@ from extproc.core.request.identity import Identity, TenantId
 
 
 class StoreFailure(StrEnum):
-    """What happens to a tenant's requests while the counters can't be asked."""
+    """Select the answer to a tenant's requests while the counters can't be reached."""
 
-    DENY = "deny"  # 503, until they can
-    ALLOW = "allow"  # each replica admits a share of the limits by itself
+    DENY = "deny"  # 503 until the counters are back
+    ALLOW = "allow"  # each replica admits a share of the limits on its own
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a service account has instead of the tenant's general limits.
+    """Hold the terms of a service account that replace the tenant's general limits.
 
-    Its limits stand in for the tenant's of the same kind. `unlimited` frees it of all that count by service
-    account, never of those that count the whole tenant, a client IP or a model. `suspended` is the reason.
+    Its limits replace the tenant's limits of the same kind. `unlimited` lifts all limits that count by service
+    account, never those that count the whole tenant, a client IP or a model. `suspended` is the reason.
     """
 
     limits: tuple[Limit, ...] = ()
@@ -45,7 +45,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class TopUp:
-    """`amount` more for the limits of one scope, window and unit until an instant (seconds since the epoch)."""
+    """Add `amount` to the limits of one scope, window and unit until an instant (seconds since the epoch)."""
 
     scope: Scope
     window: Window
@@ -57,7 +57,7 @@ class TopUp:
     endpoints: tuple[Endpoint, ...] = ()
 
     def raises(self, limit: Limit, identity: Identity, now: float) -> bool:
-        """Whether it counts for this limit and identity now."""
+        """Return whether the top-up counts for this limit and identity now."""
         return (
             now < self.until
             and (limit.scope, limit.window, limit.unit) == (self.scope, self.window, self.unit)
@@ -68,10 +68,10 @@ class TopUp:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A tenant's limits. `known` is False where the defaults stand in for a tenant that nobody configured.
+    """Hold a tenant's limits. `known` is False if nobody configured the tenant and the defaults apply.
 
-    `accounts` are the terms of single service accounts, `others` those of every one that is not among them.
-    `weights` are the tenant's own, by the model's glob; the first that matches counts.
+    `accounts` has the terms of single service accounts; `others` applies to all service accounts not listed there.
+    `weights` are the tenant's own, by model glob; the first match counts.
     """
 
     tenant: TenantId
@@ -90,7 +90,7 @@ class Policy:
         return self.accounts.get(identity.service_account, self.others)
 
     def suspension(self, identity: Identity) -> str | None:
-        """Why nothing is admitted for this identity; None where it is not suspended."""
+        """Return the reason why this identity is suspended; None if it is not."""
         terms = self.terms(identity)
         return self.suspended or (terms.suspended if terms is not None else None)
 
@@ -100,9 +100,9 @@ class Policy:
 
 
 def bind(policy: Policy, identity: Identity, now: datetime, subject: Subject = NO_SUBJECT) -> tuple[Bucket, ...]:
-    """The buckets that a request of `identity` for `subject` must fit in, every one of them.
+    """Return all buckets that a request of `identity` for `subject` must fit in.
 
-    Where model or endpoint are not known, the limits that need them are left out.
+    If the model or endpoint is unknown, the limits that need it are left out.
     """
     found: list[Bucket] = []
     for limit in limits_of(policy, identity, now):
@@ -113,7 +113,7 @@ def bind(policy: Policy, identity: Identity, now: datetime, subject: Subject = N
 
 
 def limits_of(policy: Policy, identity: Identity, now: datetime) -> tuple[Limit, ...]:
-    """All limits that can bind the identity, with the amounts that count now."""
+    """Return all limits that can bind the identity, with the amounts that count now."""
     limits = policy.limits
     terms = policy.terms(identity)
     if terms is not None:

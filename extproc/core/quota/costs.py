@@ -1,6 +1,6 @@
-"""What a request costs: estimates and bounds before its answer, the weighted sum of its usage after it.
+"""Compute the cost of a request: estimates and bounds before its answer, the weighted sum of its usage after.
 
-Integers throughout. Weights are thousandths, so that a cached token may count a tenth of another one.
+All numbers are integers. Weights are in thousandths, so that a cached token may count a tenth of another token.
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from extproc.core.quota.usage import Usage
 from extproc.core.request.body import RequestFacts
 
 THOUSAND: Final = 1000
-# Weights are at most 100, so that all sums stay below 2**53, where numbers in Redis' Lua lose their last digit.
+# Weights are at most 100, so all sums stay below 2**53; above it, numbers in Redis' Lua lose their last digit.
 MAX_WEIGHT: Final = 100 * THOUSAND
-# No larger output bound is ever written into a request, per choice.
+# The largest output bound, per choice, that we write into a request.
 MAX_OUTPUT_BOUND: Final = 1_000_000
-# More than the largest limit: what needs so much is never admitted.
+# More than the largest limit: a request with such a need is never admitted.
 _MOST: Final = 4 * 10**15
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much a token counts, in thousandths (0 <= weight <= MAX_WEIGHT), by its kind."""
+    """Hold the weight of a token by its kind, in thousandths (0 <= weight <= MAX_WEIGHT)."""
 
     input: int = THOUSAND
     cached_input: int = THOUSAND
@@ -31,22 +31,22 @@ class Weights:
 
     @property
     def any_input(self) -> int:
-        """The largest weight that a token of the prompt can have."""
+        """Return the largest weight that a token of the prompt can have."""
         return max(self.input, self.cached_input)
 
     @property
     def any_output(self) -> int:
-        """The largest weight that a generated token can have."""
+        """Return the largest weight that a generated token can have."""
         return max(self.output, self.reasoning)
 
     def at_most(self, prompt: int, output: int) -> int:
-        """What so many tokens count at most, rounded up."""
+        """Return the largest weighted count of these tokens, rounded up."""
         return -(-(self.any_input * prompt + self.any_output * output) // THOUSAND)
 
     def of(self, usage: Usage) -> int:
-        """What the usage counts, rounded up; its total where all weights are even.
+        """Return the weighted count of the usage, rounded up; its total if all weights are 1.
 
-        Tokens that only the upstream's total knows of count as output.
+        Tokens that are only in the upstream's total count as output.
         """
         further = max(0, usage.total - usage.input - usage.output)
         weighted = (
@@ -63,22 +63,22 @@ EVEN: Final = Weights()
 
 @dataclass(frozen=True, slots=True)
 class Costing:
-    """How the tokens of one model's requests are expected, before anything is known of the answer.
+    """Configure how the cost of one model's requests is estimated and bounded before the answer.
 
     Attributes:
-        bytes_per_token: bytes of prompt JSON that are counted as one token, rounded up, until it is learned. The
-            default is below what tokenizers need for most text: the estimate is rather too high than too low.
-        overhead_tokens: what a chat template adds.
-        media_tokens: held for each image or audio part carried inside the body.
-        typical_output_tokens: held per choice where the client gave no output bound, until it is learned.
+        bytes_per_token: bytes of prompt JSON per token, until the real ratio is learned. Estimates are rounded up.
+            Most text needs more bytes per token than the default, so the estimate is rather too high than too low.
+        overhead_tokens: tokens that a chat template adds.
+        media_tokens: held for each image or audio part inside the body.
+        typical_output_tokens: held per choice if the client gave no output bound, until it is learned.
         prompt_bound_factor: how much longer, in bytes, a tokenizer's normalization can make a text; for strict
             mode: 1 for byte-level tokenizers without one, 3 for NFC (Qwen's), 11 for NFKC (T5's, XLM-R's).
-        media_bound_tokens: the most that an image or audio part can be; for strict mode.
-        template_bound_tokens: the most that a chat template adds beside the messages; for strict mode.
-        message_bound_tokens: the most that it adds for each message, where a tokenizer counted the text.
-        max_output_tokens: written per choice in strict mode where the client gave no output bound.
-        min_output_tokens: in strict mode a request that could not get so many per choice is denied.
-        output_field: the field that strict mode writes where the client gave none; None: the endpoint's usual one.
+        media_bound_tokens: the most tokens of an image or audio part; for strict mode.
+        template_bound_tokens: the most tokens that a chat template adds beside the messages; for strict mode.
+        message_bound_tokens: the most tokens that it adds for each message, if a tokenizer counted the text.
+        max_output_tokens: written per choice in strict mode if the client gave no output bound.
+        min_output_tokens: strict mode denies a request that can't get at least this many per choice.
+        output_field: the field that strict mode writes if the client gave none; None: the endpoint's usual one.
     """
 
     bytes_per_token: int = 3
@@ -96,7 +96,7 @@ class Costing:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Tokens that a request is expected to need. Both parts are estimates, never usage."""
+    """Estimate the tokens that a request needs. Both parts are estimates, never usage."""
 
     prompt: int
     output: int
@@ -111,11 +111,11 @@ NO_COST: Final = Cost(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a request can need at the most: what strict mode rests on.
+    """Bound the tokens that a request can need; strict mode relies on it.
 
-    `prompt` tokens for certain; `output` per choice, because that is written into the request. It may be lowered
-    to `least`, below which the request is denied. `writable` is False where the endpoint has no output bound;
-    `field` is where it is written if the client gave none (None: the endpoint's usual one).
+    `prompt` is a proven maximum. `output` is per choice, and is enforced by writing it into the request. It may be
+    lowered to `least`; below that the request is denied. `writable` is False if the endpoint has no output bound.
+    `field` is the field to write if the client gave no bound (None: the endpoint's usual one).
     """
 
     prompt: int
@@ -132,22 +132,24 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a bucket has to hold, in thousandths of its unit: a fixed part, and one per token of output bound."""
+    """Describe the need of a bucket, in thousandths of its unit: a fixed part, and a part per token of output
+    bound.
+    """
 
     fixed: int
     slope: int = 0
 
     def at(self, output: int) -> int:
-        """In the bucket's unit, rounded up, where the output bound is `output` tokens per choice."""
+        """Return the need in the bucket's unit, rounded up, for an output bound of `output` tokens per choice."""
         return -(-(self.fixed + self.slope * output) // THOUSAND)
 
     def most(self, room: int) -> int:
-        """The largest output bound with which it fits into `room`; may be negative. Needs a slope."""
+        """Return the largest output bound that fits into `room`; may be negative. `slope` must not be 0."""
         return (room * THOUSAND - self.fixed) // self.slope
 
 
 def demand(unit: Unit, weights: Weights, cost: Cost, requests: int) -> Demand:
-    """What is held for an estimate."""
+    """Return the need of a bucket for an estimated cost."""
     match unit:
         case Unit.TOKENS:
             thousandths = weights.any_input * cost.prompt + weights.any_output * cost.output
@@ -163,7 +165,7 @@ def demand(unit: Unit, weights: Weights, cost: Cost, requests: int) -> Demand:
 
 
 def strict_demand(unit: Unit, weights: Weights, bound: Bound, requests: int) -> Demand:
-    """What is held for a bound, as a function of the output bound that is granted."""
+    """Return the need of a bucket for a bound, as a function of the granted output bound."""
     prompt = Cost(bound.prompt, 0)
     match unit:
         case Unit.TOKENS:
@@ -177,13 +179,13 @@ def strict_demand(unit: Unit, weights: Weights, bound: Bound, requests: int) -> 
 
 
 def prompt_estimate(facts: RequestFacts, costing: Costing) -> int:
-    """Tokens of the prompt, by its bytes, without anything learned."""
+    """Estimate the prompt's tokens from its bytes, without anything learned."""
     text = -(-facts.prompt_bytes // costing.bytes_per_token) + costing.overhead_tokens
     return text + facts.media_parts * costing.media_tokens
 
 
 def cost_of(facts: RequestFacts, prompt: int, typical_output: int) -> Cost:
-    """Prompt estimate + output bound x n; `typical_output` per choice stands in for a bound."""
+    """Return prompt estimate + output bound x n. `typical_output` per choice replaces a missing bound."""
     if not facts.counts_tokens:
         return NO_COST
     if not facts.generates:
@@ -195,11 +197,11 @@ def cost_of(facts: RequestFacts, prompt: int, typical_output: int) -> Cost:
 def bound_of(
     facts: RequestFacts, costing: Costing, counted: int | None = None, min_output_tokens: int | None = None
 ) -> Bound:
-    """What the request can need at the most.
+    """Return the most that the request can need.
 
-    A token is at least a byte long, and JSON writes no text shorter than it is: the prompt's bytes bound its
-    tokens, times what normalization can make of them. `counted` is what a tokenizer made of the text, where one
-    is configured; `min_output_tokens` is the tenant's own. Works through the whole prompt: only for strict mode.
+    A token is at least one byte long, and JSON never makes a text shorter. So the prompt's bytes, times the growth
+    by normalization, bound its tokens. `counted` is a tokenizer's count of the text, if one is configured.
+    `min_output_tokens` is the tenant's own. Reads the whole prompt, so use it for strict mode only.
     """
     if not facts.counts_tokens:
         return Bound(0, 0, 0, writable=False)
@@ -216,6 +218,6 @@ def bound_of(
     asked = facts.output_bound or facts.usual_bound or costing.max_output_tokens
     output = min(asked, MAX_OUTPUT_BOUND)
     wanted = min_output_tokens if min_output_tokens is not None else costing.min_output_tokens
-    # A bound of 0 is none to some servers and an error to others.
+    # Some servers take a bound of 0 for none, others for an error.
     least = min(max(1, wanted), output) if facts.boundable else output
     return Bound(prompt, output, least, facts.choices, facts.boundable, costing.output_field)

@@ -1,4 +1,4 @@
-"""Reading documents that people wrote: typed values out of mappings, and a message that names what is wrong."""
+"""Read documents that people wrote: typed values from mappings, and messages that name the wrong field."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ from zoneinfo import ZoneInfo
 from extproc.core.request.identity import MAX_NAME_CHARS, is_name
 
 E = TypeVar("E", bound=StrEnum)
-# No document has more of anything; each costs time on every request.
+# The most items of a list in a document; each one costs time on every request.
 MAX_ITEMS = 100
 
 
 class FieldError(Exception):
-    """A field that can't be used. The message names it and says what it must be."""
+    """Report a field that can't be used. The message names it and says what it must be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """A mapping and where it stands in the document. Getters give None for what is absent or null."""
+    """Wrap a mapping and its place in the document. Getters return None for a value that is absent or null."""
 
     values: Mapping[str, object]
     path: str = ""
 
     def refuse_unknown(self, known: Collection[str]) -> None:
-        """A misspelled field must not be a limit that silently does not bind."""
+        """Refuse fields that are not known: a misspelled limit must not be ignored silently."""
         for name in self.values:
             if name not in known:
                 raise FieldError(f"'{self.path}{name}' is no field here; use {', '.join(sorted(known))}")
@@ -35,7 +35,9 @@ class Fields:
         return FieldError(f"'{self.path}{name}' {rule}")
 
     def whole(self, name: str, most: int, what: str) -> int | None:
-        """A whole number from 0 on. The legacy mongo shell writes every number as a double."""
+        """Return a whole number >= 0. Takes whole floats, because the legacy mongo shell writes every number as a
+        double.
+        """
         value = self.values.get(name)
         if value is None:
             return None
@@ -45,12 +47,12 @@ class Fields:
         return int(value)  # type: ignore[call-overload, no-any-return]
 
     def thousandths(self, name: str, most: int) -> int | None:
-        """A number with up to three decimals, in thousandths."""
+        """Return a number with up to three decimals, in thousandths."""
         value = self.values.get(name)
         if value is None:
             return None
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        # Its range comes first: what is out of it may be too large to calculate with, or not a number.
+        # Check the range first: a value outside it may be too large to calculate with, or not a number.
         exact = round(value * 1000) if number and 0 <= value <= most // 1000 else -1  # type: ignore[operator]
         if exact < 0 or abs(exact - value * 1000) > 1e-6:  # type: ignore[operator]  # noqa: PLR2004
             raise self.bad(name, f"must be a number from 0 to {most // 1000} with at most three decimals")
@@ -77,7 +79,7 @@ class Fields:
         return found
 
     def reason(self, name: str) -> str | None:
-        """A reason for something; true is one without words."""
+        """Return a reason; `true` means that none was given."""
         value = self.values.get(name)
         if value is True:
             return "suspended"
@@ -92,7 +94,7 @@ class Fields:
         return kind(value)
 
     def choices(self, name: str, allowed: Iterable[E]) -> tuple[E, ...]:
-        """One or several of those that are allowed, in the order of their names."""
+        """Return one or several of the allowed values, in the order of their names."""
         value = self.values.get(name)
         if value is None:
             return ()
@@ -103,7 +105,7 @@ class Fields:
         return tuple(sorted({known[known.index(v)] for v in found}))
 
     def instant(self, name: str) -> float:
-        """A date of the database, or RFC 3339 text; seconds since the epoch. Without an offset it is UTC."""
+        """Return a database date, or RFC 3339 text, as seconds since the epoch. Without an offset it is UTC."""
         value = self.values.get(name)
         try:
             if isinstance(value, str):
@@ -122,7 +124,7 @@ class Fields:
             raise self.bad(name, "must be an IANA time zone")
         try:
             return ZoneInfo(value)
-        except (KeyError, ValueError, OSError):  # unknown, malformed, the name of a folder
+        except (KeyError, ValueError, OSError):  # unknown, malformed, or the name of a directory
             rule = "is no IANA time zone that this host knows; use one such as 'Europe/Berlin'"
             raise self.bad(name, rule) from None
 
@@ -135,7 +137,7 @@ class Fields:
         return Fields(value, f"{self.path}{name}.")
 
     def items(self, name: str, most: int = MAX_ITEMS) -> "Iterator[Fields]":
-        """The objects of a list."""
+        """Yield the objects of a list."""
         value = self.values.get(name)
         if value is None:
             return

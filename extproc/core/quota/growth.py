@@ -1,4 +1,4 @@
-"""How what is held for an answer follows its length."""
+"""Raise the hold of a request as its answer gets longer."""
 
 from dataclasses import replace
 from typing import Final
@@ -6,17 +6,17 @@ from typing import Final
 from extproc.core.quota.reservation import Reservation
 from extproc.core.request.body import RequestFacts
 
-# The least that the hold of a long stream grows by.
+# The smallest step by which the hold of a long stream grows.
 _GROWTH_TOKENS: Final = 64
 
 
 def outgrown(reservation: Reservation, facts: RequestFacts, written: int) -> Reservation | None:
-    """What to hold now that so many output tokens are `written`; None where what is held is enough.
+    """Return the reservation with a larger hold for `written` output tokens; None if the present hold is enough.
 
-    Others must not be admitted to what is gone. It doubles, so that there are few calls for a long answer. What a
-    strict limit binds is held whole from the start.
+    The hold must grow, or others would be admitted to tokens that are already used. It doubles, so a long answer
+    needs few calls. If a strict limit binds, everything is held from the start.
     """
-    # An answer that is as long as its client allowed is complete; without a bound it may go on.
+    # An answer that reached the client's bound is complete; an answer without a bound may go on.
     enough = written <= reservation.output_held if facts.output_bound else written < reservation.output_held
     if enough or reservation.strict or not (facts.stream and facts.counts_tokens):
         return None

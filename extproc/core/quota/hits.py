@@ -1,11 +1,11 @@
-"""What Envoy's rate limit filter asks about: descriptors -> `Hit`.
+"""Read the descriptors of Envoy's rate limit filter into a `Hit`.
 
-A descriptor is a list of entries, key and value, that the actions of a route made of one HTTP request. All the
-descriptors of a call come from that one request, so together they name one caller: the tenant's own limits bind it
-once, in one step with the limits that the route brings along, and a denied request counts nowhere.
+A descriptor is a list of entries (key and value) that the actions of a route made from one HTTP request. All
+descriptors of a call come from that one request, so together they name one caller. The tenant's own limits bind it
+once, in one step with the limits of the route. A denied request counts nowhere.
 
-Entries that are read: `tenant`, `service_account`, `client_ip`, Envoy's `remote_address` and
-`masked_remote_address`, `model`; and, for its own descriptor alone, `limit` and `route`. All others are ignored.
+These entries are read: `tenant`, `service_account`, `client_ip`, Envoy's `remote_address` and
+`masked_remote_address`, `model`. `limit` and `route` apply to their own descriptor only. All others are ignored.
 """
 
 import re
@@ -35,10 +35,10 @@ _SHOWN_CHARS = 64
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """One descriptor as it came.
+    """Hold one descriptor as it came.
 
-    `hits` is its own `hits_addend`, None where it has none; `refunds` stands for `is_negative_hits`, and
-    `overrides` says that it carries Envoy's own kind of limit.
+    `hits` is its own `hits_addend`, None if it has none. `refunds` stands for `is_negative_hits`. `overrides`
+    means that it carries Envoy's own kind of limit.
     """
 
     entries: tuple[tuple[str, str], ...]
@@ -49,9 +49,9 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One HTTP request that Envoy asks about, counted as 1 to `MAX_HITS` requests.
+    """Describe one HTTP request that Envoy asks about, counted as 1 to `MAX_HITS` requests.
 
-    The tenant's limits on requests bind it, and those of `extra`. `model` is None where no entry names one.
+    The tenant's limits on requests bind it, and those in `extra`. `model` is None if no entry names one.
     """
 
     identity: Identity
@@ -62,7 +62,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class BadDescriptor:
-    """The filter's configuration asks for what is not there, whoever calls. `message` is for the operator."""
+    """Report an error in the filter's configuration, independent of the caller. `message` is for the operator."""
 
     message: str
 
@@ -74,19 +74,19 @@ def read_hit(
     tenant_pattern: re.Pattern[str] | None = None,
     ipv6_prefix: int = IPV6_PREFIX,
 ) -> Hit | UnusableIdentity | BadDescriptor:
-    """Reads one call of the rate limit filter.
+    """Read one call of the rate limit filter.
 
-    Without a service account the caller is anonymous; without a tenant it is derived from the service account as
-    in `IdentityRules`. An entry that comes twice must say the same: which of two counts is not for us to guess.
+    Without a service account the caller is anonymous. Without a tenant, the tenant is derived from the service
+    account as in `IdentityRules`. A repeated entry must have the same value each time; two different values are an
+    error.
 
     Args:
-        domain: the filter's.
-        descriptors: as they came.
-        hits_addend: the call's, 0 where it has none. Descriptors may have their own. A request is counted once:
-            as the largest of them says, and never as less than 1. A check that counts nothing would promise room
-            that the next request may take.
+        domain: the filter's domain.
+        descriptors: the descriptors as they came.
+        hits_addend: the call's, 0 if it has none. Descriptors may have their own; the largest counts. It never
+            counts as less than 1: a check that counts nothing would promise room that the next request may take.
         tenant_pattern: see `IdentityRules`.
-        ipv6_prefix: the same.
+        ipv6_prefix: see `IdentityRules`.
     """
     problem = _unsupported(domain, descriptors)
     if problem is not None:
@@ -102,7 +102,7 @@ def read_hit(
         if not isinstance(found, RouteLimit):
             return found
         key = (found.limit.kind, found.parts)
-        # The amount is no part of a bucket's key: of two that share a bucket, the lower one says it all.
+        # The amount is no part of a bucket's key. If two limits share a bucket, the lower one decides.
         limits[key] = min(limits.get(key, found), found, key=lambda each: each.limit.amount)
     if len(limits) > MAX_ROUTE_LIMITS:
         return BadDescriptor(f"A request can have {MAX_ROUTE_LIMITS} entries 'limit', not {len(limits)}.")
@@ -123,7 +123,7 @@ def _unsupported(domain: str, descriptors: Sequence[Descriptor]) -> BadDescripto
 
 
 def _caller(descriptors: Sequence[Descriptor]) -> dict[str, str] | UnusableIdentity:
-    """What all descriptors together say of the caller and its model: every name is one."""
+    """Merge the entries of all descriptors about the caller and its model. Each entry must have one value."""
     merged: dict[str, str] = {}
     for key, value in (entry for each in descriptors for entry in each.entries):
         if key in {"model", "route"} and not is_name(value):
@@ -149,7 +149,7 @@ def _no_name(key: str) -> UnusableIdentity:
 
 
 def _address(entries: Mapping[str, str], ipv6_prefix: int) -> ClientIP | None:
-    """The address itself where there is one, else the network that Envoy masked it to."""
+    """Return the address itself if there is one, else the network that Envoy masked it to."""
     for key in _ADDRESSES:
         if key in entries:
             return client_ip(entries[key], ipv6_prefix)

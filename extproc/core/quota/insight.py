@@ -1,4 +1,4 @@
-"""What a caller, or an operator, is told of the limits that bind an identity."""
+"""Describe the limits that bind an identity, for a caller or an operator."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,13 +10,15 @@ from extproc.core.quota.reservation import BucketState
 from extproc.core.request.endpoints import MAX_MODEL_CHARS, Endpoint
 from extproc.core.request.identity import Identity
 
-# A longer path than this asks about nothing.
+# The query of a longer path is ignored.
 _PATH: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Insight:
-    """The limits of an identity now; the state is None where it depends on a model or endpoint not asked about."""
+    """Hold the limits of an identity now. The state is None if it depends on a model or endpoint not asked
+    about.
+    """
 
     identity: Identity
     limits: tuple[tuple[Limit, BucketState | None], ...]
@@ -24,7 +26,7 @@ class Insight:
 
 
 def quota_document(insight: Insight, now: datetime) -> dict[str, object]:
-    """The answer to `GET /v1/quota`. Shadow limits are the operator's business and not in it."""
+    """Build the answer to `GET /v1/quota`. Shadow limits are for the operator and are left out."""
     who = insight.identity
     return {
         "object": "quota",
@@ -37,7 +39,7 @@ def quota_document(insight: Insight, now: datetime) -> dict[str, object]:
 
 
 def row(limit: Limit, state: BucketState | None, now: datetime) -> dict[str, object]:
-    """One limit with its counts; null where they are not known without a model or endpoint."""
+    """Describe one limit with its counts; null if they depend on a model or endpoint that is not known."""
     end = state.bucket.interval.end if state is not None else None
     return {
         "scope": limit.scope.value,
@@ -56,7 +58,7 @@ def row(limit: Limit, state: BucketState | None, now: datetime) -> dict[str, obj
 
 
 def asked_about(path: str) -> Subject:
-    """What `?model=` and `?endpoint=` ask about: limits that count by them have numbers only then."""
+    """Return the subject in `?model=` and `?endpoint=`. Limits that count by them have numbers only then."""
     fields = parse_qs(path.partition("?")[2]) if len(path) < _PATH else {}
     model = fields["model"][0][:MAX_MODEL_CHARS] if "model" in fields else None
     endpoint = fields["endpoint"][0] if "endpoint" in fields else None

@@ -1,7 +1,7 @@
-"""What settled usage teaches about each model: how long its answers are, and what its prompts come to in tokens.
+"""Learn estimates per model from settled usage: the length of its answers, and the tokens of its prompts.
 
-Both are estimates for a hold, never a charge: what was held too much goes back when the request is settled. One
-rule holds for all of them: of the last requests, nine in ten needed no more. Integers throughout; the same
+The estimates decide holds, never charges: a hold that was too large is given back when the request is settled. One
+rule applies to all: nine in ten of the latest requests needed no more. All numbers are integers, and the same
 observations always give the same estimates.
 """
 
@@ -11,36 +11,36 @@ from typing import Final
 
 from extproc.core.request.body import MAX_TOKENS
 
-# So many of the latest values are looked at: a tenth of them is still a dozen, and a change shows within minutes.
+# The number of latest values that count: a tenth of them is still a dozen, and a change shows within minutes.
 WINDOW: Final = 128
-# With fewer values than this, what was configured has its share in the estimate.
+# With fewer values than this, the configured value has its share in the estimate.
 ENOUGH: Final = 32
-# Below this size the template's part of a prompt is too large for bytes per token to be seen.
+# In smaller prompts the template's part is too large to measure bytes per token.
 LARGE_PROMPT_BYTES: Final = 1024
-# Learned values stay near the configured ones, so that one caller's odd requests can do only so much to the
-# holds of all others: typical output ...
+# Learned values stay near the configured ones, so that one caller's odd requests have little effect on the holds
+# of all others: typical output ...
 _LESS_OUTPUT: Final = 8
 _MORE_OUTPUT: Final = 16
-# ... bytes per token (and never beyond what a tokenizer can do with text) ...
+# ... bytes per token (and never beyond the possible range of a tokenizer) ...
 _RATIO_SPREAD: Final = 4
 _MILLI: Final = 1000
 _MIN_RATIO, _MAX_RATIO = 1 * _MILLI, 16 * _MILLI
-# ... and tokens that a template adds beyond those that were configured: some carry a system prompt of their own.
+# ... and tokens that a template adds beyond the configured ones: some contain a system prompt of their own.
 _MAX_EXTRA_TOKENS: Final = 2048
 
 
 class Learned:
-    """Estimates per model, for at most `models` of them (two or more). Not for use by several threads.
+    """Keep estimates for at most `models` models (two or more). Not thread-safe.
 
-    Three quarters of the room are for models that were observed often enough, one quarter for those that were
-    not: made-up names push each other out, not what was learned. Reading is a lookup and changes nothing.
-    Names must be bounded in length by the caller.
+    Three quarters of the room are for models with enough observations, one quarter is for the others. Made-up
+    names therefore replace each other, not learned values. Reading is a lookup and changes nothing. The caller
+    must bound the length of names.
     """
 
     def __init__(self, models: int = 512) -> None:
         self._room_for_new = max(1, models // 4)
         self._room_for_known = max(1, models - self._room_for_new)
-        # In both, who was observed last stands last.
+        # In both, the model that was observed last is at the end.
         self._new: dict[str, _Profile] = {}
         self._known: dict[str, _Profile] = {}
 
@@ -59,19 +59,19 @@ class Learned:
         bounded: bool,
         start_bytes_per_token: int,
     ) -> None:
-        """Takes in one request that was settled on the usage of a complete answer. Never raises.
+        """Take in one request that was settled on the usage of a complete answer. Never raise.
 
         Args:
             model: the model's name.
-            prompt_bytes: as they were when the prompt was estimated.
-            overhead_tokens: as it was when the prompt was estimated.
-            media_parts: a prompt with images or audio says nothing about text, and is left out.
-            prompt_tokens: what the upstream reported; 0 is taken for unknown.
-            output_per_choice: what the upstream reported, divided by the choices and rounded up; 0 as above.
+            prompt_bytes: the value at the time of the estimate.
+            overhead_tokens: the value at the time of the estimate.
+            media_parts: a prompt with images or audio is left out, because it says nothing about text.
+            prompt_tokens: reported by the upstream; 0 means unknown.
+            output_per_choice: reported by the upstream, divided by the choices and rounded up; 0 means unknown.
             bounded: a bound on the output went upstream, the client's or ours. Such an output is left out even
                 if it stayed under its bound: the estimate is for requests without one, and clients that set a
                 bound ask for other things than those that don't.
-            start_bytes_per_token: what is configured.
+            start_bytes_per_token: the configured value.
         """
         profile = self._profile(model)
         if output_per_choice > 0 and not bounded:
@@ -87,9 +87,10 @@ class Learned:
             profile.extras.add(_within(extra, 0, _MAX_EXTRA_TOKENS))
 
     def typical_output(self, model: str, start: int) -> int:
-        """Tokens per choice that nine in ten of a model's unbounded answers stay within.
+        """Return tokens per choice that suffice for nine in ten of a model's unbounded answers.
 
-        Between start / 8 and start x 16, at least 1, at most MAX_TOKENS; `start` itself for an unknown model.
+        The value is between start / 8 and start x 16, at least 1, at most MAX_TOKENS; `start` itself for an
+        unknown model.
         """
         profile = self._find(model)
         typical = start if profile is None else profile.outputs.ninth_decile(start)
@@ -98,10 +99,10 @@ class Learned:
     def prompt_tokens(
         self, model: str, *, prompt_bytes: int, overhead_tokens: int, start_bytes_per_token: int
     ) -> int:
-        """Tokens that nine in ten prompts of this size and model stay within; media not included.
+        """Return tokens that suffice for nine in ten prompts of this size and model, without media.
 
-        From 1 to MAX_TOKENS, never less for more bytes. Bytes per token are between a quarter and four times
-        `start_bytes_per_token`, and between 1 and 16.
+        The value is between 1 and MAX_TOKENS and never falls as bytes grow. Bytes per token are between a quarter
+        and four times `start_bytes_per_token`, and between 1 and 16.
         """
         profile = self._find(model)
         if profile is None:
@@ -114,7 +115,7 @@ class Learned:
         return self._known.get(model) or self._new.get(model)
 
     def _profile(self, model: str) -> "_Profile":
-        """The profile to put an observation into, as the one that was observed last."""
+        """Return the profile for a new observation, and move it to the end of its table."""
         profile = self._known.pop(model, None)
         if profile is None:
             profile = self._new.pop(model, None) or _Profile()
@@ -128,7 +129,7 @@ class Learned:
 
 
 class _Recent:
-    """The last `WINDOW` values, in the order in which they came and in that of their size."""
+    """Keep the last `WINDOW` values, in order of arrival and in order of size."""
 
     __slots__ = ("_arrived", "_oldest", "_sorted")
 
@@ -147,11 +148,11 @@ class _Recent:
         insort(self._sorted, value)
 
     def ninth_decile(self, start: int) -> int:
-        """The value that a tenth of the others, rounded down, are above."""
+        """Return the value that a tenth of the others, rounded down, are above."""
         return self._blend(start, -1 - len(self._sorted) // 10)
 
     def first_decile(self, start: int) -> int:
-        """The value that a tenth of the others, rounded down, are below."""
+        """Return the value that a tenth of the others, rounded down, are below."""
         return self._blend(start, len(self._sorted) // 10)
 
     def _blend(self, start: int, index: int) -> int:
@@ -162,7 +163,7 @@ class _Recent:
 
 
 class _Profile:
-    """What is known of one model: about 6 KB when all windows are full."""
+    """Hold the observations of one model: about 6 KB when all windows are full."""
 
     __slots__ = ("extras", "observations", "outputs", "ratios")
 
@@ -170,7 +171,7 @@ class _Profile:
         self.observations = 0
         self.outputs = _Recent()
         self.ratios = _Recent()  # thousandths of a byte per token, of large prompts
-        self.extras = _Recent()  # tokens that bytes and configured overhead don't account for, of small prompts
+        self.extras = _Recent()  # tokens beyond bytes and configured overhead, of small prompts
 
     def ratio(self, start_bytes_per_token: int) -> int:
         return _ratio_near(start_bytes_per_token, self.ratios.first_decile(start_bytes_per_token * _MILLI))

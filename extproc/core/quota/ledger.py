@@ -1,4 +1,4 @@
-"""The ledger's entries: one per request, the source of truth that daily usage is summed from."""
+"""Define the ledger's entries: one per request. Daily usage is summed from them."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,7 +12,7 @@ from extproc.core.request.identity import Identity
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a bucket was charged, in its unit.
+    """Hold the charge of one bucket, in its unit.
 
     `key` is unique within the tenant; `until` (seconds since the epoch) is the end of its window.
     """
@@ -24,12 +24,12 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one request did to its buckets.
+    """Record one request and its effect on its buckets.
 
-    `charge` is what was counted as used, `held` what had been held, both in weighted tokens. `cost` is what it was
-    expected to need when it came, admitted or not. `shadow` names the shadow limits (their kinds) that would have
-    denied it. `price` is in billionths of the currency that the prices are given in. `charges` are those of its
-    buckets, without the ones of 0: counters that are lost are rebuilt from them.
+    `charge` was counted as used and `held` was held, both in weighted tokens. `cost` is the estimate at admission,
+    also for a denied request. `shadow` names the shadow limits (their kinds) that would have denied it. `price` is
+    in billionths of the currency of the configured prices. `charges` lists the charges of its buckets, without
+    those of 0: lost counters are rebuilt from them.
     """
 
     id: ReservationId
@@ -61,7 +61,7 @@ def closed_entry(
     shadow: tuple[str, ...] = (),
     price: int = 0,
 ) -> Entry:
-    """The entry of a reservation that ended."""
+    """Return the entry of a reservation that ended."""
     charged = zip(reservation.buckets, charges(reservation, settlement), strict=True)
     return Entry(
         id=reservation.id,
@@ -87,6 +87,6 @@ def closed_entry(
 
 
 def denied_entry(reservation: Reservation, reason: str) -> Entry:
-    """The entry of a request that was denied: it held nothing and costs nothing."""
+    """Return the entry of a denied request: it held nothing and costs nothing."""
     settlement = Settlement(Outcome.DENIED, NO_USAGE, 0, reason, forwarded=False)
     return replace(closed_entry(reservation, settlement, reservation.admitted_at), held=0)

@@ -1,4 +1,4 @@
-"""Limits and the calendar: scope x unit x window x amount, and the bucket that each counts in."""
+"""Define limits (scope x unit x window x amount), their buckets, and the calendar of their windows."""
 
 import re
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from zoneinfo import ZoneInfo
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 
-# Amounts and sums stay far below 2**53, where numbers in Redis' Lua lose their last digit.
+# Amounts and sums stay far below 2**53; above it, numbers in Redis' Lua lose their last digit.
 MAX_AMOUNT = 10**12
 
 
 class Scope(StrEnum):
-    """The identity parts that a limit counts by, joined by "+"; the tenant's bucket has none."""
+    """List the identity parts that a limit counts by, joined by "+". The scope `tenant` needs no further part."""
 
     TENANT = "tenant"
     SERVICE_ACCOUNT = "service_account"
@@ -34,16 +34,18 @@ class Scope(StrEnum):
 
     @property
     def label(self) -> str:
-        """The scope's name in a denied answer; the talk's words."""
+        """Return the scope's name in a denied answer."""
         return " + ".join(_LABELS.get(name, name) for name in self.split("+"))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the parts."""
+        """Return the names of the parts."""
         return _NAMES[self]
 
     def parts(self, identity: Identity, subject: "Subject") -> tuple[str, ...] | None:
-        """The concrete parts of this scope, the tenant left out (it is in every key); None: one is not known."""
+        """Return the values of the scope's parts without the tenant (it is in every key); None if one is not
+        known.
+        """
         found = tuple(_part(name, identity, subject) for name in _NAMES[self])
         return found if None not in found else None  # type: ignore[return-value]
 
@@ -53,25 +55,25 @@ _NAMES = {scope: tuple(scope.split("+")) if scope is not Scope.TENANT else () fo
 
 
 class Unit(StrEnum):
-    """What a limit counts."""
+    """List the units that a limit can count."""
 
-    TOKENS = "tokens"  # the weighted cost; without weights all tokens
+    TOKENS = "tokens"  # the weighted cost; the number of tokens if there are no weights
     INPUT_TOKENS = "input_tokens"
     OUTPUT_TOKENS = "output_tokens"
     REQUESTS = "requests"
 
 
 class Mode(StrEnum):
-    """How a limit admits."""
+    """Select the rule by which a limit admits."""
 
     SOFT = "soft"  # used < limit
     RESERVE = "reserve"  # used + held + cost <= limit
-    STRICT = "strict"  # the same with a proven bound of the cost
+    STRICT = "strict"  # like `reserve`, with a proven bound instead of the estimated cost
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is asked for: a model and an endpoint kind; None where that is not known."""
+    """Name the model and endpoint kind that are asked for; None if not known."""
 
     model: str | None = None
     endpoint: Endpoint | None = None
@@ -81,7 +83,7 @@ NO_SUBJECT: Final = Subject()
 
 
 class Window(StrEnum):
-    """A calendar interval in the tenant's time zone."""
+    """List the calendar intervals, in the tenant's time zone."""
 
     MINUTE = "minute"
     HOUR = "hour"
@@ -96,10 +98,10 @@ _SECONDS: Final = {Window.MINUTE: 60, Window.HOUR: 3600}
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `amount` (0 <= amount <= MAX_AMOUNT) of a unit per scope and window.
+    """Allow at most `amount` (0 <= amount <= MAX_AMOUNT) of a unit per scope and window.
 
-    `model` (a glob: * and ?) and `endpoints` narrow it to what they name; without them it binds everything. One
-    that is `shadow` never denies: it counts what it would have denied, in a bucket of its own.
+    `model` (a glob with * and ?) and `endpoints` narrow the limit; without them it binds all requests. A `shadow`
+    limit never denies. It counts in a bucket of its own, and records the requests that it would have denied.
     """
 
     scope: Scope
@@ -113,12 +115,12 @@ class Limit:
 
     @property
     def kind(self) -> str:
-        """What tells limits apart but for their amount and mode: two of one kind share their buckets."""
+        """Return an id of everything but amount and mode. Two limits of one kind share their buckets."""
         kind = f"{self.scope}:{self.window}"
         if self.unit is not Unit.TOKENS:
             kind += f"~{self.unit}"
         if self.model is not None:
-            # "~" is what parts a kind, and quote leaves it as it is.
+            # "~" separates the parts of a kind, and `quote` does not escape it.
             kind += f"~m={quote(self.model, safe='').replace('~', '%7E')}"
         if self.endpoints:
             kind += f"~e={','.join(sorted(self.endpoints))}"
@@ -126,11 +128,13 @@ class Limit:
 
     @property
     def is_general(self) -> bool:
-        """Whether it binds requests for any model and endpoint."""
+        """Return whether the limit binds requests for any model and endpoint."""
         return self.model is None and not self.endpoints
 
     def binds(self, subject: Subject) -> bool:
-        """Whether it counts what is asked for. What is not known is not bound by a limit that narrows it."""
+        """Return whether the limit counts the subject. A narrowed limit does not bind an unknown model or
+        endpoint.
+        """
         if self.model is not None and (subject.model is None or not matches(self.model, subject.model)):
             return False
         return not self.endpoints or subject.endpoint in self.endpoints
@@ -138,7 +142,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A window's concrete bounds, as seconds since the epoch: start inclusive, end exclusive."""
+    """Hold a window's bounds in seconds since the epoch: start inclusive, end exclusive."""
 
     start: int
     end: int
@@ -146,7 +150,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One limit x one concrete identity x one window: what a counter counts."""
+    """Identify one counter: one limit x one concrete identity x one window."""
 
     limit: Limit
     parts: tuple[str, ...]
@@ -154,7 +158,7 @@ class Bucket:
 
     @property
     def key(self) -> str:
-        """Unique within a tenant. Parts are percent-escaped, so two identities can never share a key.
+        """Return the bucket's key, unique within a tenant. Parts are escaped, so two identities never share a key.
 
         The amount is not part of it: a limit raised in mid-window keeps its counter.
         """
@@ -163,28 +167,30 @@ class Bucket:
 
 
 def matches(glob: str, name: str) -> bool:
-    """Whether a glob (* any text, ? any character; nothing else is special) matches a whole name, in any case.
+    """Return whether a glob (* any text, ? any character, nothing else is special) matches a whole name, in any
+    case.
 
-    Some servers take names in any case: what is another name to us and none to them must be no way past a limit.
+    Some servers ignore the letter case of names. A client must not bypass a limit by a spelling that the server
+    takes for the same model.
     """
     return _compiled(glob).fullmatch(name) is not None
 
 
 @lru_cache(maxsize=4096)
 def _compiled(glob: str) -> re.Pattern[str]:
-    # Each star gives up nothing once the text after it matched: linear in the name for every glob.
+    # Each star matches as little as possible, without backtracking: linear in the name for every glob.
     first, *rest = (re.escape(part).replace(r"\?", ".") for part in re.sub(r"\*+", "*", glob).split("*"))
     middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
     return re.compile(first + middle + (f".*{rest[-1]}" if rest else ""), re.DOTALL | re.IGNORECASE)
 
 
 def interval_at(window: Window, now: datetime, zone: ZoneInfo) -> Interval:
-    """The window that `now` (aware) falls into. The windows of a kind follow each other without gap or overlap.
+    """Return the window that contains `now` (aware). Windows of a kind follow each other without gap or overlap.
 
-    Days and longer run from local midnight to local midnight, so they have 23 or 25 hours where the clocks
-    change; a midnight that the clocks jump over is the instant of the jump, of a midnight that comes twice the
-    first one counts (PEP 495, fold=0). Weeks start on Monday. Minutes and hours are counted from the start of
-    their day: clock hours, but for the rest of a day on which the clocks were put by less than an hour.
+    Days and longer windows run from local midnight to local midnight, so they have 23 or 25 hours where the clocks
+    change. If the clocks jump over midnight, the window starts at the jump; if midnight comes twice, the first one
+    counts (PEP 495, fold=0). Weeks start on Monday. Minutes and hours are counted from the start of their day;
+    they equal clock hours, except after a clock change of less than an hour, for the rest of that day.
     """
     first = _date_at(now, zone)
     last = first + _ONE_DAY
@@ -206,7 +212,9 @@ def interval_at(window: Window, now: datetime, zone: ZoneInfo) -> Interval:
 
 
 def local_date(now: datetime, zone: ZoneInfo) -> str:
-    """The tenant's calendar date at `now`, as YYYY-MM-DD: the date of daily usage, and of the day's buckets."""
+    """Return the tenant's calendar date at `now` as YYYY-MM-DD: the date of daily usage and of the day's
+    buckets.
+    """
     return _date_at(now, zone).isoformat()
 
 
@@ -225,7 +233,7 @@ def _part(name: str, identity: Identity, subject: Subject) -> str | None:
 def _date_at(now: datetime, zone: ZoneInfo) -> date:
     today = now.astimezone(zone).date()
     tomorrow = today + _ONE_DAY
-    # Clocks that are put back across midnight show a day again that is over. It stays over.
+    # Clocks that are put back across midnight show a past date again. That day stays over.
     return tomorrow if _epoch(now) >= _midnight(tomorrow, zone) else today
 
 

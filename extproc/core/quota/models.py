@@ -1,4 +1,4 @@
-"""What is known of single models: how their tokens are expected, weighted and priced."""
+"""Describe single models: how their tokens are estimated, weighted and priced."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,25 +8,25 @@ from extproc.core.quota.costs import EVEN, Costing, Weights
 from extproc.core.quota.limits import matches
 from extproc.core.quota.usage import Usage
 
-# Requests name their model, and not every server minds: what is remembered of names is bounded.
+# Clients can send any model name, so the number of names in memory is bounded.
 _REMEMBERED: Final = 1024
-# Prices of at most this many millionths of the currency, so that sums fit into 64 bits.
+# Prices are at most this many millionths of the currency, so that sums fit into 64 bits.
 MAX_PRICE: Final = 100_000 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a million tokens cost, in millionths of the currency (0 <= price <= MAX_PRICE), by their kind."""
+    """Hold the price of a million tokens by kind, in millionths of the currency (0 <= price <= MAX_PRICE)."""
 
     input: int = 0
     cached_input: int = 0
     output: int = 0
 
     def of(self, usage: Usage) -> int:
-        """What the usage costs, in billionths of the currency, rounded half up."""
+        """Return the price of the usage in billionths of the currency, rounded half up."""
         output = max(usage.output, usage.total - usage.input)
         parts = self.input * (usage.input - usage.cached) + self.cached_input * usage.cached + self.output * output
-        # A millionth per million tokens is a millionth of a millionth per token: 1000 of them are a billionth.
+        # A millionth per million tokens is 10**-12 per token; 1000 of them are a billionth.
         return (parts + 500) // 1000
 
 
@@ -35,7 +35,7 @@ FREE: Final = Prices()
 
 @dataclass(frozen=True, slots=True)
 class ModelProfile:
-    """What is known of one model, or of all that nothing else is known of."""
+    """Hold the settings of one model, or of all models without settings of their own."""
 
     costing: Costing = field(default_factory=Costing)
     weights: Weights = EVEN
@@ -43,7 +43,7 @@ class ModelProfile:
 
 
 class Models:
-    """Profiles by the model's glob; the first that matches counts."""
+    """Find a profile by the model's glob; the first match counts."""
 
     def __init__(self, default: ModelProfile, profiles: Sequence[tuple[str, ModelProfile]] = ()) -> None:
         self._default = default

@@ -1,7 +1,7 @@
-"""Partitions: tenants are spread over a small fixed number of them; what is counted of a tenant stays in one.
+"""Spread tenants over a small fixed number of partitions. All counters of a tenant are in one partition.
 
-A partition is what a Redis Cluster keeps on one node (it is the hash tag of all its keys), and what is rebuilt as
-a whole when its counters are lost. Few enough to look at all of them in one round trip.
+A partition is the hash tag of its keys, so a Redis Cluster keeps it on one node. It is rebuilt as a whole if its
+counters are lost. There are few enough to read all of them in one round trip.
 """
 
 from typing import Final
@@ -13,5 +13,5 @@ PARTITIONS: Final = 16
 
 
 def partition_of(tenant: TenantId) -> int:
-    """The tenant's partition, the same on every replica and in every version."""
+    """Return the tenant's partition: the same on every replica and in every version."""
     return crc32(tenant.encode()) % PARTITIONS

@@ -1,4 +1,6 @@
-"""A document of `tenantLimitation` -> `Policy`. `{tenant_id, sa_limit, ip_limit}` alone is a whole document."""
+"""Read a document of `tenantLimitation` into a `Policy`. `{tenant_id, sa_limit, ip_limit}` is a complete
+document.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +15,19 @@ from extproc.core.quota.limits import MAX_AMOUNT, Limit, Mode, Scope, Unit, Wind
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import TenantId, is_name
 
-# The talk's names: tokens a day per service account, and per service account + client IP.
+# The short form: tokens per day per service account, and per service account + client IP.
 SHORT_LIMITS: Final = {
     "sa_limit": (Scope.SERVICE_ACCOUNT, Window.DAY),
     "ip_limit": (Scope.SERVICE_ACCOUNT_IP, Window.DAY),
 }
-# And its request limits, a minute.
+# The short form of request limits, per minute.
 RATE_LIMITS: Final = {
     "ratelimitEachSAPerMinute": Scope.SERVICE_ACCOUNT,
     "ratelimitIPPerMinute": Scope.CLIENT_IP,
 }
-# The kinds of endpoint that a limit can name: asking for one's own limits is free.
+# The kinds of endpoint that a limit can name. `QUOTA` is free.
 METERED: Final = tuple(endpoint for endpoint in Endpoint if endpoint is not Endpoint.QUOTA)
-# Terms are looked up by name: they cost a request nothing.
+# Terms are looked up by name, so their number costs a request nothing.
 MAX_ACCOUNTS: Final = 10_000
 _TERMS: Final = {*SHORT_LIMITS, *RATE_LIMITS, "limits", "unlimited", "suspended"}
 _LIMIT: Final = {"scope", "window", "amount", "unit", "mode", "shadows", "model", "endpoint", "note"}
@@ -33,7 +35,7 @@ _TOP_UP: Final = {"scope", "window", "unit", "amount", "until", "service_account
 
 
 class DocumentMode(StrEnum):
-    """The modes as documents name them: `shadow` is a shadow of the one that `shadows` names."""
+    """List the modes as documents name them. `shadow` is a shadow of the mode in `shadows`."""
 
     SOFT = "soft"
     RESERVE = "reserve"
@@ -43,7 +45,7 @@ class DocumentMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BadDocument:
-    """A document that can't be used; `message` names the field and the fix."""
+    """Report a document that can't be used; `message` names the field and the fix."""
 
     tenant: str | None
     message: str
@@ -51,7 +53,7 @@ class BadDocument:
 
 @dataclass(frozen=True, slots=True)
 class Enforcement:
-    """A limit's mode, and whether it only is a shadow of one."""
+    """Hold a limit's mode, and whether the limit is only a shadow."""
 
     mode: Mode = Mode.RESERVE
     shadow: bool = False
@@ -62,7 +64,7 @@ class Enforcement:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What binds a tenant that has no document, or whose document sets no limit. Never nothing."""
+    """Hold the limits of a tenant that has no document, or whose document sets none. They are never empty."""
 
     limits: tuple[Limit, ...]
     zone: ZoneInfo
@@ -74,17 +76,17 @@ class Defaults:
 
 
 def short_limits(sa_limit: int | None, ip_limit: int | None) -> tuple[Limit, ...]:
-    """The two limits of the talk; one that is None does not exist."""
+    """Return the two limits of the short form; a value of None gives no limit."""
     amounts = {"sa_limit": sa_limit, "ip_limit": ip_limit}
     return tuple(Limit(*SHORT_LIMITS[name], amount) for name, amount in amounts.items() if amount is not None)
 
 
 def policy_from(document: Mapping[str, object], defaults: Defaults) -> Policy | BadDocument:
-    """Reads one document. Fields at its top that it does not know are left alone. Never raises.
+    """Read one document. Ignore unknown fields at its top level. Never raise.
 
-    Numbers may be integers or whole floats. A limit that is absent or null does not bind. Where a document sets
-    no limit on tokens that binds all requests, the default ones bind, and so for requests; unless it says
-    `unlimited`. Its `mode` is theirs too. A limit that is only tried out (as a shadow) sets none, unless the whole
+    Numbers may be integers or whole floats. A limit that is absent or null does not bind. If a document sets no
+    token limit that binds all requests, the default token limits apply, in the document's mode; the same holds for
+    request limits. `unlimited` turns the defaults off. A shadow limit does not replace a default, unless the whole
     document is a shadow.
     """
     tenant = document.get("tenant_id")
@@ -97,7 +99,7 @@ def policy_from(document: Mapping[str, object], defaults: Defaults) -> Policy | 
 
 
 def limits_from(document: Mapping[str, object]) -> tuple[Limit, ...]:
-    """The limits that a document names, in their short and general forms. Raises `FieldError`."""
+    """Return the limits of a document, in their short and general forms. Raise `FieldError`."""
     fields = Fields(document)
     return _terms(fields, _enforcement(fields, None) or Enforcement()).limits
 
@@ -124,12 +126,12 @@ def _with_defaults(
     own: tuple[Limit, ...], enforcement: Enforcement | None, defaults: Defaults
 ) -> tuple[Limit, ...]:
     whole_shadow = enforcement is not None and enforcement.shadow
-    # A limit on some models or endpoints, or one that is only tried out, must not leave the rest without any.
+    # A limit on some models or endpoints, or a shadow limit, must not leave all other requests without a limit.
     set_here = {
         limit.unit is Unit.REQUESTS for limit in own if limit.is_general and (whole_shadow or not limit.shadow)
     }
     found = {limit.kind: limit for limit in own}
-    # What the defaults only try out stays so under any mode, and comes second to one that binds.
+    # A default that is a shadow stays one under any mode, and comes after one that binds.
     for limit in sorted(defaults.limits, key=lambda limit: limit.shadow):
         if (limit.unit is Unit.REQUESTS) not in set_here:
             inherited = limit if enforcement is None or limit.shadow else enforcement.on(limit)
@@ -195,7 +197,7 @@ def _amount(fields: Fields, unit: Unit) -> int:
 
 
 def _enforcement(fields: Fields, above: Enforcement | None) -> Enforcement | None:
-    """What `mode` says; None where it is not given and nothing above says it either."""
+    """Return the enforcement that `mode` selects; None if neither this level nor the level above sets it."""
     shadowed = fields.choice("shadows", Mode, above.mode if above is not None else Mode.RESERVE)
     mode = fields.choice("mode", DocumentMode) if fields.values.get("mode") is not None else None
     if mode is DocumentMode.SHADOW:
@@ -206,7 +208,7 @@ def _enforcement(fields: Fields, above: Enforcement | None) -> Enforcement | Non
 
 
 def _unique(fields: Fields, limits: Sequence[Limit]) -> tuple[Limit, ...]:
-    """Two of one kind would count everything twice in one bucket."""
+    """Refuse two limits of one kind: they would count everything twice in one bucket."""
     seen: set[str] = set()
     for limit in limits:
         if limit.kind in seen:
@@ -249,7 +251,7 @@ def _weights(fields: Fields) -> tuple[tuple[str, Weights], ...]:
 
 
 def weights_from(fields: Fields) -> Weights:
-    """Weights by kind of token; the ones that are left out: cached as input, reasoning as output, else 1."""
+    """Return weights by kind of token. Defaults: cached as input, reasoning as output, all others 1."""
     kinds = ("input", "cached_input", "output", "reasoning")
     fields.refuse_unknown(kinds)
     given = {kind: fields.thousandths(kind, MAX_WEIGHT) for kind in kinds}

@@ -1,8 +1,8 @@
-"""How much longer a chat template can make the JSON that a client sent, when it writes it anew.
+"""Bound how much longer a chat template can make the client's JSON when it writes the JSON anew.
 
 Templates write tools, documents and the arguments of tool calls as JSON of their own, some with an indent of four:
-spaces after commas and colons, a line for each element, numbers without an exponent. Where that is so, the bytes
-that were sent bound nothing, but those of the longest form that they can be given do.
+with spaces after commas and colons, a line for each element, numbers without an exponent. The bytes that were sent
+are then no bound, but the bytes of the longest such form are.
 """
 
 import re
@@ -12,21 +12,21 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-# Fields that templates write as JSON, and where messages are that have some inside.
+# Fields that templates write as JSON, and the fields of messages that contain such fields.
 _STRUCTURED: Final = ("tools", "functions", "documents", "response_format", "text")
 _MESSAGES: Final = ("messages", "input", "previous_input_messages")
-# Strings that hold JSON themselves, which a template may take apart.
+# Strings that contain JSON, which a template may parse.
 _ARGUMENTS: Final = re.compile(rb"arguments|\\u00")
 _TOOL_USE: Final = re.compile(rb"tool_use|\\u00")
-# A cheap look before messages are opened. A field's name may be written with escapes.
+# A cheap test before messages are parsed. A field's name may be written with escapes.
 _HINT: Final = re.compile(rb'"(?:tool_calls|function_call|tool_use|arguments)"|\\u00')
 _STRING: Final = re.compile(rb'"(?>[^"\\]+|\\.)*"', re.DOTALL)
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
 _INDENT: Final = 4
 # A number such as 1e15 is written with all its digits; no float has more characters than this.
 _NUMBER_BYTES: Final = 25
-# With more of these the text is not taken apart, which would keep other requests waiting: all of it counts as if
-# it stood outside of strings, at the worst depth that JSON readers take.
+# A text with more of these is not parsed, because that would block other requests. It counts as if all of it stood
+# outside of strings, at the greatest depth that JSON readers accept.
 _MARKS: Final = (b'"', b"\\", b"[", b"{")
 _MANY: Final = 20_000
 _WORST_DEPTH: Final = 1000
@@ -35,7 +35,7 @@ _WORST_DEPTH: Final = 1000
 class _Message(msgspec.Struct, gc=False):
     tool_calls: Raw = Raw()
     function_call: Raw = Raw()
-    arguments: Raw = Raw()  # of an item of a response's input
+    arguments: Raw = Raw()  # of an item in a response's input
     content: Raw = Raw()
 
 
@@ -45,10 +45,10 @@ _UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 def rendering_bytes(prompt: bytes) -> int:
-    """Bytes that a template's own way to write JSON can add to `prompt` (an object), at the most.
+    """Return the most bytes that a template's own JSON can add to `prompt` (a JSON object).
 
-    Linear in the size. An overestimate: every separator is taken to stand at the deepest place. Text in messages
-    adds nothing; a prompt that can't be read counts whole.
+    Takes linear time. Overestimates: every separator counts as if it stood at the deepest place. Text in messages
+    adds nothing. A prompt that can't be read counts whole.
     """
     try:
         fields = _fields(prompt)
@@ -62,7 +62,7 @@ def rendering_bytes(prompt: bytes) -> int:
 
 
 def _inside(messages: Raw) -> Iterator[Raw]:
-    """What templates write as JSON out of messages: calls of tools, and content that is made of them."""
+    """Yield the parts of messages that templates write as JSON: tool calls, and content made of them."""
     if _HINT.search(messages) is None:
         return
     try:
@@ -78,7 +78,7 @@ def _inside(messages: Raw) -> Iterator[Raw]:
 
 def _added(text: bytes) -> int:
     simple = all(text.count(mark) <= _MANY for mark in _MARKS)
-    # A string that is taken apart, or stands on its own, is JSON again: nothing of it may be left out.
+    # A string that is parsed, or stands alone, is JSON again: none of it may be left out.
     whole = not simple or _ARGUMENTS.search(text) is not None or text.startswith(b'"')
     outside = text if whole else _STRING.sub(b"", text)
     separators = sum(outside.count(mark) for mark in (b",", b":", b"[", b"]", b"{", b"}"))

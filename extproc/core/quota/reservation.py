@@ -1,4 +1,4 @@
-"""Whether a request fits: check all buckets, then hold in all or in none."""
+"""Decide whether a request fits: check all buckets, then hold in all or in none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ ReservationId = NewType("ReservationId", str)
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What stands in a bucket, in its unit: used, and held by requests in flight."""
+    """Describe a bucket's counts in its unit: used, and held by requests in flight."""
 
     used: int
     held: int
@@ -23,18 +23,18 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class BucketState:
-    """A bucket with its count."""
+    """Pair a bucket with its count."""
 
     bucket: Bucket
     count: Count
 
     @property
     def remaining(self) -> int:
-        """What is neither used nor held; never negative."""
+        """Return the amount that is neither used nor held; never negative."""
         return max(0, self.bucket.limit.amount - self.count.used - self.count.held)
 
     def admits(self, units: int) -> bool:
-        """The rule of the limit's mode."""
+        """Apply the rule of the limit's mode."""
         limit = self.bucket.limit
         if limit.mode is Mode.SOFT:
             return self.count.used < limit.amount
@@ -43,13 +43,14 @@ class BucketState:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What is held for one request from admission until it is settled, released or expired.
+    """Describe the hold of one request, from admission until it is settled, released or expired.
 
-    `cost` is the estimate; `bound` what can be needed at the most, where a strict limit binds. `requests` is how
-    many it counts as. `extra_output` tokens are held beside the cost, where the answer has outgrown it. `deadline`
-    (seconds since the epoch) is when it expires; `date` is the tenant's calendar date at admission. One that is
-    `local` was admitted while the counters were away: they take it up as it is when they first hear of it.
-    `replica` is the process that made it and alone knows whether its request is still under way.
+    `cost` is the estimate. `bound` is the most that can be needed, if a strict limit binds. `requests` is the
+    number of requests that it counts as. `extra_output` tokens are held beside the cost, if the answer has
+    outgrown it. `deadline` (seconds since the epoch) is the time of its expiry; `date` is the tenant's calendar
+    date at admission. A `local` reservation was admitted while the counters were unavailable: they accept it as it
+    is on their first contact with it. `replica` is the process that made it; only that process knows whether its
+    request is still running.
     """
 
     id: ReservationId
@@ -72,21 +73,23 @@ class Reservation:
 
     @property
     def strict(self) -> bool:
-        """Whether a limit binds that rests on the output bound: only then one is written into the request."""
+        """Return whether a strict limit counts output tokens: only then an output bound is written into the
+        request.
+        """
         counting_output = (b.limit for b in self.buckets if b.limit.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS))
         return self.bound is not None and any(map(_strict, counting_output))
 
     @property
     def all_strict(self) -> bool:
-        """Whether strict limits are all that count tokens: then nothing beyond the hold is charged at all."""
+        """Return whether all limits on tokens are strict: then nothing beyond the hold is ever charged."""
         of_tokens = (b.limit for b in self.buckets if b.limit.unit is Unit.TOKENS and not b.limit.shadow)
         return self.strict and all(limit.mode is Mode.STRICT for limit in of_tokens)
 
     @property
     def held(self) -> int:
-        """The weighted tokens that are held, by the bound where a strict limit binds, else by the estimate.
+        """Return the held weighted tokens: the bound if a strict limit binds, else the estimate.
 
-        Where both kinds of limits bind, a bucket of the other kind may hold more or less than this.
+        If strict and other limits bind, a bucket of another mode may hold more or less than this.
         """
         if self.strict and self.bound is not None:
             return self.weights.at_most(self.bound.prompt, self.bound.all_output)
@@ -94,31 +97,31 @@ class Reservation:
 
     @property
     def output_held(self) -> int:
-        """The output tokens that are held, of all choices."""
+        """Return the held output tokens of all choices."""
         if self.strict and self.bound is not None:
             return self.bound.all_output
         return self.cost.output + self.extra_output
 
     @property
     def output_bound(self) -> int | None:
-        """The output bound per choice that has to be written into the request; None: none has."""
+        """Return the output bound per choice to write into the request; None if none has to be written."""
         if self.bound is not None and self.bound.writable and self.strict:
             return self.bound.output
         return None
 
     def demand(self, limit: Limit) -> Demand:
-        """What a bucket of the limit has to hold, as a function of the output bound."""
+        """Return the need of a bucket of the limit, as a function of the output bound."""
         if limit.mode is Mode.STRICT and self.bound is not None:
             return strict_demand(limit.unit, self.weights, self.bound, self.requests)
         held = Cost(self.cost.prompt, self.cost.output + self.extra_output)
         return demand(limit.unit, self.weights, held, self.requests)
 
     def hold(self, limit: Limit) -> int:
-        """What a bucket of the limit holds with the output bound as it is."""
+        """Return the hold of a bucket of the limit, with the present output bound."""
         return self.demand(limit).at(self.bound.output if self.bound is not None else 0)
 
     def granted(self, output: int) -> "Reservation":
-        """The same with a lower output bound."""
+        """Return the reservation with a lower output bound."""
         if self.bound is None or output == self.bound.output:
             return self
         return replace(self, bound=replace(self.bound, output=output))
@@ -126,7 +129,9 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """It is held. `states` are the buckets' counts with this hold in them; `shadowed` would have denied it."""
+    """Report that the reservation is held. `states` include its hold. `shadowed` shadow limits would have denied
+    it.
+    """
 
     reservation: Reservation
     states: tuple[BucketState, ...]
@@ -135,9 +140,9 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Nothing is held and nothing was charged. `state` is the bucket that the client is told about.
+    """Report a denial: nothing is held and nothing is charged. `state` is the bucket to name to the client.
 
-    `need` is what the request would have needed of it at the least, in its unit.
+    `need` is the least that the request would have needed from this bucket, in its unit.
     """
 
     state: BucketState
@@ -146,19 +151,19 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """Nothing is admitted for this caller; `reason` is for the caller to read."""
+    """Report that this caller is suspended. `reason` is for the caller."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unbounded:
-    """A strict limit binds, and what the request can need has no bound. Nothing is held."""
+    """Report that a strict limit binds, but the request's need has no bound. Nothing is held."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """No decision could be made: the counters can't be reached. Nothing is held."""
+    """Report that no decision was possible: the counters can't be reached. Nothing is held."""
 
 
 HitDecision = Admitted | Denied | Suspended | Unavailable
@@ -166,11 +171,11 @@ Decision = HitDecision | Unbounded
 
 
 def decide(reservation: Reservation, counts: Sequence[Count]) -> Admitted | Denied:
-    """Check all, then hold in all or in none. `counts` stand as they were before this request.
+    """Check all buckets, then hold in all or in none. `counts` are those before this request.
 
-    The rule itself: used + held + hold <= limit, for every bucket; used < limit for soft ones. Where little is
-    left in a strict bucket, the output bound is lowered to what fits, but not below the least that makes sense.
-    `stores/lua/reserve.lua` is the same rule where it has to be atomic; one contract suite holds both to it.
+    The rule: used + held + hold <= limit for every bucket; used < limit for soft ones. If little is left in a
+    strict bucket, the output bound is lowered to fit, but not below the smallest useful one.
+    `stores/lua/reserve.lua` is the same rule as an atomic script; one contract suite tests both.
     """
     output = grantable(reservation, counts)
     granted = reservation.granted(output)
@@ -179,7 +184,9 @@ def decide(reservation: Reservation, counts: Sequence[Count]) -> Admitted | Deni
 
 
 def grantable(reservation: Reservation, counts: Sequence[Count]) -> int:
-    """The output bound per choice that the strict buckets have room for, from the least to what is wanted."""
+    """Return the output bound per choice that the strict buckets have room for, from the least to the wanted
+    one.
+    """
     bound = reservation.bound
     if bound is None:
         return 0
@@ -193,7 +200,7 @@ def grantable(reservation: Reservation, counts: Sequence[Count]) -> int:
 
 
 def admitted(reservation: Reservation, counts: Sequence[Count], output: int = 0) -> Admitted:
-    """The hold is in, with an output bound of `output`; `counts` stand as they were before it."""
+    """Return the admission with an output bound of `output`; `counts` are those before the hold."""
     granted = reservation.granted(output)
     before = _states(granted, counts)
     after = tuple(
@@ -204,7 +211,7 @@ def admitted(reservation: Reservation, counts: Sequence[Count], output: int = 0)
 
 
 def denied(reservation: Reservation, counts: Sequence[Count]) -> Denied:
-    """Nothing is held; the client is told of the bucket that keeps it out the longest."""
+    """Return the denial, with the bucket that keeps the request out the longest."""
     least = _at_least(reservation)
     refusing = [s for s in _refusing(least, _states(least, counts)) if not s.bucket.limit.shadow]
     state = min(refusing, key=lambda s: (-s.bucket.interval.end, s.remaining))
@@ -212,16 +219,16 @@ def denied(reservation: Reservation, counts: Sequence[Count]) -> Denied:
 
 
 def tightest(states: Sequence[BucketState], *, requests: bool = False) -> BucketState | None:
-    """The bucket to tell a client of: the least remaining; among equals the one that resets last.
+    """Return the bucket to name to a client: the one with the least remaining; among equals, the last to reset.
 
-    Of those that count tokens, or of those that count requests; None where there is none.
+    Considers only the buckets that count tokens, or requests. Return None if there is none.
     """
     told = (s for s in states if (s.bucket.limit.unit is Unit.REQUESTS) is requests and not s.bucket.limit.shadow)
     return min(told, key=lambda state: (state.remaining, -state.bucket.interval.end), default=None)
 
 
 def _at_least(reservation: Reservation) -> Reservation:
-    """With the lowest output bound that it could have got: what refuses even that, denies."""
+    """Return the reservation with its smallest output bound. If even that does not fit, the request is denied."""
     return reservation.granted(reservation.bound.least) if reservation.bound is not None else reservation
 
 

@@ -1,11 +1,11 @@
-"""The limits that a route brings along, beside those of the tenant who calls.
+"""Define the limits that a route carries, in addition to those of the calling tenant.
 
-Two ways lead here. Envoy's rate limit filter sends them as descriptor entries (core/hits.py); they count
+They come from two sources. Envoy's rate limit filter sends them as descriptor entries (`hits`); those count
 requests. A route of the ext_proc filter sends them as metadata of its gRPC stream, which only Envoy's
-configuration can write: `tokenweir-route` names the route, `tokenweir-limits` lists its limits; they may count
+configuration can write: `tokenweir-route` names the route, `tokenweir-limits` lists its limits; those may count
 tokens too.
 
-A route's name is part of its buckets. Several routes of one name (a model and its canary) share them.
+A route's name is part of its buckets' keys. Routes with the same name (a model and its canary) share buckets.
 """
 
 import re
@@ -19,17 +19,17 @@ from zoneinfo import ZoneInfo
 from extproc.core.quota.limits import MAX_AMOUNT, NO_SUBJECT, Bucket, Limit, Scope, Unit, Window, interval_at
 from extproc.core.request.identity import MAX_NAME_CHARS, Identity, is_name
 
-# Each is a bucket of one atomic step; a route that needs more of them is a mistake.
+# Each one is a bucket of one atomic step; a route with more of them is a configuration error.
 MAX_ROUTE_LIMITS: Final = 16
 ROUTE_KEY: Final = "tokenweir-route"
 LIMITS_KEY: Final = "tokenweir-limits"
-# Stands for the rate limit filter's domain, so that a route means the same whichever filter asks.
+# Replaces the rate limit filter's domain, so that a route has the same buckets whichever filter asks.
 DOMAIN: Final = "tokenweir"
 
 _SCOPES: Final = {scope.value: scope for scope in Scope}
 _WINDOWS: Final = {window.value: window for window in Window}
 _UNITS: Final = {unit.value: unit for unit in Unit}
-# A model or endpoint is not known of every request of a route.
+# The other scopes need a model or endpoint, which some requests of a route don't have.
 _ROUTE_SCOPES: Final = frozenset({Scope.TENANT, Scope.SERVICE_ACCOUNT, Scope.CLIENT_IP, Scope.SERVICE_ACCOUNT_IP})
 _LIMIT = re.compile(r"([a-z_+]+):([0-9]{1,13})/([a-z]+)(?::([a-z_]+))?")
 _SHOWN_CHARS = 64
@@ -37,29 +37,29 @@ _SHOWN_CHARS = 64
 
 @dataclass(frozen=True, slots=True)
 class RouteLimit:
-    """A limit that a route brings along, and the parts of its bucket.
+    """Describe a limit of a route, and the parts of its bucket.
 
-    The parts end with a domain and the route's name (else the model's), so that it shares its bucket neither with
-    another route nor with a limit of the tenant's, which has fewer parts.
+    The parts end with a domain and the route's name (or the model's, if there is none). So the limit never shares
+    a bucket with another route, nor with a limit of the tenant, which has fewer parts.
     """
 
     limit: Limit
     parts: tuple[str, ...]
 
     def bucket(self, now: datetime, zone: ZoneInfo) -> Bucket:
-        """The bucket that counts at `now` (aware), in the windows of the tenant's time zone."""
+        """Return the bucket that counts at `now` (aware), in the windows of the tenant's time zone."""
         return Bucket(self.limit, self.parts, interval_at(self.limit.window, now, zone))
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of the ext_proc filter. Without a name it has no limits."""
+    """Describe a route of the ext_proc filter. Without a name it has no limits."""
 
     name: str = ""
     limits: tuple[Limit, ...] = ()
 
     def buckets(self, identity: Identity, now: datetime, zone: ZoneInfo) -> Iterator[Bucket]:
-        """The buckets that a request of `identity` on this route must fit in, beside those of its tenant."""
+        """Yield the buckets that a request of `identity` on this route must fit in, beside those of its tenant."""
         for limit in self.limits:
             parts = limit.scope.parts(identity, NO_SUBJECT) or ()
             yield RouteLimit(limit, (*parts, DOMAIN, "route", self.name)).bucket(now, zone)
@@ -70,18 +70,18 @@ NO_ROUTE: Final = Route()
 
 @dataclass(frozen=True, slots=True)
 class BadRoute:
-    """The route's configuration asks for what is not there, whoever calls. `message` is for the operator."""
+    """Report an error in the route's configuration, independent of the caller. `message` is for the operator."""
 
     message: str
 
 
 @lru_cache(maxsize=4096)
 def read_route(name: str, limits: str) -> Route | BadRoute:
-    """Reads a route's metadata.
+    """Read a route's metadata.
 
     Args:
-        name: the value of `ROUTE_KEY`, empty where there is none.
-        limits: the value of `LIMITS_KEY`: limits as `limit_from` reads them, separated by commas.
+        name: the value of `ROUTE_KEY`, empty if there is none.
+        limits: the value of `LIMITS_KEY`: limits in the form of `limit_from`, separated by commas.
     """
     texts = [text.strip() for text in limits.split(",") if text.strip()]
     if name and not is_name(name):
@@ -96,7 +96,7 @@ def read_route(name: str, limits: str) -> Route | BadRoute:
                 f"{LIMITS_KEY}: a limit must read scope:amount/window or scope:amount/window:unit, such as "
                 f"client_ip:60/minute or service_account:12000/day:tokens; not {text[:_SHOWN_CHARS]!r}."
             )
-        # The amount is no part of a bucket's key: of two that share a bucket, the lower one says it all.
+        # The amount is no part of a bucket's key. If two limits share a bucket, the lower one decides.
         found[limit.kind] = min(found.get(limit.kind, limit), limit, key=lambda each: each.amount)
     if len(found) > MAX_ROUTE_LIMITS:
         return BadRoute(f"{LIMITS_KEY}: a route can have {MAX_ROUTE_LIMITS} limits, not {len(found)}.")
@@ -104,7 +104,9 @@ def read_route(name: str, limits: str) -> Route | BadRoute:
 
 
 def limit_from(text: str) -> Limit | None:
-    """A limit such as `client_ip:60/minute` (requests) or `service_account:12000/day:tokens`; None: it is none."""
+    """Read a limit such as `client_ip:60/minute` (requests) or `service_account:12000/day:tokens`; None if
+    invalid.
+    """
     found = _LIMIT.fullmatch(text)
     if found is None:
         return None

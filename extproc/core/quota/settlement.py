@@ -1,4 +1,4 @@
-"""How a reservation ends: on reported usage, on an estimate, with nothing at all; and what is charged for it."""
+"""End a reservation on reported usage, on an estimate or on nothing, and compute its charge."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,21 +11,21 @@ from extproc.core.quota.usage import NO_USAGE, Usage, estimated_output
 
 
 class Outcome(StrEnum):
-    """How a request ended. All but `DENIED` are the ends of a reservation; each happens once."""
+    """List the ways that a request can end. All but `DENIED` end a reservation; each reservation ends once."""
 
     SETTLED = "settled"  # on usage that the upstream reported
-    ESTIMATED = "estimated"  # on what was counted, for want of usage
+    ESTIMATED = "estimated"  # on counted content, because there was no usage
     RELEASED = "released"  # nothing was delivered: no token is charged
-    EXPIRED = "expired"  # nobody ended it in time: charged as held
-    DENIED = "denied"  # there was none: the request did not fit
+    EXPIRED = "expired"  # nothing ended it in time: the hold is charged
+    DENIED = "denied"  # the request did not fit: there was no reservation
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """How a reservation ends: what is charged, on which usage, and why so (a small fixed set of reasons).
+    """Describe the end of a reservation: its charge, the usage behind it, and the reason (a small fixed set).
 
-    `charge` is in weighted tokens. `capped`: no bucket is charged more than it held. `forwarded` is False where
-    the upstream never had the request; only then it does not count as one.
+    `charge` is in weighted tokens. `capped`: no bucket is charged more than it held. `forwarded` is False if the
+    upstream never got the request; only then it does not count as a request.
     """
 
     outcome: Outcome
@@ -39,11 +39,11 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """What a settlement is made of: the cost that was held, bytes per output token, and weights.
+    """Hold the inputs of a settlement: the cost that was held, bytes per output token, and weights.
 
     `cost.output` is the output that was held. With `all_strict` nothing above the hold is ever charged: the limits
-    stand whatever the upstream does, and what it does shows in the usage. Where others bind beside a strict one,
-    they are charged the whole (and the strict one what it held, see `charges`).
+    hold whatever the upstream does, and any excess shows in the usage only. If other limits bind beside a strict
+    one, their buckets are charged the whole usage, and the strict bucket at most its hold (see `charges`).
     """
 
     cost: Cost
@@ -60,16 +60,16 @@ class Estimates:
         return cls(cost, bytes_per_token, reservation.weights, reservation.held, strict, all_strict)
 
     def settle(self, usage: Usage, *, complete: bool) -> Settlement:
-        # Who was cut off never pays more than was held, whatever the upstream says it generated.
+        # A cut-off answer never costs more than was held, whatever usage the upstream reports.
         cut_off = not complete
         whole = self.weights.of(usage)
         charge = min(whole, self._held) if self.all_strict or cut_off else whole
         reason = "cut_off" if cut_off else "overran" if self.strict and whole > self._held else "usage"
-        # Strict buckets are capped by their mode. Others beside them hold an estimate, which usage may outgrow.
+        # Strict buckets are capped by their mode. Other buckets hold an estimate, which usage may exceed.
         return Settlement(Outcome.SETTLED, usage, charge, reason, capped=cut_off)
 
     def estimate(self, content_bytes: int, pieces: int, reason: str, *, complete: bool = False) -> Settlement:
-        """Settles on what was counted. Only a `complete` answer is charged more than was held for it."""
+        """Settle on the counted content. Only a `complete` answer may be charged more than its hold."""
         output = estimated_output(content_bytes, pieces, self.bytes_per_token)
         if not complete or self.strict:
             output = min(self.cost.output, output)
@@ -84,28 +84,28 @@ class Estimates:
 
 
 def released(reason: str, *, forwarded: bool = True) -> Settlement:
-    """Nothing was delivered, so no token is charged."""
+    """Release the reservation: nothing was delivered, so no token is charged."""
     return Settlement(Outcome.RELEASED, NO_USAGE, 0, reason, forwarded=forwarded)
 
 
 def expiry(reservation: Reservation) -> Settlement:
-    """How a reservation ends that nobody ended: charged as held, never refunded."""
+    """Settle a reservation that nothing ended: charge its hold, refund nothing."""
     prompt, output = reservation.cost.prompt, reservation.output_held
     usage = Usage(prompt, output, total=prompt + output)
     return Settlement(Outcome.EXPIRED, usage, reservation.held, "expired", capped=True)
 
 
 def charges(reservation: Reservation, settlement: Settlement) -> tuple[int, ...]:
-    """What each bucket of the reservation is charged, in its unit.
+    """Return the charge of each bucket of the reservation, in its unit.
 
-    A strict bucket is never charged more than it held: its limit stands by construction. All others that count
-    tokens are charged what the ledger says, also where they held less than a strict one beside them.
+    A strict bucket is never charged more than it held, so its limit is never exceeded. All other token buckets are
+    charged what the ledger says, even if they held less than a strict bucket of the same request.
     """
     return tuple(_charge(reservation, settlement, bucket.limit) for bucket in reservation.buckets)
 
 
 def _charge(reservation: Reservation, settlement: Settlement, limit: Limit) -> int:
-    strict = limit.mode is Mode.STRICT  # a shadow of one too: it counts what one would count
+    strict = limit.mode is Mode.STRICT  # also for a shadow: it counts what a strict limit would count
     if limit.unit is Unit.TOKENS and not strict:
         return settlement.charge
     held = reservation.hold(limit)

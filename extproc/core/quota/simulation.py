@@ -1,10 +1,10 @@
-"""Replaying a ledger against proposed limits: who would have been denied, when, and how many tokens.
+"""Replay a ledger against proposed limits: report the denied callers, the times and the tokens.
 
-The past is taken as it was: when each request came and ended, what it was expected to need, what it used. A
-request that the proposed limits deny uses nothing, so it leaves room for the next one; nobody is assumed to come
-again. The ledger does not have all: a strict limit is simulated as if what was expected of a request, or what it
-used if that was more, had been the most that it could need; and when the hold of a long answer grew is not known,
-so it stays as it was at admission. Both hold less here while requests are in flight, and charge the same.
+The replay takes from the ledger when each request came and ended, its estimate, and its usage. A request that the
+proposed limits deny uses nothing, so it leaves room for the next one; no client is assumed to retry. The ledger
+lacks two facts. A strict limit is simulated with the larger of estimate and usage as the bound. The time at which
+the hold of a long answer grew is unknown, so the hold stays as it was at admission. In both cases less is held
+while requests are in flight; the charges are the same.
 """
 
 import heapq
@@ -27,12 +27,12 @@ from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import ServiceAccount, TenantId
 
 SUSPENDED: Final = "suspended"
-# Windows that are over, and plans that are, are forgotten when so many have come together.
+# Windows and plans that are over are dropped once there are this many.
 _MANY: Final = 100_000
 _ENDPOINTS: Final = {endpoint.value: endpoint for endpoint in Endpoint}
 _LAST: Final = (1, 0)  # behind every rank: windows end after 1970
 _UNITS: Final = {unit: number for number, unit in enumerate(Unit)}
-# What a request holds or is charged, by unit, in the order of `Unit`.
+# The hold or charge of a request by unit, in the order of `Unit`.
 _Units = tuple[int, int, int, int]
 _PlanKey = tuple[str, str, str, str, str]
 _TallyKey = tuple[TenantId, str, tuple[str, ...], int]
@@ -41,7 +41,7 @@ _Open = tuple[float, int, "tuple[_Tally, ...]", Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """Whom a limit denied, and which: the limit's kind, or `suspended`."""
+    """Name a denied caller and the limit that denied it: the limit's kind, or `suspended`."""
 
     tenant: TenantId
     service_account: ServiceAccount
@@ -51,7 +51,7 @@ class Who:
 
 @dataclass(slots=True)
 class Toll:
-    """What was denied: requests, the tokens that they used in truth, and when the first and last one came."""
+    """Sum the denials: requests, the tokens that they really used, and the times of the first and the last."""
 
     first: datetime
     last: datetime
@@ -66,10 +66,10 @@ class Toll:
 
 @dataclass(slots=True)
 class Report:
-    """The outcome of a replay.
+    """Hold the result of a replay.
 
-    `requests` and `tokens` are what was admitted in truth. `newly_admitted` were denied in truth and would not be;
-    nobody knows what they would have used, so each counts `newly_admitted_tokens`: as much as was expected of it.
+    `requests` and `tokens` were really admitted. `newly_admitted` requests were really denied and would be
+    admitted. Their usage is unknown, so each one counts its estimate in `newly_admitted_tokens`.
     """
 
     requests: int = 0
@@ -83,7 +83,7 @@ class Report:
 
 @dataclass(slots=True)
 class _Tally:
-    """What stands in one bucket."""
+    """Count the usage and holds of one bucket."""
 
     bucket: Bucket
     used: int = 0
@@ -92,9 +92,9 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Plan:
-    """What binds one identity for one model and endpoint.
+    """Hold the limits and buckets of one identity for one model and endpoint.
 
-    Its buckets are good from `since` until `until`, its limits until `stale` (seconds since the epoch).
+    Its buckets are valid from `since` until `until`, its limits until `stale` (seconds since the epoch).
     """
 
     policy: Policy
@@ -110,9 +110,9 @@ class _Plan:
     tallies: tuple[_Tally, ...] = ()
 
     def refusing(self, held: _Units) -> str | None:
-        """The kind of the limit that denies, where none is strict; None: all fit.
+        """Return the kind of the limit that denies, if no limit is strict; None if the request fits.
 
-        As `decide`, without an object for each look: that is most of a replay's time.
+        Follows the rule of `decide` without creating an object per check, which takes most of a replay's time.
         """
         kind, rank = None, _LAST
         for (limit, _), unit, tally in zip(self.limits, self.units, self.tallies, strict=True):
@@ -127,16 +127,18 @@ class _Plan:
         return kind
 
     def buckets(self) -> tuple[Bucket, ...]:
-        """With the limits that bind this identity: a top-up may make them others than its neighbour's."""
+        """Return the buckets with the limits of this identity. A top-up may make them differ from another
+        identity's.
+        """
         pairs = zip(self.limits, self.tallies, strict=True)
         return tuple(Bucket(limit, parts, tally.bucket.interval) for (limit, parts), tally in pairs)
 
 
 class Simulation:
-    """Takes entries in the order in which they were admitted; `policy` gives the proposed limits of a tenant.
+    """Replay entries in the order of their admission. `policy` returns the proposed limits of a tenant.
 
-    `models` have the weights of models that a tenant says nothing of. Memory is bounded by the buckets of windows
-    that are not over, by who was denied, and by what was in flight at once.
+    `models` has the weights of models that a tenant has no weights for. Memory is bounded by the buckets of
+    windows that are not over, by the number of denied callers, and by the requests in flight at once.
     """
 
     def __init__(self, policy: Callable[[TenantId], Policy], models: Models | None = None) -> None:
@@ -151,7 +153,7 @@ class Simulation:
         self.report = Report()
 
     def take(self, entry: Entry) -> None:
-        """Decides on one request anew. Raises nothing."""
+        """Decide on one request anew. Never raise."""
         now = entry.admitted_at.timestamp()
         self._settle_until(now)
         self._taken += 1
@@ -174,16 +176,16 @@ class Simulation:
         self._admit(entry, plan.tallies, holds, charge)
 
     def finish(self) -> Report:
-        """The report, when all was taken."""
+        """Settle all requests and return the report."""
         self._settle_until(float("inf"))
         return self.report
 
     def counts(self) -> dict[tuple[str, str], Count]:
-        """What stands in the buckets that are not forgotten, by tenant and key."""
+        """Return the counts of the buckets that are still in memory, by tenant and key."""
         return {(key[0], tally.bucket.key): Count(tally.used, tally.held) for key, tally in self._tallies.items()}
 
     def _decide(self, entry: Entry, plan: _Plan) -> None:
-        """The rule itself, where it may lower an output bound."""
+        """Decide by the exact rule, which may lower an output bound."""
         reservation = _reservation(entry, plan)
         decision = decide(reservation, [Count(tally.used, tally.held) for tally in plan.tallies])
         if isinstance(decision, Denied):
@@ -207,7 +209,7 @@ class Simulation:
 
     def _deny(self, entry: Entry, limit: str) -> None:
         if entry.outcome is Outcome.DENIED:
-            return  # it was, and would be again
+            return  # it was denied, and would be again
         self.report.denied += 1
         self.report.denied_tokens += entry.charge
         add_toll(self.report.tolls, entry, limit)
@@ -251,7 +253,7 @@ class Simulation:
         )
 
     def _roll(self, plan: _Plan, entry: Entry, now: float) -> None:
-        """Puts the buckets of the windows that `now` falls into under the plan's limits."""
+        """Replace the plan's buckets by those of the windows that contain `now`."""
         if len(self._tallies) >= self._tallies_at_most:
             self._forget(now)
         tallies: list[_Tally] = []
@@ -274,14 +276,14 @@ class Simulation:
 
     def _forget(self, now: float) -> None:
         self._tallies = {key: tally for key, tally in self._tallies.items() if tally.bucket.interval.end > now}
-        # Where most are still needed, the next look comes later: looking stays a small part of the whole.
+        # If most buckets are still needed, raise the threshold, so that scanning stays a small part of the work.
         self._tallies_at_most = max(_MANY, 2 * len(self._tallies))
 
 
 def shadow_report(report: Report, entry: Entry) -> None:
-    """Adds what shadow limits said of a request when it came: the same form, without a replay.
+    """Add the verdicts that shadow limits gave at admission, in the same form, without a replay.
 
-    A request that several would have denied counts once in the sums, and for each of them in the rows.
+    A request that several limits would have denied counts once in the sums, and once per limit in the rows.
     """
     if entry.outcome is Outcome.DENIED:
         return
@@ -295,7 +297,7 @@ def shadow_report(report: Report, entry: Entry) -> None:
 
 
 def add_toll(tolls: dict[Who, Toll], entry: Entry, limit: str) -> None:
-    """Counts one request that a limit denied."""
+    """Count one request that a limit denied."""
     who = entry.identity
     key = Who(who.tenant, who.service_account, who.client_ip, limit)
     at = entry.admitted_at
@@ -311,7 +313,9 @@ def _held_at_the_end(entry: Entry, weights: Weights) -> _Units:
 
 
 def _extra_output(entry: Entry, weights: Weights) -> int:
-    """Output that its hold grew by, by the sum in the ledger: exact under its weights, where they are >= 1."""
+    """Return the output by which the hold grew, computed from the ledger. Exact if the weights are the same and >=
+    1.
+    """
     if not entry.stream:
         return 0  # only the holds of streams grow
     output = entry.cost.output
@@ -323,12 +327,14 @@ def _extra_output(entry: Entry, weights: Weights) -> int:
 
 
 def _capped(entry: Entry, *, strict: bool) -> bool:
-    """Whether it pays no more than is held. Where no limit is strict, estimates are as they were charged."""
+    """Return whether the charge is capped by the hold. Without a strict limit, estimates stay as they were
+    charged.
+    """
     return entry.reason == "cut_off" or (strict and entry.outcome is Outcome.ESTIMATED)
 
 
 def _charged(entry: Entry, weights: Weights) -> _Units:
-    """What it is charged by unit where no limit is strict: as `settlement.charges`."""
+    """Return the charge by unit if no limit is strict, as `settlement.charges` computes it."""
     usage = entry.usage
     match entry.outcome:
         case Outcome.DENIED | Outcome.EXPIRED:
@@ -359,7 +365,7 @@ def _settlement(entry: Entry, granted: Reservation) -> Settlement:
 
 
 def _bounded(entry: Entry, granted: Reservation) -> Usage:
-    """What it would have used where its output bound is lower than in truth: what keeps to bounds ends there."""
+    """Return the usage under a lower output bound than the real one. An output that obeys bounds ends there."""
     usage = entry.usage
     beyond = usage.total - usage.input - granted.output_held
     if beyond <= 0 or not granted.strict or entry.reason == "overran":
@@ -388,9 +394,9 @@ def _reservation(entry: Entry, plan: _Plan) -> Reservation:
 
 
 def _bound(entry: Entry, cost: Cost, least: int) -> Bound:
-    """What it would have been bounded by: no less than it used, or the replay would charge less than the truth.
+    """Return the bound for the replay. It is at least the usage, or the replay would charge less than the truth.
 
-    But for an output that outgrew a bound that was written into the request: that would be cut again.
+    The exception is an output that exceeded a bound in the request (`overran`): it would be cut again.
     """
     output = cost.output
     if output and entry.reason != "overran":

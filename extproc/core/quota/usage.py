@@ -1,4 +1,4 @@
-"""Usage: the tokens of one exchange, as a value with bounds."""
+"""Hold the tokens of one exchange, with bounds."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,11 +8,11 @@ from extproc.core.request.body import MAX_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one exchange, each 0 <= n <= MAX_TOKENS.
+    """Hold the tokens of one exchange, each 0 <= n <= MAX_TOKENS.
 
-    `cached`, `cache_written` and `audio_input` are parts of `input`; `reasoning` and `audio_output` of `output`.
-    `total` is what the upstream called total, but never less than input + output: a server whose total is smaller
-    contradicts itself. Where it is larger (thinking that Gemini counts nowhere else), the rest belongs to neither.
+    `cached`, `cache_written` and `audio_input` are parts of `input`; `reasoning` and `audio_output` are parts of
+    `output`. `total` is the upstream's total, but at least input + output: a smaller total contradicts itself. If
+    it is larger (Gemini's thinking tokens are in the total only), the rest belongs to neither.
     """
 
     input: int
@@ -29,8 +29,8 @@ NO_USAGE: Final = Usage(0, 0)
 
 
 def estimated_output(content_bytes: int, pieces: int, bytes_per_token: int) -> int:
-    """Output tokens of an answer that did not tell, at least 1 where there was content.
+    """Estimate the output tokens of an answer without usage; at least 1 if there was content.
 
-    Servers send about one token in a piece of a stream; those that send more are caught by the bytes.
+    Servers send about one token per piece of a stream. If a server sends more, the bytes show it.
     """
     return min(MAX_TOKENS, max(pieces, -(-content_bytes // bytes_per_token)))
