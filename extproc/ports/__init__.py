@@ -1,1 +1,1 @@
-"""Declares what the application needs of the world, as protocols; one idea a module."""
+"""Declare the application's needs as protocols; one idea per module."""

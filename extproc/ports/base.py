@@ -1,11 +1,13 @@
-"""Declares what every port needs: the faults that a store may raise, and the clock."""
+"""Declare the errors that a store may raise, and the clock."""
 
 from datetime import datetime
 from typing import Protocol
 
 
 class StoreError(Exception):
-    """A store did not do what was asked. `transient`: the same call may succeed later, and is safe to repeat."""
+    """Report that a store failed to do a call. `transient`: the same call may succeed later, and is safe to
+    repeat.
+    """
 
     def __init__(self, message: str, *, transient: bool) -> None:
         super().__init__(message)
@@ -13,18 +15,18 @@ class StoreError(Exception):
 
 
 class UnreadyError(StoreError):
-    """The counters answer, but what they have lost is not rebuilt yet: nothing may be counted in them so far."""
+    """Report that the counters answer but are not yet rebuilt after a loss: nothing may be counted in them."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, transient=True)
 
 
 class ConflictError(Exception):
-    """The document was changed since it was read: nothing was written. Read again."""
+    """Report that the document was changed since it was read, and nothing was written. Read the document again."""
 
 
 class Clock(Protocol):
-    """The time of day."""
+    """Tell the time."""
 
     def now(self) -> datetime:
-        """The current instant, aware, in UTC."""
+        """Return the current instant, aware, in UTC."""

@@ -1,4 +1,4 @@
-"""Declares the counters: buckets and reservations."""
+"""Declare the counters: buckets and reservations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ from extproc.core.request.identity import TenantId
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """The end of a reservation, as the counters see it: what was held goes back, `charges` (one a bucket) is used.
+    """Describe the end of a reservation for the counters: its hold goes back, and `charges` (one per bucket) are
+    used.
 
-    `watched` says of which buckets thresholds are looked at. `entry` is what the ledger has to get: it waits in
-    the journal from the same moment on. None: nothing is recorded.
+    `watched` selects the buckets whose thresholds are checked. `entry` is for the ledger: it is put into the
+    journal in the same atomic step. None: nothing is recorded.
     """
 
     reservation: Reservation
@@ -29,7 +30,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class Crossed:
-    """A bucket whose use reached a threshold (percent of its amount), for the first time in its life."""
+    """Report a bucket whose usage reached a threshold (percent of its amount) for the first time."""
 
     bucket: Bucket
     used: int
@@ -38,7 +39,7 @@ class Crossed:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Where an entry waits in the journal."""
+    """Name the place of an entry in the journal."""
 
     partition: int
     id: str
@@ -46,9 +47,10 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The outcome that stands, the thresholds that this end crossed, and where its entry waits.
+    """Hold the outcome that counts, the thresholds that this end crossed, and the place of the entry in the
+    journal.
 
-    Without a receipt there is no entry, or it is not known to wait (any more).
+    Without a receipt there is no entry, or it is not known to be in the journal (any more).
     """
 
     outcome: Outcome
@@ -57,56 +59,59 @@ class Closed:
 
 
 class Counters(Protocol):
-    """Buckets and reservations. Each call is atomic per reservation and safe to repeat; all raise `StoreError`.
+    """Count buckets and reservations. Each call is atomic per reservation and safe to repeat. All raise
+    `StoreError`.
 
-    `reserve` and `close` raise `UnreadyError` where the partition of a tenant is in an epoch that is not ready, or
-    that this replica did not register in (see `Epochs`). `renew` asks only for that.
+    `reserve` and `close` raise `UnreadyError` if the epoch of the tenant's partition is not ready, or if this
+    replica did not register in it (see `Epochs`). `renew` raises it only if the replica is not registered.
 
-    A `part` is a partition where the partitions are `apart`: on servers of their own, which fail by themselves.
-    None: all of them. Where they are not, they fail together, and there is no other part.
+    A `part` is a partition, if the partitions are `apart`: on separate servers that fail independently. None: all
+    of them. If they are not `apart`, they fail together, and `part` is always None.
     """
 
     @property
     def apart(self) -> bool:
-        """Whether what happens to one partition need not happen to the others."""
+        """Return whether the partitions fail independently."""
 
     async def reserve(self, reservation: Reservation) -> Admitted | Denied:
-        """Checks every bucket, then holds in all or in none.
+        """Check every bucket, then hold in all or in none.
 
-        Repeating it with the same reservation id holds nothing more. A reservation that was closed already (a
-        release that overtook it) is not opened again.
+        A second call with the same reservation id holds nothing more. A reservation that is already closed (its
+        release arrived first) is not opened again.
         """
 
     async def renew(self, reservations: Sequence[Reservation]) -> None:
-        """Lets open reservations live until their new deadline and hold what they now have to, never less.
+        """Extend open reservations to their new deadline and raise their holds to the new values, never lower.
 
-        One that is not open is left alone; but one that is `local` and not known is held as it is, whatever the
-        limits say. A renewal that was overtaken by a later one (with a later deadline) changes nothing.
+        A reservation that is not open is left alone, with one exception: a `local` one that is unknown is held as
+        it is, whatever the limits are. A renewal that arrives after a later one (with a later deadline) changes
+        nothing.
         """
 
     async def close(self, closings: Sequence[Closing], thresholds: Sequence[int] = ()) -> list[Closed]:
-        """Ends reservations; a second end of the same reservation changes nothing.
+        """End reservations. A second end of the same reservation changes nothing.
 
-        Returns for each the outcome that stands, which is another one's where that came first; a repeated end
-        returns what the first one did. An unknown reservation changes no bucket and puts no entry into the
-        journal, unless it is `local`: then it is charged without having been held. `thresholds` are percentages,
-        ascending.
+        Return the outcome of each reservation; if another end came first, it is the outcome of that one. An
+        unknown reservation changes no bucket and puts no entry into the journal, unless it is `local`: then it is
+        charged although it was never held. `thresholds` are percentages in ascending order.
         """
 
     async def overdue(self, now: datetime, at_most: int, part: int | None = None) -> list[Reservation]:
-        """Reservations as they were granted whose deadline is before `now`, and that no replica ended."""
+        """Return reservations, as granted, whose deadline is before `now` and that no replica has ended."""
 
     async def read(self, tenant: TenantId, buckets: Sequence[Bucket]) -> list[Count]:
-        """The counts as they stand; (0, 0) for a bucket that nothing was counted in yet."""
+        """Return the current counts; (0, 0) for a bucket in which nothing was counted yet."""
 
     async def time(self) -> float:
-        """The store's own clock, in seconds since the epoch: the one that all replicas can agree on."""
+        """Return the time of the store's clock in seconds since the epoch, so that all replicas use the same
+        clock.
+        """
 
     async def warnings(self) -> list[str]:
-        """What about the store's configuration endangers the counters, for people to read."""
+        """Return readable warnings about settings of the store that endanger the counters."""
 
     async def ping(self, part: int | None = None) -> None:
-        """Returns when the store answers: for one partition, or for any."""
+        """Return when the store answers: the one of the given partition, or any."""
 
     async def aclose(self) -> None:
-        """Gives connections back."""
+        """Close the connections."""

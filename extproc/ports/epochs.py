@@ -1,4 +1,4 @@
-"""Declares the epochs of the counters: what begins when counters were lost, and what rebuilds them."""
+"""Declare the epochs of the counters: an epoch starts when counters were lost, and rebuilds them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from extproc.ports.journal import Journal
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """A life of one partition's counters. Until it is `ready`, what the life before it lost is being rebuilt."""
+    """Identify one epoch of a partition's counters. Until it is `ready`, the lost counts are being rebuilt."""
 
     partition: int
     id: str
@@ -22,7 +22,9 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What is used of a bucket, by the ledger. `until` is the end of its window, seconds since the epoch."""
+    """Hold the used amount of a bucket according to the ledger. `until` is the end of its window, seconds since
+    the epoch.
+    """
 
     tenant: TenantId
     key: str
@@ -31,48 +33,53 @@ class Used:
 
 
 class Epochs(Protocol):
-    """The lives of the counters.
+    """Start and rebuild the epochs of the counters.
 
-    Every call raises `StoreError` and may be repeated; those that take an epoch raise `UnreadyError` where it is
-    not the partition's current one (any more).
+    Every call raises `StoreError` and may be repeated. A call that takes an epoch raises `UnreadyError` if it is
+    not (or no longer) the partition's current epoch.
 
-    An epoch begins, not ready, whenever its counters may have lost anything: keys that are gone, a server that was
-    restarted or took over from another. It starts with nothing in it.
+    An epoch starts, empty and not ready, whenever the counters may have lost anything: keys are gone, or a server
+    was restarted or replaced by another.
     """
 
     async def epochs(self) -> list[Epoch]:
-        """The current epoch of every partition that can be reached, in order. Begins one where it has to.
+        """Return the current epoch of each reachable partition, in order. Start an epoch if needed.
 
-        Raises where none can be. Does not wait for one for longer than its other calls go on without it.
+        Raise `StoreError` if no partition is reachable. Does not wait longer for a partition than the other calls
+        do.
         """
 
     async def restore(self, epoch: Epoch, reservations: Sequence[Reservation]) -> None:
-        """Holds what is open, whatever the limits say. One that the epoch knows, open or ended, stays as it is."""
+        """Hold open reservations, whatever the limits are. A reservation that the epoch knows, open or ended,
+        stays as it is.
+        """
 
     async def register(self, epoch: Epoch, replica: str) -> None:
-        """The replica has restored all that it holds. From now on it counts in this epoch."""
+        """Register the replica: it has restored all its reservations, and may now count in this epoch."""
 
     async def registered(self, epoch: Epoch) -> set[str]:
-        """The replicas that did."""
+        """Return the replicas that registered."""
 
     async def left_open(self, epoch: Epoch) -> list[Reservation]:
-        """Reservations that were open when the epoch before was left, as far as they are still known.
+        """Return reservations that were open when the previous epoch ended, if still known.
 
-        Without hits (of routes): the ledger has none of them, so nobody knows which were charged.
+        Leaves out the hits of routes. They are not in the ledger, so nobody knows which of them were charged.
         """
 
     async def still_open(self, epoch: Epoch) -> list[Reservation]:
-        """The reservations that are open in the epoch."""
+        """Return the reservations that are open in the epoch."""
 
     async def forget(self, epoch: Epoch, ended: Sequence[tuple[Reservation, Outcome]]) -> None:
-        """These had ended before: gives back what they hold, charges nothing, remembers their outcome."""
+        """Give back the holds of reservations that ended earlier. Charge nothing; remember their outcomes."""
 
     async def install(self, epoch: Epoch, used: Sequence[Used]) -> None:
-        """Sets what is used of buckets. Only before the epoch is ready; whoever does it twice sets the same."""
+        """Set the used amounts of buckets, before the epoch is ready. A second call sets the same amounts."""
 
     async def complete(self, epoch: Epoch) -> None:
-        """Everything is rebuilt: the epoch is ready. What is left of earlier ones is cleared, some time."""
+        """Make the epoch ready: everything is rebuilt. The remains of earlier epochs are deleted some time
+        later.
+        """
 
 
 class CounterStore(Counters, Journal, Epochs, Protocol):
-    """Counters and what belongs to them, as one store has it."""
+    """Combine counters, journal and epochs in one store."""

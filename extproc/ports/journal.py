@@ -1,4 +1,4 @@
-"""Declares the journal: entries between the end of their reservation and the ledger."""
+"""Declare the journal: it keeps entries from the end of their reservation until they are in the ledger."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from extproc.ports.counters import Receipt
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An entry that waits in the journal to be written to the ledger; `entry` is None where it can't be read."""
+    """Hold an entry of the journal that is not yet in the ledger. `entry` is None if it can't be read."""
 
     receipt: Receipt
     entry: Entry | None
@@ -21,7 +21,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Journalled:
-    """What counters have to know of an entry that waits in the journal, when they are rebuilt."""
+    """Hold the facts of a journal entry that a rebuild of counters needs."""
 
     id: ReservationId
     tenant: TenantId
@@ -30,13 +30,15 @@ class Journalled:
 
     @classmethod
     def of(cls, entry: Entry) -> "Journalled":
-        """What it has to say."""
+        """Take these facts from the entry."""
         return cls(entry.id, entry.identity.tenant, entry.outcome, entry.charges)
 
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """An entry that the ledger refused for good, as it was journalled (JSON), and why; where it stands."""
+    """Hold an entry that the ledger refused permanently: its text in the journal (JSON), the reason, and its
+    place.
+    """
 
     text: str
     reason: str
@@ -45,7 +47,7 @@ class Aside:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How many entries wait, how many seconds the oldest has waited, and how many were set aside."""
+    """Count the entries that wait, the age of the oldest one in seconds, and the entries that were set aside."""
 
     waiting: int
     oldest_s: float
@@ -53,35 +55,39 @@ class Backlog:
 
 
 class Journal(Protocol):
-    """Entries between the end of their reservation and the ledger. Every call raises `StoreError`.
+    """Keep entries between the end of their reservation and the ledger. Every call raises `StoreError`.
 
-    It outlives epochs. What it holds is only removed when it is known to be in the ledger, or set aside.
+    The journal outlives epochs. It removes an entry only if the entry is in the ledger or was set aside.
     """
 
     async def written(self, receipts: Sequence[Receipt]) -> None:
-        """The entries are in the ledger: forgets them. One that is gone already is fine."""
+        """Remove entries that are in the ledger. An entry that is already gone is no error."""
 
     async def waiting(self, older_than_s: float, at_most: int, partition: int | None = None) -> list[Waiting]:
-        """Entries that have waited for so long, oldest first, of all partitions or of one.
+        """Return entries older than `older_than_s`, oldest first, of all partitions or of one.
 
-        With an age of 0 all that wait, whatever the clock says that they are.
-        Where more wait than are asked for, each partition's oldest ones are among them.
+        An age of 0 returns all entries, whatever their clock says. If there are more entries than `at_most`, the
+        result contains the oldest ones of each partition.
         """
 
     async def journalled(self, partition: int) -> list[Journalled]:
-        """All that waits in a partition and can be read. What is removed meanwhile may be among it or not."""
+        """Return all readable entries of a partition. An entry that is removed during the call may or may not be
+        included.
+        """
 
     async def set_aside(self, entry: Entry | None, receipt: Receipt | None, reason: str) -> None:
-        """Puts an entry where people find it and nothing tries it again; atomically with forgetting it.
+        """Move an entry from the journal to a place for manual repair, in one atomic step. It is not retried.
 
-        With an entry of None the journal's own text is kept.
+        If `entry` is None, the journal's own text is kept.
         """
 
     async def aside(self, at_most: int) -> list[Aside]:
-        """What was set aside, oldest first."""
+        """Return the entries that were set aside, oldest first."""
 
     async def forget_aside(self, receipts: Sequence[Receipt]) -> None:
-        """These are in the ledger after all: removes them from what was set aside. One that is gone is fine."""
+        """Remove entries from those set aside, because they are in the ledger now. An entry that is gone is no
+        error.
+        """
 
     async def backlog(self) -> Backlog:
-        """What waits."""
+        """Return the size and age of the backlog."""

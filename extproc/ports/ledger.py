@@ -1,4 +1,4 @@
-"""Declares the ledger, and the reports that are read from it."""
+"""Declare the ledger, and the reports that are read from it."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from extproc.core.quota.ledger import Entry
 
 
 class Ledger(Protocol):
-    """The record of what happened, and daily usage as its sum."""
+    """Record every request, and sum daily usage from the records."""
 
     async def append(self, entries: Sequence[Entry]) -> None:
-        """Writes entries durably and adds them to daily usage; an entry whose id is known changes nothing.
+        """Write entries durably and add them to daily usage. An entry whose id is known changes nothing.
 
-        Raises `StoreError`; after a transient one the same entries may be appended again.
+        Raise `StoreError`; after a transient one the same entries may be appended again.
         """
 
     async def aclose(self) -> None:
-        """Gives connections back."""
+        """Close the connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageFilter:
-    """Which daily usage to report; None: any. Dates are YYYY-MM-DD, both inclusive."""
+    """Select daily usage. None: any value. Dates are YYYY-MM-DD, both inclusive."""
 
     tenant: str | None = None
     service_account: str | None = None
@@ -33,7 +33,9 @@ class UsageFilter:
 
 @dataclass(frozen=True, slots=True)
 class DailyUsage:
-    """The usage of one service account + client IP on one date, in tokens and requests; `price` as in `Entry`."""
+    """Sum the usage of one service account + client IP on one date, in tokens and requests; `price` as in
+    `Entry`.
+    """
 
     tenant: str
     service_account: str
@@ -50,16 +52,16 @@ class DailyUsage:
 
 
 class UsageReports(Protocol):
-    """What was used. Every call raises `StoreError`."""
+    """Report usage. Every call raises `StoreError`."""
 
     async def daily(self, wanted: UsageFilter, at_most: int) -> list[DailyUsage]:
-        """Daily usage, newest date first, then the largest usage."""
+        """Return daily usage, newest date first, then largest usage first."""
 
     async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
-        """The ledger itself, newest first."""
+        """Return ledger entries, newest first."""
 
     def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
-        """The ledger in the order of admission, oldest first, however long; one that asks again starts anew.
+        """Yield ledger entries in order of admission, oldest first, without a limit on their number.
 
-        What is appended meanwhile may or may not be among them.
+        A second call starts again. Entries that are appended meanwhile may or may not be included.
         """

@@ -1,4 +1,4 @@
-"""Declares what is durable beside the ledger, for rebuilding counters."""
+"""Declare the durable records beside the ledger's entries that a rebuild of counters needs."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,25 +10,29 @@ from extproc.ports.epochs import Used
 
 
 class Records(Protocol):
-    """What is durable beside the ledger's entries, for rebuilding counters. Every call raises `StoreError`."""
+    """Keep the durable records that a rebuild of counters needs. Every call raises `StoreError`."""
 
     async def outcomes(self, ids: Sequence[ReservationId]) -> dict[ReservationId, Outcome]:
-        """How reservations ended that are in the ledger."""
+        """Return the outcomes of the reservations that are in the ledger."""
 
     async def used(self, now: datetime) -> list[Used]:
-        """What the ledger's entries make of all buckets whose window is not over: the sums of their charges."""
+        """Return the charges of the ledger's entries, summed per bucket, for all buckets whose window is not
+        over.
+        """
 
     async def keep(self, reservations: Sequence[Reservation]) -> None:
-        """Keeps open reservations as they are now; an older state of the same is replaced."""
+        """Save open reservations in their present state. Replaces an older state of the same reservation."""
 
     async def drop(self, ids: Sequence[ReservationId]) -> None:
-        """They are open no more."""
+        """Delete saved reservations: they have ended."""
 
     async def kept(self) -> list[Reservation]:
-        """What is kept. Some of it may have ended: `outcomes` tells."""
+        """Return the saved reservations. Some of them may have ended; check with `outcomes`."""
 
     async def beat(self, replica: str) -> dict[str, int]:
-        """The replica is alive. Returns the beats of all that are known, by name; their numbers only grow."""
+        """Record that the replica is alive. Return the number of beats of each known replica, by name. It only
+        grows.
+        """
 
     async def leave(self, replica: str) -> None:
-        """It is gone, having left nothing behind, or for too long."""
+        """Delete the replica: it left nothing behind, or has been gone for too long."""

@@ -1,4 +1,4 @@
-"""Declares the spool: the local disk that must survive a kill of this process."""
+"""Declare the spool: records on local disk that survive a kill of this process."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +9,23 @@ from extproc.ports.counters import Closing
 
 
 class Spool(Protocol):
-    """What must survive a kill of this process while the counters are away: bounded, on local disk."""
+    """Keep records on local disk that must survive a kill of this process while the counters are down. Bounded in
+    size.
+    """
 
     async def opened(self, reservation: Reservation) -> None:
-        """A reservation that only this process knows of. On disk when it returns; full, it raises `StoreError`."""
+        """Record a reservation that only this process knows. Returns once it is on disk. Raise `StoreError` if
+        full.
+        """
 
     def ended(self, closing: Closing) -> None:
-        """How it ended. Returns at once; on disk soon."""
+        """Record the end of a reservation. Returns at once; the record is on disk soon after."""
 
     def done(self, ids: Sequence[ReservationId]) -> None:
-        """These are recorded elsewhere: forgets them. Returns at once."""
+        """Forget reservations that are now recorded elsewhere. Returns at once."""
 
     async def keep(self, closings: Sequence[Closing]) -> None:
-        """Ends that could not be delivered in time. On disk when it returns; raises `StoreError`."""
+        """Record ends that could not be delivered in time. Returns once they are on disk. Raise `StoreError`."""
 
 
 class SpoolFile(Protocol):

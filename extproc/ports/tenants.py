@@ -1,4 +1,4 @@
-"""Declares where the limits of tenants are kept, and how the request path sees them."""
+"""Declare the store of the tenants' limits, and the view of the limits for the request path."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
@@ -8,40 +8,41 @@ from extproc.core.request.identity import TenantId
 
 
 class Limits(Protocol):
-    """The tenants' limits, at hand: no I/O, for the request path."""
+    """Give the request path the tenants' limits from memory, without I/O."""
 
     def policy(self, tenant: TenantId) -> Policy:
-        """What binds the tenant now; the defaults where nobody configured it. Never raises."""
+        """Return the tenant's current policy; the defaults if nobody configured the tenant. Never raise."""
 
 
 Document = Mapping[str, object]
 
 
 class TenantStore(Protocol):
-    """The stored limits of all tenants (`tenantLimitation`). Every call raises `StoreError`."""
+    """Store the limits of all tenants (`tenantLimitation`). Every call raises `StoreError`."""
 
     async def documents(self) -> list[Document]:
-        """All documents, as they are stored."""
+        """Return all documents as they are stored."""
 
     async def document(self, tenant: TenantId) -> Document | None:
-        """One tenant's document, or None."""
+        """Return one tenant's document, or None."""
 
     async def update(self, tenant: TenantId, fields: Document, version: int | None = None) -> bool:
-        """Writes fields of the tenant's document and keeps all others; one that is None goes. True: it is new.
+        """Set fields of the tenant's document; a field that is None is removed, all others stay. Return True if it
+        is new.
 
-        Each update adds 1 to the document's `version`. With `version` (0: there is no document, or it has none)
-        nothing is written to any other: raises `ConflictError` then. Who edits a document by other means is only
-        seen where they add to it too.
+        Each update adds 1 to the document's `version`. With `version` (0: no document, or a document without a
+        version) the update applies to that version only: otherwise raise `ConflictError` and write nothing. A
+        change by another program is detected only if that program also adds to `version`.
         """
 
     async def delete(self, tenant: TenantId) -> bool:
-        """Removes the tenant; False where there was none."""
+        """Remove the tenant. Return False if there was none."""
 
     def changes(self) -> AsyncIterator[None]:
-        """Yields once at the start of watching, then whenever limits may have changed.
+        """Yield once when watching starts, then whenever limits may have changed.
 
-        An end or a `StoreError` means that watching is not possible (now): ask by polling.
+        If the iterator ends or raises `StoreError`, watching is not possible (at the moment): use polling.
         """
 
     async def aclose(self) -> None:
-        """Gives connections back."""
+        """Close the connections."""
