@@ -1,1 +1,1 @@
-"""Metrics and logs: what an operator sees."""
+"""Provide metrics and logs for operators."""

@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line, to stderr. No secret, body or token is ever handed to a logger.
+"""Log to stderr as JSON, one object per line. No secret, body or token is ever passed to a logger.
 
-Whatever is logged while a request is served carries that request's id.
+Lines that are logged while a request is served carry its request id.
 """
 
 import logging
@@ -10,13 +10,13 @@ from contextvars import ContextVar
 from pythonjsonlogger.json import JsonFormatter
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""Envoy's `x-request-id` of the request that the current task serves."""
+"""Hold Envoy's `x-request-id` of the request that the current task serves."""
 
 _FIELDS = "%(levelname)s %(name)s %(message)s"
 
 
 def set_up(level: str) -> None:
-    """Sends all logging to stderr as JSON, at `level` (a name such as "INFO") and above."""
+    """Send all logging to stderr as JSON, at `level` (a name such as "INFO") and above."""
     formatter = JsonFormatter(
         _FIELDS,
         rename_fields={"levelname": "level", "name": "logger"},
@@ -29,7 +29,7 @@ def set_up(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for each form that is malformed
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs a line for each malformed form
     for noisy in ("pymongo", "asyncio", "grpc", "httpx", "httpcore", "uvicorn", "botocore", "boto3", "urllib3"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 

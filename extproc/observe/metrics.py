@@ -1,6 +1,6 @@
-"""Prometheus metrics. Every label's values are a small fixed set, but for tenant and model of one counter.
+"""Define the Prometheus metrics. Label values are small fixed sets, except tenant and model of one counter.
 
-Those are bounded in number; what is beyond is counted as one.
+The pairs of tenant and model are bounded in number; all others are counted as one.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,16 +15,18 @@ from extproc.core.quota.usage import Usage
 
 OTHER = "(other)"
 
-# Up to 0.99 it was too low; 0.99 to 1.01 is a count by a tokenizer.
+# Below 0.99 the estimate was too low; 0.99 to 1.01 means that a tokenizer counted.
 _RATIOS = (0.5, 0.75, 0.9, 0.99, 1.01, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25)
 
 
 class Metrics:
-    """All of Tokenweir's metrics, on a registry of its own."""
+    """Hold all of Tokenweir's metrics, on a registry of its own."""
 
     def __init__(self, usage_series: int = 200) -> None:
-        """`usage_series`: pairs of tenant and model that are counted apart, the first ones; 0: none are."""
+        """Create the metrics. `usage_series` is the number of tenant and model pairs with a series of their own;
+        0: none.
+        """
         self.registry = CollectorRegistry()
         self._usage_series = usage_series
         self._told_apart: set[tuple[str, str]] = set()
@@ -74,7 +76,8 @@ class Metrics:
         self._limits_loaded = gauge(
             "tokenweir_limits_loaded_timestamp_seconds", "When limits were last read, since the epoch."
         )
-        # What alerts watch is there from the start: the step from nothing to 1 is no increase to Prometheus.
+        # Counters that alerts watch exist from the start: Prometheus sees no increase when a new series starts at
+        # 1.
         self._decisions.labels("unavailable", "store")
         self._closed.labels("expired", "expired")
         self._closed.labels("settled", "overran")
@@ -98,7 +101,7 @@ class Metrics:
         self._tokens.labels("charged").inc(settlement.charge)
 
     def used(self, tenant: str, model: str, usage: Usage) -> None:
-        """Counts usage by tenant and model. Nothing used makes no series: a name alone costs nothing."""
+        """Count usage by tenant and model. Without usage no series is created, so a name alone costs nothing."""
         if not self._usage_series or not (usage.input or usage.output):
             return
         pair = (tenant, model)
@@ -130,7 +133,7 @@ class Metrics:
 
     @contextmanager
     def reserving(self) -> Iterator[None]:
-        """Times one reservation."""
+        """Measure the time of one reservation."""
         start = perf_counter()
         try:
             yield
@@ -139,7 +142,7 @@ class Metrics:
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """Counts one open stream."""
+        """Count one open stream."""
         self._streams.inc()
         try:
             yield
