@@ -1,1 +1,1 @@
-"""Adapters of the ports: in memory, Redis, MongoDB. One contract suite runs over all of them."""
+"""Implement the ports: in memory, on Redis, on MongoDB. One contract suite runs over all of them."""

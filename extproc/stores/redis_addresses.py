@@ -1,11 +1,11 @@
-"""What a Redis URL says: one server, some nodes of a Cluster, or Sentinels and their name of a master.
+"""Parse a Redis URL: one server, some nodes of a Cluster, or Sentinels and the name of their master.
 
     redis://user:pass@host:6379/0                          rediss://: TLS; unix:///path
     redis+cluster://user:pass@host:6379,host:6379          rediss+cluster://
     redis+sentinel://user:pass@host:26379,host/name/0      rediss+sentinel://: both Sentinels and Redis by TLS
 
-The login is Redis' own. Sentinels that want one get it by the options `sentinel_username` and `sentinel_password`.
-All other options are redis-py's, and hold for every connection.
+User and password are those of Redis. The options `sentinel_username` and `sentinel_password` log in to Sentinels.
+All other options are redis-py's, and apply to every connection.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SCHEMES: Final = ("redis+cluster://", "rediss+cluster://", "redis+sentinel://", 
 
 
 class Kind(StrEnum):
-    """How servers are found."""
+    """List the ways to find servers."""
 
     ONE = "one"
     CLUSTER = "cluster"
@@ -30,9 +30,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to begin. `options` are what redis-py makes a connection with, but for host and port.
+    """Hold the first addresses to contact, and redis-py's other connection options in `options`.
 
-    `hosts` are servers, nodes or Sentinels; `service` is what Sentinels know the master by.
+    `hosts` are servers, nodes or Sentinels; `service` is the Sentinels' name of the master.
     """
 
     kind: Kind
@@ -43,7 +43,9 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Raises ValueError, TypeError or a RedisError where it can't be used; their messages may quote the URL."""
+    """Return the address in a URL. Raise ValueError, TypeError or a RedisError, whose message may quote the
+    URL.
+    """
     if not url.startswith(SCHEMES):
         ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
         return Address(Kind.ONE, dict(parse_url(url)))

@@ -1,11 +1,12 @@
-"""The spool: a file of JSON lines on local disk, one a process, removed when nothing in it is needed any more.
+"""Spool records to a file of JSON lines on local disk, one file per process. An idle spool is emptied or removed.
 
     {"opened": reservation}    admitted by this process alone
-    {"ended": closing}         how a reservation ended
+    {"ended": closing}         the end of a reservation
     {"done": [id, ...]}        recorded elsewhere
 
-A process holds a lock on its file as long as it lives; the kernel lets go of it however it dies. So a file that
-can be locked belongs to nobody, and whoever locks it may replay it, once: what it brings is recorded by id.
+A process holds a lock on its file as long as it lives. The kernel releases the lock, however the process dies. A
+file that can be locked therefore has no owner, and the process that locks it may replay it. A replay is safe,
+because every record has an id.
 """
 
 import asyncio
@@ -27,12 +28,12 @@ from extproc.ports.counters import Closing
 _log = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".spool"
-# A reservation's end, entry included, is so many times as long as the reservation at the most.
+# The record of a reservation's end, with its entry, is at most this many times as long as the reservation.
 _END: Final = 3
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
-    """One of them is set."""
+    """Hold one record. Exactly one of the fields is set."""
 
     opened: Reservation | None = None
     ended: Closing | None = None
@@ -44,9 +45,9 @@ _line = msgspec.json.Decoder(_Line)
 
 @dataclass(frozen=True, slots=True)
 class SpoolOptions:
-    """`directory` is this process' and its successors' alone.
+    """Configure the spool. `directory` must be used by this process and its successors only.
 
-    When the file has `max_bytes`, nothing more is admitted on its account; ends are written all the same.
+    Once the file has `max_bytes`, no further reservation is admitted through the spool. Ends are still written.
     """
 
     directory: Path
@@ -54,18 +55,20 @@ class SpoolOptions:
 
 
 class SpoolError(Exception):
-    """The directory can't be used. The message names it and the fix."""
+    """Report that the directory can't be used. The message names the directory and the fix."""
 
 
 def _check_owner(directory: Path) -> None:
-    """What others can write is no source of charges. Raises `OSError`."""
+    """Refuse a directory that others can write to: its records become charges. Raise `OSError`."""
     status = directory.stat()
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise PermissionError(errno.EPERM, "others may write there")
 
 
 def _locked(path: Path) -> int:
-    """A new file, which has its name only when it is locked: before, it would belong to nobody."""
+    """Create a file and lock it before it gets its final name, so that no other process can take it for
+    abandoned.
+    """
     unnamed = path.with_suffix(".new")
     file = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
@@ -78,16 +81,16 @@ def _locked(path: Path) -> int:
 
 
 class FileSpool:
-    """Implements `ports.Spool`. One writer, which syncs to disk once for all that wait."""
+    """Implement `ports.Spool`. One writer syncs to disk once for all waiting records."""
 
     def __init__(self, options: SpoolOptions, name: str) -> None:
-        """Raises `SpoolError` where the directory can't be written to."""
+        """Open a spool file of this name. Raise `SpoolError` if the directory can't be written to."""
         self._options = options
-        self._open: dict[ReservationId, int] = {}  # and the room that its end is promised
+        self._open: dict[ReservationId, int] = {}  # and the room that is reserved for its end
         self._promised = 0
         self._queue: list[bytes] = []
         self._queued_bytes = 0
-        self._waiting: list[asyncio.Future[None]] = []  # for what is queued
+        self._waiting: list[asyncio.Future[None]] = []  # for the queued records
         self._flushing: asyncio.Task[None] | None = None
         self.path = options.directory / f"{name}{_SUFFIX}"
         try:
@@ -103,7 +106,7 @@ class FileSpool:
 
     @property
     def size(self) -> int:
-        """Bytes in the file, and on their way there."""
+        """Return the bytes in the file and in the queue."""
         return self._size + self._queued_bytes
 
     async def opened(self, reservation: Reservation) -> None:
@@ -140,7 +143,7 @@ class FileSpool:
             self._put(_encoded(_Line(done=known)))
 
     async def aclose(self) -> None:
-        """Writes what waits, gives the file up, and removes it where nothing in it is needed any more."""
+        """Write the queue and close the file. Remove the file if nothing in it is needed any more."""
         if self._queue:
             self._start()
         if self._flushing is not None:
@@ -163,7 +166,7 @@ class FileSpool:
             self._flushing = asyncio.create_task(self._flush())
 
     async def _on_disk(self, lines: Sequence[bytes]) -> None:
-        """Raises `StoreError`."""
+        """Write lines and wait until they are on disk. Raise `StoreError`."""
         if lines:
             written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(written)
@@ -175,13 +178,13 @@ class FileSpool:
         while self._queue:
             lines, self._queue = self._queue, []
             waiting, self._waiting = self._waiting, []
-            idle = not self._open  # nothing in the file is needed any more, nor what would be added
+            idle = not self._open  # nothing in the file or the queue is needed any more
             try:
                 await asyncio.to_thread(self._write, b"".join(lines), empty=idle)
             except OSError as error:
-                self._queue = lines + self._queue  # for the next time
+                self._queue = lines + self._queue  # retried with the next write
                 why = error.strerror or str(error)
-                _log.error("the spool can't be written to", extra={"error": why})
+                _log.error("spool: write failed: records stay queued for the next write", extra={"error": why})
                 failed, self._waiting = [*waiting, *self._waiting], []
                 for future in failed:
                     if not future.done():
@@ -205,14 +208,14 @@ class FileSpool:
                 view = view[os.write(self._file, view) :]
             os.fsync(self._file)
         except OSError:
-            # Half a line would spoil the one that comes after it.
+            # Half a line would spoil the next one.
             os.ftruncate(self._file, self._size)
             raise
 
 
 @dataclass(slots=True)
 class LeftBehind:
-    """What a process left that is gone: reservations whose end nobody knows, and ends that are not recorded."""
+    """Hold the records of a process that is gone: reservations without an end, and ends that are not recorded."""
 
     path: Path
     unended: list[Reservation] = field(default_factory=list)
@@ -224,12 +227,14 @@ class LeftBehind:
         return [*(closing.reservation.id for closing in self.ended), *(r.id for r in self.unended)]
 
     def remove(self) -> None:
-        """It is recorded now."""
+        """Delete the file, because its records are stored elsewhere now."""
         self.path.unlink(missing_ok=True)
 
 
 def left_behind(directory: Path) -> Iterator[LeftBehind]:
-    """The files of processes that are gone, each locked while it is looked at: nobody else replays it then."""
+    """Yield the spool files of processes that are gone. Each is locked meanwhile, so that nobody else replays
+    it.
+    """
     for path in sorted(directory.glob(f"*{_SUFFIX}")):
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -241,7 +246,7 @@ def left_behind(directory: Path) -> Iterator[LeftBehind]:
             os.close(file)
             continue  # its owner lives
         try:
-            if os.fstat(file).st_nlink:  # else somebody has replayed and removed it in between
+            if os.fstat(file).st_nlink:  # else another process replayed and removed it meanwhile
                 yield _read(path, file)
         finally:
             os.close(file)
@@ -257,7 +262,7 @@ def _read(path: Path, file: int) -> LeftBehind:
         try:
             read = _line.decode(line)
         except (msgspec.DecodeError, UnicodeError):
-            found.unreadable += 1  # the last one: it was killed while it wrote
+            found.unreadable += 1  # the last line: the process was killed while it wrote
             continue
         if read.opened is not None:
             opened[read.opened.id] = read.opened
@@ -276,16 +281,16 @@ def _encoded(line: _Line) -> bytes:
 
 
 class NoSpool:
-    """No directory is configured: nothing is admitted on its account, and nothing kept."""
+    """Replace the spool if no directory is configured: it admits nothing and keeps nothing."""
 
     async def opened(self, reservation: Reservation) -> None:  # noqa: ARG002
         raise StoreError("there is no spool: set spool.directory", transient=False)
 
     def ended(self, closing: Closing) -> None:
-        """Nothing was opened either."""
+        """Ignore the end: nothing was opened."""
 
     def done(self, ids: Sequence[ReservationId]) -> None:
-        """Nothing to forget."""
+        """Ignore the ids: nothing is recorded."""
 
     async def keep(self, closings: Sequence[Closing]) -> None:
         if closings:

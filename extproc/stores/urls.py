@@ -1,6 +1,6 @@
-"""The stores' URLs: checked by the drivers that will use them, and never shown with what is secret in them.
+"""Check the stores' URLs with the drivers that will use them, and print them without secrets.
 
-What a driver says about a bad URL is never passed on: it may quote the part that holds the password.
+A driver's message about a bad URL is never passed on: it may quote the password.
 """
 
 import re
@@ -21,7 +21,7 @@ _HINT = "percent-encode user and password, and check host, port and options"
 
 
 class StoreURL(Secret[str]):
-    """A URL that prints with its password masked: `redis://user:***@host:6379/0`."""
+    """Hold a URL that prints with its password masked: `redis://user:***@host:6379/0`."""
 
     def _display(self) -> str:
         return masked(self.get_secret_value())
@@ -32,11 +32,11 @@ class StoreURL(Secret[str]):
 
 
 def masked(url: str) -> str:
-    """The URL without its secrets: the password, and options that hold one. Rather too little than too much."""
+    """Return the URL without its secrets: the password, and options that hold one. In doubt, removes more."""
     scheme, slashes, rest = url.partition("://")
     if not slashes:
         return _HIDDEN
-    # Up to the last @: a password that was not encoded as it should be may hold any of @ / ? &
+    # Cut at the last @: a password that was not encoded correctly may contain any of @ / ? &
     login, at, place = rest.rpartition("@")
     user, colon, _ = login.partition(":")
     shown = f"{user}:{_HIDDEN}" if colon else _HIDDEN
@@ -45,7 +45,7 @@ def masked(url: str) -> str:
 
 
 def redis_url(url: StoreURL) -> StoreURL:
-    """Raises ValueError where redis-py could not use it. Connects to nothing."""
+    """Check that redis-py can use the URL. Raise `ValueError` if not. Opens no connection."""
     text = url.get_secret_value()
     if not text.startswith(("redis://", "rediss://", "unix://", *SCHEMES, MEMORY)):
         raise ValueError(
@@ -55,20 +55,22 @@ def redis_url(url: StoreURL) -> StoreURL:
     if not url.in_memory:
         try:
             parse_address(text)
-        except (ValueError, TypeError, RedisError):  # TypeError: an option that it does not know
+        except (ValueError, TypeError, RedisError):  # TypeError: an unknown option
             raise ValueError(f"is no URL that redis-py can use: {_HINT}") from None
     return url
 
 
 def mongo_url(url: StoreURL) -> StoreURL:
-    """Raises ValueError where PyMongo could not use it. Connects to nothing, and resolves no SRV record."""
+    """Check that PyMongo can use the URL. Raise `ValueError` if not. Opens no connection and resolves no SRV
+    record.
+    """
     text = url.get_secret_value()
     if not text.startswith(("mongodb://", "mongodb+srv://", MEMORY)):
         raise ValueError("must start with mongodb://, mongodb+srv:// or memory:// (for trials)")
     if not url.in_memory:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # it only warns of options that it does not know
+                warnings.simplefilter("error", UserWarning)  # PyMongo only warns of an unknown option
                 AsyncMongoClient[dict[str, object]](text)
         except OSError:
             raise ValueError("names a TLS file that can't be read on this host") from None

@@ -69,7 +69,7 @@ async def test_a_day_that_can_not_be_added_to_is_summed_anew(ledger, mongo, dama
     assert kept == {name: value for name, value in broken.items() if name != "_id"}
     assert (await mongo.collection(DAILY).find_one(KEY))["note"] == "theirs"
     assert [record.getMessage() for record in caplog.records] == [
-        "a document of daily usage could not be added to: set aside, and summed anew from the ledger"
+        "mongodb: a daily usage document can't be incremented: copied aside and summed from the ledger"
     ]
 
 

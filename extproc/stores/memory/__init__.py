@@ -1,1 +1,1 @@
-"""Keeps everything in memory: the reference that the other stores are tested against."""
+"""Keep everything in memory: the reference for the tests of the other stores."""

@@ -1,8 +1,8 @@
-"""Counters in memory: the reference that the other stores are held to.
+"""Count in memory: the reference for the tests of the other stores.
 
-`MemoryServer` is what several replicas can share, as they would a Redis; it can lose what it holds.
-`MemoryCounters` is one replica's client of it. By itself a client has a server of its own, which is ready: for one
-replica, gone with it.
+`MemoryServer` is shared by several replicas, like a Redis server. It can lose its data. `MemoryCounters` is the
+client of one replica. A client without a given server gets one of its own, which is ready; it lives as long as the
+client.
 """
 
 import secrets
@@ -32,7 +32,7 @@ _NOTHING = Count(0, 0)
 
 @dataclass(slots=True)
 class _Known:
-    """A reservation that is open, or was ended (`closed`)."""
+    """Hold a reservation that is open, or has ended (`closed`)."""
 
     reservation: Reservation
     holds: list[int]
@@ -41,7 +41,7 @@ class _Known:
 
 @dataclass(slots=True)
 class _Life:
-    """What a partition holds in one epoch."""
+    """Hold the data of a partition in one epoch."""
 
     epoch: Epoch
     counts: dict[tuple[str, str], Count] = field(default_factory=dict)
@@ -51,29 +51,29 @@ class _Life:
 
 
 class MemoryServer:
-    """What all replicas share. `clock` gives seconds since the epoch."""
+    """Hold the data that all replicas share. `clock` returns seconds since the epoch."""
 
     def __init__(
         self, clock: Callable[[], float] = time.time, new_id: Callable[[], str] = secrets.token_hex
     ) -> None:
-        """`new_id` names epochs: never the same twice."""
+        """Create an empty server. `new_id` must return a new id for each epoch."""
         self.clock = clock
         self._new_id = new_id
         self.lives: dict[int, _Life] = {}
-        self.before: dict[int, _Life] = {}  # the lives that were ready last
+        self.before: dict[int, _Life] = {}  # the latest epochs that were ready
         self.journal: dict[Receipt, tuple[Entry, float]] = {}
         self.aside: deque[Aside] = deque()
         self._numbers = count(1)
 
     def begin(self, partition: int) -> None:
-        """Begins an epoch: what was counted may have lost something. What it was is left to be looked at."""
+        """Begin an epoch, because counts may be lost. Keep the previous one for inspection."""
         known = self.lives.get(partition)
         if known is not None and known.epoch.ready:
             self.before[partition] = known
         self.lives[partition] = _Life(Epoch(partition, self._new_id(), ready=False))
 
     def lose(self, partition: int | None = None) -> None:
-        """Everything is gone, journal included, as by FLUSHALL."""
+        """Lose everything, journal included, like FLUSHALL."""
         for each in range(PARTITIONS) if partition is None else (partition,):
             self.lives.pop(each, None)
             self.before.pop(each, None)
@@ -86,7 +86,9 @@ class MemoryServer:
 
 
 class MemoryCounters:
-    """Implements `ports.Counters`, `Journal` and `Epochs`. Atomic because nothing in a call waits."""
+    """Implement `ports.Counters`, `Journal` and `Epochs`. Each call is atomic, because none of them awaits
+    anything.
+    """
 
     def __init__(self, server: MemoryServer | None = None) -> None:
         self._adopted: dict[int, str] = {}
@@ -153,10 +155,10 @@ class MemoryCounters:
         return []
 
     async def ping(self, part: int | None = None) -> None:
-        """Always there."""
+        """Return at once: memory is always there."""
 
     async def aclose(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no connections."""
 
     def _life(self, reservation: Reservation, *, ready: bool) -> _Life:
         partition = partition_of(reservation.identity.tenant)
@@ -255,7 +257,7 @@ class MemoryCounters:
         self._current(epoch)
         before = self.server.before.get(epoch.partition)
         left = _open(before) if before is not None else []
-        # A hit of the rate limit service stands in no ledger: whether it was charged is not to be found out.
+        # Hits of the rate limit service are not in the ledger, so nobody can find out whether they were charged.
         return [r for r in left if r.endpoint is not Endpoint.ROUTE]
 
     async def still_open(self, epoch: Epoch) -> list[Reservation]:
@@ -295,7 +297,7 @@ def _open(life: _Life) -> list[Reservation]:
 
 
 def _hold(life: _Life, reservation: Reservation) -> None:
-    """Holds what the reservation says, whatever the limits say."""
+    """Hold the reservation's amounts, whatever the limits are."""
     holds = [reservation.hold(bucket.limit) for bucket in reservation.buckets]
     life.known[reservation.id] = _Known(reservation, holds)
     for key, hold in zip(_keys(reservation), holds, strict=True):
@@ -305,7 +307,7 @@ def _hold(life: _Life, reservation: Reservation) -> None:
 
 def _renew(life: _Life, known: _Known, reservation: Reservation) -> None:
     if known.reservation.deadline > reservation.deadline:
-        return  # it was overtaken by a later one
+        return  # a later renewal came first
     known.reservation = reservation
     for i, (key, bucket) in enumerate(zip(_keys(reservation), reservation.buckets, strict=True)):
         grown = max(0, reservation.hold(bucket.limit) - known.holds[i])
@@ -315,7 +317,7 @@ def _renew(life: _Life, known: _Known, reservation: Reservation) -> None:
 
 
 def _take_back(life: _Life, key: tuple[str, str], hold: int, charge: int) -> int:
-    """Gives a hold back and charges; returns what is used now."""
+    """Give a hold back and charge. Return the used amount after that."""
     before = life.counts.get(key, _NOTHING)
     life.counts[key] = after = Count(before.used + charge, before.held - hold)
     if after == _NOTHING:

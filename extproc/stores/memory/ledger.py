@@ -1,4 +1,6 @@
-"""Ledger and limits in memory: the reference that the other stores are held to. Gone with the process."""
+"""Keep ledger and limits in memory: the reference for the tests of the other stores. Lost when the process
+ends.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +18,7 @@ from extproc.ports.tenants import Document
 
 
 class MemoryLedger:
-    """The ledger, its daily sums, and what else is durable, in dicts. Implements `ports.Records` too."""
+    """Keep the ledger, its daily sums and the records for a rebuild in dicts. Implements `ports.Records` too."""
 
     def __init__(self) -> None:
         self._entries: dict[ReservationId, Entry] = {}
@@ -64,7 +66,7 @@ class MemoryLedger:
     async def keep(self, reservations: Sequence[Reservation]) -> None:
         for each in reservations:
             known = self._kept.get(each.id)
-            if known is None or known.deadline <= each.deadline:  # else it was overtaken
+            if known is None or known.deadline <= each.deadline:  # else a later state came first
                 self._kept[each.id] = each
 
     async def drop(self, ids: Sequence[ReservationId]) -> None:
@@ -82,11 +84,11 @@ class MemoryLedger:
         self._beats.pop(replica, None)
 
     async def aclose(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no connections."""
 
 
 class MemoryTenants:
-    """Tenants' limits in a dict."""
+    """Keep the tenants' limits in a dict."""
 
     def __init__(self) -> None:
         self._documents: dict[TenantId, dict[str, object]] = {}
@@ -126,7 +128,7 @@ class MemoryTenants:
             yield
 
     async def aclose(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no connections."""
 
 
 def _day_of(entry: Entry) -> DailyUsage:

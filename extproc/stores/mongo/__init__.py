@@ -1,1 +1,1 @@
-"""MongoDB: limits, the ledger and daily usage, in database `modelToken` under the talk's names."""
+"""Keep limits, ledger and daily usage in MongoDB, in database `modelToken` with its established names."""

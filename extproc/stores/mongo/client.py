@@ -1,4 +1,4 @@
-"""The connection, the collections' names, and the border where the driver's exceptions end."""
+"""Connect to MongoDB, name its collections, and translate the driver's exceptions."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,15 +23,15 @@ OPEN: Final = "token_open"
 REPLICAS: Final = "token_replicas"
 BUCKETS: Final = "token_bucket_usage"
 
-# Acknowledged means: on a majority and in the journal. Less has been seen to lose writes. A transaction does not
-# take it from its collections: it has to be told.
+# An acknowledged write is on a majority and in the journal. Weaker settings were seen to lose writes. A
+# transaction does not inherit this from its collections, so it is passed explicitly.
 WRITE: Final = WriteConcern("majority", j=True)
 
 _DUPLICATE: Final = 11000
 
-# Failures that repeating won't mend, because they lie in what was sent: bad values, types and field names, unknown
-# commands, documents that break a rule or are too large, duplicate keys. Rights and passwords are not among them:
-# somebody mends those, and what waits to be written must still be there then.
+# Permanent failures, because the request itself is wrong: bad values, types and field names, unknown commands,
+# documents that break a rule or are too large, duplicate keys. Missing rights and wrong passwords are not among
+# them: an operator can correct those, and the waiting writes must still be there then.
 _PERMANENT_CODES = frozenset({2, 9, 14, 16, 28, 52, 55, 56, 57, 59, 72, 115, 121, 10334, 11000, 17419, 17420})
 
 Collection = AsyncCollection[dict[str, Any]]
@@ -39,7 +39,9 @@ Collection = AsyncCollection[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class MongoOptions:
-    """`url` may carry user, password and TLS options. `timeout_s` bounds every call."""
+    """Configure the connection. `url` may contain user, password and TLS options. `timeout_s` bounds every
+    call.
+    """
 
     url: str
     database: str = "modelToken"
@@ -47,7 +49,7 @@ class MongoOptions:
 
 
 class Mongo:
-    """One client and its collections."""
+    """Hold one client and its collections."""
 
     def __init__(self, options: MongoOptions) -> None:
         milliseconds = int(options.timeout_s * 1000)
@@ -58,7 +60,8 @@ class Mongo:
             serverSelectionTimeoutMS=milliseconds,
             timeoutMS=milliseconds,
             tz_aware=True,
-            # Other programs write here too: what Python has no date or text for must not make all unreadable.
+            # Other programs write here too: a date or text that Python can't represent must not make all data
+            # unreadable.
             datetime_conversion=DatetimeConversion.DATETIME_AUTO,
             unicode_decode_error_handler="replace",
         )
@@ -72,12 +75,12 @@ class Mongo:
         return self._database[name]
 
     async def ping(self) -> None:
-        """Returns when the server answers. Raises `StoreError`."""
+        """Return when the server answers. Raise `StoreError`."""
         async with translated():
             await self.client.admin.command("ping")
 
     async def has_transactions(self) -> bool:
-        """Whether the server is a replica set member or a mongos. Raises `StoreError`."""
+        """Return whether the server is a replica set member or a mongos. Raise `StoreError`."""
         async with translated():
             hello = await self.client.admin.command("hello")
         return "setName" in hello or hello.get("msg") == "isdbgrid"
@@ -88,7 +91,7 @@ class Mongo:
 
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """Turns the driver's exceptions into `StoreError`."""
+    """Turn the driver's exceptions into `StoreError`."""
     try:
         yield
     except (ConnectionFailure, ExecutionTimeout) as error:
@@ -103,7 +106,7 @@ async def translated() -> AsyncIterator[None]:
 
 
 def only_duplicates(error: BulkWriteError) -> bool:
-    """Whether all that was refused is there already."""
+    """Return whether all refused writes are duplicates."""
     details: Mapping[str, Any] = error.details or {}
     failed = details.get("writeErrors") or []
     return bool(failed) and not details.get("writeConcernErrors") and all(f["code"] == _DUPLICATE for f in failed)
@@ -118,5 +121,5 @@ def _passes(error: OperationFailure) -> bool:
 
 def _brief(error: BaseException) -> str:
     text = (str(error) or type(error).__name__).splitlines()[0]
-    # The driver goes on about its timeouts and all that it knows of the topology.
+    # Cut off the driver's text about timeouts and topology.
     return text.partition(" (configured timeouts")[0].partition(", Timeout:")[0][:300]

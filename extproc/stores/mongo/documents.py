@@ -1,4 +1,4 @@
-"""The stored form of the ledger and of daily usage: entry <-> document, entries -> increments."""
+"""Convert ledger entries to documents and back, and compute the increments of daily usage."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,9 +25,10 @@ SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated",
 
 
 def entry_document(entry: Entry, *, summed: bool = True) -> dict[str, Any]:
-    """The ledger document; its `_id` is the reservation id, which is what makes writing it repeatable.
+    """Return the ledger document. Its `_id` is the reservation id, so writing it again changes nothing.
 
-    One whose charges are not `summed` up per bucket says until when they count, so that they are found.
+    If its charges are not `summed` per bucket, the document says until when they count, so that a query can find
+    them.
     """
     usage = entry.usage
     return {
@@ -56,7 +57,7 @@ def entry_document(entry: Entry, *, summed: bool = True) -> dict[str, Any]:
 
 
 def document_entry(document: dict[str, Any]) -> Entry:
-    """The entry of a document that `entry_document` made, or an earlier version of it."""
+    """Return the entry of a document that this or an earlier version of `entry_document` made."""
     cost = document.get("cost") or {"prompt": 0, "output": document["held"]}
     return Entry(
         id=ReservationId(document["_id"]),
@@ -86,7 +87,7 @@ def document_entry(document: dict[str, Any]) -> Entry:
 
 
 def readable_entries(documents: Iterable[dict[str, Any]]) -> list[Entry]:
-    """The entries of documents; one that is none (somebody else wrote it) is left out."""
+    """Return the entries of documents. Leaves out documents of other programs that are no entries."""
     entries: list[Entry] = []
     for document in documents:
         with suppress(KeyError, TypeError, ValueError, AttributeError):
@@ -102,7 +103,7 @@ def _charges(charges: Sequence[Charge], *, summed: bool) -> dict[str, Any]:
 
 
 def bucket_sums(entries: Sequence[Entry]) -> dict[tuple[str, str], tuple[int, int]]:
-    """What entries add to buckets: (tenant, key) -> (amount, end of the window)."""
+    """Sum the charges of entries per bucket: (tenant, key) -> (amount, end of the window)."""
     sums: dict[tuple[str, str], tuple[int, int]] = {}
     for entry in entries:
         for charge in entry.charges:
@@ -117,21 +118,21 @@ def day_key(entry: Entry) -> DayKey:
 
 
 class ModelNames:
-    """Which models have a sum of their own in a date's daily usage; the ones after the first `most` share one.
+    """Select the models with a sum of their own in a date's daily usage; all after the first `most` share one.
 
-    A request names its model, and not every server minds: without a bound, somebody's made-up names would let a
-    document grow until it can't be written. The ledger has every name.
+    Clients can send any model name. Without a bound, made-up names would let a document grow until it can't be
+    written. The ledger has every name.
     """
 
     OTHER = "(other)"
-    _DATES = 8  # more than there are dates at one instant in all time zones, and some for entries that come late
+    _DATES = 8  # more than the dates at one instant in all time zones, and some for late entries
 
     def __init__(self, most: int = 100) -> None:
         self._most = most
         self._names: dict[str, set[str]] = {}
 
     def field(self, date: str, model: str) -> str:
-        """The name of the model's field."""
+        """Return the name of the model's field."""
         names = self._names.setdefault(date, set())
         if len(self._names) > self._DATES:
             del self._names[min(self._names)]
@@ -143,7 +144,7 @@ class ModelNames:
 
 
 def increments(entries: Sequence[Entry], models: ModelNames) -> dict[DayKey, tuple[str, dict[str, int]]]:
-    """What entries add to daily usage: for each day its tenant and the sums, per model too."""
+    """Return the increments of daily usage: for each day its tenant and the sums, per model too."""
     days: dict[DayKey, tuple[str, Counter[str]]] = {}
     for entry in entries:
         _, sums = days.setdefault(day_key(entry), (entry.identity.tenant, Counter()))
@@ -157,13 +158,13 @@ def increments(entries: Sequence[Entry], models: ModelNames) -> dict[DayKey, tup
         sums["requests"] += 1
         sums["price"] += entry.price
         sums["estimated"] += entry.outcome is Outcome.ESTIMATED
-        if entry.charge and entry.status in _OK:  # what the upstream refused has no model
+        if entry.charge and entry.status in _OK:  # a request that the upstream refused counts for no model
             sums[f"models.{models.field(entry.date, entry.model)}"] += entry.charge
     return {key: (tenant, {"usage": 0} | dict(sums)) for key, (tenant, sums) in days.items()}
 
 
 def daily_usage(document: dict[str, Any]) -> DailyUsage:
-    """A daily document, the talk's short form (no more than `usage`) included."""
+    """Read a daily document. The short form with `usage` only is accepted too."""
     return DailyUsage(
         tenant=str(document.get("tenant_id", "")),
         service_account=str(document.get("serviceAccount", "")),
@@ -174,7 +175,7 @@ def daily_usage(document: dict[str, Any]) -> DailyUsage:
 
 
 def query(wanted: UsageFilter) -> dict[str, Any]:
-    """The filter as a query. Values only ever stand behind `$eq`: no name can smuggle in an operator."""
+    """Return the filter as a query. Values only stand behind `$eq`, so a name can't inject an operator."""
     fields = {
         "tenant_id": wanted.tenant,
         "serviceAccount": wanted.service_account,
@@ -188,9 +189,9 @@ def query(wanted: UsageFilter) -> dict[str, Any]:
 
 
 def admission_query(wanted: UsageFilter) -> dict[str, Any]:
-    """The filter as a query that an index on `admitted_at` serves.
+    """Return the filter as a query that an index on `admitted_at` serves.
 
-    A date is some tenant's: by UTC it begins up to 14 hours earlier and ends up to 12 hours later.
+    A date is a tenant's local date: in UTC it begins up to 14 hours earlier and ends up to 12 hours later.
     """
     result = query(wanted)
     instants: dict[str, datetime] = {}
@@ -206,12 +207,12 @@ def _midnight(day: str) -> datetime:
 
 
 def _tokens(value: object) -> int:
-    """A stored sum; the legacy shell writes doubles. What is no number counts as nothing."""
+    """Return a stored sum. The legacy shell writes doubles. A value that is no number counts as 0."""
     return int(value) if isinstance(value, (int, float)) and isfinite(value) else 0
 
 
 def _field_name(model: str) -> str:
-    """A model's name as a field's name: dots and dollars mean something there, and it can't be empty."""
+    """Return a model's name as a field name: dots and dollars are escaped, and it is never empty."""
     if not model:
         return "(none)"
     return model.replace("%", "%25").replace(".", "%2E").replace("$", "%24").replace("\0", "%00")

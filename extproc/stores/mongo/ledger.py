@@ -1,8 +1,8 @@
-"""The ledger and daily usage. Daily usage is never incremented without the ledger entry that it counts.
+"""Write the ledger and daily usage. Daily usage is never incremented without its ledger entry.
 
-On a replica set (or mongos) both are written in one transaction, which knows an entry by its id: repeating a
-batch changes nothing. A standalone server has no transactions: there the ledger is written first and the days
-it touches are then summed anew from it. That is as exact, but costs more the longer a day is.
+On a replica set (or mongos) both are written in one transaction, which knows an entry by its id: repeating a batch
+changes nothing. A standalone server has no transactions: there the ledger is written first, and the affected days
+are then summed again from the ledger. The result is as exact, but costs more for days with many entries.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -41,7 +41,7 @@ _TRIES = 5
 
 
 class MongoLedger:
-    """Implements `ports.Ledger` and `ports.UsageReports`."""
+    """Implement `ports.Ledger` and `ports.UsageReports`."""
 
     def __init__(self, mongo: Mongo) -> None:
         self._mongo = mongo
@@ -53,7 +53,7 @@ class MongoLedger:
         self._models = ModelNames()
 
     async def create_indexes(self) -> None:
-        """Makes what is missing. Raises `StoreError`: existing data may not be unique, say."""
+        """Create missing indexes. Raise `StoreError`, for example if existing data is not unique."""
         async with translated():
             await self._daily.create_index([(name, ASCENDING) for name in DAY_FIELDS], unique=True)
             await self._daily.create_index([("tenant_id", ASCENDING), ("date", DESCENDING)])
@@ -87,7 +87,7 @@ class MongoLedger:
         return [_read(document) for document in documents]
 
     async def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
-        # The client's time-out is each batch's: how long all of them take is the reader's business.
+        # The client's time-out applies to each batch. The reader decides how long all batches take.
         found = self._ledger.find(admission_query(wanted), batch_size=_BATCH).sort(_ADMISSION)
         try:
             while True:
@@ -105,7 +105,7 @@ class MongoLedger:
         await self._mongo.aclose()
 
     async def _write_new(self, entries: Sequence[Entry]) -> None:
-        """Writes those that the ledger does not have: in a repeated call, or where others write the same."""
+        """Write the entries that the ledger does not have yet. Handles repeated calls and concurrent writers."""
         refused = False
         for _ in range(_TRIES):
             try:
@@ -116,10 +116,11 @@ class MongoLedger:
                 elif not await self._mending.mend(map(day_key, entries)):
                     if refused:
                         raise
-                    refused = True  # others may have mended it between the two looks: once more
+                    refused = True  # another writer may have mended the document meanwhile: try once more
             else:
                 return
-        # What is known is what a majority has. An entry that is there, and not there for good yet, is neither.
+        # Only a majority's entries count as known. An entry that is written but not yet on a majority is neither
+        # new nor known.
         raise StoreError("MongoDB: the same entries are being written by others", transient=True)
 
     async def _write_together(self, entries: Sequence[Entry]) -> None:
@@ -155,12 +156,12 @@ class MongoLedger:
         whole = readable_entries(await found.to_list())
         await self._mending.mend([key])
         for tenant, sums in increments(whole, ModelNames()).values():
-            # Sums only grow: of two that were taken at once, the larger one saw more of the ledger.
+            # Sums only grow: of two concurrent sums the larger one saw more of the ledger.
             await self._daily.update_one(day, {"$max": sums, "$setOnInsert": {"tenant_id": tenant}}, upsert=True)
 
 
 def _read(document: dict[str, Any]) -> Entry:
-    """Raises `StoreError` for what somebody else put into the ledger."""
+    """Return the entry of a document. Raise `StoreError` if another program wrote it."""
     try:
         entry = document_entry(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -175,7 +176,7 @@ def _no_entry(document: dict[str, Any], why: str) -> StoreError:
 
 
 def _day_updates(entries: Sequence[Entry], models: ModelNames) -> list[UpdateOne]:
-    # Sorted: two replicas that write the same days never wait for each other in a circle.
+    # Sorted, so that two replicas that write the same days can't deadlock.
     return [
         UpdateOne(
             dict(zip(DAY_FIELDS, key, strict=True)),
@@ -189,7 +190,7 @@ def _day_updates(entries: Sequence[Entry], models: ModelNames) -> list[UpdateOne
 def _bucket_updates(entries: Sequence[Entry]) -> list[UpdateOne]:
     return [
         UpdateOne(
-            # No tenant's name can pass for another one and a piece of a key.
+            # Escaped, so that no tenant's name can equal another name plus a part of a key.
             {"_id": f"{quote(tenant, safe='')}:{key}"},
             {
                 "$inc": {"used": amount},

@@ -1,8 +1,8 @@
-"""Documents of daily usage that can't be added to: sums that are no numbers, documents that are full.
+"""Mend documents of daily usage that can't be incremented: sums that are no numbers, documents that are full.
 
-Other programs write there too. The ledger is the source of truth, so what they broke must not keep an entry out
-of it: the document is set aside as it was, in a collection of its own, and what can't be added to is summed anew
-from the ledger. What is a number stays: it may count what this ledger never knew.
+Other programs write there too. The ledger is the source of truth, so a broken document must not keep an entry out
+of it. The broken document is copied to a collection of its own, and the sums that can't be incremented are
+computed again from the ledger. Other numbers stay: they may include usage that this ledger never had.
 """
 
 import logging
@@ -23,16 +23,16 @@ from extproc.stores.mongo.documents import (
     readable_entries,
 )
 
-# A document may have 16 MiB; one that is near that and was refused is full. Ours has some ten KiB.
+# A document may have 16 MiB. A refused document near that size is full. Ours have some ten KiB.
 _FULL: Final = 15 * 1024 * 1024
-# A sum that is larger than this is none of ours, and adding to it may overflow.
+# A larger sum is not ours, and adding to it may overflow.
 _MOST: Final = 2**62
 
 _log = logging.getLogger(__name__)
 
 
 class Mending:
-    """Mends documents of daily usage."""
+    """Mend documents of daily usage."""
 
     def __init__(self, mongo: Mongo, *, transactions: bool) -> None:
         self._mongo = mongo
@@ -42,7 +42,7 @@ class Mending:
         self._aside = mongo.collection(DAILY_ASIDE)
 
     async def mend(self, keys: Iterable[DayKey]) -> bool:
-        """Whether one of the days had to be mended. Raises the driver's exceptions."""
+        """Mend the broken ones of these days. Return whether there was one. Raises the driver's exceptions."""
         mended = False
         for key in dict.fromkeys(keys):
             day = {name: {"$eq": value} for name, value in zip(DAY_FIELDS, key, strict=True)}
@@ -52,7 +52,7 @@ class Mending:
             await self._mend(day)
             mended = True
             _log.error(
-                "a document of daily usage could not be added to: set aside, and summed anew from the ledger",
+                "mongodb: a daily usage document can't be incremented: copied aside and summed from the ledger",
                 extra={"document": str(document["_id"]), "date": key[2], "aside": DAILY_ASIDE},
             )
         return mended
@@ -61,7 +61,7 @@ class Mending:
         async def write(session: AsyncClientSession | None) -> None:
             document = await self._daily.find_one(day, session=session)
             if document is None or not is_broken(document):
-                return  # somebody else was faster
+                return  # another process was faster
             await self._aside.insert_one(document | {"_id": ObjectId()}, session=session)
             whole = await self._ledger.find(day, session=session).to_list()
             sums = increments(readable_entries(whole), ModelNames())
@@ -76,7 +76,7 @@ class Mending:
 
 
 def is_broken(document: dict[str, Any]) -> bool:
-    """Whether it can't be added to."""
+    """Return whether the document can't be incremented."""
     models = document.get("models", {})
     return (
         any(name in document and not _is_sum(document[name]) for name in SUMS)
@@ -87,7 +87,9 @@ def is_broken(document: dict[str, Any]) -> bool:
 
 
 def mended(document: dict[str, Any], ledger: dict[str, int]) -> dict[str, Any]:
-    """The document with the ledger's sums in place of what can't be added to. A full one keeps only our fields."""
+    """Return the document with the ledger's sums instead of unusable ones. A full document keeps only our
+    fields.
+    """
     full = len(encode(document)) > _FULL
     kept = {"_id", "tenant_id", *DAY_FIELDS, *SUMS}
     result = {name: value for name, value in document.items() if not full or name in kept}
@@ -102,6 +104,6 @@ def mended(document: dict[str, Any], ledger: dict[str, int]) -> dict[str, Any]:
 
 
 def _is_sum(value: object) -> bool:
-    """Whether it is a number that can be added to."""
+    """Return whether the value is a number that can be added to."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and isfinite(value) and abs(value) < _MOST  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is durable beside the ledger's entries: open reservations, replicas that live, and sums of what is used."""
+"""Keep the durable records beside the ledger: open reservations, live replicas, and sums of used amounts."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from extproc.ports.base import StoreError
 from extproc.ports.epochs import Used
 from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICAS, Mongo, only_duplicates, translated
 
-# What is kept is dropped by whoever ended it, or by a rebuild that finds its end in the ledger. What everybody
-# forgot goes when even a month's window that it counts in is over, whatever zone the month is in.
+# Normally, the process that ended a reservation deletes it, or a rebuild that finds its end in the ledger. Any
+# other one is deleted once even a month's window, in any time zone, is over.
 _KEPT: Final = timedelta(days=35)
-# A replica that lives beats every few seconds. One that died and that nobody saw die is no news after a day.
+# A live replica beats every few seconds. After a day a dead replica that nobody noticed no longer matters.
 _REMEMBERED: Final = timedelta(days=1)
-# A sum is kept for longer than any clock is wrong.
+# Sums are kept longer than any clock error.
 _LATE: Final = timedelta(days=1)
-# One call's share: it has to be done within the client's time-out on a busy server too.
+# The size of one call, which must fit into the client's time-out on a busy server too.
 _AT_ONCE: Final = 250
 
 T = TypeVar("T")
@@ -35,7 +35,9 @@ _reservations: Final = msgspec.json.Decoder(Reservation)
 
 
 class MongoRecords:
-    """Implements `ports.Records`. Safe to repeat, every call; `used` is in step with what `append` wrote."""
+    """Implement `ports.Records`. Every call is safe to repeat. `used` is consistent with the writes of
+    `append`.
+    """
 
     def __init__(self, mongo: Mongo) -> None:
         self._ledger = mongo.collection(LEDGER)
@@ -44,7 +46,7 @@ class MongoRecords:
         self._replicas = mongo.collection(REPLICAS)
 
     async def create_indexes(self) -> None:
-        """Makes what is missing. Raises `StoreError`."""
+        """Create missing indexes. Raise `StoreError`."""
         async with translated():
             await self._ledger.create_index("counts_until", sparse=True)
             await self._buckets.create_index("until", expireAfterSeconds=int(_LATE.total_seconds()))
@@ -62,7 +64,7 @@ class MongoRecords:
     async def used(self, now: datetime) -> list[Used]:
         async with translated():
             found = [_summed(d) async for d in self._buckets.find({"until": {"$gt": now}})]
-            # What a standalone server wrote, or the same server before it became a replica set.
+            # Entries that a standalone server wrote, or this server before it became a replica set.
             found += [_used(d) async for d in await self._ledger.aggregate(_unsummed(now))]
         return _merged(found)
 
@@ -71,7 +73,7 @@ class MongoRecords:
         async with translated():
             for some in _pieces(list({each.id: each for each in reservations}.values())):
                 documents = [_document(each, now) for each in some]
-                # Most are new, and inserting costs a tenth of replacing.
+                # Most are new, and an insert costs a tenth of a replace.
                 if known := await self._insert(documents):
                     await self._open.bulk_write([_replacement(each) for each in known], ordered=False)
 
@@ -87,13 +89,13 @@ class MongoRecords:
 
     async def beat(self, replica: str) -> dict[str, int]:
         async with translated():
-            # A repeated beat is one more sign of life: nothing is summed from it.
+            # A repeated beat only confirms that the replica is alive: nothing is summed from it.
             beaten = {"$inc": {"beats": 1}, "$set": {"at": datetime.now(UTC)}}
             await self._replicas.update_one({"_id": {"$eq": replica}}, beaten, upsert=True)
             return {d["_id"]: d["beats"] async for d in self._replicas.find({}, {"beats": 1})}
 
     async def _insert(self, documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns those that are kept already."""
+        """Insert documents. Return those that were already there."""
         try:
             await self._open.insert_many(documents, ordered=False)
         except BulkWriteError as error:
@@ -134,12 +136,12 @@ def _summed(document: dict[str, Any]) -> Used:
         tenant, key = TenantId(document["tenant_id"]), document["key"]
         return Used(tenant, key, int(document["until"].timestamp()), int(document["used"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # To take it for nothing would let that much through a second time.
+        # Taking it for 0 would admit that amount a second time.
         raise StoreError(f"document {document['_id']!r} of {BUCKETS} is no sum", transient=False) from error
 
 
 def _merged(found: Sequence[Used]) -> list[Used]:
-    """One for each bucket."""
+    """Merge the amounts to one per bucket."""
     sums: dict[tuple[TenantId, str], Used] = {}
     for each in found:
         known = sums.get((each.tenant, each.key), Used(each.tenant, each.key, each.until, 0))
@@ -154,17 +156,17 @@ def _document(reservation: Reservation, now: datetime) -> dict[str, Any]:
 
 
 def _replacement(document: dict[str, Any]) -> ReplaceOne[dict[str, Any]]:
-    """Matches nothing where a later state is kept, or where it was dropped meanwhile."""
+    """Return a replacement that matches nothing if a later state is stored, or if the document was deleted."""
     return ReplaceOne({"_id": document["_id"], "deadline": {"$lte": document["deadline"]}}, document)
 
 
 def _reservation(document: dict[str, Any]) -> Reservation | None:
-    """None for what this version can't read: a newer one's, or somebody else's."""
+    """Return the reservation; None if this version can't read it (a newer version or another program wrote it)."""
     try:
         return _reservations.decode(document["body"])
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
         _log.error(
-            "a kept reservation can't be read: it stays, and is not restored",
+            "mongodb: a saved reservation can't be read: it is not restored, and stays stored",
             extra={"reservation": str(document["_id"]), "error": str(error)},
         )
         return None

@@ -1,4 +1,4 @@
-"""`tenantLimitation`: the tenants' limits, and word of their changes."""
+"""Store the tenants' limits in `tenantLimitation`, and watch for changes."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ _OURS = {"_id": 0}
 
 
 class MongoTenants:
-    """Implements `ports.TenantStore`."""
+    """Implement `ports.TenantStore`."""
 
     def __init__(self, mongo: Mongo) -> None:
         self._mongo = mongo
@@ -24,12 +24,12 @@ class MongoTenants:
 
     async def documents(self) -> list[Document]:
         async with translated():
-            # Sorted, so that of two documents for one tenant the same one wins on every replica.
+            # Sorted, so that of two documents for one tenant the same one counts on every replica.
             return [d async for d in self._documents.find({}, _OURS).sort("_id", 1)]
 
     async def document(self, tenant: TenantId) -> Document | None:
         async with translated():
-            # The last one: it is the one that binds, where other programs left several.
+            # Read the last document: it counts if other programs left several.
             return await self._documents.find_one({"tenant_id": {"$eq": tenant}}, _OURS, sort=[("_id", -1)])
 
     async def update(self, tenant: TenantId, fields: Document, version: int | None = None) -> bool:
@@ -43,23 +43,23 @@ class MongoTenants:
                 return await self._update_version(tenant, update, version)
             try:
                 result = await self._update(tenant, update)
-            except DuplicateKeyError:  # somebody else made the tenant at the same moment: it is there now
+            except DuplicateKeyError:  # another writer created the tenant at the same moment: it exists now
                 result = await self._update(tenant, update)
         return result.upserted_id is not None
 
     async def _update(self, tenant: TenantId, update: dict[str, Any]) -> UpdateResult:
-        # With an `_id` of our own the server itself refuses a second document for a tenant that is new.
+        # With an `_id` of our own, the server refuses a second document for a new tenant.
         new = update | {"$setOnInsert": {"_id": tenant}}
         return await self._documents.update_many({"tenant_id": {"$eq": tenant}}, new, upsert=True)
 
     async def _update_version(self, tenant: TenantId, update: dict[str, Any], version: int) -> bool:
-        stands = {"$eq": version} if version else {"$in": [0, None]}  # None: there is no such field
+        stands = {"$eq": version} if version else {"$in": [0, None]}  # None: the field is missing
         whose = {"tenant_id": {"$eq": tenant}}
         if (await self._documents.update_many(whose | {"version": stands}, update)).matched_count:
             return False
         if version:
             raise _conflict(tenant)
-        # Not with the version in the filter: beside a document of another version that would add a second one.
+        # No version in the filter: an upsert would add a second document beside one of another version.
         new = {"$setOnInsert": {**update["$set"], "version": 1, "_id": tenant}}
         try:
             made = await self._documents.update_one(whose, new, upsert=True)
