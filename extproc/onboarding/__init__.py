@@ -1,16 +1,16 @@
-"""From nothing to a values file for one model, and what is done to it afterwards.
+"""Draft, check, explain and edit the values file of one model.
 
 The charts are the source of truth: questions, checks and explanations come from their values, schema and
-rendering. Nothing here talks to a cluster, and nothing but `canary` (and who is given a path to write) changes
-a file.
+rendering. Nothing here talks to a cluster. Only `canary` changes a file, and functions that get a path to write
+to.
 
-    charts      where the charts are; their schema and defaults
-    layering    values over a chart's defaults, as Helm lays them
-    files       values files and Flux HelmReleases as they are in Git: read, bounded, with lines
+    charts      the charts: their place, schema and defaults
+    layering    values over a chart's defaults, merged as by Helm
+    files       values files and Flux HelmReleases as in Git: read, bounded, with line numbers
     helm        `helm template`
-    checking    what is wrong with values: problems by schema and by rules
-    explaining  which values each rendered object is there for
-    comparing   what differs between two renderings
+    checking    problems of values, by schema and by rules
+    explaining  the values that each rendered object depends on
+    comparing   differences between two renderings
     canary      start, shift, promote, abort: edits of the file
-    drafting    answers -> a values file; questions: what is asked
+    drafting    answers -> a values file; questions: the list of questions
 """

@@ -1,8 +1,8 @@
-"""A canary in the values file: start, shift, promote, abort.
+"""Edit a canary in the values file: start, shift, promote, abort.
 
-They edit text: what they don't mean to change stays byte for byte, comments, order, quotes and line ends included.
-The values may be a plain values file or the `spec.values` of a Flux HelmRelease; of several in one text `release`
-says which.
+The functions edit text: everything else stays byte for byte, including comments, order, quotes and line ends. The
+values may be a plain values file or the `spec.values` of a Flux HelmRelease. If a text has several, `release`
+selects one.
 """
 
 import re
@@ -32,9 +32,9 @@ def start(
     chart: str | None = None,
     source: str = "values",
 ) -> str:
-    """The text with a canary: another model, and another image or another tag of the same image.
+    """Return the text with a canary: another model, another image, or another tag of the same image.
 
-    Raises `OnboardingError` where one runs already, and for what makes no sense.
+    Raise `OnboardingError` if a canary runs already, or if the arguments contradict each other.
     """
     if storage is None and image is None and tag is None:
         raise OnboardingError("what should the canary be? Give its model, its image or its tag")
@@ -69,7 +69,7 @@ def shift(
     chart: str | None = None,
     source: str = "values",
 ) -> str:
-    """The text with this percentage of traffic to the primary, 0 to 100. Raises `OnboardingError`."""
+    """Return the text with this percentage of traffic to the primary, 0 to 100. Raise `OnboardingError`."""
     editor = Editor(text, source, chart, release)
     _bounded(primary_load)
     _running(editor, source)
@@ -78,7 +78,9 @@ def shift(
 
 
 def promote(text: str, *, release: str | None = None, chart: str | None = None, source: str = "values") -> str:
-    """The text with what was the canary's as the primary's, and no canary. Raises `OnboardingError`."""
+    """Return the text with the canary's model and image as the primary's, and no canary. Raise
+    `OnboardingError`.
+    """
     editor = Editor(text, source, chart, release)
     running = _running(editor, source)
     values = editor.model.values
@@ -99,7 +101,7 @@ def promote(text: str, *, release: str | None = None, chart: str | None = None, 
 
 
 def abort(text: str, *, release: str | None = None, chart: str | None = None, source: str = "values") -> str:
-    """The text without the canary. Raises `OnboardingError` where none runs."""
+    """Return the text without the canary. Raise `OnboardingError` if none runs."""
     editor = Editor(text, source, chart, release)
     _running(editor, source)
     _clear(editor)
@@ -107,7 +109,7 @@ def abort(text: str, *, release: str | None = None, chart: str | None = None, so
 
 
 def canary_of(values: Any) -> dict[Path, str]:
-    """What is set of a canary: path -> value."""
+    """Return the canary's values that are set: path -> value."""
     containers = look(values, *CONTAINERS)
     count = len(containers) if isinstance(containers, list) else 0
     holders: list[Path] = [MODEL, *((*CONTAINERS, index) for index in range(count))]
@@ -116,13 +118,13 @@ def canary_of(values: Any) -> dict[Path, str]:
 
 
 def retagged(image: str, tag: str) -> str:
-    """An image with another tag, or digest (sha256:...), in place of its own. A registry's port stays."""
+    """Return the image with another tag, or digest (sha256:...), instead of its own. A registry's port stays."""
     name = re.sub(r":[^/]*$", "", image.partition("@")[0])
     return f"{name}{'@' if tag.startswith('sha256:') else ':'}{tag}"
 
 
 def is_image(text: str) -> bool:
-    """Whether it reads as an image's name."""
+    """Return whether the text has the form of an image's name."""
     return re.fullmatch(r"[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?", text) is not None
 
 
@@ -162,7 +164,7 @@ def _start_tag(editor: Editor, tag: str, source: str) -> None:
 
 
 def _image_holder(editor: Editor) -> Path:
-    """The first container where there are some, as the chart has it; otherwise the model."""
+    """Return the first container if there are containers, as the chart does; otherwise the model."""
     return (*CONTAINERS, 0) if look(editor.model.values, *CONTAINERS) else MODEL
 
 

@@ -1,4 +1,4 @@
-"""The charts that come with Tokenweir: where they are, what they accept, what they start from."""
+"""Find the charts that come with Tokenweir, and read their schemas and defaults."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ MODEL_CHARTS: Final = (PLAIN, WITH_CANARY)
 
 @functools.cache
 def charts_folder() -> Path:
-    """The repository's charts/ in a checkout, otherwise the copy inside the installed package."""
+    """Return the repository's charts/ in a checkout, otherwise the copy in the installed package."""
     package = Path(__file__).parents[1]
     for folder in (package.parent / "charts", package / "charts"):
         if (folder / PLAIN / "Chart.yaml").is_file():
@@ -26,7 +26,7 @@ def charts_folder() -> Path:
 
 
 def chart_path(chart: str) -> Path:
-    """The folder of one of the model charts. Raises `OnboardingError` for another name."""
+    """Return the folder of one of the model charts. Raise `OnboardingError` for another name."""
     if chart not in MODEL_CHARTS:
         raise OnboardingError(f"there is no chart '{chart}' for models: it is one of {', '.join(MODEL_CHARTS)}")
     return charts_folder() / chart
@@ -34,13 +34,13 @@ def chart_path(chart: str) -> Path:
 
 @functools.cache
 def schema(chart: str) -> dict[str, Any]:
-    """values.schema.json (draft 7). Shared: not to be changed."""
+    """Return values.schema.json (draft 7). Shared: do not change it."""
     found: dict[str, Any] = json.loads((chart_path(chart) / "values.schema.json").read_text(encoding="utf-8"))
     return found
 
 
 def schema_of(chart: str, path: Iterable[str | int]) -> dict[str, Any]:
-    """What the schema says of one value, its references followed; empty where the value is free."""
+    """Return the schema of one value, with references resolved; empty if the value is free-form."""
     whole = schema(chart)
     found = whole
     for key in path:
@@ -58,13 +58,13 @@ def _followed(found: dict[str, Any], definitions: dict[str, Any]) -> dict[str, A
 
 @functools.cache
 def defaults(chart: str) -> dict[str, Any]:
-    """values.yaml as data. Shared: not to be changed."""
+    """Return values.yaml as data. Shared: do not change it."""
     found: dict[str, Any] = yaml.safe_load((chart_path(chart) / "values.yaml").read_text(encoding="utf-8"))
     return found
 
 
 @functools.cache
 def version(chart: str) -> str:
-    """The chart's version."""
+    """Return the chart's version."""
     about = yaml.safe_load((chart_path(chart) / "Chart.yaml").read_text(encoding="utf-8"))
     return str(about["version"])

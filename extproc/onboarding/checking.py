@@ -1,4 +1,4 @@
-"""What is wrong with a model's values: by the chart's schema, and by rules that a schema can't say."""
+"""Find the problems of a model's values, by the chart's schema and by rules that a schema can't express."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,14 +21,14 @@ def problems(
     partial: bool = False,
     elsewhere: bool = False,
 ) -> list[Problem]:
-    """All of them, errors first. `values` are the user's, without the chart's defaults.
+    """Return all problems, errors first. `values` are the user's, without the chart's defaults.
 
-    With `release` and `namespace` the lengths of the names are looked at too. `partial`: a patch, so that
-    what is not here may be beneath; `elsewhere`: more values, such as the platform's, come from elsewhere.
-    Raises `PartMissing`.
+    With `release` and `namespace` the lengths of names are checked too. `partial`: the values are a patch, so
+    missing values may be in its base. `elsewhere`: there are more values, for example the platform's. Raise
+    `PartMissing`.
     """
     found = schema_problems.problems(chart, values)
-    # Rules read values as the schema has them: what it refuses is not looked at again.
+    # The rules expect values that fit the schema, so they skip refused ones.
     wrong = {each.path for each in found}
     facts = Facts(chart, values, release, namespace, partial=partial, elsewhere=elsewhere)
     found += [each for rule in _RULES for each in rule(facts) if each.path not in wrong]

@@ -1,4 +1,4 @@
-"""What differs between two renderings, object by object."""
+"""Compare two renderings, object by object."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 Key = tuple[str, str, str]
-"""apiVersion, kind, and namespace/name of an object."""
+"""Identify an object: apiVersion, kind, and namespace/name."""
 
 
 class Change(StrEnum):
@@ -20,7 +20,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One object that differs; `diff` is a unified diff of its YAML, without a head."""
+    """Describe one object that differs; `diff` is a unified diff of its YAML, without a header."""
 
     kind: str
     name: str
@@ -29,12 +29,12 @@ class Difference:
 
 
 def keyed(objects: Iterable[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:
-    """The objects by what makes them one, in their order."""
+    """Return the objects by key, in their order."""
     return {key(each): each for each in objects}
 
 
 def key(document: Mapping[str, Any]) -> Key:
-    """What makes an object itself."""
+    """Return the object's key."""
     about = document.get("metadata") or {}
     place = about.get("namespace")
     name = f"{place}/{about.get('name')}" if place else str(about.get("name"))
@@ -42,7 +42,7 @@ def key(document: Mapping[str, Any]) -> Key:
 
 
 def compare(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    """In the order of the new ones; removed ones at the end."""
+    """Return the differences in the order of the new objects, with removed objects at the end."""
     before, after = keyed(old), keyed(new)
     found = []
     for each in [*after, *(each for each in before if each not in after)]:

@@ -1,4 +1,4 @@
-"""Answers -> the text of a values file with short comments."""
+"""Turn answers into the text of a values file with short comments."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from extproc.onboarding.rules_serving import storage_problems
 
 
 class Kind(StrEnum):
-    """What serves the model: KServe's format, or an image."""
+    """List the ways to serve the model: KServe's formats, or an image."""
 
     HUGGINGFACE = "huggingface"
     VLLM = "vllm"
@@ -32,7 +32,7 @@ class Kind(StrEnum):
     IMAGE = "image"
 
 
-# What a number becomes: its bounds are that value's.
+# The value that each number becomes; its schema gives the bounds.
 _NUMBERS: Final[Mapping[str, Path]] = {
     "replicas": ("replicaCount",),
     "max_replicas": ("autoscaling", "maxReplicaCount"),
@@ -48,12 +48,13 @@ _NUMBERS: Final[Mapping[str, Path]] = {
 LLMS: Final = frozenset({Kind.HUGGINGFACE, Kind.VLLM})
 _INDENT: Final = "  "
 _PRIMARY_LOAD: Final = 90
-_MOST: Final = 1_000_000_000  # where the schema has no bound
+_MOST: Final = 1_000_000_000  # if the schema has no bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What the wizard, the flags and the form ask for; None: not wanted. `questions.QUESTIONS` has the same names.
+    """Hold the answers of the wizard, the flags or the form; None: not wanted. `questions.QUESTIONS` uses these
+    names.
 
     `token_limits` are texts such as service_account:200000/day or tenant:1000000/month:output_tokens.
     """
@@ -85,7 +86,7 @@ class Answers:
 
 
 def answers_from(given: Mapping[str, Any]) -> Answers:
-    """Answers from plain data. What is empty or None counts as not given. Raises `OnboardingError`."""
+    """Return answers from plain data. Empty values and None count as not given. Raise `OnboardingError`."""
     known = {each.name for each in fields(Answers)}
     for name in given:
         if name not in known:
@@ -113,14 +114,14 @@ def _kind_of(given: Mapping[str, Any]) -> str:
 
 
 def draft(answers: Answers) -> str:
-    """The text of values.yaml. Raises `OnboardingError` for answers that make no sense."""
+    """Return the text of values.yaml. Raise `OnboardingError` if the answers contradict each other."""
     place = "" if answers.namespace == "default" else f" (namespace {answers.namespace})"
     head = f"# Values of the model {answers.name}{place} for the chart {answers.chart}.\n"
     return head + "\n".join(_body(answers)) + "\n"
 
 
 def draft_helmrelease(answers: Answers) -> str:
-    """The text of a Flux HelmRelease with the same values, as deploy/flux has them."""
+    """Return the text of a Flux HelmRelease with the same values, in the form of deploy/flux."""
     values = "\n".join(f"    {line}" if line else "" for line in _body(answers))
     return f"""# The model {answers.name}. The platform's values (domain, gateways, issuers) come from a ConfigMap.
 apiVersion: helm.toolkit.fluxcd.io/v2
@@ -158,7 +159,7 @@ def _body(answers: Answers) -> list[str]:
 
 
 def check_answer(name: str, text: str) -> None:
-    """Looks at one answer alone, so that it can be asked for again. Raises `OnboardingError`."""
+    """Check one answer alone, so that it can be asked again. Raise `OnboardingError`."""
     shown = f"'{text[:80]}'"
     if name == "name" and not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", text):
         raise OnboardingError(f"the name {shown} must be small letters, digits and '-', a letter first")
@@ -177,7 +178,7 @@ def check_answer(name: str, text: str) -> None:
 
 
 def check_number(name: str, value: float) -> None:
-    """Looks at one number alone. Raises `OnboardingError`."""
+    """Check one number alone. Raise `OnboardingError`."""
     bounds = schema_of(WITH_CANARY, _NUMBERS.get(name, ()))
     most, over = bounds.get("maximum", _MOST), bounds.get("exclusiveMinimum")
     least = bounds.get("minimum", 0)
@@ -219,7 +220,7 @@ def _bounded(answers: Answers) -> None:
 
 
 def _scaled(answers: Answers) -> Answers:
-    """With a most of pods and no target there is one: pods alone would never come."""
+    """Add a scaling target if only a maximum of pods is given: without a target no pod would be added."""
     if answers.max_replicas is None or any(_targets(answers)):
         return answers
     return replace(answers, target_queue=4) if answers.kind in LLMS else replace(answers, target_cpu=80)
@@ -328,7 +329,7 @@ def _canary(answers: Answers) -> Iterator[str]:
 
 
 def token_limit(text: str, chart: str = WITH_CANARY) -> dict[str, str | int]:
-    """`scope:amount/window[:unit]` as an entry of `tokenLimit.limits`. Raises `OnboardingError`."""
+    """Return `scope:amount/window[:unit]` as an item of `tokenLimit.limits`. Raise `OnboardingError`."""
     found = re.fullmatch(r"([a-z_+]+):([0-9_]{1,16})/([a-z]+)(?::([a-z_]+))?", text)
     accepted = schema(chart)["definitions"]["routeLimit"]["properties"]
     scopes, windows, units = (accepted[key]["enum"] for key in ("scope", "window", "unit"))
@@ -351,7 +352,7 @@ def _number(value: float) -> str:
 
 
 def _scalar(text: str | None) -> str:
-    """Text as YAML; in quotes where it would be something else, or end early."""
+    """Return the text as a YAML scalar, quoted if YAML would read it as something else or cut it."""
     value = text or ""
     plain = re.fullmatch(r"[A-Za-z0-9./][\w./:@+~%=-]*", value) and not value.endswith(":")
     if plain and reading.data(reading.compose(f"[{value}]", "answer")[0], "answer") == [value]:

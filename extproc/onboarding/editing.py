@@ -1,8 +1,8 @@
-"""Edits of a YAML text that leave alone what they don't mean: set a value, take a key out.
+"""Edit a YAML text in place: set a value or remove a key, and leave everything else as it is.
 
-The positions come from the parser; the text around them stays as its author wrote it, comments, order, quotes,
-indentation and line ends included. Whether an edit did what it should is read from its result: an anchor or a
-merge in the way is refused, not guessed at.
+The positions come from the parser. The text around an edit stays as its author wrote it, including comments,
+order, quotes, indentation and line ends. The result is parsed again to check the edit: if an anchor or a merge key
+is in the way, the edit is refused.
 """
 
 import copy
@@ -24,7 +24,7 @@ _BLOCK_STYLES: Final = ("|", ">")
 
 
 class Editor:
-    """One model's values in a text. `text` has what was done so far."""
+    """Edit one model's values in a text. `text` is the present result."""
 
     def __init__(self, text: str, source: str, chart: str | None, release: str | None) -> None:
         self._bom = BOM if text.startswith(BOM) else ""
@@ -39,7 +39,7 @@ class Editor:
         return self._bom + self._text
 
     def put(self, path: Path, value: Scalar, beside: tuple[str, ...] = ()) -> None:
-        """Sets a value. A new key comes below the first key of `beside` that there is, or at the top."""
+        """Set a value. A new key is put below the first existing key of `beside`, or at the top."""
         _assign(self._values(), path, value)
         parent = self._mapping(path)
         present = {text: (key, node) for text, key, node in reading.pairs(parent)}
@@ -55,7 +55,7 @@ class Editor:
         self._check(path)
 
     def drop(self, path: Path) -> None:
-        """Takes a key out, where it is there. A comment beside it stays, on a line of its own."""
+        """Remove a key if it exists. A comment beside it stays, on a line of its own."""
         if look(self.model.values, *path) is None:
             return
         del look(self._values(), *path[:-1])[path[-1]]
@@ -74,7 +74,7 @@ class Editor:
         if not isinstance(node, yaml.ScalarNode):
             raise self._refusal(path)
         start, end = node.start_mark.index, self._end(node)
-        colon = "" if start == end else None  # `key:` and nothing: a space is needed
+        colon = "" if start == end else None  # `key:` without a value needs a space
         new = _written(value, node.style or "", flow=False)
         self._splice(start, end, f" {new}" if colon == "" and self._text[start - 1 : start] == ":" else new)
 
@@ -93,7 +93,7 @@ class Editor:
         self._splice(at, at, f"{self._newline()}{' ' * key.start_mark.column}{pair}")
 
     def _insert_at_top(self, parent: yaml.MappingNode, name: str, value: Scalar) -> None:
-        """Before the key `inferenceservice` and the comments that belong to it; never above a file's head."""
+        """Insert above the key `inferenceservice` and its comments, but never above a file's header comment."""
         pairs = [(key, node) for key, node in parent.value if isinstance(key, yaml.ScalarNode)]
         index = next((i for i, (key, _) in enumerate(pairs) if key.value == "inferenceservice"), len(pairs) - 1)
         key, node = pairs[index]
@@ -109,7 +109,7 @@ class Editor:
         self._splice(above, above, f"{' ' * key.start_mark.column}{name}: {value}{self._newline()}")
 
     def _comments_above(self, start: int) -> int:
-        """Where the comment lines right above a line begin."""
+        """Return the start of the comment lines directly above a line."""
         while start > 0:
             before = self._text.rfind("\n", 0, start - 1) + 1
             if not self._text[before:start].lstrip().startswith("#"):
@@ -129,7 +129,7 @@ class Editor:
             self._splice(key.start_mark.index, self._end(node), "")
 
     def _comments_in(self, start: int, end: int) -> str:
-        """What stands between two pairs of a flow map, where there are comments: without the comma."""
+        """Return the text between two pairs of a flow map without its comma, if it contains a comment."""
         between = self._text[start:end]
         return between.replace(",", "", 1) if "#" in between else ""
 
@@ -140,9 +140,9 @@ class Editor:
         comment = self._text[self._end(node) : after].strip()
         indent = " " * key.start_mark.column
         head = self._text[start : key.start_mark.index]
-        if len(pairs) == 1:  # nothing at all would be a null, which takes away what is beneath
+        if len(pairs) == 1:  # an empty map would become null, which removes the defaults below
             self._splice(key.start_mark.index, self._end(node), "{}")
-        elif head.strip() and index + 1 < len(pairs):  # `- newImage: x`: the next key takes its place in the line
+        elif head.strip() and index + 1 < len(pairs):  # `- newImage: x`: the next key moves up to this line
             following = pairs[index + 1][0].start_mark.index
             between = self._text[self._end(node) : following].strip()
             lines = [f"{head[: len(head) - len(head.lstrip())]}{each.strip()}" for each in between.splitlines()]
@@ -154,7 +154,7 @@ class Editor:
             self._splice(start, min(len(self._text), self._text.find("\n", after) + 1 or len(self._text)), "")
 
     def _end(self, node: yaml.Node) -> int:
-        """Where a value ends: no white space or comment behind it."""
+        """Return the end of a value, without the white space and comments after it."""
         if isinstance(node, yaml.CollectionNode) and node.value and not node.flow_style:
             last = node.value[-1]
             if isinstance(node, yaml.MappingNode):
@@ -190,7 +190,7 @@ class Editor:
         return node
 
     def _values(self) -> Any:
-        """The values that are wanted, in what the whole text should say."""
+        """Return the wanted values, within the wanted content of the whole text."""
         return look(self._wanted[self.model.document], *self.model.prefix)
 
     def _documents(self) -> list[Any]:
@@ -198,7 +198,7 @@ class Editor:
         return [copy.deepcopy(reading.data(node, self._source)) for node in nodes]
 
     def _check(self, path: Path) -> None:
-        """The result says what is wanted, and nothing else has changed."""
+        """Check that the result has the wanted content and that nothing else changed."""
         try:
             same = self._documents() == self._wanted
         except OnboardingError:
@@ -221,7 +221,7 @@ def _assign(values: Any, path: Path, value: Scalar) -> None:
 
 
 def _written(value: Scalar, style: str, *, flow: bool) -> str:
-    """A scalar as YAML, in the quotes of its neighbour; plain only where it stays text."""
+    """Return a scalar as YAML in the quotes of its neighbour; without quotes only if it stays text."""
     if isinstance(value, int):
         return str(value)
     if style == "'":

@@ -1,7 +1,7 @@
-"""Which values each rendered object is there for.
+"""Find the values that each rendered object depends on.
 
-Found by trying: the chart is rendered without each value in turn, and what vanishes or changes was that
-value's. So it says what the charts do, and nothing is kept by hand.
+The chart is rendered once without each value. If an object is missing or different then, it depends on that value.
+The result therefore always matches the charts, and no list is kept by hand.
 """
 
 import os
@@ -23,11 +23,11 @@ Removed = frozenset[Path]
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One rendered object.
+    """Explain one rendered object.
 
-    It would not be there without the values of `because`: without any one of them where `each_needed`, otherwise
-    without all of them together. Empty: it is always there. Those in `by_default` stand in the chart's
-    defaults or in values beneath, not in the file. `shaped_by` change what it says.
+    It depends on the values in `because`: on each of them if `each_needed`, otherwise on any one of them. An empty
+    list means that the object always exists. Values in `by_default` are in the chart's defaults or in lower
+    layers, not in the file. The values in `shaped_by` change its content.
     """
 
     kind: str
@@ -40,11 +40,11 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """All objects.
+    """Explain all objects.
 
-    `idle`: values that change nothing, all of them together neither. Of two that say the same one is idle.
-    `needed`: those that the chart needs, with why. `withheld`: those without which there would be more objects,
-    with these.
+    `idle` are values that change nothing, alone or together; of two values with the same effect, one is idle.
+    `needed` are values that the chart requires, with the reason. `withheld` are values that suppress objects, with
+    the names of these objects.
     """
 
     objects: list[Explained]
@@ -60,7 +60,7 @@ def explain(
     namespace: str = "default",
     helm: str | None = None,
 ) -> list[Explained]:
-    """Each object, in the rendering's order. Raises as `helm.render` does."""
+    """Explain each object, in the rendering's order. Raises as `helm.render` does."""
     return study(chart, values, release, namespace, helm).objects
 
 
@@ -73,7 +73,8 @@ def study(
     *,
     below: Mapping[str, Any] | None = None,
 ) -> Study:
-    """The whole of it. `below` are values beneath, such as the platform's: they are not asked after.
+    """Explain all objects and values. `below` are lower layers, such as the platform's values; they are not
+    examined.
 
     Raises as `helm.render` does.
     """
@@ -95,9 +96,10 @@ def study(
 
 
 def _at_work(whole: Objects, trials: "_Trials", given: list[Path]) -> dict[Path, Removed]:
-    """The values that do something, each with what is taken away to see it.
+    """Return the values that have an effect, each with the values to remove to see it.
 
-    Two that say the same do nothing each: the first is idle then, and the second is seen without it.
+    If two values have the same effect, removing one changes nothing: the first is idle, and the second is examined
+    without it.
     """
     found: dict[Path, Removed] = {}
     idle: list[Path] = []
@@ -113,12 +115,12 @@ def _at_work(whole: Objects, trials: "_Trials", given: list[Path]) -> dict[Path,
 
 
 def _switches(values: Mapping[str, Any], given: list[Path]) -> list[Path]:
-    """What is on by default, and what the user did not say: it is tried switched off."""
+    """Return the values that are on by default and that the user did not set: each is tried switched off."""
     return [path for path in leaves(values) if path not in given and look(values, *path) is True]
 
 
 class _Trials:
-    """Renderings without some values, each made once."""
+    """Render without some values, once for each selection."""
 
     def __init__(
         self, chart: str, values: Mapping[str, Any], below: Mapping[str, Any], where: tuple[str, str, str | None]
@@ -142,7 +144,7 @@ class _Trials:
         return keyed(runner.objects(text))
 
     def attempt(self, removed: Removed) -> Objects | None:
-        """None where the chart refuses."""
+        """Return the objects, or None if the chart refuses."""
         if removed not in self._known:
             try:
                 self._known[removed] = self.render(removed)
@@ -152,12 +154,12 @@ class _Trials:
         return self._known[removed]
 
     def lacks(self, removed: Iterable[Path], key: Key) -> bool:
-        """Whether the object is gone then."""
+        """Return whether the object is missing without these values."""
         found = self.attempt(frozenset(removed))
         return found is not None and key not in found
 
     def adds(self, removed: Removed, whole: Objects) -> list[str]:
-        """The objects that are there then, and are not otherwise."""
+        """Return the objects that exist only without these values."""
         return [f"{key[1]}/{key[2].rpartition('/')[2]}" for key in self.attempt(removed) or () if key not in whole]
 
 
@@ -196,7 +198,7 @@ def _differs(key: Key, whole: Objects, trials: _Trials, removed: Removed) -> boo
 
 
 def _together(key: Key, trials: _Trials, paths: list[Path]) -> list[Path]:
-    """The fewest values without all of which it is gone: any one of them is enough to have it."""
+    """Return the fewest values whose removal together removes the object: any one of them is enough to have it."""
     if len(paths) < 2 or not trials.lacks(paths, key):  # noqa: PLR2004 - a single one was tried
         return []
     kept = list(paths)

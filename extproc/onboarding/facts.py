@@ -1,4 +1,4 @@
-"""What values mean, as the charts read them: which server, which protocol, GPUs or none, a canary or none."""
+"""Interpret values as the charts do: server, protocol, GPUs, canary."""
 
 import re
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ CONTAINERS: Final[Path] = ("inferenceservice", "predictor", "containers")
 
 
 class Facts:
-    """One model's values with what follows from them. Safe on any shape: what is wrong reads as unset."""
+    """Derive facts from one model's values. Safe for any shape: a value of the wrong type reads as unset."""
 
     def __init__(
         self,
@@ -63,20 +63,20 @@ class Facts:
         self.values = layered(defaults(chart), given)
 
     def get(self, *path: str | int) -> Any:
-        """The value in effect."""
+        """Return the value in effect."""
         return look(self.values, *path)
 
     def has(self, *path: str | int) -> bool:
-        """Whether the user set it to something."""
+        """Return whether the user set it to something."""
         return look(self.given, *path) not in (None, "", [], {})
 
     def text(self, *path: str | int) -> str:
-        """The value in effect where it is text."""
+        """Return the value in effect if it is text."""
         found = self.get(*path)
         return found if isinstance(found, str) else ""
 
     def number(self, *path: str | int) -> float | None:
-        """The value in effect where it is a number."""
+        """Return the value in effect if it is a number."""
         found = self.get(*path)
         return found if isinstance(found, (int, float)) and not isinstance(found, bool) else None
 
@@ -92,7 +92,9 @@ class Facts:
 
     @cached_property
     def kind(self) -> str:
-        """containers, multiModel, model, or example: nothing was given, so that the chart serves its own."""
+        """Return containers, multiModel, model, or example (nothing was given, so the chart serves its own
+        example).
+        """
         if self.containers:
             return "containers"
         if self.get("inferenceservice", "multiModel", "enabled") is True:
@@ -105,7 +107,7 @@ class Facts:
 
     @cached_property
     def server(self) -> str:
-        """Which of KServe's servers serves a `model`, as the charts tell; other: none that they know."""
+        """Return KServe's server for a `model`, as the charts select it; `other` if they know none."""
         runtime = self.text(*MODEL, "runtime").lower()
         if self.kind == "multiModel":
             return self.text("inferenceservice", "multiModel", "server") or "triton"
@@ -122,7 +124,7 @@ class Facts:
 
     @cached_property
     def protocol(self) -> str:
-        """openai, v1, v2 or other."""
+        """Return openai, v1, v2 or other."""
         named = self.text("inferenceservice", "protocol")
         if named:
             return named
@@ -137,14 +139,14 @@ class Facts:
 
     @cached_property
     def image(self) -> str:
-        """The image that serves; empty: the runtime's own."""
+        """Return the image that serves; empty: the runtime's own."""
         holder = self.containers[0] if self.containers else self.model
         found = holder.get("image")
         return found if isinstance(found, str) else ""
 
     @cached_property
     def has_vllm(self) -> bool:
-        """Whether vLLM's metrics are there to scale on."""
+        """Return whether there are vLLM metrics to scale on."""
         image = self.image.lower()
         if "vllm" in image:
             return True
@@ -156,7 +158,7 @@ class Facts:
 
     @cached_property
     def metered(self) -> bool:
-        """Whether Tokenweir counts tokens."""
+        """Return whether Tokenweir counts tokens."""
         wanted = self.get("tokenLimit", "enabled")
         on = wanted if isinstance(wanted, bool) else self.protocol == "openai"
         return on and self.tokenweir
@@ -171,12 +173,12 @@ class Facts:
 
     @cached_property
     def targets(self) -> list[str]:
-        """The scaling targets that are set."""
+        """Return the scaling targets that are set."""
         return [each for each in _TARGETS if self.number("autoscaling", each) is not None]
 
     @cached_property
     def sections(self) -> list[tuple[Path, Mapping[str, Any]]]:
-        """Where resources of the serving pod stand: the top's, then the model's or the containers' own."""
+        """Return the places of the serving pod's resources: the top level, then the model's or the containers'."""
         paths: list[Path] = [("resources",)]
         if self.containers:
             keys = ("var_resource", "var_resources", "resources")
@@ -187,7 +189,9 @@ class Facts:
         return [(path, section) for path, section in found if isinstance(section, Mapping)]
 
     def resource(self, kind: str, name: str) -> str | None:
-        """What the serving container asks for: kind request or limit, name cpu, memory or the GPU's resource."""
+        """Return the serving container's value; `kind` is request or limit, `name` is cpu, memory or the GPU's
+        resource.
+        """
         short = {"cpu": "CPU", "memory": "Memory", self.gpu_resource: "GPU"}[name]
         found = None
         for path, section in self.sections:
@@ -203,7 +207,7 @@ class Facts:
 
     @cached_property
     def gpus(self) -> bool:
-        """Whether a container of the serving pod has a GPU."""
+        """Return whether a container of the serving pod has a GPU."""
         for _, section in self.sections:
             maps = (section.get("requests"), section.get("limits"))
             further = [look(each, self.gpu_resource) for each in maps]
@@ -218,7 +222,7 @@ class Facts:
 
     @cached_property
     def canary(self) -> list[Path]:
-        """The paths of the values that start a canary; empty: none is asked for."""
+        """Return the paths of the values that start a canary; empty: there is no canary."""
         holders = [MODEL, *((*CONTAINERS, index) for index in range(len(self.containers)))]
         return [(*holder, key) for holder in holders for key in CANARY_KEYS if self.get(*holder, key)]
 
@@ -228,7 +232,7 @@ class Facts:
 
 
 def quantity(text: str | None) -> Decimal | None:
-    """A quantity of Kubernetes; None for what is none."""
+    """Return a Kubernetes quantity as a number; None if the text is no quantity."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|[KMGTP]i)?", text or "")
     if found is None:
         return None
@@ -236,5 +240,5 @@ def quantity(text: str | None) -> Decimal | None:
 
 
 def at(*path: str | int) -> str:
-    """A path as problems have it."""
+    """Return a path in the form that problems use."""
     return spell(path)

@@ -1,4 +1,4 @@
-"""Values as they are in Git: a plain values file, or the `spec.values` of a Flux HelmRelease."""
+"""Read values as they are in Git: a plain values file, or the `spec.values` of a Flux HelmRelease."""
 
 import re
 import sys
@@ -19,11 +19,11 @@ CANARY_KEYS: Final = ("newStorageUri", "newImage", "newImageTag")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model's values. `values` are without the chart's defaults.
+    """Hold one model's values. `values` are without the chart's defaults.
 
-    `chart` is what somebody `told` (the caller, the file), or else what its keys tell. `partial`: it is a patch of
-    another HelmRelease; `elsewhere`: it has `valuesFrom`, the platform's, say. `node` is where the values stand
-    in the text, below `prefix` in its document number `document`.
+    `chart` is the one that was `told` (by the caller or the file), or else the one that the keys suggest.
+    `partial`: it is a patch of another HelmRelease. `elsewhere`: it has `valuesFrom`, for example the platform's.
+    `node` is the place of the values in the text, below `prefix` in document number `document`.
     """
 
     source: str
@@ -40,7 +40,7 @@ class Model:
     prefix: layering.Path = ()
 
     def line_of(self, path: layering.Path) -> int | None:
-        """The line of the value at this path, or of the nearest one above it that the file has."""
+        """Return the line of the value at this path, or of its nearest parent that is in the file."""
         node: yaml.Node = self.node
         found: int | None = None
         for key in path:
@@ -62,7 +62,7 @@ def _step(node: yaml.Node, key: str | int) -> tuple[int, yaml.Node] | None:
 
 
 def load(name: str) -> str:
-    """A file's text; `-`: stdin. Bounded. Raises `OnboardingError`."""
+    """Return a file's text; `-`: stdin. The size is bounded. Raise `OnboardingError`."""
     try:
         if name == STDIN:
             raw = sys.stdin.buffer.read(reading.MAX_BYTES + 1)
@@ -76,7 +76,7 @@ def load(name: str) -> str:
 
 
 def decode(raw: bytes, source: str) -> str:
-    """The text of a file's bytes, a byte order mark kept. Raises `OnboardingError`."""
+    """Return the text of a file's bytes; a byte order mark is kept. Raise `OnboardingError`."""
     if len(raw) > reading.MAX_BYTES:
         raise OnboardingError(f"{source}: larger than {reading.MAX_BYTES // 1024} KiB: this is no values file")
     try:
@@ -89,7 +89,7 @@ def decode(raw: bytes, source: str) -> str:
 
 
 def models(text: str, source: str, chart: str | None = None) -> list[Model]:
-    """Every model of a text, at least one. `chart` wins over what the text says. Raises `OnboardingError`."""
+    """Return every model of a text, at least one. `chart` overrides the text. Raise `OnboardingError`."""
     documents = reading.compose(text.removeprefix(BOM), source)
     if not documents:
         raise OnboardingError(f"{source}: empty")
@@ -129,7 +129,7 @@ def models(text: str, source: str, chart: str | None = None) -> list[Model]:
 
 
 def one(text: str, source: str, chart: str | None = None, release: str | None = None) -> Model:
-    """The only model of a text, or the one with this release's name. Raises `OnboardingError`."""
+    """Return the only model of a text, or the one with this release name. Raise `OnboardingError`."""
     found = models(text, source, chart)
     if len(found) == 1:
         return found[0]
@@ -161,7 +161,7 @@ def _of_release(node: yaml.Node, number: int, source: str, chart: str | None) ->
     about = _child(node, "metadata")
     target = _scalar_of(spec, "targetNamespace")
     name = _scalar_of(about, "name")
-    # Flux puts the target's namespace in front of a name that it makes itself.
+    # If Flux makes the release's name, it begins with the target's namespace.
     made = f"{target}-{name}" if target and name else name
     return Model(
         source=source,
@@ -180,7 +180,7 @@ def _of_release(node: yaml.Node, number: int, source: str, chart: str | None) ->
 
 
 def _chart_of(spec: yaml.Node | None) -> str | None:
-    """The name of the chart; of a path in Git its last part. None: it says nothing."""
+    """Return the chart's name; for a path in Git its last part. None: there is none."""
     named = _scalar_of(_child(_child(spec, "chart"), "spec"), "chart") or _scalar_of(
         _child(spec, "chartRef"), "name"
     )
@@ -199,7 +199,7 @@ def _scalar_of(node: yaml.Node | None, key: str) -> str | None:
 
 
 def _head(text: str) -> dict[str, str]:
-    """What the comment at the top tells, as drafts have it: chart, release, namespace."""
+    """Return chart, release and namespace from the comment at the top, as drafts write it."""
     comments = re.match(r"(?:[ \t]*(?:#[^\n]*|---)?\r?\n)*", text.removeprefix(BOM))
     head = comments[0] if comments else ""
     chart = re.search(r"\bchart (kserve-[a-z]+)\b", head)

@@ -1,4 +1,4 @@
-"""`helm template` on a model's chart."""
+"""Run `helm template` on a model's chart."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ _TEXT_IN_GO: Final = frozenset(f"tag:yaml.org,2002:{each}" for each in ("value",
 
 
 class _Loader(_BASE):  # type: ignore[misc]
-    """What Helm prints without quotes and means as text (`=`, `<<`) is text."""
+    """Read as text the values that Helm prints without quotes and means as text (`=`, `<<`)."""
 
     yaml_implicit_resolvers: Any = {  # noqa: RUF012 - PyYAML's own form
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TEXT_IN_GO]
@@ -45,15 +45,16 @@ def render(
     namespace: str = "default",
     helm: str | None = None,
 ) -> str:
-    """The objects as YAML text, in Helm's order.
+    """Return the objects as YAML text, in Helm's order.
 
-    `helm` is the program; without it TOKENWEIR_HELM's and then PATH's. Raises `HelmMissing`, also for what is no
-    helm, and `HelmRefused` where helm, the chart or its schema refuses. Ends after 30 s at the latest.
+    `helm` is the program; by default TOKENWEIR_HELM, then the one on PATH. Raise `HelmMissing` if there is no
+    helm, or if the program is not helm. Raise `HelmRefused` if helm, the chart or its schema refuses. Takes at
+    most 30 s.
     """
     folder = chart_path(chart)
     program = find(helm)
     with tempfile.TemporaryDirectory(prefix="tokenweir-") as home:
-        file = Path(home) / "values.json"  # JSON is YAML, and has no two readings
+        file = Path(home) / "values.json"  # JSON is YAML, and every reader agrees on it
         file.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
         words = (program, "template", "-n", namespace, "-f", str(file), "--", release, str(folder))
         text = _run(words, home)
@@ -67,7 +68,7 @@ def render(
 
 
 def find(helm: str | None = None) -> str:
-    """The program. Raises `HelmMissing`."""
+    """Return the program's path. Raise `HelmMissing`."""
     named = helm or os.environ.get(VARIABLE)
     found = shutil.which(named or "helm")
     if found is None:
@@ -81,16 +82,16 @@ def find(helm: str | None = None) -> str:
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    """The objects of a rendering."""
+    """Return the objects of a rendering."""
     return [each for each in yaml.load_all(text, Loader=_Loader) if isinstance(each, dict)]
 
 
 def _run(words: Sequence[str], home: str) -> str:
-    # Nothing of the user's own Helm: no plugins, no repositories, no cluster.
+    # Nothing of the user's own Helm setup: no plugins, no repositories, no cluster.
     variables = {f"HELM_{each}_HOME": home for each in ("CACHE", "CONFIG", "DATA")}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HELM_")} | variables
     environment |= {"KUBECONFIG": os.devnull}
-    environment.setdefault("GOGC", "400")  # so short a run spends a third of its time collecting garbage
+    environment.setdefault("GOGC", "400")  # such a short run spends a third of its time on garbage collection
     try:
         process = subprocess.Popen(  # noqa: S603 - the user's helm, without a shell
             words,
@@ -119,10 +120,10 @@ def _run(words: Sequence[str], home: str) -> str:
 
 
 def cleaned(message: str) -> str:
-    """What helm says, without what is of no use to a model owner."""
+    """Return helm's message without the parts that don't help a model owner."""
     lines = [each for each in message.splitlines() if each.strip() and not _is_noise(each)]
     text = "\n".join(lines).removeprefix("Error: ")
-    # `fail` in a template: where it stands tells nothing, what it says does. Includes are wrapped in one another.
+    # For a template's `fail`, its text matters and its place does not. Errors of nested includes wrap each other.
     text = re.sub(r"(?s)^.*\berror calling fail: ", "", text)
     text = re.sub(r"^execution error at \([^)]*\): ", "", text)
     text = re.sub(r"(?s)^values don't meet the specifications of the schema\(s\).*?\n[\w-]+:\n", "", text)

@@ -1,4 +1,4 @@
-"""Values as nested maps: laid over one another as Helm does, looked up, and named by path."""
+"""Merge values as Helm does, look them up, and name them by path."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,9 +10,9 @@ _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][\w-]*")
 
 
 def layered(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A chart's defaults with a user's values over them, as templates and the schema see them.
+    """Return a chart's defaults with a user's values over them, as templates and the schema see them.
 
-    Maps are joined, all else is replaced; a null takes a default away.
+    Maps are merged; all other values are replaced. A null removes a default.
     """
     found: dict[str, Any] = {}
     for key, default in defaults.items():
@@ -26,7 +26,9 @@ def layered(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 
 def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """One values file over another, as `helm -f base -f over` does. A null stays: it is meant for the defaults."""
+    """Return one values file over another, as `helm -f base -f over` does. A null stays: it applies to the
+    defaults.
+    """
     found = dict(base)
     for key, value in over.items():
         below = found.get(key)
@@ -36,7 +38,7 @@ def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def look(values: object, *path: str | int) -> Any:
-    """The value at a path; None where there is nothing, whatever stands above it."""
+    """Return the value at a path; None if there is none, whatever its parents are."""
     for key in path:
         if isinstance(key, int) and isinstance(values, list):
             values = values[key] if 0 <= key < len(values) else None
@@ -46,7 +48,7 @@ def look(values: object, *path: str | int) -> Any:
 
 
 def leaves(values: Mapping[str, Any], above: Path = ()) -> Iterator[Path]:
-    """The paths of all values that are no maps with something in them; a list is one value."""
+    """Yield the paths of all values that are not maps with content; a list is one value."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, (*above, key))
@@ -55,7 +57,7 @@ def leaves(values: Mapping[str, Any], above: Path = ()) -> Iterator[Path]:
 
 
 def without(values: Mapping[str, Any], *path: str | int) -> dict[str, Any]:
-    """A copy without the value at this path of map keys."""
+    """Return a copy without the value at this path of map keys."""
     key, *rest = path
     found = {**values}
     if rest and isinstance(found.get(str(key)), Mapping):
@@ -66,7 +68,9 @@ def without(values: Mapping[str, Any], *path: str | int) -> dict[str, Any]:
 
 
 def spell(path: Path) -> str:
-    """`predictor.containers[0].image`; a key that needs it is quoted: `nodeSelector["a.b/c"]`."""
+    """Write a path as `predictor.containers[0].image`; a key that needs quotes gets them:
+    `nodeSelector["a.b/c"]`.
+    """
     text = ""
     for key in path:
         if isinstance(key, int):
@@ -80,7 +84,7 @@ def spell(path: Path) -> str:
 
 
 def unspell(text: str) -> Path:
-    """The path that `spell` wrote."""
+    """Return the path that `spell` wrote."""
     found: list[str | int] = []
     for index, quoted, key in re.findall(r'\[(\d+)\]|\["((?:[^"\\]|\\.)*)"\]|([^.\[\]]+)', text):
         found.append(int(index) if index else key or re.sub(r"\\(.)", r"\1", quoted))

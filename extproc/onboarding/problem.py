@@ -1,11 +1,11 @@
-"""One thing that is wrong with values."""
+"""Describe one problem of values."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """Grade a problem."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -13,7 +13,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`path` is that of the value, as `layering.spell` writes it; empty: the whole."""
+    """Describe one problem. `path` is the value's, as `layering.spell` writes it; empty: the whole file."""
 
     path: str
     message: str
@@ -22,10 +22,10 @@ class Problem:
 
 
 def error(path: str, message: str, fix: str) -> Problem:
-    """What would not work."""
+    """Return a problem that will not work."""
     return Problem(path, message, fix, Level.ERROR)
 
 
 def warning(path: str, message: str, fix: str) -> Problem:
-    """What works, and is probably not meant."""
+    """Return a problem that works but is probably unintended."""
     return Problem(path, message, fix, Level.WARNING)

@@ -1,4 +1,4 @@
-"""What is asked of a model owner, as data: the wizard and the form ask the same."""
+"""Define the questions to a model owner as data, for both the wizard and the form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,10 +27,10 @@ _LOAD: Final = "Percentage of requests that stay with the primary"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question. `name` is the field of `drafting.Answers`.
+    """Describe one question. `name` is the field of `drafting.Answers`.
 
-    `type` is one of text, choice, integer, number, yes_no, list. `about` is its topic. It is asked
-    where all answers of `only_if` are set, and are one of what stands there, if anything does.
+    `type` is one of text, choice, integer, number, yes_no, list. `about` is its topic. The question is asked if
+    all answers of `only_if` are set and, where values are listed there, equal one of them.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Question:
     required: bool = False
 
     def is_asked(self, answers: Mapping[str, object]) -> bool:
-        """Whether it makes sense after these answers."""
+        """Return whether the question applies after these answers."""
         return all(
             answers.get(name) in allowed if allowed else bool(answers.get(name))
             for name, allowed in self.only_if.items()
         )
 
     def suggestion(self, answers: Mapping[str, object]) -> object:
-        """The default after these answers."""
+        """Return the default after these answers."""
         return self.default_for.get(str(answers.get("kind")), self.default)
 
 

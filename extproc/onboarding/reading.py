@@ -1,8 +1,8 @@
-"""YAML text -> nodes with positions -> plain data, with the meaning that Helm gives it.
+"""Parse YAML text into nodes with positions, and into plain data as Helm reads it.
 
-Helm's reader is not PyYAML: `2025-01-02` and `12:30` are text, `y` is true, `1e5` is a number. And values come
-from people: a key given twice, an anchor that refers to itself or multiplies itself, and what is no text end in
-a message with its line.
+Helm's parser differs from PyYAML: `2025-01-02` and `12:30` are text, `y` is true, `1e5` is a number. People write
+values: a repeated key, an anchor that refers to itself or multiplies itself, and invalid text lead to a message
+with the line.
 """
 
 import math
@@ -15,7 +15,7 @@ import yaml
 from extproc.onboarding.errors import OnboardingError
 
 MAX_BYTES: Final = 512 * 1024
-_MAX_VALUES: Final = 50_000  # with what anchors repeat
+_MAX_VALUES: Final = 50_000  # repeats by anchors included
 _MAX_DEPTH: Final = 60
 _TAG: Final = "tag:yaml.org,2002:"
 _MERGE: Final = _TAG + "merge"
@@ -24,7 +24,7 @@ _TRUE: Final = ("y", "yes", "on", "true")
 
 
 class _Loader(_BASE):  # type: ignore[misc]
-    """Nodes whose tags are what Go's YAML says."""
+    """Build nodes with the tags of Go's YAML."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own form
 
@@ -45,7 +45,9 @@ _Loader.add_implicit_resolver(_TAG + "null", re.compile(r"\Z"), [""])
 
 
 def compose(text: str, source: str) -> list[yaml.Node]:
-    """The documents' nodes, checked: no key twice, bounded in size and depth. Raises `OnboardingError`."""
+    """Return the nodes of the documents, checked: no repeated keys, bounded in size and depth. Raise
+    `OnboardingError`.
+    """
     try:
         _shallow(text, source)
         found = [node for node in yaml.compose_all(text, Loader=_Loader) if node is not None]
@@ -66,7 +68,7 @@ def compose(text: str, source: str) -> list[yaml.Node]:
 
 
 def _shallow(text: str, source: str) -> None:
-    """Looked at in the events: libyaml's composer calls itself for each level, and a deep file kills it."""
+    """Check the depth on parser events: libyaml's composer is recursive, and a deep file would crash it."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -87,7 +89,7 @@ def _reason(error: yaml.MarkedYAMLError, text: str) -> str:
 
 
 def _size(node: yaml.Node, source: str, sizes: dict[int, int]) -> int:
-    """How many values it has, an anchor's counted wherever it stands."""
+    """Return the number of values of the node; an anchor's values count at each of its uses."""
     known = sizes.get(id(node))
     if known is not None:
         if known < 0:
@@ -120,26 +122,26 @@ def _unique(node: yaml.MappingNode, source: str) -> None:
 
 
 def line(node: yaml.Node) -> int:
-    """Counted from 1."""
+    """Return the node's line, counted from 1."""
     return int(node.start_mark.line) + 1
 
 
 def key_text(key: yaml.ScalarNode) -> str:
-    """A key as Helm sees it: text, whatever it looks like."""
+    """Return a key as Helm sees it: as text, whatever it looks like."""
     if key.tag == _TAG + "bool":
         return "true" if key.value.lower() in _TRUE else "false"
     return "null" if key.tag == _TAG + "null" else str(key.value)
 
 
 def pairs(node: yaml.MappingNode) -> Iterator[tuple[str, yaml.ScalarNode, yaml.Node]]:
-    """Key, its node and its value's, without what is merged in."""
+    """Yield key, key node and value node of each pair, without merged pairs."""
     for key, value in node.value:
         if key.tag != _MERGE:
             yield key_text(key), key, value
 
 
 def data(node: yaml.Node, source: str) -> Any:
-    """What a node says. Raises `OnboardingError`."""
+    """Return a node as plain data. Raise `OnboardingError`."""
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, source)
     if isinstance(node, yaml.SequenceNode):
@@ -169,7 +171,7 @@ def _scalar(node: yaml.ScalarNode, source: str) -> Any:
     if kind in {"int", "float"}:
         return _number(text, node, source)
     if kind in {"str", "merge", "timestamp"} or not node.tag.startswith(_TAG):
-        return text  # a tag of somebody's own is nothing to Helm
+        return text  # Helm ignores custom tags
     raise OnboardingError(f"{source}: line {line(node)}: the tag !!{kind} can't be read here")
 
 

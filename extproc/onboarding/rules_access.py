@@ -1,4 +1,4 @@
-"""Rules on who may call, how much, and under which name."""
+"""Check access: callers, limits and names."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Rules on what pods ask for and how many there are."""
+"""Check the resources of pods and their number."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -84,7 +84,7 @@ def queue(facts: Facts) -> Iterator[Problem]:
 
 
 def _place(facts: Facts, key: str) -> str:
-    """Where the file has this resource, its last place winning."""
+    """Return the file's place of this resource; the last one counts."""
     places = [spell((*path, key)) for path, _ in facts.sections if look(facts.given, *path, key) is not None]
     top = (*CONTAINERS, 0, "resources") if facts.containers else (*MODEL, "resources")
     return places[-1] if places else spell(top)

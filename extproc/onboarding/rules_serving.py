@@ -1,4 +1,4 @@
-"""Rules on what is served: the model, its storage, its image, its canary, and secrets in plain sight."""
+"""Check the served model: storage, image and canary, and secrets in plain text."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +74,7 @@ def storage(facts: Facts) -> Iterator[Problem]:
 
 
 def storage_problems(where: str, uri: str, schemes: tuple[str, ...] = SCHEMES) -> Iterator[Problem]:
-    """What is wrong with the address of a model."""
+    """Yield the problems of a model's address."""
     scheme, separator, rest = uri.partition("://")
     hub = re.match(r"https?://(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)(?:/tree/([\w.-]+))?", uri)
     shown = f"'{uri[:80]}'"
@@ -149,7 +149,9 @@ def canary(facts: Facts) -> Iterator[Problem]:
 
 
 def secrets(facts: Facts) -> Iterator[Problem]:
-    """Values stand in Git and in the cluster's release history: what is secret does not belong there."""
+    """Yield secrets among the values. Values are in Git and in the cluster's release history, so a secret leaks
+    there.
+    """
     for path, holder in _holders(facts):
         for key in ("env", "var_env"):
             for index, each in enumerate(_list(holder.get(key))):

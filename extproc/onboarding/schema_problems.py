@@ -1,4 +1,4 @@
-"""What the chart's schema refuses, in words for who wrote the values."""
+"""Explain the chart's schema errors in words for the author of the values."""
 
 import difflib
 import json
@@ -24,7 +24,7 @@ _TYPES: Final = {
     "null": "null",
 }
 LATER: Final = "is filled in later: it is not checked"
-_NOT_READ: Final = ("global", "kserve-lib")  # what Helm hands a chart of its own accord
+_NOT_READ: Final = ("global", "kserve-lib")  # Helm adds these for every chart
 _BOUNDS: Final = {
     "minimum": "at least",
     "maximum": "at most",
@@ -34,7 +34,7 @@ _BOUNDS: Final = {
 
 
 def problems(chart: str, values: Mapping[str, Any]) -> list[Problem]:
-    """In the order of the paths. Raises `PartMissing`."""
+    """Return the problems in the order of their paths. Raise `PartMissing`."""
     try:
         from jsonschema import Draft7Validator
     except ImportError:
@@ -42,7 +42,7 @@ def problems(chart: str, values: Mapping[str, Any]) -> list[Problem]:
     accepted = schema(chart)
     found = Draft7Validator(accepted).iter_errors(layered(defaults(chart), values))
     ordered = sorted(found, key=lambda each: [str(key) for key in each.absolute_path])
-    # Of a wrong type nothing else is said: it is in no list of choices either.
+    # A value of the wrong type gets that message only, and not also that of a wrong choice.
     mistyped = {tuple(each.absolute_path) for each in ordered if each.validator == "type"}
     ordered = [each for each in ordered if each.validator == "type" or tuple(each.absolute_path) not in mistyped]
     return list(dict.fromkeys(problem for each in ordered for problem in _told(each, chart)))
@@ -123,7 +123,7 @@ def _texts(values: object) -> list[str]:
 
 
 def _place(key: str, path: Path, known: list[str], accepted: Mapping[str, Any]) -> str:
-    """Where a key that is nowhere was probably meant to be."""
+    """Guess the right place of a key that is not in the schema."""
     elsewhere = [each for each in _places(accepted) if each[-1] == key and each[:-1] != path]
     near = difflib.get_close_matches(key.lower(), [each.lower() for each in known], 1, 0.75)
     if elsewhere:
@@ -139,7 +139,7 @@ def _place(key: str, path: Path, known: list[str], accepted: Mapping[str, Any]) 
 
 
 def _places(accepted: Mapping[str, Any], above: Path = ()) -> Iterator[Path]:
-    """Every key that the schema names, maps that are free or in lists left out."""
+    """Yield every key that the schema names, except in free-form maps and lists."""
     for key, inner in accepted.get("properties", {}).items():
         yield (*above, key)
         yield from _places(inner, (*above, key))

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Write files completely or not at all."""
 
 import contextlib
 import os
@@ -10,11 +10,11 @@ from extproc.onboarding.errors import OnboardingError
 
 
 def replace(name: str, before: str, after: str) -> None:
-    """Puts another text into a file that said `before`. Its mode stays, and a link stays one.
+    """Replace a file whose text was `before`. Its mode is kept, and a link stays a link.
 
-    Raises `OnboardingError`, also where somebody else has changed the file meanwhile.
+    Raise `OnboardingError`, also if another program has changed the file meanwhile.
     """
-    path = Path(name).resolve()  # through links: what they lead to is replaced
+    path = Path(name).resolve()  # follow links: replace their target
     try:
         if path.read_bytes() != before.encode():
             raise OnboardingError(f"{name}: somebody has changed it meanwhile; nothing was written")
@@ -26,7 +26,7 @@ def replace(name: str, before: str, after: str) -> None:
 
 
 def create(name: str, text: str, *, force: bool) -> None:
-    """Makes a file; one that is there only with `force`. Raises `OnboardingError`."""
+    """Create a file. Replace an existing one only with `force`. Raise `OnboardingError`."""
     path = Path(name)
     try:
         if force and path.exists():
@@ -41,7 +41,7 @@ def create(name: str, text: str, *, force: bool) -> None:
 
 
 def free(name: str, *, force: bool) -> None:
-    """Whether `create` would find its place free, looked at beforehand. Raises `OnboardingError`."""
+    """Check in advance that `create` may write there. Raise `OnboardingError`."""
     if name != files.STDIN and not force and os.path.lexists(name):
         raise _there(name)
 

@@ -1,4 +1,4 @@
-"""What the form asks for: its fields, a preview, why each object is there, the files."""
+"""Serve the form's requests: its fields, a preview, the reasons for each object, the files."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from extproc.onboarding.ui import essentials, filling, form, products
 from extproc.onboarding.ui.opened import Opened
 from extproc.onboarding.ui.writing import dump
 
-# Paths of what is no value: the fields beside the values have them.
+# Paths of entries that are no values: the fields beside the values.
 RELEASE: Final = "$release"
 NAMESPACE: Final = "$namespace"
 PATCH: Final = "$patch"
@@ -24,7 +24,7 @@ _MAX_NAME: Final = {RELEASE: 53, NAMESPACE: 63}
 
 
 class Draft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is in the form. `texts` are the free-form values, as YAML, by their paths; they win over `values`."""
+    """Hold the form's content. `texts` are the free-form values as YAML by path; they override `values`."""
 
     chart: str
     release: str
@@ -35,7 +35,7 @@ class Draft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Object(msgspec.Struct, frozen=True):
-    """One rendered object with its text."""
+    """Hold one rendered object with its text."""
 
     kind: str
     name: str
@@ -43,7 +43,9 @@ class Object(msgspec.Struct, frozen=True):
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """`refused`: why there are no objects, as helm or the chart says. No `patch`: it can't be made."""
+    """Hold the preview. `refused` is Helm's or the chart's reason for having no objects. No `patch`: it can't be
+    made.
+    """
 
     values_text: str
     patch: str | None
@@ -57,7 +59,7 @@ class Preview(msgspec.Struct, frozen=True):
 
 
 class File(msgspec.Struct, frozen=True):
-    """One to take along."""
+    """Hold one file to download."""
 
     name: str
     text: str
@@ -65,7 +67,9 @@ class File(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """The use cases, on what the form was opened with. Nothing here writes a file or asks a cluster."""
+    """Run the use cases on the file that the form was opened with. Nothing here writes a file or calls a
+    cluster.
+    """
 
     opened: Opened
     chart: str
@@ -75,11 +79,11 @@ class Desk:
     below: Mapping[str, Any] = field(default_factory=dict)
 
     def defaults(self, chart: str) -> dict[str, Any]:
-        """What is in effect where the file says nothing: the chart's, and the values beneath the file's."""
+        """Return the values in effect without the file: the chart's defaults and the lower layers."""
         return layered(charts.defaults(chart), self.below)
 
     def form(self, chart: str) -> dict[str, Any]:
-        """What the page is made of. Raises `OnboardingError` for another chart."""
+        """Return the content of the page. Raise `OnboardingError` for another chart."""
         found = form.sections(charts.schema(chart), self.defaults(chart))
         known = form.fields(found)
         return {
@@ -107,20 +111,20 @@ class Desk:
         }
 
     def values(self, draft: Draft) -> tuple[dict[str, Any], list[Problem]]:
-        """The smallest values that say what is in the form, and what can't be read of it."""
+        """Return the smallest values that express the form's content, and the unreadable inputs."""
         values, problems = filling.combined(draft.values, draft.texts)
         defaults = self.defaults(draft.chart)
         return filling.in_order(filling.smallest(values, self.opened.values, defaults), defaults), problems
 
     def preview(self, draft: Draft) -> Preview:
-        """All that is shown while somebody types."""
+        """Return everything that the page shows while the user types."""
         values, unreadable = self.values(draft)
         named = _badly_named(draft)
         release, namespace = (None, None) if named else (draft.release, draft.namespace)
         full = overlaid(self.below, values)
         partial = self.opened.model is not None and self.opened.model.partial and not self.below
         problems = checking.problems(draft.chart, full, release, namespace, partial=partial)
-        # What can't be read says so itself; the same path has nothing more to say.
+        # An unreadable input has its own message; skip other problems at its path.
         paths = {each.path for each in unreadable}
         problems = [*named, *unreadable, *(each for each in problems if each.path not in paths)]
         rendered = refused = ""
@@ -165,7 +169,7 @@ class Desk:
             return None, [error(PATCH, str(wrong), "give a path from the repository's root")]
 
     def explanation(self, draft: Draft) -> list[explaining.Explained]:
-        """Why each object is there; nothing where the values can't be rendered."""
+        """Explain each object; empty if the values can't be rendered."""
         values, unreadable = self.values(draft)
         if unreadable or _badly_named(draft):
             return []
@@ -174,10 +178,10 @@ class Desk:
                 draft.chart, overlaid(self.below, values), draft.release, draft.namespace, self.helm
             )
         except OnboardingError:
-            return []  # the preview says why
+            return []  # the preview shows the reason
 
     def file(self, what: str, draft: Draft) -> File:
-        """One of the files. Raises `OnboardingError` where it can't be made."""
+        """Return one of the files. Raise `OnboardingError` if it can't be made."""
         values, unreadable = self.values(draft)
         wrong = [*unreadable, *_badly_named(draft)]
         if wrong:
@@ -203,7 +207,7 @@ class Desk:
 
 
 def objects(rendered: str) -> list[Object]:
-    """The rendered text, object by object."""
+    """Return the rendered text, object by object."""
     found = []
     for text in re.split(r"(?m)^---[ \t]*$\n?", rendered):
         for content in helm.objects(text):
@@ -213,7 +217,7 @@ def objects(rendered: str) -> list[Object]:
 
 
 def _texts(known: Mapping[str, form.Field], values: dict[str, Any]) -> dict[str, str]:
-    """The free-form values as YAML, by their paths."""
+    """Return the free-form values as YAML, by path."""
     free = {path: look(values, *path.split(".")) for path, each in known.items() if each.control == "yaml"}
     return {path: dump(value) for path, value in free.items() if value is not None}
 

@@ -1,6 +1,6 @@
-"""What a model owner looks at first: a selection of the fields, and where to start from.
+"""Select the fields that a model owner needs first, and some starting points.
 
-A selection only: what a field is comes from the schema, and one that the chart doesn't have is left out.
+This is only a selection: the schema defines the fields, and a field that the chart does not have is left out.
 """
 
 from typing import Any, Final
@@ -14,14 +14,14 @@ _SCALING: Final = "autoscaling."
 
 
 class Essential(msgspec.Struct, frozen=True):
-    """One field, with the label that it has here."""
+    """Select one field, with the label to show here."""
 
     path: str
     label: str
 
 
 class Topic(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What belongs together. `more` are fields that are folded away at first."""
+    """Group related fields. `more` are fields that are folded at first."""
 
     name: str
     label: str
@@ -33,7 +33,7 @@ class Topic(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Starter(msgspec.Struct, frozen=True):
-    """Values to begin with."""
+    """Offer values to begin with."""
 
     name: str
     label: str

@@ -1,4 +1,4 @@
-"""What was typed -> the smallest values that say it."""
+"""Turn the form's input into the smallest values that express it."""
 
 import copy
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ _ABSENT = object()
 
 
 def combined(values: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
-    """The values with the free-form ones, which come as YAML, in their places; and what can't be read of them.
+    """Return the values with the free-form ones (given as YAML) in place, and the unreadable inputs.
 
-    An empty text takes the value away.
+    An empty text removes the value.
     """
     found = copy.deepcopy(dict(values))
     problems = []
@@ -45,7 +45,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def smallest(values: Mapping[str, Any], file: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The values without those that are the chart's defaults anyway; what the file says already stays said."""
+    """Return the values without those equal to the chart's defaults. Values of the file stay."""
     found = {}
     for key, value in values.items():
         was, default = file.get(key, _ABSENT), defaults.get(key, _ABSENT)
@@ -61,7 +61,7 @@ def smallest(values: Mapping[str, Any], file: Mapping[str, Any], defaults: Mappi
 
 
 def in_order(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """In the order of the chart's own values.yaml."""
+    """Return the values in the order of the chart's own values.yaml."""
     places = {key: place for place, key in enumerate(defaults)}
     found = {}
     for key in sorted(values, key=lambda key: places.get(key, len(places))):

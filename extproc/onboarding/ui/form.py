@@ -1,6 +1,6 @@
-"""The chart's schema as sections, groups and fields, each with the control that fits its type.
+"""Turn the chart's schema into sections, groups and fields, each with a control for its type.
 
-Nothing here knows a key of the charts: a new one in values.yaml is a new field. (essentials does: it selects.)
+No key of the charts is named here: a new key in values.yaml is a new field. (`essentials` does name keys.)
 """
 
 import re
@@ -16,14 +16,14 @@ from extproc.onboarding.ui.essentials import SUGGESTIONS
 Schema = Mapping[str, Any]
 
 GENERAL: Final = "general"
-_LONG: Final = 512  # characters from which a text has a wide control
+_LONG: Final = 512  # characters from which a text gets a wide control
 _ACRONYMS: Final = ("api", "cpu", "gpu", "ip", "jwt", "sa", "uri", "url", "ttl", "id")
 _COMPOUNDS: Final = {"inferenceservice": "inference service", "ratelimit": "rate limit"}
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One control. `control` is switch, choice, number, slider, text, lines, rows, pairs or yaml.
+    """Describe one control. `control` is switch, choice, number, slider, text, lines, rows, pairs or yaml.
 
     `choices` may have null, true and false among texts. `keys` are the names that a free-form value may have.
     """
@@ -46,7 +46,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Fields of one map."""
+    """Group the fields of one map."""
 
     path: str
     label: str
@@ -55,7 +55,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Section(msgspec.Struct, frozen=True):
-    """One of the top keys; `general` has all those that are no maps."""
+    """Describe the section of one top-level key; `general` has all keys that are no maps."""
 
     name: str
     label: str
@@ -64,9 +64,9 @@ class Section(msgspec.Struct, frozen=True):
 
 
 def sections(schema: Schema, defaults: Mapping[str, Any]) -> list[Section]:
-    """All of the chart's values. What has no default at the top (`global`) is not the chart's.
+    """Return all of the chart's values. A top-level key without a default (`global`) is not the chart's.
 
-    `defaults` may be others than the schema tells: those of the platform lie over the chart's.
+    `defaults` may differ from those in the schema: the platform's defaults override the chart's.
     """
     definitions = schema.get("definitions", {})
     top = {key: _resolved(each, definitions) for key, each in schema["properties"].items() if key in defaults}
@@ -96,7 +96,7 @@ def _settled(section: Section, defaults: Mapping[str, Any]) -> Section:
 
 
 def fields(found: list[Section]) -> dict[str, Field]:
-    """All fields by their paths."""
+    """Return all fields by path."""
     return {each.path: each for section in found for group in section.groups for each in group.fields}
 
 
@@ -111,7 +111,7 @@ def _groups(path: str, schema: Schema, definitions: Schema) -> Iterator[Group]:
 
 
 def field(path: str, schema: Schema, definitions: Schema) -> Field:
-    """The field of one value."""
+    """Return the field of one value."""
     schema = _resolved(schema, definitions)
     name = path.rpartition(".")[2]
     types = _types(schema)
@@ -182,7 +182,7 @@ def _is_closed(schema: Schema) -> bool:
 
 
 def _resolved(schema: Schema, definitions: Schema) -> Schema:
-    """With what its reference says; its own words win."""
+    """Return the schema with its reference resolved; its own keywords override the reference."""
     for each in schema.get("allOf", ()):
         name = each.get("$ref", "").removeprefix("#/definitions/")
         if name in definitions:
@@ -191,7 +191,7 @@ def _resolved(schema: Schema, definitions: Schema) -> Schema:
 
 
 def label(key: str) -> str:
-    """`targetCPUUtilizationPercentage` -> `Target CPU utilization percentage`."""
+    """Turn `targetCPUUtilizationPercentage` into `Target CPU utilization percentage`."""
     words = [word.upper() if word.lower() in _ACRONYMS else word.lower() for word in _WORDS.findall(key)]
     words = [_COMPOUNDS.get(word, word) for word in words]
     text = " ".join(words) or key

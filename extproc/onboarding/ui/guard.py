@@ -1,10 +1,9 @@
-"""Who may ask: the page that this server gave, in the browser of who holds the token.
+"""Admit requests only of the page that this server sent, in the browser of the user who has the token.
 
-A server on 127.0.0.1 is within reach of every web page that the browser shows and of every user of the machine.
-Against a page of another host whose name resolves to 127.0.0.1: the Host header. Against a page that sends
-requests here: Origin, Sec-Fetch-Site, and a token in a header that a page elsewhere can't set. The token comes in
-the fragment of the address: it is in no request line, no log, no Referer, and unlike a cookie it isn't sent to
-other ports.
+Every web page in the browser and every user of the machine can reach a server on 127.0.0.1. The Host header stops
+a page of another host whose name resolves to 127.0.0.1. Origin, Sec-Fetch-Site and a token stop a page that sends
+requests here: the token is in a header that another page can't set. The browser gets the token in the fragment of
+the address. A fragment is in no request line, log or Referer, and unlike a cookie it isn't sent to other ports.
 """
 
 import hmac
@@ -31,7 +30,7 @@ HEADERS: Final = {
 
 
 class Guard:
-    """ASGI: refuses before anything is read; adds the headers that keep the page to itself."""
+    """Refuse requests before anything is read (ASGI), and add headers that isolate the page."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
         self._app = app

@@ -1,7 +1,7 @@
-"""A YAML file with other values, in which what stays the same stays byte for byte: comments, order, quotes.
+"""Rewrite a YAML file with other values, and keep unchanged parts byte for byte: comments, order, quotes.
 
-The old text's tree says where each value stands; what differs is cut out and written anew, line by line. The
-result is read back: where it doesn't say what it should (aliases, odd layouts), it is not given.
+The tree of the old text gives the place of each value. Values that differ are cut out and written anew, line by
+line. The result is parsed again and is rejected if it does not have the wanted values (aliases, odd layouts).
 """
 
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ from extproc.onboarding.ui.writing import dump, inline, same
 
 
 class _Whole(Exception):  # noqa: N818 - an outcome
-    """What is inside can't be edited piece by piece: write the whole of it anew."""
+    """Report that the content can't be edited in parts: the whole of it must be written anew."""
 
 
 def rewritten(text: str, model: files.Model, new: dict[str, Any]) -> str | None:
-    """`text`, which says `model`, such that its values are `new`; None where that takes more than edits."""
+    """Return `text` (of `model`) with `new` as its values; None if edits can't do it."""
     if same(model.values, new):
         return text
     ends = "\r\n" if "\r\n" in text else "\n"
@@ -35,7 +35,7 @@ def rewritten(text: str, model: files.Model, new: dict[str, Any]) -> str | None:
 
 
 def _edited(text: str, model: files.Model, new: dict[str, Any]) -> str:
-    # Read again: positions count characters, and the ends of the lines may have been two.
+    # Parse again: positions count characters, and line ends may have had two.
     root = files.one(text, model.source, model.chart, model.release).node
     edits = _Edits(text)
     try:
@@ -61,7 +61,7 @@ class _Edits:
 
     def applied(self) -> str:
         parts, done = [], 0
-        # What is put in at one place comes in the order of the edits: inner before outer.
+        # Insertions at one place keep the order of the edits: inner before outer.
         for start, end, instead in sorted(self.cuts, key=lambda each: each[0]):
             parts += [self.text[done:start], instead]
             done = max(done, end)
@@ -76,12 +76,12 @@ class _Edits:
         return self.text.find("\n", at) + 1 or len(self.text)
 
     def end(self, node: yaml.Node) -> int:
-        """Where the node's own text ends: before comments and empty lines that follow it."""
+        """Return the end of the node's own text, before the comments and empty lines after it."""
         if _in_lines(node) and node.value:
             last = node.value[-1]
             inner = last[1] if isinstance(last, tuple) else last
             if inner.start_mark.index < node.start_mark.index:
-                raise _Whole  # an alias stands where its anchor is
+                raise _Whole  # an alias has the position of its anchor
             return self.end(inner)
         start: int = node.start_mark.index
         return start + len(self.text[start : node.end_mark.index].rstrip())
@@ -102,7 +102,7 @@ class _Edits:
             if name in new and same(was, new[name]):
                 continue
             if name not in items:
-                raise _Whole  # by a merge key
+                raise _Whole  # a merge key supplies it
             key, value = items[name]
             if name in new:
                 self.value(key, value, was, new[name])
@@ -113,7 +113,7 @@ class _Edits:
             self.put(self.line_after(self.end(node)), _indented(dump(added), node.start_mark.column))
 
     def value(self, key: yaml.Node, node: yaml.Node, old: Any, new: Any) -> None:
-        """What stands behind one key."""
+        """Change the value of one key."""
         if node.start_mark.index < key.end_mark.index:
             raise _Whole
         before = len(self.cuts)

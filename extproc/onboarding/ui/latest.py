@@ -1,4 +1,4 @@
-"""One job at a time; of those that wait only the newest is done."""
+"""Run one job at a time; of the waiting jobs only the newest."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,14 +8,16 @@ T = TypeVar("T")
 
 
 class Latest:
-    """Who types makes a request per pause; only the last one's answer is looked at."""
+    """Run the newest job only: a user who types sends a request at each pause, and only the last answer is
+    used.
+    """
 
     def __init__(self) -> None:
         self._newest = 0
         self._busy = asyncio.Lock()
 
     async def run(self, job: Callable[[], T]) -> T | None:
-        """What `job` gives, from a thread; None where a newer one came while this one waited."""
+        """Return the result of `job` from a thread; None if a newer job came while this one waited."""
         self._newest += 1
         mine = self._newest
         async with self._busy:

@@ -1,4 +1,4 @@
-"""The file that the form was opened with."""
+"""Hold the file that the form was opened with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from extproc.onboarding.ui import keeping, products
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A file, or none. `model` is None where there is nothing in it yet, `text` where it doesn't exist."""
+    """Hold a file, or none. `model` is None if the file is empty, `text` if it doesn't exist."""
 
     path: Path | None = None
     text: str | None = None
@@ -26,15 +26,17 @@ class Opened:
         return self.model is not None and self.model.helmrelease
 
     def changed(self) -> bool:
-        """Whether somebody else has written the file meanwhile."""
+        """Return whether another program has written the file meanwhile."""
         return self.path is not None and self.text != _text(self.path)
 
     def keeps_with(self, values: dict[str, Any]) -> bool:
-        """Whether the file's comments can be kept with these values."""
+        """Return whether the file's comments can be kept with these values."""
         return self.model is None or keeping.rewritten(self.text or "", self.model, values) is not None
 
     def with_values(self, values: dict[str, Any], chart: str, release: str) -> str:
-        """The file's text with these values. Raises `OnboardingError` for a HelmRelease that can't be edited."""
+        """Return the file's text with these values. Raise `OnboardingError` for a HelmRelease that can't be
+        edited.
+        """
         fresh = products.values_file(values, chart, release)
         if self.model is None:
             return (self.text or "") + fresh
@@ -49,7 +51,7 @@ class Opened:
         return fresh
 
     def in_repository(self, release: str) -> str:
-        """Its path from the root of its Git repository, where it is in one."""
+        """Return its path from the root of its Git repository, if it is in one."""
         if self.path is None:
             return f"{release}.values.yaml"
         path = self.path.absolute()
@@ -60,7 +62,7 @@ class Opened:
 
 
 def open_file(path: Path | None, chart: str | None, release: str | None) -> Opened:
-    """Raises `OnboardingError` for what is neither values nor a Flux HelmRelease."""
+    """Open a file. Raise `OnboardingError` if it is neither a values file nor a Flux HelmRelease."""
     if path is None:
         return Opened()
     if str(path) == files.STDIN:

@@ -1,4 +1,4 @@
-"""The files that are given to take along."""
+"""Build the files to download."""
 
 import difflib
 import re
@@ -13,12 +13,14 @@ _ESCAPES: Final = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\
 
 
 def values_file(values: Mapping[str, Any], chart: str, release: str) -> str:
-    """A values.yaml from nothing. Its head names the chart: the other commands read it there."""
+    """Return a new values.yaml. Its header comment names the chart, which the other commands read."""
     return f"# Values of the model {release} for the chart {chart}.\n" + (dump(dict(values)) or "{}\n")
 
 
 def helmrelease(values: Mapping[str, Any], chart: str, release: str, namespace: str) -> str:
-    """A Flux HelmRelease with the values, as deploy/flux has them: the platform's come from a ConfigMap."""
+    """Return a Flux HelmRelease with the values, in the form of deploy/flux: the platform's come from a
+    ConfigMap.
+    """
     source = {"kind": "GitRepository", "name": "tokenweir", "namespace": "flux-system"}
     spec: dict[str, Any] = {
         "interval": values.get("reconcileInterval") or "10m",
@@ -38,12 +40,14 @@ def helmrelease(values: Mapping[str, Any], chart: str, release: str, namespace: 
 
 
 def patch(old: str | None, new: str, path: str) -> str:
-    """A patch for `git apply`; nothing where nothing differs. `old` None: a new file. Raises `OnboardingError`."""
+    """Return a patch for `git apply`; empty if nothing differs. `old` None: a new file. Raise
+    `OnboardingError`.
+    """
     if old == new:
         return ""
     path = checked_path(path)
     before, after = (_quoted(f"{side}/{path}") for side in "ab")
-    # A name with a space ends in a tab, as Git has it.
+    # Git ends a name that contains a space with a tab.
     tab = "\t" if " " in path else ""
     head = [f"diff --git {before} {after}\n"]
     if old is None:
@@ -56,7 +60,7 @@ def patch(old: str | None, new: str, path: str) -> str:
 
 
 def checked_path(path: str) -> str:
-    """A path inside a repository. Raises `OnboardingError`."""
+    """Return a path inside a repository. Raise `OnboardingError`."""
     parts = path.split("/")
     if not path or len(path) > _MAX_PATH or path.startswith("/") or not {"", ".", "..", ".git"}.isdisjoint(parts):
         raise OnboardingError(
@@ -66,12 +70,12 @@ def checked_path(path: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    # Only \n ends a line for Git; splitlines() knows more.
+    # Git ends lines at \n only; splitlines() knows more.
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def _quoted(path: str) -> str:
-    """As Git writes names that have more than printable ASCII."""
+    """Quote a name that has more than printable ASCII, as Git does."""
     if re.fullmatch(r"[ !#-\[\]-~]*", path):
         return path
     return f'"{"".join(_escaped(each) for each in path)}"'

@@ -1,4 +1,4 @@
-"""Routes, and the listener on the loopback address."""
+"""Serve the form's routes on the loopback address."""
 
 import asyncio
 import secrets
@@ -32,7 +32,7 @@ _CONNECTIONS: Final = 64
 
 
 class ListenError(Exception):
-    """The port is taken, or may not be used."""
+    """Report that the port is in use or not allowed."""
 
 
 class _TooLarge(Exception):  # noqa: N818 - an outcome
@@ -40,7 +40,7 @@ class _TooLarge(Exception):  # noqa: N818 - an outcome
 
 
 def application(desk: Desk) -> Starlette:
-    """The routes; whoever asks is let in here already."""
+    """Return the routes. The guard has already checked each request."""
     previews, explanations = Latest(), Latest()
 
     async def form(request: Request) -> Response:
@@ -75,7 +75,7 @@ def application(desk: Desk) -> Starlette:
 
 
 def _pages() -> dict[str, tuple[bytes, str]]:
-    """Every static file by its address, read once: no request names a file."""
+    """Read every static file once, by its address, so that no request names a file."""
     found = {}
     for each in resources.files(__package__).joinpath("static").iterdir():
         kind = _TYPES.get(f".{each.name.rpartition('.')[2]}")
@@ -93,7 +93,7 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _latest(value: Any) -> Response:
-    # A newer request came while this one waited: its answer is the one to show.
+    # A newer request came while this one waited, and its answer will be shown.
     return _json({"superseded": True}, 409) if value is None else _json(value)
 
 
@@ -120,7 +120,7 @@ class _Server(uvicorn.Server):
 
 
 def run(desk: Desk, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serves until Ctrl-C or SIGTERM; `on_ready` gets the address, key included. Raises `ListenError`."""
+    """Serve until Ctrl-C or SIGTERM; `on_ready` gets the address with its token. Raise `ListenError`."""
     token = secrets.token_urlsafe(24)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         try:
@@ -143,5 +143,5 @@ def run(desk: Desk, port: int, on_ready: Callable[[str], None]) -> None:
         server = _Server(config, lambda: on_ready(f"http://{ADDRESS}:{port}/#{token}"))
         try:
             server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn ends first, and then hands it on
+        except KeyboardInterrupt:  # uvicorn stops first, then raises it again
             return

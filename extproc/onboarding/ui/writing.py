@@ -1,4 +1,4 @@
-"""Values as YAML that Helm reads back as they are: what Go's YAML would take for something else is quoted."""
+"""Write values as YAML that Helm reads unchanged: text that Go's YAML would misread is quoted."""
 
 import json
 import re
@@ -10,13 +10,13 @@ import yaml
 from extproc.onboarding import reading
 from extproc.onboarding.errors import OnboardingError
 
-# Fewer than YAML allows: what is not among them is quoted, which is never wrong.
+# A subset of YAML's plain text: anything else is quoted, which is always correct.
 _PLAIN = re.compile(r"(?:[\w./$+]|-(?=[\w-]))(?:[\w./$+@%=~*()!;,'\"|<>-]|:(?=[\w/])|[{} ](?=\S))*", re.ASCII)
 _TEXT: Final = "tag:yaml.org,2002:str"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists below their key; no aliases."""
+    """Indent lists below their key, and use no aliases."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - none: each scalar is looked at here
 
@@ -49,12 +49,12 @@ def _may_be_plain(text: str) -> bool:
         return False
     try:
         return bool(means(text) == text)
-    except OnboardingError:  # `.inf` is nothing that Helm takes as a number
+    except OnboardingError:  # `.inf` is no number for Helm
         return False
 
 
 def means(text: str) -> Any:
-    """What one YAML document says. Raises `OnboardingError`, which names the line."""
+    """Return one YAML document as data. Raise `OnboardingError`, which names the line."""
     documents = reading.compose(text, "the text")
     if len(documents) > 1:
         raise OnboardingError("the text: several YAML documents")
@@ -62,7 +62,7 @@ def means(text: str) -> Any:
 
 
 def dump(value: Any) -> str:
-    """As block YAML; an empty map is no text."""
+    """Return the value as block YAML; an empty map is empty text."""
     if value == {}:
         return ""
     text: str = yaml.dump(
@@ -72,7 +72,7 @@ def dump(value: Any) -> str:
 
 
 def inline(value: Any) -> str:
-    """On one line."""
+    """Return the value as YAML on one line."""
     if isinstance(value, str):
         return value if _may_be_plain(value) else json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
@@ -89,7 +89,7 @@ def _in_flow(value: Any) -> str:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether Helm sees no difference: true is not 1, but 1.0 is."""
+    """Return whether Helm sees no difference: true is not 1, but 1.0 is."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, dict) and isinstance(other, dict):
