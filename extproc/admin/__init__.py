@@ -1,1 +1,1 @@
-"""What an operator does: the use cases behind the CLI."""
+"""Provide the operator's use cases, which the CLI calls."""

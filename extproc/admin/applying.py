@@ -1,4 +1,4 @@
-"""Applying whole documents: what would change, tenant by tenant, and then all of it or nothing."""
+"""Apply whole documents: plan the changes per tenant, then write all of them or none."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from extproc.ports.tenants import Document, TenantStore
 
 
 class Verdict(StrEnum):
-    """What applying a document does, or would do."""
+    """Name the effect of applying a document."""
 
     CREATED = "created"
     CHANGED = "changed"
@@ -25,7 +25,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """One field before and after, as JSON has it; None: there is none."""
+    """Describe one field before and after, in JSON form; None: absent."""
 
     field: str
     before: object
@@ -34,9 +34,10 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What applying does to one tenant. `version` is the stored document's that it was planned on.
+    """Describe the effect of applying a document to one tenant. `version` is the stored version that it was
+    planned on.
 
-    `notes` are what its author should know of it, and nothing that stops it.
+    `notes` are hints for the document's author that do not prevent applying.
     """
 
     tenant: TenantId
@@ -50,7 +51,7 @@ class Planned:
 async def plan(
     tenants: TenantStore, defaults: Defaults, documents: Sequence[object], now: datetime
 ) -> list[Planned]:
-    """Compares documents with what is stored. Raises `AdminError` with a line for each that can't be used."""
+    """Compare documents with the stored ones. Raise `AdminError` with a line for each that can't be used."""
     problems: list[str] = []
     planned: list[Planned] = []
     seen: set[TenantId] = set()
@@ -72,7 +73,7 @@ async def plan(
 
 
 async def carry_out(tenants: TenantStore, planned: Sequence[Planned]) -> None:
-    """Writes what was planned. Raises `AdminError` where somebody else changed a tenant in between."""
+    """Write what was planned. Raise `AdminError` if someone else changed a tenant meanwhile."""
     for number, each in enumerate(planned):
         if each.verdict is Verdict.UNCHANGED:
             continue
@@ -85,7 +86,7 @@ async def carry_out(tenants: TenantStore, planned: Sequence[Planned]) -> None:
 
 
 def refuse_twice(tenant: TenantId, seen: Container[TenantId]) -> None:
-    """Raises `AdminError` where two documents are for one tenant: only one of them would count."""
+    """Raise `AdminError` if two documents are for one tenant: only one of them would count."""
     if tenant in seen:
         raise AdminError(f"tenant '{tenant}' is given twice")
 
@@ -101,7 +102,7 @@ def _policy(document: object, number: int, defaults: Defaults) -> Policy:
 
 
 def _notes(policy: Policy, now: datetime) -> tuple[str, ...]:
-    """Top-ups that do nothing: one that is over may stand in a file for long, but a mistake looks the same."""
+    """Note top-ups without effect. One that is over may stay in a file for long, but a mistake looks the same."""
     return tuple(
         f"tenant '{policy.tenant}': 'top_ups[{number}]' raises nothing: "
         f"{'it is over' if top_up.until <= now.timestamp() else NOTHING_RAISED}"
@@ -114,7 +115,7 @@ def _compared(tenant: TenantId, document: Document, stored: Document | None) -> 
     before = stored if stored is not None else {}
     _refuse_unknown(tenant, document, before)
     _refuse_stale(tenant, document, stored)
-    # What Tokenweir knows is as the document says it, or goes; what others keep there stays.
+    # Known fields become those of the document, or are removed. Fields of other programs stay.
     names = sorted((FIELDS | document.keys()) - BOOKKEEPING)
     changes = tuple(
         FieldChange(name, plain(before.get(name)), plain(document.get(name)))
@@ -127,7 +128,9 @@ def _compared(tenant: TenantId, document: Document, stored: Document | None) -> 
 
 
 def _refuse_unknown(tenant: TenantId, document: Document, before: Document) -> None:
-    """A misspelled limit would be one that silently does not bind. What is stored already is somebody's own."""
+    """Refuse unknown fields: a misspelled limit would silently not bind. Fields that are already stored may
+    stay.
+    """
     for name in sorted(document.keys() - FIELDS - BOOKKEEPING - before.keys()):
         raise AdminError(f"tenant '{tenant}': '{name}' is no field; use {', '.join(sorted(FIELDS))}")
 

@@ -1,4 +1,4 @@
-"""What a tenant's document says: which fields there are, which limits they make, what can't be used of it."""
+"""Interpret a tenant's document: its fields, the limits that they make, and the fields that can't be used."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from extproc.core.quota.policies import (
 from extproc.ports.tenants import Document
 
 AMOUNTS: Final = (*SHORT_LIMITS, *RATE_LIMITS)
-# What is kept about a document, not what it says.
+# Fields that describe the document itself.
 BOOKKEEPING: Final = frozenset({"tenant_id", "version", "updated_at", "updated_by"})
 FIELDS: Final = frozenset(
     {
@@ -34,7 +34,9 @@ FIELDS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A limit, whom it binds (None: everybody), and the field that it comes from (None: the defaults)."""
+    """Hold a limit, the account that it binds (None: all), and the field that it comes from (None: the
+    defaults).
+    """
 
     limit: Limit
     whose: str | None
@@ -42,18 +44,18 @@ class Source:
 
 
 def merged(document: Document, changes: Document) -> dict[str, object]:
-    """The document with the changes; what is None is gone."""
+    """Return the document with the changes; a field that is None is removed."""
     return {name: value for name, value in {**document, **changes}.items() if value is not None}
 
 
 def unusable_field(bad: BadDocument) -> str:
-    """The field at the document's top that a message is about."""
+    """Return the top-level field that a message is about."""
     found = re.match(r"'([^'.\[]+)", bad.message)
     return found[1] if found is not None else "tenant_id"
 
 
 def usable_part(document: Document, defaults: Defaults) -> dict[str, object]:
-    """The document without the fields that can't be used."""
+    """Return the document without the fields that can't be used."""
     rest = dict(document)
     while isinstance(bad := policy_from(rest, defaults), BadDocument):
         if rest.pop(unusable_field(bad), None) is None:
@@ -62,7 +64,7 @@ def usable_part(document: Document, defaults: Defaults) -> dict[str, object]:
 
 
 def own_limits(document: Document) -> tuple[Limit, ...]:
-    """The limits of its own, those of single service accounts left out; none where they can't be read."""
+    """Return the document's own limits without those of single service accounts; none if they can't be read."""
     try:
         return limits_from(document)
     except FieldError:
@@ -70,9 +72,10 @@ def own_limits(document: Document) -> tuple[Limit, ...]:
 
 
 def keeps_defaults_away(document: Document) -> bool:
-    """Whether the default limits on tokens leave it alone, as `policy_from` says: it must not change by the way.
+    """Return whether the default token limits do not apply to the document, as in `policy_from`.
 
-    It sets a limit on tokens of its own that binds all requests, or says that there is none.
+    They do not apply if the document has a token limit of its own that binds all requests, or says that there is
+    none. An edit must not change this as a side effect.
     """
     whole_shadow = document.get("mode") == DocumentMode.SHADOW
     return document.get("unlimited") is True or any(
@@ -82,7 +85,7 @@ def keeps_defaults_away(document: Document) -> bool:
 
 
 def sources(document: Document, policy: Policy) -> list[Source]:
-    """Every limit that can bind, and where it comes from."""
+    """Return every limit that can bind, with its source."""
     own = {limit.kind: name for name, limit in _fields(document)}
     found = [Source(limit, None, own.get(limit.kind)) for limit in policy.limits]
     accounts = document.get("service_accounts")
@@ -97,7 +100,7 @@ def sources(document: Document, policy: Policy) -> list[Source]:
 
 
 def limit_of(document: Document, item: Document) -> Limit | None:
-    """What an item of `limits` says in its document; None where it can't be read."""
+    """Return the limit of an item of `limits` in its document; None if it can't be read."""
     try:
         return limits_from(_under(document, {"limits": [item]}))[0]
     except FieldError:
@@ -105,12 +108,14 @@ def limit_of(document: Document, item: Document) -> Limit | None:
 
 
 def plain(value: object) -> object:
-    """As JSON has it: instants as text, whole numbers as integers; what has no such form as its text."""
+    """Return the value in JSON form: instants as text, whole numbers as integers, all other types as their
+    text.
+    """
     match value:
         case None | bool() | str():
             return value
         case int():
-            return int(value)  # the driver's own kinds of it too
+            return int(value)  # and the driver's own integer types
         case float():
             return int(value) if value.is_integer() else value
         case datetime():
@@ -127,14 +132,14 @@ def plain(value: object) -> object:
 
 
 def _under(document: Document, item: Document) -> dict[str, object]:
-    """An inner part with the mode of the whole, where it has none of its own."""
+    """Return an inner part, with the mode of the whole document if it has none of its own."""
     names = ("mode", "shadows")
     above = {} if item.get("mode") is not None else {name: document.get(name) for name in names}
     return {**item, **above}
 
 
 def _fields(document: Document) -> list[tuple[str, Limit]]:
-    """The limits that a document names, with the field of each."""
+    """Return the limits that a document names, with the field of each."""
     names = [name for name in AMOUNTS if document.get(name) is not None]
     items = document.get("limits")
     names += [f"limits[{number}]" for number in range(len(items) if isinstance(items, (list, tuple)) else 0)]

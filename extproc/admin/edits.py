@@ -1,6 +1,7 @@
-"""Changes of a tenant's document: the document as it is -> the fields to write (None: the field goes). Pure.
+"""Compute changes of a tenant's document: the present document -> the fields to write (None: remove). Pure
+functions.
 
-Each raises `AdminError` for what can't be done with the document.
+Each raises `AdminError` if the change is impossible.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from extproc.ports.tenants import Document
 Changes = dict[str, object]
 Edit = Callable[[Document], Changes]
 
-# What `tenant set` writes.
+# The fields that `tenant set` writes.
 SETTABLE: Final = (
     "sa_limit", "ip_limit", "ratelimitEachSAPerMinute", "ratelimitIPPerMinute", "mode", "shadows", "timezone",
     "min_output_tokens", "unlimited", "on_store_failure",
@@ -27,7 +28,7 @@ SETTABLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which of a document's general limits: those that are alike in all of this; `mode` None: in any mode."""
+    """Select general limits of a document: those that match in all of these parts. `mode` None: any mode."""
 
     scope: Scope
     window: Window
@@ -45,7 +46,7 @@ class Selector:
         return own == (limit.scope, limit.window, limit.unit, limit.model, limit.endpoints)
 
     def item(self, amount: int, further: Document) -> dict[str, object]:
-        """As an item of `limits`, short where the defaults say the same."""
+        """Return the limit as an item of `limits`, without parts that equal the defaults."""
         item: dict[str, object] = {"scope": self.scope.value, "window": self.window.value, "amount": amount}
         if self.unit is not Unit.TOKENS:
             item["unit"] = self.unit.value
@@ -59,12 +60,12 @@ class Selector:
 
 
 def mode_of(limit: Limit) -> str:
-    """The mode as a document names it."""
+    """Return the mode as a document names it."""
     return "shadow" if limit.shadow else limit.mode.value
 
 
 def setting(changes: Changes) -> Edit:
-    """Fields of `SETTABLE`; leaving the shadow mode takes `shadows` with it."""
+    """Set fields of `SETTABLE`. Leaving the shadow mode also removes `shadows`."""
     if not changes:
         raise AdminError("nothing to set")
     for name in changes:
@@ -79,7 +80,7 @@ def setting(changes: Changes) -> Edit:
 
 
 def suspending(reason: str | None, account: str | None) -> Edit:
-    """A reason, or None to resume: for the tenant or for one service account."""
+    """Set a reason for suspension, or None to resume: for the tenant or for one service account."""
 
     def edit(document: Document) -> Changes:
         if account is None:
@@ -92,12 +93,12 @@ def suspending(reason: str | None, account: str | None) -> Edit:
 
 
 def topping_up(top_up: Document) -> Edit:
-    """One more item of `top_ups`."""
+    """Add an item to `top_ups`."""
     return lambda document: {"top_ups": [*_items(document, "top_ups"), dict(top_up)]}
 
 
 def adding_limit(selector: Selector, amount: int, further: Document, account: str | None) -> Edit:
-    """A general limit; one that counts the same gets the new amount and mode."""
+    """Add a general limit. If one counts the same, it gets the new amount and mode."""
 
     def add(document: Document, inner: Document) -> Changes:
         items = _items(inner, "limits")
@@ -114,7 +115,7 @@ def adding_limit(selector: Selector, amount: int, further: Document, account: st
 
 
 def removing_limit(selector: Selector, account: str | None) -> Edit:
-    """Takes out the one general limit that is selected."""
+    """Remove the one general limit that is selected."""
 
     def remove(document: Document, inner: Document) -> Changes:
         items = _items(inner, "limits")
@@ -129,7 +130,7 @@ def removing_limit(selector: Selector, account: str | None) -> Edit:
 
 
 def expired(document: Document, now: datetime) -> Changes:
-    """Top-ups that are over are dropped when a document is written anyway."""
+    """Drop top-ups that are over, when the document is written anyway."""
     items = document.get("top_ups")
     if not isinstance(items, (list, tuple)):
         return {}
@@ -145,7 +146,7 @@ def _over(item: object, now: datetime) -> bool:
 
 
 def _on(account: str | None, change: Callable[[Document, Document], Changes]) -> Edit:
-    """A change of the document, or of one service account's part of it."""
+    """Apply a change to the document, or to one service account's part of it."""
     if account is None:
         return lambda document: change(document, document)
     return lambda document: _with_account(document, account, lambda item: change(document, item))
@@ -157,7 +158,7 @@ def _with_account(document: Document, account: str, change: Callable[[Document],
     item = known if known is not None else {"name": account}
     changed = {name: value for name, value in {**item, **change(item)}.items() if value is not None}
     after = [changed if each is known else each for each in items] if known is not None else [*items, changed]
-    if changed.keys() == {"name"}:  # nothing but its name would free it of the terms that all others have
+    if changed.keys() == {"name"}:  # only its name left: such an item would free it of the terms of all others
         after.remove(changed)
     return {"service_accounts": after or None}
 
@@ -169,7 +170,7 @@ def _account_suspended(item: Document, reason: str | None, account: str) -> Chan
 
 
 def _seen_from(document: Document, inner: Document) -> Document:
-    """The mode that limits without one of their own have."""
+    """Return the part that gives its mode to limits without one of their own."""
     return inner if inner.get("mode") is not None else document
 
 

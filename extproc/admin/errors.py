@@ -1,9 +1,9 @@
-"""What an operator gets wrong."""
+"""Define the errors of an operator's input."""
 
 
 class AdminError(Exception):
-    """The request can't be carried out; the message names the field and the fix."""
+    """Report that the request can't be carried out; the message names the field and the fix."""
 
 
 class NotFoundError(AdminError):
-    """There is no such thing."""
+    """Report that the named tenant or limit does not exist."""

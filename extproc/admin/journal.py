@@ -1,4 +1,4 @@
-"""What waits to be written to the ledger, and what the ledger refused."""
+"""Show the entries that wait for the ledger, and those that the ledger refused."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ from extproc.ports.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """An entry that the ledger refused, and why; `entry` is None where the text can't be read.
+    """Describe an entry that the ledger refused, with the reason; `entry` is None if the text can't be read.
 
-    `written`: whether it is in the ledger now; None: nobody tried.
+    `written`: it is in the ledger now; None: not tried.
     """
 
     aside: Aside
@@ -24,25 +24,25 @@ class SetAside:
 
 
 class JournalAdmin:
-    """Use cases on the journal; holds no state of its own. Faults are `StoreError`."""
+    """Run use cases on the journal. Stateless. Raises `StoreError`."""
 
     def __init__(self, journal: Journal, ledger: Ledger) -> None:
         self._journal = journal
         self._ledger = ledger
 
     async def backlog(self) -> Backlog:
-        """How much waits, and for how long."""
+        """Return the number of waiting entries and the age of the oldest one."""
         return await self._journal.backlog()
 
     async def set_aside(self, at_most: int) -> list[SetAside]:
-        """What was set aside, oldest first."""
+        """Return the entries that were set aside, oldest first."""
         return [SetAside(each, _entry(each), each.reason) for each in await self._journal.aside(at_most)]
 
     async def write(self, at_most: int) -> list[SetAside]:
-        """Tries what was set aside once more, each by itself; what the ledger takes is set aside no longer.
+        """Retry each entry that was set aside. An entry that the ledger accepts is no longer set aside.
 
-        An entry that is in the ledger already changes nothing there. Raises where the ledger can't be reached:
-        what was not tried by then stays as it was.
+        An entry that is already in the ledger changes nothing there. Raise `StoreError` if the ledger can't be
+        reached; entries that were not tried by then stay set aside.
         """
         return [await self._write(each) for each in await self.set_aside(at_most)]
 
@@ -55,7 +55,7 @@ class JournalAdmin:
             if error.transient:
                 raise
             return SetAside(each.aside, each.entry, str(error), written=False)
-        # In this order: in between it is in both, and the next try finds it in the ledger.
+        # This order is safe: in between the entry is in both places, and the next try finds it in the ledger.
         await self._journal.forget_aside([each.aside.receipt])
         return SetAside(each.aside, each.entry, each.reason, written=True)
 

@@ -1,4 +1,4 @@
-"""Proposed limits, and the ledger replayed against them."""
+"""Replay the ledger against proposed limits."""
 
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ from extproc.core.quota.simulation import Report, Simulation, Toll, Who, shadow_
 from extproc.core.request.identity import TenantId
 from extproc.ports.tenants import Document
 
-# What defaults can say: they have no service accounts and nothing that ends.
+# The fields that defaults can have: no service accounts, and nothing that expires.
 _DEFAULT_FIELDS: Final = frozenset({*AMOUNTS, "limits", "mode", "shadows", "timezone", "unlimited", "note"})
 _TOLD_EVERY: Final = 5000
 
 
 @dataclass(slots=True)
 class Proposal:
-    """Proposed limits: of the tenants that are named, of those that keep their stored ones, of all others."""
+    """Hold proposed limits: of the named tenants, of tenants that keep their stored limits, and of all others."""
 
     defaults: Defaults
     named: Mapping[TenantId, Policy]
@@ -32,7 +32,7 @@ class Proposal:
     _others: dict[TenantId, Policy] = field(default_factory=dict)
 
     def policy(self, tenant: TenantId) -> Policy:
-        """What would bind the tenant. Stored limits that can't be used are noted in `problems`."""
+        """Return the tenant's proposed policy. Stored limits that can't be used are noted in `problems`."""
         found = self.named.get(tenant) or self._others.get(tenant)
         if found is None:
             found, problem = policy_of(self.stored.get(tenant), tenant, self.defaults)
@@ -42,14 +42,14 @@ class Proposal:
         return found
 
     def keep(self, documents: Sequence[Document]) -> None:
-        """Stored documents bind the tenants that nothing is proposed for."""
+        """Use stored documents for the tenants without a proposal."""
         self.stored = {TenantId(str(document.get("tenant_id", ""))): document for document in documents}
 
 
 def proposal_from(value: object, defaults: Defaults) -> Proposal:
-    """Reads `{default: ..., tenants: [...]}`, a list of documents, or one document.
+    """Read `{default: ..., tenants: [...]}`, a list of documents, or one document.
 
-    Raises `AdminError` with a line for each that can't be used.
+    Raise `AdminError` with a line for each that can't be used.
     """
     if isinstance(value, Mapping) and "tenant_id" not in value:
         _refuse_others(value, {"default", "tenants"}, "", "give 'tenant_id', or 'default' and 'tenants'")
@@ -78,7 +78,7 @@ def proposal_from(value: object, defaults: Defaults) -> Proposal:
 async def simulate(
     entries: AsyncIterable[Entry], proposal: Proposal, models: Models, progress: Callable[[int], None]
 ) -> Report:
-    """Replays entries, oldest admission first; `progress` is told now and then how many were taken."""
+    """Replay entries, oldest admission first. `progress` is called now and then with the number of entries."""
     simulation = Simulation(proposal.policy, models)
     taken = 0
     async for entry in entries:
@@ -90,7 +90,7 @@ async def simulate(
 
 
 async def shadowed(entries: AsyncIterable[Entry], progress: Callable[[int], None]) -> Report:
-    """What the shadow limits that were in force counted in truth, in the same form."""
+    """Report the denials that the active shadow limits really counted, in the same form."""
     report, taken = Report(), 0
     async for entry in entries:
         shadow_report(report, entry)
@@ -101,7 +101,7 @@ async def shadowed(entries: AsyncIterable[Entry], progress: Callable[[int], None
 
 
 def ranked(report: Report) -> list[tuple[Who, Toll]]:
-    """Who was denied, the most tokens first."""
+    """Return the denied callers, those with the most tokens first."""
     return sorted(
         report.tolls.items(),
         key=lambda row: (

@@ -1,4 +1,6 @@
-"""The admin's use cases, over ports. Faults are `StoreError`; what an operator gets wrong is `AdminError`."""
+"""Run the admin's use cases over ports. A store's failure is a `StoreError`, an operator's mistake an
+`AdminError`.
+"""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,15 +28,15 @@ from extproc.ports.tenants import Document, TenantStore
 
 __all__ = ["MAX_ROWS", "Admin", "AdminError", "By", "Explanation", "NotFoundError", "Ranked", "TenantView"]
 
-# Reports are read by people: who wants more than this is better served by a filter.
+# Reports are for people: a reader who wants more rows should use a filter.
 MAX_ROWS = 10_000
-# What `top` sums up, at most: one row is a service account, client IP and date, so this is some 100 MB.
+# The most rows that `top` sums. A row is one service account, client IP and date; this many take about 100 MB.
 _MAX_SUMMED = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What binds an identity now, and what is left. `known`: the tenant has limits of its own."""
+    """Hold the limits that bind an identity now, and their counts. `known`: the tenant has limits of its own."""
 
     insight: Insight
     known: bool
@@ -47,12 +49,12 @@ class Explanation:
 
     @property
     def states(self) -> tuple[BucketState, ...]:
-        """The buckets; those of limits that need a model or endpoint which was not named are left out."""
+        """Return the buckets. Leaves out limits that need a model or endpoint that was not named."""
         return tuple(state for _, state in self.insight.limits if state is not None)
 
 
 class By(StrEnum):
-    """What `top` sums up by."""
+    """Select the key by which `top` sums."""
 
     SERVICE_ACCOUNT = "service-account"
     CLIENT_IP = "client-ip"
@@ -61,7 +63,9 @@ class By(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The usage of one service account, client IP or tenant over all dates asked for; `price` as in `Entry`."""
+    """Hold the usage of one service account, client IP or tenant over all dates asked for; `price` as in
+    `Entry`.
+    """
 
     name: str
     usage: int
@@ -73,7 +77,7 @@ class Ranked:
 
 
 class Admin:
-    """Use cases; holds no state of its own. `limits` are those on tenants' limits."""
+    """Run use cases. Stateless. `limits` has those on tenants' limits."""
 
     def __init__(
         self,
@@ -97,42 +101,44 @@ class Admin:
         return await self.limits.views()
 
     async def tenant(self, tenant: str) -> TenantView:
-        """Raises `NotFoundError`."""
+        """Return one tenant. Raise `NotFoundError`."""
         return (await self.limits.detail(tenant)).view
 
     async def set_tenant(self, tenant: str, changes: dict[str, int | None]) -> tuple[TenantView, bool]:
-        """Sets some fields (None: it no longer binds); others stay. True where the tenant is new."""
+        """Set some fields (None: that limit no longer binds); others stay. Return True if the tenant is new."""
         return await self.limits.set(tenant, dict(changes))
 
     async def delete_tenant(self, tenant: str) -> None:
-        """Raises `NotFoundError`."""
+        """Delete a tenant's limits. Raise `NotFoundError`."""
         await self.limits.delete(tenant)
 
     async def apply(self, documents: Sequence[object], *, dry_run: bool) -> list[Planned]:
-        """Makes whole documents what binds their tenants: all, or none where one of them can't be used."""
+        """Replace the limits of tenants by whole documents: of all, or of none if one document can't be used."""
         planned = await plan(self._tenants, self._defaults, documents, self._now())
         if not dry_run:
             await carry_out(self._tenants, planned)
         return planned
 
     async def documents(self) -> list[Document]:
-        """All tenants' documents as they are stored."""
+        """Return all tenants' documents as they are stored."""
         return await self._tenants.documents()
 
     async def daily(self, wanted: UsageFilter, at_most: int = MAX_ROWS) -> list[DailyUsage]:
-        """Daily usage, newest first. Raises `AdminError` for a filter that can't fit anything."""
+        """Return daily usage, newest first. Raise `AdminError` for a filter that can't match anything."""
         return await self._reports.daily(checked_filter(wanted, self._ipv6_prefix), at_most)
 
     async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
-        """The ledger's entries, newest first. Raises as `daily`."""
+        """Return the ledger's entries, newest first. Raises as `daily`."""
         return await self._reports.entries(checked_filter(wanted, self._ipv6_prefix), at_most)
 
     def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
-        """The ledger, oldest admission first, however long. Raises as `daily`."""
+        """Yield the whole ledger, oldest admission first. Raises as `daily`."""
         return self._reports.replay(checked_filter(wanted, self._ipv6_prefix))
 
     async def top(self, wanted: UsageFilter, by: By, at_most: int) -> list[Ranked]:
-        """Who used the most, over all dates asked for. Raises `AdminError` where that is too much to sum up."""
+        """Return the largest users over all dates asked for. Raise `AdminError` if there are too many rows to
+        sum.
+        """
         days = await self._reports.daily(checked_filter(wanted, self._ipv6_prefix), _MAX_SUMMED + 1)
         if len(days) > _MAX_SUMMED:
             raise AdminError(f"more than {_MAX_SUMMED} days of usage to sum up: give dates or a tenant")
@@ -160,7 +166,7 @@ class Admin:
         model: str | None = None,
         endpoint: Endpoint | None = None,
     ) -> Explanation:
-        """Which limits bind this identity now: used, held, remaining, reset."""
+        """Return the limits that bind this identity now: used, held, remaining, reset."""
         account = ServiceAccount(named("service account", service_account))
         identity = Identity(tenant_id(tenant), account, address(client_ip, self._ipv6_prefix))
         subject = Subject(named("model", model) if model is not None else None, endpoint)
@@ -171,7 +177,7 @@ class Admin:
 
 
 def checked_filter(wanted: UsageFilter, ipv6_prefix: int = IPV6_PREFIX) -> UsageFilter:
-    """The filter in the form that usage is stored in. Raises `AdminError`."""
+    """Return the filter in the form in which usage is stored. Raise `AdminError`."""
     since, until = _date("since", wanted.since), _date("until", wanted.until)
     if since is not None and until is not None and since > until:
         raise AdminError(f"'since' ({since}) must not be after 'until' ({until})")
@@ -186,7 +192,7 @@ def _date(name: str, text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        # Python reads other forms of ISO 8601 too; usage is stored under this one.
+        # Python reads other forms of ISO 8601 too; usage is stored in this one.
         return date.fromisoformat(text).isoformat()
     except ValueError:
         raise AdminError(f"'{name}' must be a date such as 2026-01-31, not {text!r}") from None

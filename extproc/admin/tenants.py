@@ -1,4 +1,6 @@
-"""Tenants' limits: shown, set, suspended, topped up. Every edit is made on the document that stands, or again."""
+"""Show and edit tenants' limits. An edit is made on the current document; if the document changes, it is
+repeated.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from extproc.core.request.identity import Identity, ServiceAccount, TenantId
 from extproc.ports.base import ConflictError
 from extproc.ports.tenants import Document, TenantStore
 
-# Edits of people: who meets so many others at once would only meet more.
+# More attempts would not help against so many concurrent edits by people.
 _ATTEMPTS = 5
 NOTHING_RAISED: Final = "no limit of that scope, window, unit, model and endpoint"
 _STAY = "; to use the defaults, delete the tenant; to lift all limits, set it unlimited"
@@ -34,11 +36,12 @@ _STAY = "; to use the defaults, delete the tenant; to lift all limits, set it un
 
 @dataclass(frozen=True, slots=True)
 class TenantView:
-    """A tenant's limits as stored; `problem` says why they can't be used, if so.
+    """Describe a tenant's limits as stored; `problem` is the reason if they can't be used.
 
-    An amount that is no whole number of tokens is shown as the text of what is stored. `limits` is how many limits
-    of its own bind all of the tenant, the two short ones among them; `defaults` are the default ones that bind
-    beside them, as "service_account:12000/day". `on_store_failure` is what counts, its own or the default.
+    An amount that is no whole number of tokens is shown as its stored text. `limits` is the number of the tenant's
+    own limits that bind the whole tenant, the two short ones included. `defaults` are the default limits that bind
+    in addition, such as "service_account:12000/day". `on_store_failure` is the value in effect, its own or the
+    default.
     """
 
     tenant: str
@@ -54,7 +57,7 @@ class TenantView:
 
 @dataclass(frozen=True, slots=True)
 class TermsView:
-    """What one service account has of its own, beside limits."""
+    """Describe one service account's own terms, beside limits."""
 
     service_account: str
     unlimited: bool
@@ -63,7 +66,7 @@ class TermsView:
 
 @dataclass(frozen=True, slots=True)
 class TenantDetail:
-    """All that a tenant's document says; nothing but the document where it can't be used."""
+    """Describe everything in a tenant's document; only the document itself if it can't be used."""
 
     view: TenantView
     document: Document
@@ -73,7 +76,7 @@ class TenantDetail:
 
 
 class TenantLimits:
-    """The use cases; holds no state of its own. Names and values that can't be used raise `AdminError`."""
+    """Run the use cases. Stateless. Names and values that can't be used raise `AdminError`."""
 
     def __init__(self, tenants: TenantStore, defaults: Defaults, now: Callable[[], datetime]) -> None:
         self._tenants = tenants
@@ -85,7 +88,7 @@ class TenantLimits:
         return sorted(views, key=lambda view: view.tenant)
 
     async def detail(self, tenant: str) -> TenantDetail:
-        """Raises `NotFoundError`."""
+        """Return one tenant's details. Raise `NotFoundError`."""
         document = await self._tenants.document(tenant_id(tenant))
         if document is None:
             raise NotFoundError(f"tenant '{tenant}' has no limits of its own; the defaults bind it")
@@ -96,7 +99,9 @@ class TenantLimits:
         return TenantDetail(view, document, tuple(sources(document, policy)), _terms(policy), policy.top_ups)
 
     async def set(self, tenant: str, changes: dict[str, object]) -> tuple[TenantView, bool]:
-        """Sets fields of `edits.SETTABLE` (None: the field goes); others stay. True where the tenant is new."""
+        """Set fields of `edits.SETTABLE` (None: remove the field); others stay. Return True if the tenant is
+        new.
+        """
         change = edits.setting(changes)
 
         def edit(document: Document) -> edits.Changes:
@@ -104,14 +109,15 @@ class TenantLimits:
             after = policy_from(merged(document, made), self._defaults)
             field = unusable_field(after) if isinstance(after, BadDocument) else None
             if field in edits.SETTABLE and field not in made:
-                # Neither kept (the tenant would go on without limits of its own) nor dropped (nothing would bind).
+                # Keeping the field would leave the tenant without limits of its own; dropping it would leave
+                # nothing that binds.
                 raise AdminError(f"the stored '{field}' can't be used ({document.get(field)}): set it too")
             return made
 
         return await self._edit(tenant, edit)
 
     async def suspend(self, tenant: str, reason: str, account: str | None) -> tuple[TenantView, bool]:
-        """Nothing is admitted any more, for the tenant or one service account; callers read the reason."""
+        """Suspend the tenant or one service account: nothing is admitted any more. Callers read the reason."""
         return await self._edit(
             tenant, edits.suspending(named("reason", reason, "printable text"), _account(account))
         )
@@ -120,7 +126,7 @@ class TenantLimits:
         return await self._edit(tenant, edits.suspending(None, _account(account)), known=True)
 
     async def top_up(self, tenant: str, top_up: Mapping[str, object]) -> tuple[TenantView, bool]:
-        """Adds an item of `top_ups`; there must be a limit that it raises."""
+        """Add an item to `top_ups`. There must be a limit that it raises."""
         edit = edits.topping_up(top_up)
         until = top_up.get("until")
         if isinstance(until, datetime) and until <= self._now():
@@ -138,20 +144,20 @@ class TenantLimits:
     async def add_limit(
         self, tenant: str, selector: Selector, amount: int, further: Mapping[str, object], account: str | None
     ) -> tuple[TenantView, bool]:
-        """A general limit; one that counts the same gets the new amount. `further`: `shadows`, `note`."""
+        """Add a general limit. If one counts the same, it gets the new amount. `further`: `shadows`, `note`."""
         return await self._edit(tenant, edits.adding_limit(selector, amount, further, _account(account)))
 
     async def remove_limit(self, tenant: str, selector: Selector, account: str | None) -> tuple[TenantView, bool]:
-        """Raises `NotFoundError` where there is no such limit."""
+        """Remove a general limit. Raise `NotFoundError` if there is no such limit."""
         return await self._edit(tenant, edits.removing_limit(selector, _account(account)), known=True)
 
     async def delete(self, tenant: str) -> None:
-        """Raises `NotFoundError`."""
+        """Delete a tenant's limits. Raise `NotFoundError`."""
         if not await self._tenants.delete(tenant_id(tenant)):
             raise NotFoundError(f"tenant '{tenant}' has no limits of its own")
 
     async def _edit(self, tenant: str, edit: Edit, *, known: bool = False) -> tuple[TenantView, bool]:
-        """`known`: there must be a document already."""
+        """Edit the tenant's document. With `known`, raise `NotFoundError` if there is no document yet."""
         name = tenant_id(tenant)
         for _ in range(_ATTEMPTS):
             stored = await self._tenants.document(name)
@@ -169,7 +175,9 @@ class TenantLimits:
         raise AdminError(f"tenant '{tenant}' is being changed by others all the time: try again")
 
     def _check(self, document: Document, changes: edits.Changes) -> None:
-        """Nothing unusable is written; what was unusable before is for `problem` to tell."""
+        """Refuse changes that can't be used. A part that could not be used before is reported by `problem`
+        only.
+        """
         after = merged(document, changes)
         if isinstance(policy_from(after, self._defaults), BadDocument):
             beside = usable_part(document, self._defaults)
@@ -197,7 +205,7 @@ class TenantLimits:
 
 
 def version_of(document: Document) -> int | None:
-    """The version to write on; None where somebody else keeps something in that field that is none."""
+    """Return the version to write on; None if the field holds no version (another program uses it)."""
     version = document.get("version", 0)
     if isinstance(version, float) and version.is_integer():
         return int(version)
@@ -205,7 +213,7 @@ def version_of(document: Document) -> int | None:
 
 
 def policy_of(document: Document | None, tenant: TenantId, defaults: Defaults) -> tuple[Policy, str | None]:
-    """What binds the tenant, and why its document does not, if so."""
+    """Return the tenant's policy, and the reason if its document can't be used."""
     read = policy_from(document, defaults) if document is not None else defaults.policy(tenant)
     if isinstance(read, BadDocument):
         return defaults.policy(tenant), read.message
@@ -222,7 +230,7 @@ def _terms(policy: Policy) -> tuple[TermsView, ...]:
 
 
 def raises_any(policy: Policy, top_up: TopUp, now: datetime) -> bool:
-    """Whether there is a limit that the top-up raises now."""
+    """Return whether the top-up raises any limit now."""
     account = ServiceAccount(top_up.service_account or "")
     whom = Identity(policy.tenant, account, UNKNOWN_IP)
     if top_up.service_account is not None:
@@ -239,7 +247,7 @@ def _defaults_beside(document: Document, policy: Policy) -> tuple[str, ...]:
 
 
 def _brief(limit: Limit) -> str:
-    """As `tenant limit add` takes it, with what narrows it."""
+    """Format the limit for `tenant limit add`, followed by its filters."""
     further = (
         limit.unit.value if limit.unit is not Unit.TOKENS else "",
         f"model {limit.model}" if limit.model is not None else "",
@@ -250,7 +258,9 @@ def _brief(limit: Limit) -> str:
 
 
 def _shown(amount: object) -> int | str | None:
-    """A stored amount as a plain int: the driver's own number types are none, and old shells write doubles."""
+    """Return a stored amount as a plain int. The driver has number types of its own, and old shells write
+    doubles.
+    """
     if amount is None:
         return None
     whole = isinstance(amount, int) or (isinstance(amount, float) and amount.is_integer())
