@@ -1,6 +1,6 @@
-"""The command `tokenweir`: thin commands over the use cases.
+"""Define the command `tokenweir`: thin commands over the use cases.
 
-Exit codes: 0 done, 1 a fault (a store can't be reached, say), 2 wrong use (an option, a setting, a value),
+Exit codes: 0 done, 1 a fault (for example a store can't be reached), 2 wrong use (an option, a setting, a value),
 3 not found.
 """
 
@@ -43,10 +43,10 @@ app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate)
 
 
 def main() -> None:
-    """Runs the command; what a user did wrong is one line on stderr, never a traceback."""
+    """Run the command. A user's mistake becomes one line on stderr, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # Names that the terminal's encoding can't show are written out.
+            # Escape characters in names that the terminal's encoding can't show.
             stream.reconfigure(errors="backslashreplace")
     try:
         app()

@@ -1,4 +1,4 @@
-"""`tokenweir config check|show`."""
+"""Define `tokenweir config check|show`."""
 
 import typer
 import yaml
@@ -20,7 +20,7 @@ Examples:
 
 @app.command(epilog=_EXAMPLES)
 def check(context: typer.Context, json: Json = False) -> None:
-    """Check file and environment; each problem is named. Connects to nothing."""
+    """Check file and environment, and name each problem. Connects to nothing."""
     try:
         serving_settings_of(context)
     except SettingsError as error:

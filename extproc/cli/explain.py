@@ -1,4 +1,4 @@
-"""`tokenweir explain`."""
+"""Define `tokenweir explain`."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -41,7 +41,9 @@ def explain(
     tenant: Annotated[str, typer.Argument(help="The tenant.")],
     service_account: Annotated[str, typer.Argument(help="The service account.")],
     client_ip: Annotated[str, typer.Argument(help="The client IP.")] = UNKNOWN_IP,
-    model: Annotated[str | None, typer.Option(help="For this model: limits on models have counts then.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="For this model: needed for the counts of limits on models.")
+    ] = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -52,7 +54,7 @@ def explain(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show which limits bind an identity now: used, held, remaining, reset."""
+    """Show the limits that bind an identity now: used, held, remaining, reset."""
     refuse_memory("redis.url", settings_of(context).redis.url)
     kind = values.choice("--endpoint", endpoint, METERED) if endpoint is not None else None
     found = with_admin(

@@ -1,4 +1,4 @@
-"""Files that an operator gives: documents as YAML or JSON; `-` is stdin."""
+"""Read the files that an operator gives: documents as YAML or JSON; `-` is stdin."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ STDIN: Final = "-"
 
 
 def read_text(name: str) -> str:
-    """The file's text. Raises `AdminError`."""
+    """Return the file's text. Raise `AdminError`."""
     try:
         raw = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
         return raw.decode("utf-8-sig")
@@ -23,7 +23,7 @@ def read_text(name: str) -> str:
 
 
 def cause(error: Exception) -> str:
-    """Why a file could not be read, without its content."""
+    """Return the reason why a file could not be read, without its content."""
     if isinstance(error, OSError):
         return f"can't be read: {error.strerror or error}"
     return (
@@ -34,16 +34,16 @@ def cause(error: Exception) -> str:
 
 
 def read_value(name: str) -> object:
-    """What YAML or JSON says: of several YAML documents a list of what they say.
+    """Return the value of a YAML or JSON text; several YAML documents become a list.
 
-    A key that is given twice is refused: only one of its values would count. Raises `AdminError`.
+    A key that is given twice is refused: only one of its values would count. Raise `AdminError`.
     """
     text = read_text(name)
-    if text.lstrip()[:1] in ("{", "["):  # JSON is not quite YAML: numbers such as 1e5
+    if text.lstrip()[:1] in ("{", "["):  # YAML is no exact superset of JSON: numbers such as 1e5
         try:
             return json.loads(text, object_pairs_hook=_object)
         except (ValueError, RecursionError):
-            pass  # YAML's reader says where
+            pass  # YAML's reader names the place
     try:
         values = [value for value in yaml.load_all(text, _Loader) if value is not None]
     except yaml.MarkedYAMLError as error:
@@ -56,7 +56,7 @@ def read_value(name: str) -> object:
 
 
 def read_documents(names: Sequence[str]) -> list[object]:
-    """The documents of all files. Raises `AdminError`, also for a file that has none."""
+    """Return the documents of all files. Raise `AdminError`, also for a file without a document."""
     if names.count(STDIN) > 1:
         raise AdminError("stdin can be read once only: give '-' once")
     return [document for name in names for document in _documents(name)]
@@ -66,7 +66,7 @@ def _documents(name: str) -> list[object]:
     value = read_value(name)
     if not isinstance(value, list):
         return [value]
-    # Of several YAML documents each may be a list again.
+    # Each of several YAML documents may itself be a list.
     found = [inner for each in value for inner in (each if isinstance(each, list) else [each])]
     if not found:
         raise AdminError(f"{name}: there is no document in it")
@@ -81,10 +81,10 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice; YAML forbids it, PyYAML takes the last one."""
+    """Refuse a repeated key: YAML forbids it, but PyYAML takes the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Before anchors are merged: a key may be given beside the one that a merge brings.
+        # Check before anchors are merged: a key may override one that a merge brings.
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):

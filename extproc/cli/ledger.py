@@ -1,4 +1,4 @@
-"""`tokenweir ledger waiting|aside`."""
+"""Define `tokenweir ledger waiting|aside`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,14 +11,14 @@ from extproc.admin.service import MAX_ROWS
 from extproc.cli import output
 from extproc.cli.root import FAULT, Json, with_journal
 
-app = typer.Typer(help="What is on its way to the ledger.", no_args_is_help=True)
+app = typer.Typer(help="Entries that are not yet in the ledger.", no_args_is_help=True)
 
 _TEXT_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingRow:
-    """The answer of `ledger waiting --json`."""
+    """Hold the answer of `ledger waiting --json`."""
 
     waiting: int
     oldest_s: float
@@ -27,7 +27,7 @@ class WaitingRow:
 
 @dataclass(frozen=True, slots=True)
 class AsideRow:
-    """An element of `ledger aside --json`; `entry` is what the journal has, null where it is no JSON."""
+    """Hold an element of `ledger aside --json`; `entry` is the journal's JSON, null if the text is no JSON."""
 
     id: str
     tenant: str
@@ -52,7 +52,7 @@ Examples:
 """
 )
 def waiting(context: typer.Context, json: Json = False) -> None:
-    """Show how many entries wait to be written to the ledger, since when, and how many were set aside."""
+    """Show how many entries wait for the ledger, the age of the oldest one, and how many were set aside."""
     backlog = with_journal(context, lambda journal: journal.backlog())
     row = WaitingRow(backlog.waiting, round(backlog.oldest_s, 3), backlog.aside)
     if json:
@@ -77,15 +77,16 @@ Exit codes: 0 done, 1 something was refused again, or a store can't be reached, 
 def aside(
     context: typer.Context,
     write: Annotated[
-        bool, typer.Option("--write", help="Write them to the ledger again, now that the cause is mended.")
+        bool, typer.Option("--write", help="Write them to the ledger again, after the cause is corrected.")
     ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=MAX_ROWS, help="Entries at most.")] = 1000,
     json: Json = False,
 ) -> None:
-    """Show the entries that the ledger refused for good, and why, the oldest first.
+    """Show the entries that the ledger refused permanently, with the reason, oldest first.
 
-    They are charged, and missing in the ledger and in daily usage. With `--write` each is tried once more; what is
-    written is set aside no longer, and nothing is counted twice however often that is done.
+    They are charged to their limits, but are missing in the ledger and in daily usage. `--write` tries each of
+    them again. Entries that are written are no longer set aside. Nothing is counted twice, however often you
+    repeat it.
     """
     found = with_journal(context, lambda journal: journal.write(limit) if write else journal.set_aside(limit))
     rows = [_row(each) for each in found]

@@ -1,7 +1,7 @@
-"""The ledger as a file: JSON lines in MongoDB's extended JSON, as `mongoexport` and `usage export` write them.
+"""Read and write the ledger as a file: JSON lines in MongoDB's extended JSON, as `mongoexport` writes them.
 
-A file in the order of admission is read as a stream, however long. Any other one is read in that order by an index
-of its lines (16 bytes each while it is made, some 50 when it is sorted), at most `MAX_UNSORTED` of them.
+A file in the order of admission is read as a stream, however long. Any other file is sorted by an index of its
+lines (16 bytes per line while it is built, about 50 while it is sorted), at most `MAX_UNSORTED` lines.
 """
 
 from array import array
@@ -32,7 +32,7 @@ _MOST: Final = 2**53
 
 
 class _Number(msgspec.Struct, frozen=True):
-    """A number as canonical extended JSON has it, or strict JSON of old."""
+    """Hold a number of canonical extended JSON, or of the older strict JSON."""
 
     long: str | None = msgspec.field(name="$numberLong", default=None)
     int_: str | None = msgspec.field(name="$numberInt", default=None)
@@ -104,7 +104,7 @@ _MOMENTS: Final = msgspec.json.Decoder(_Moment)
 
 
 def line_of(entry: Entry) -> str:
-    """The entry as one line, as `mongoexport` writes it."""
+    """Return the entry as one line, as `mongoexport` writes it."""
     document = entry_document(entry)
     for name in ("admitted_at", "ended_at"):
         at = document[name].astimezone(UTC)
@@ -113,7 +113,7 @@ def line_of(entry: Entry) -> str:
 
 
 def read_ledger(name: str, wanted: UsageFilter) -> Iterator[Entry]:
-    """The file's entries, oldest admission first. Raises `AdminError`, which names the line."""
+    """Yield the file's entries, oldest admission first. Raise `AdminError`, which names the line."""
     path = Path(name)
     try:
         with path.open("rb") as file:
@@ -131,7 +131,7 @@ def read_ledger(name: str, wanted: UsageFilter) -> Iterator[Entry]:
 
 
 def _order(file: BinaryIO, name: str) -> list[tuple[int, int]] | None:
-    """Line numbers and offsets in the order of admission; None where they stand in it already."""
+    """Return line numbers and offsets in the order of admission; None if the file is in that order."""
     if not file.seekable():
         raise AdminError(f"{name}: must be a file, not a pipe: it is read twice")
     times, offsets, numbers = array("d"), array("Q"), array("Q")
@@ -198,7 +198,7 @@ def _entry(line: _Line, name: str, number: int) -> Entry:
         status=whole(line.status),
         admitted_at=_instant(line.admitted_at, name, number),
         ended_at=_instant(line.ended_at, name, number),
-        # Entries of the first version had no cost: what was held stands for it.
+        # Entries of the first version had no cost: use the hold instead.
         cost=Cost(whole(line.cost.prompt), whole(line.cost.output)) if line.cost is not None else Cost(0, held),
         shadow=line.shadow,
         price=whole(line.price),

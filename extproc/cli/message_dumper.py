@@ -1,4 +1,4 @@
-"""`tokenweir message-dumper`."""
+"""Define `tokenweir message-dumper`."""
 
 import asyncio
 import os
@@ -14,12 +14,12 @@ from extproc.settings.load import SettingsError
 if TYPE_CHECKING:
     from extproc.dumper.sinks import Sink
 
-app = typer.Typer(help="What takes the messages of KServe's inference logger.", no_args_is_help=True)
+app = typer.Typer(help="Receive the messages of KServe's inference logger.", no_args_is_help=True)
 
 
 @app.callback()
 def message_dumper() -> None:
-    """What takes the messages of KServe's inference logger."""
+    """Receive the messages of KServe's inference logger."""
 
 
 @app.command(
@@ -33,19 +33,20 @@ Examples:
 )
 def serve(
     listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where to listen; by default 127.0.0.1:8080.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Address to listen on; by default 127.0.0.1:8080.")
     ] = None,
     sink: Annotated[
-        str | None, typer.Option(metavar="stdout|s3|mongo", help="Where messages go; by default stdout.")
+        str | None, typer.Option(metavar="stdout|s3|mongo", help="Destination of messages; by default stdout.")
     ] = None,
     bodies: Annotated[
-        str | None, typer.Option(metavar="full|none", help="Leave bodies out, or don't; by default full.")
+        str | None,
+        typer.Option(metavar="full|none", help="Include bodies (full) or leave them out (none); by default full."),
     ] = None,
 ) -> None:
-    """Take CloudEvents of requests and answers, and print or store them, until SIGTERM or Ctrl-C; then drain.
+    """Receive CloudEvents of requests and answers, and print or store them, until SIGTERM or Ctrl-C; then drain.
 
-    Further settings are variables, TOKENWEIR_DUMPER_...: see docs/message-dumper.md. Bodies are what users wrote:
-    personal data. Needs `pip install 'tokenweir[dumper]'`.
+    Further settings are variables, TOKENWEIR_DUMPER_...: see docs/message-dumper.md. Bodies contain users' texts,
+    which are personal data. Needs `pip install 'tokenweir[dumper]'`.
     """
     try:
         settings = load(os.environ, {"listen": listen, "sink": sink, "bodies": bodies})
@@ -73,7 +74,7 @@ async def _run(settings: DumperSettings) -> int:
 
 
 def _sink(settings: DumperSettings) -> "Sink":
-    """Build the sink that the settings name. Import the driver of that sink alone."""
+    """Build the sink that the settings name. Import only that sink's driver."""
     if settings.sink == "s3":
         from extproc.dumper.s3 import S3Options, S3Sink
 

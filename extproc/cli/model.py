@@ -1,4 +1,4 @@
-"""`tokenweir model init|validate|render|explain|diff|canary|ui`."""
+"""Define `tokenweir model init|validate|render|explain|diff|canary|ui`."""
 
 import typer
 

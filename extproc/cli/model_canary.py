@@ -1,4 +1,6 @@
-"""`tokenweir model canary start|shift|promote|abort`: edits of the file, for Git to bring them to the cluster."""
+"""Define `tokenweir model canary start|shift|promote|abort`: edits of the file, which reach the cluster through
+Git.
+"""
 
 import difflib
 import sys
@@ -14,11 +16,12 @@ from extproc.onboarding.canary import canary_of
 from extproc.onboarding.layering import look, spell
 from extproc.terminal.tables import visible
 
-app = typer.Typer(help="A canary in the values file; comments and order stay.", no_args_is_help=True)
+app = typer.Typer(help="Edit a canary in the values file; comments and order stay.", no_args_is_help=True)
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
 Load = Annotated[
-    int, typer.Option("--primary-load", metavar="PERCENT", help="Requests that stay with the primary, 0 to 100.")
+    int,
+    typer.Option("--primary-load", metavar="PERCENT", help="Percentage of requests for the primary, 0 to 100."),
 ]
 
 
@@ -42,7 +45,7 @@ def start(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Begin a canary: another model, another image, or another tag of its image. Exit code 2 where one runs."""
+    """Begin a canary: another model, another image, or another tag of its image. Exit code 2 if one runs."""
     model_files.checked(chart)
 
     def edit(text: str) -> str:
@@ -77,7 +80,7 @@ def shift(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Give the canary more or fewer requests."""
+    """Change the share of requests that the canary gets."""
     model_files.checked(chart)
     _edit(
         file,
@@ -96,7 +99,7 @@ def promote(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Make the canary the primary: its model or image moves there, and no canary runs."""
+    """Make the canary the primary: the primary gets its model or image, and the canary ends."""
     model_files.checked(chart)
     _edit(
         file,
@@ -115,7 +118,7 @@ def abort(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """End the canary: the primary stays as it is, and gets everything."""
+    """End the canary: the primary stays as it is and gets all requests."""
     model_files.checked(chart)
     _edit(
         file,
@@ -134,7 +137,7 @@ def _edit(
     dry_run: bool,
     json: bool,
 ) -> None:
-    """Edits the file in place; stdin goes to stdout."""
+    """Edit the file in place; for stdin print the result to stdout."""
     before = files.load(file)
     after = edit(before)
     if file != files.STDIN and not dry_run and after != before:

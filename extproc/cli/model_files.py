@@ -1,4 +1,4 @@
-"""What the commands of `tokenweir model` share: options, and the model that a file has."""
+"""Share options between the commands of `tokenweir model`, and open the model of a file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,12 +21,13 @@ Chart = Annotated[
     str | None,
     typer.Option(
         metavar="|".join(charts.MODEL_CHARTS),
-        help="The chart. By default what the HelmRelease or the comment at the file's top says, or its keys tell.",
+        help="The chart. By default taken from the HelmRelease, the comment at the top, or the file's keys.",
         autocompletion=lambda: list(charts.MODEL_CHARTS),
     ),
 ]
 Release = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The release's name; of several HelmReleases in a file, which.")
+    str | None,
+    typer.Option(metavar="NAME", help="The release's name; selects one of several HelmReleases in a file."),
 ]
 Namespace = Annotated[
     str | None, typer.Option("--namespace", "-n", metavar="NAME", help="The release's namespace.")
@@ -37,19 +38,20 @@ Base = Annotated[
         "--base",
         "-b",
         metavar="FILE",
-        help="Values beneath: the platform's, or the HelmRelease that FILE is a patch of. May be repeated.",
+        help="Values below: the platform's, or the HelmRelease that FILE patches. May be repeated.",
     ),
 ]
 Helm = Annotated[
-    str | None, typer.Option(metavar="PROGRAM", help="The helm to render with; also TOKENWEIR_HELM, else PATH's.")
+    str | None,
+    typer.Option(metavar="PROGRAM", help="The helm program; by default TOKENWEIR_HELM, then the one on PATH."),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A model with what the options say of it.
+    """Hold a model with the values of the options.
 
-    `below`: the values beneath its own. `partial`, `elsewhere`: as of a model, of all of it together.
+    `below`: the values below its own. `partial`, `elsewhere`: as in `files.Model`, for all layers together.
     """
 
     model: files.Model
@@ -62,12 +64,12 @@ class Opened:
 
     @property
     def values(self) -> dict[str, Any]:
-        """Its own over those beneath."""
+        """Return its own values over those below."""
         return overlaid(self.below, self.model.values)
 
 
 def checked(chart: str | None) -> str | None:
-    """The option's value. Raises `OnboardingError` for a name that is none."""
+    """Return the option's value. Raise `OnboardingError` for an unknown chart."""
     if chart is not None:
         charts.chart_path(chart)
     return chart
@@ -80,13 +82,13 @@ def opened(
     namespace: str | None = None,
     base: list[str] | None = None,
 ) -> Opened:
-    """The model as it is rendered: what an option says wins over what the file says, and that over a base."""
+    """Return the model as it is rendered: an option overrides the file, and the file overrides a base."""
     beneath = [files.one(files.load(name), name, chart, release or model.release) for name in base or ()]
     below: dict[str, Any] = {}
     for each in beneath:
         below = overlaid(below, each.values)
     told = next((each.chart for each in (model, *reversed(beneath)) if each.told), None)
-    # A base that only names a canary's chart by its keys tells it too.
+    # The keys of a base can also show that it uses a chart with canaries.
     guessed = next((each.chart for each in (model, *beneath) if each.chart == charts.WITH_CANARY), model.chart)
     names = [each.release for each in (model, *reversed(beneath)) if each.release]
     places = [each.namespace for each in (model, *reversed(beneath)) if each.namespace]
@@ -102,7 +104,7 @@ def opened(
 
 
 def _is_whole(base: files.Model) -> bool:
-    """Whether a patch on top of it lacks nothing: the platform's values alone don't make a model."""
+    """Return whether a patch on this base is complete: the platform's values alone are no model."""
     return (base.helmrelease and not base.partial) or "inferenceservice" in base.values
 
 
@@ -113,7 +115,7 @@ def open_file(
     namespace: str | None = None,
     base: list[str] | None = None,
 ) -> Opened:
-    """The one model of a file. Raises `OnboardingError`."""
+    """Return the one model of a file. Raise `OnboardingError`."""
     if [file, *(base or [])].count(files.STDIN) > 1:
         raise OnboardingError("stdin can be read once only: give '-' once")
     model = files.one(files.load(file), file, checked(chart), release)

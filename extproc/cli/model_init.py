@@ -1,4 +1,4 @@
-"""`tokenweir model init`: from nothing to a values file, by flags or by questions."""
+"""Define `tokenweir model init`: write a new values file, by flags or by questions."""
 
 import shlex
 import sys
@@ -29,22 +29,24 @@ Examples:
 
 def init(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The release's name. Without: asks.")
+        str | None, typer.Argument(metavar="[NAME]", help="The release's name. Without it, the command asks.")
     ] = None,
     kind: Annotated[
-        Kind | None, typer.Option(help="What serves it. By default as the storage or the image tells.")
+        Kind | None, typer.Option(help="The server's kind. By default derived from the storage or the image.")
     ] = None,
     storage: Annotated[
-        str | None, typer.Option(metavar="URI", help="Where it is: hf://, s3://, gs://, pvc://.")
+        str | None, typer.Option(metavar="URI", help="The model's address: hf://, s3://, gs://, pvc://.")
     ] = None,
     image: Annotated[str | None, typer.Option(help="An image of your own.")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, max=64, help="GPUs per pod; LLMs: 1.")] = None,
     cpu: Annotated[str | None, typer.Option(help="CPU per pod; LLMs: 4, otherwise 1.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory per pod; LLMs: 24Gi, otherwise 2Gi.")] = None,
-    replicas: Annotated[int, typer.Option(min=1, max=1000, help="Pods, the fewest.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, max=1000, help="Minimum number of pods.")] = 1,
     max_replicas: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="Pods, the most; without a target on a queue (LLMs) or CPU."),
+        typer.Option(
+            min=1, max=1000, help="Maximum number of pods; without a target, scales on the queue (LLMs) or CPU."
+        ),
     ] = None,
     target_cpu: Annotated[int | None, typer.Option(min=1, help="Scale on CPU, percent of the request.")] = None,
     target_memory: Annotated[int | None, typer.Option(min=1, help="Scale on memory, percent.")] = None,
@@ -57,8 +59,10 @@ def init(
     audience: Annotated[
         list[str] | None, typer.Option(help="Audience that tokens must have; may be repeated.")
     ] = None,
-    requests_per_sa: Annotated[int | None, typer.Option(min=0, help="A minute, per service account.")] = None,
-    requests_per_ip: Annotated[int | None, typer.Option(min=0, help="A minute, per client IP.")] = None,
+    requests_per_sa: Annotated[
+        int | None, typer.Option(min=0, help="Requests per minute and service account.")
+    ] = None,
+    requests_per_ip: Annotated[int | None, typer.Option(min=0, help="Requests per minute and client IP.")] = None,
     tokens: Annotated[
         list[str] | None,
         typer.Option(metavar="SCOPE:AMOUNT/WINDOW", help="Token limit of this model; may be repeated."),
@@ -67,11 +71,13 @@ def init(
         str | None, typer.Option(metavar="URI", help="A canary's model, to begin with.")
     ] = None,
     canary_image: Annotated[str | None, typer.Option(help="A canary's image, to begin with.")] = None,
-    primary_load: Annotated[int, typer.Option(min=0, max=100, help="Percent that stays with the primary.")] = 90,
+    primary_load: Annotated[
+        int, typer.Option(min=0, max=100, help="Percentage of requests for the primary.")
+    ] = 90,
     chart: model_files.Chart = None,
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="The release's namespace.")] = "default",
     helmrelease: Annotated[
-        bool, typer.Option("--helmrelease", help="A Flux HelmRelease around the values.")
+        bool, typer.Option("--helmrelease", help="Write a Flux HelmRelease with the values.")
     ] = False,
     out: Annotated[
         str | None,
@@ -79,12 +85,12 @@ def init(
             "--output", "-o", metavar="FILE", help="By default values.yaml, a HelmRelease NAME.yaml; `-`: stdout."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a model's values file. Asks, in a terminal, where no name is given.
+    """Write a model's values file. Without a name, asks questions in a terminal.
 
-    The file has what was asked for and nothing that is the default. It is checked, and what comes next is said.
+    The file has only the values that you gave, without defaults. The command checks it and prints the next steps.
     """
     given: dict[str, Any] = {
         "name": name,
@@ -116,7 +122,7 @@ def init(
         if not sys.stdin.isatty():
             raise OnboardingError("the model needs a name: tokenweir model init NAME --storage hf://org/model")
         if out or not helmrelease:
-            writing.free(out or "values.yaml", force=force)  # before twenty questions, not after
+            writing.free(out or "values.yaml", force=force)  # before twenty questions, not after them
         answers = drafting.answers_from(model_wizard.asked(given))
     else:
         answers = drafting.answers_from(_with_defaults(given))
@@ -134,7 +140,7 @@ def init(
 
 
 def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
-    """What pods need is suggested by kind: KServe's own default of 1 CPU and 2Gi is too small for an LLM."""
+    """Suggest CPU and memory by kind: KServe's own default of 1 CPU and 2Gi is too small for an LLM."""
     answers = drafting.answers_from(given)
     suggested = {
         question.name: question.suggestion({"kind": answers.kind})
@@ -147,7 +153,7 @@ def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
 def _problems(text: str, answers: Answers, file: str) -> list[Problem]:
     model = files.one(text, file)
     try:
-        # The platform's values are elsewhere: what only they can say is not asked of a new file.
+        # The platform's values are in another place, so don't report values that only they can set.
         return checking.problems(model.chart, model.values, answers.name, answers.namespace, elsewhere=True)
     except PartMissing as missing:
         output.note(f"Not checked: {missing}")

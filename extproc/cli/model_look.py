@@ -1,4 +1,4 @@
-"""`tokenweir model render|explain|diff`: what a file makes, and for what reason."""
+"""Define `tokenweir model render|explain|diff`: show a file's objects, and the values behind them."""
 
 import subprocess
 from collections.abc import Mapping
@@ -53,12 +53,12 @@ def render(
     release: model_files.Release = None,
     namespace: model_files.Namespace = None,
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there instead of to stdout.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")
     ] = None,
     helm: model_files.Helm = None,
     json: Json = False,
 ) -> None:
-    """Print the objects that a file makes, as Helm would install them. Needs helm, and no cluster."""
+    """Print the objects of a file, as Helm would install them. Needs helm, and no cluster."""
     opened = model_files.open_file(file, chart, release, namespace, base)
     text = runner.render(opened.chart, opened.values, opened.release, opened.namespace, helm)
     objects = runner.objects(text)
@@ -81,9 +81,9 @@ def explain(
     helm: model_files.Helm = None,
     json: Json = False,
 ) -> None:
-    """Show each object that a file makes, and the values that it is there for.
+    """Show each object of a file, and the values that it depends on.
 
-    Found by rendering the file without each value in turn, so that it can't be out of date. Needs helm.
+    Renders the file without each value in turn, so the result always matches the chart. Needs helm.
     """
     opened = model_files.open_file(file, chart, release, namespace, base)
     place = (opened.release, opened.namespace, helm)
@@ -123,17 +123,17 @@ def diff(
     old: Annotated[str, typer.Argument(metavar="FILE", help="A values file, or a Flux HelmRelease.")],
     new: Annotated[str | None, typer.Argument(metavar="[NEW]", help="The file to compare with.")] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="REV", help="Compare FILE with what it is at this revision of Git.")
+        str | None, typer.Option(metavar="REV", help="Compare FILE with its content at this revision of Git.")
     ] = None,
     base: model_files.Base = None,
     chart: model_files.Chart = None,
     release: model_files.Release = None,
     namespace: model_files.Namespace = None,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit code 1 where something differs.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with code 1 if something differs.")] = False,
     helm: model_files.Helm = None,
     json: Json = False,
 ) -> None:
-    """Show what differs in the objects of two files, or of one file and its past in Git. Needs helm."""
+    """Show the differences between the objects of two files, or of a file and its past in Git. Needs helm."""
     if (new is None) == (against is None):
         raise OnboardingError("compare with what? Give a second file, or --against a revision of Git")
     model_files.checked(chart)
@@ -168,7 +168,7 @@ def _print(found: list[Difference]) -> None:
 
 
 def _at_revision(file: str, revision: str) -> str:
-    """The file's text at a revision of Git. Raises `OnboardingError`."""
+    """Return the file's text at a revision of Git. Raise `OnboardingError`."""
     path = Path(file)
     if file == files.STDIN:
         raise OnboardingError("--against needs a file: stdin has no past")

@@ -1,4 +1,4 @@
-"""`tokenweir model ui`."""
+"""Define `tokenweir model ui`."""
 
 import os
 import sys
@@ -33,15 +33,15 @@ def ui(
     release: Release = None,
     namespace: Namespace = None,
     base: Base = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
     helm: Helm = None,
 ) -> None:
-    """Fill in a model's values in a form, in your browser, and see at once what they make.
+    """Fill in a model's values in a form in your browser, with a live preview of the rendering.
 
-    It gives files: values.yaml, the rendered objects, a Flux HelmRelease, a patch for `git apply`. It writes none
-    itself and never talks to a cluster. Served on 127.0.0.1 until Ctrl-C, to who has the address with its key.
-    Needs `pip install 'tokenweir[models]'`.
+    The form offers files: values.yaml, the rendered objects, a Flux HelmRelease, a patch for `git apply`. It
+    writes no file itself and never talks to a cluster. It listens on 127.0.0.1 until Ctrl-C; the printed address
+    has its access key. Needs `pip install 'tokenweir[models]'`.
     """
     from extproc.onboarding.errors import OnboardingError, PartMissing
 
@@ -68,11 +68,11 @@ def ui(
 
 
 def _nothing() -> files.Model:
-    """What is opened where there is no file yet."""
+    """Return an empty model, for a start without a file."""
     return files.one(f"# chart {WITH_CANARY}\n{{}}\n", "a new file")
 
 
 def _has_window() -> bool:
-    """Without a desktop, Python would start a text browser in this terminal."""
+    """Return whether there is a desktop. Without one, Python would start a text browser in this terminal."""
     named = any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
     return named or sys.platform in {"darwin", "win32"}

@@ -1,4 +1,4 @@
-"""`tokenweir model validate`."""
+"""Define `tokenweir model validate`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -28,7 +28,7 @@ INVALID = 1
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """On one model of a file. `unrendered`: why it could not be. `unread`: it could not even be read."""
+    """Hold the result for one model of a file. `unrendered`: why it could not be rendered; `unread`: or read."""
 
     file: str
     release: str | None
@@ -53,20 +53,20 @@ def validate(
     namespace: model_files.Namespace = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
     render: Annotated[
-        bool, typer.Option("--render/--no-render", help="Render what has no error, where there is a helm.")
+        bool, typer.Option("--render/--no-render", help="Render files without errors, if helm is installed.")
     ] = True,
     helm: model_files.Helm = None,
     json: Json = False,
 ) -> None:
-    """Check values: by the chart's schema, by rules, and by rendering them. Needs no cluster.
+    """Check values by the chart's schema, by rules, and by rendering them. Needs no cluster.
 
-    Exit code 1 where there are errors, 2 where a file can't be read. Needs `pip install 'tokenweir[models]'`.
+    Exit code 1 if there are errors, 2 if a file can't be read. Needs `pip install 'tokenweir[models]'`.
     """
     model_files.checked(chart)
     if [*file, *(base or [])].count(files.STDIN) > 1:
         raise OnboardingError("stdin can be read once only: give '-' once")
     for name in (each for each in base or () if each != files.STDIN):
-        files.models(files.load(name), name, chart)  # a base that can't be read is no fault of a file
+        files.models(files.load(name), name, chart)  # an unreadable base is no problem of a file
     verdicts = [
         each for name in file for each in _verdicts(name, base, chart, release, namespace, helm, render=render)
     ]

@@ -1,4 +1,4 @@
-"""The questions of `tokenweir model init`, on stderr; the answers from stdin."""
+"""Ask the questions of `tokenweir model init` on stderr, and read the answers from stdin."""
 
 import sys
 from typing import Any, Final
@@ -14,7 +14,7 @@ _YES: Final = {"y": True, "yes": True, "n": False, "no": False}
 
 
 def asked(given: dict[str, Any]) -> dict[str, Any]:
-    """The answers, on top of what was given. Raises `OnboardingError` where nobody answers any more."""
+    """Return the answers, added to those that were given. Raise `OnboardingError` if stdin ends."""
     output.note("Enter takes what stands in brackets, '-' is none; Ctrl-C ends it and writes nothing.")
     answers = {**given}
     topic = ""
@@ -29,7 +29,7 @@ def asked(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ask(question: Question, answers: dict[str, Any]) -> object:
-    """Asks until there is an answer that can be used."""
+    """Ask until there is a usable answer."""
     suggestion = question.suggestion(answers)
     for number, (choice, about) in enumerate(question.choices.items(), 1):
         typer.echo(f"  {number:>2} {choice:<12} {about}", err=True)

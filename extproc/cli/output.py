@@ -1,4 +1,4 @@
-"""Tables for people, JSON for programs."""
+"""Print tables for people and JSON for programs."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -10,22 +10,22 @@ from extproc.terminal.tables import print_table, visible
 
 
 def as_json(value: object) -> None:
-    """Prints one JSON document."""
+    """Print one JSON document."""
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def json_line(value: object) -> str:
-    """JSON on one line."""
+    """Return the value as JSON on one line."""
     return msgspec.json.encode(value).decode()
 
 
 def instant(at: datetime) -> str:
-    """In UTC, to the second."""
+    """Format an instant in UTC, to the second."""
     return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def as_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Prints a table. Without rows, prints `empty` to stderr."""
+    """Print a table. Without rows, print `empty` to stderr."""
     lines = list(rows)
     if lines:
         print_table(columns, lines)
@@ -34,5 +34,5 @@ def as_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: st
 
 
 def note(text: str) -> None:
-    """Prints a line that is not part of the result, to stderr."""
+    """Print a line to stderr that is not part of the result."""
     typer.echo(visible(text), err=True)

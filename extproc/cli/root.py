@@ -1,4 +1,4 @@
-"""The root command: options that stand before every command, and what commands share."""
+"""Define the root command: the options before every command, and the functions that commands share."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +23,7 @@ FAULT, WRONG_USE, NOT_FOUND = 1, 2, 3
 
 
 class _Root(TyperGroup):
-    """All commands: what a user reads of a wrong value has nothing of the library that found it wrong."""
+    """Group all commands. Messages about a wrong value never mention the library that found it."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -74,25 +74,25 @@ def root(
 
 
 def settings_of(context: typer.Context) -> Settings:
-    """The settings that the root's --config names. Raises `SettingsError`."""
+    """Return the settings of the root's --config. Raise `SettingsError`."""
     path: Path | None = context.find_root().obj
     return load(path)
 
 
 def serving_settings_of(context: typer.Context) -> Settings:
-    """The same, for a process that serves: plaintext that others can reach is refused."""
+    """Return the settings of a process that serves: plaintext that others can reach is refused."""
     path: Path | None = context.find_root().obj
     return load_to_serve(path)
 
 
 def refuse_memory(name: str, url: StoreURL) -> None:
-    """Raises `SettingsError` where the store is inside another process: our own, empty one would be believed."""
+    """Raise `SettingsError` for a store in memory: this process would have an empty one of its own."""
     if url.in_memory:
         raise SettingsError(f"{name}: memory:// is inside the serving process; this command can't see it")
 
 
 def with_admin(context: typer.Context, use: Callable[[Admin], Awaitable[T]]) -> T:
-    """Runs one use case against the stores that the settings name."""
+    """Run one use case on the stores of the settings."""
     settings = settings_of(context)
     refuse_memory("mongo.url", settings.mongo.url)
 
@@ -104,7 +104,7 @@ def with_admin(context: typer.Context, use: Callable[[Admin], Awaitable[T]]) -> 
 
 
 def with_journal(context: typer.Context, use: Callable[[JournalAdmin], Awaitable[T]]) -> T:
-    """Runs one use case on what waits to be written to the ledger."""
+    """Run one use case on the entries that wait for the ledger."""
     settings = settings_of(context)
     refuse_memory("redis.url", settings.redis.url)
     refuse_memory("mongo.url", settings.mongo.url)

@@ -1,4 +1,4 @@
-"""`tokenweir serve`."""
+"""Define `tokenweir serve`."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""`tokenweir simulate`, and what it shares with `usage shadow`."""
+"""Define `tokenweir simulate`, and share its report with `usage shadow`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -57,11 +57,11 @@ def simulate(
     top: Top = 20,
     json: Json = False,
 ) -> None:
-    """Replay the ledger against proposed limits: who would have been denied, when, how many tokens.
+    """Replay the ledger against proposed limits: show the denied callers, the times and the tokens.
 
-    Tenants that nothing is proposed for keep their stored limits; with `--ledger`, which asks no store, the file's
-    default or that of the settings. Nothing is changed. Counting starts with the first request that is replayed,
-    so give whole windows.
+    Tenants without a proposal keep their stored limits. With `--ledger` no store is asked, and they get the
+    default of the file or of the settings. Nothing is changed. Counting starts with the first replayed request, so
+    give whole windows.
     """
     settings = settings_of(context)
     wanted = checked_filter(UsageFilter(tenant, None, None, since, until))
@@ -84,7 +84,7 @@ def simulate(
 
 
 def report_shadows(context: typer.Context, wanted: UsageFilter, ledger: str | None) -> Report:
-    """What shadow limits counted in truth."""
+    """Return the denials that shadow limits really counted."""
     wanted = checked_filter(wanted)
 
     async def run(entries: AsyncIterator[Entry]) -> Report:
@@ -97,7 +97,9 @@ def report_shadows(context: typer.Context, wanted: UsageFilter, ledger: str | No
 
 
 def print_report(report: Report, top: int, *, json: bool, newly: bool) -> None:
-    """The sums, and who was denied. `newly`: with those that were denied in truth and would not be."""
+    """Print the sums and the denied callers. `newly`: also requests that were really denied and would be
+    admitted.
+    """
     sums = {
         "requests": report.requests,
         "tokens": report.tokens,
@@ -145,7 +147,7 @@ def _note_problems(proposal: Proposal) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int], None]]:
-    """On a terminal a line on stderr that counts; elsewhere nothing."""
+    """Show a counter on stderr if it is a terminal; else nothing."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _: None

@@ -1,4 +1,4 @@
-"""`tokenweir tenant list|show|set|delete|suspend|resume|top-up|apply`."""
+"""Define `tokenweir tenant list|show|set|delete|suspend|resume|top-up|apply`."""
 
 import sys
 from datetime import UTC, datetime
@@ -50,9 +50,9 @@ Examples:
 """
 )
 def show(context: typer.Context, tenant: Name, json: Json = False) -> None:
-    """Show all limits that bind one tenant. With --json its whole document, as `tenant apply` reads it.
+    """Show all limits that bind one tenant. --json prints its whole document, which `tenant apply` can read.
 
-    Exit code 3 where it has none of its own.
+    Exit code 3 if it has no limits of its own.
     """
     detail = with_admin(context, lambda admin: admin.limits.detail(tenant))
     if json:
@@ -99,10 +99,8 @@ def set_(
             "--ip-per-minute", "Requests a minute per client IP; in documents `ratelimitIPPerMinute`.", "REQUESTS"
         ),
     ] = None,
-    mode: Annotated[
-        DocumentMode | None, typer.Option(help="How limits without a mode of their own admit.")
-    ] = None,
-    shadows: Annotated[Mode | None, typer.Option(help="With `--mode shadow`: which mode it tries out.")] = None,
+    mode: Annotated[DocumentMode | None, typer.Option(help="Mode of limits without a mode of their own.")] = None,
+    shadows: Annotated[Mode | None, typer.Option(help="With `--mode shadow`: the mode that it tries out.")] = None,
     timezone: Annotated[
         str | None, typer.Option(metavar="ZONE|none", help="IANA time zone of the windows.")
     ] = None,
@@ -112,20 +110,20 @@ def set_(
     ] = None,
     unlimited: Annotated[
         bool | None,
-        typer.Option("--unlimited/--limited", help="Whether the defaults leave the tenant alone."),
+        typer.Option("--unlimited/--limited", help="Exempt the tenant from the default limits, or not."),
     ] = None,
     on_store_failure: Annotated[
         str | None,
         typer.Option(
             metavar="deny|allow|none",
-            help="While Redis can't be asked: refuse, or let each replica admit a share of the limits.",
+            help="If Redis is unavailable: deny, or let each replica admit a share of the limits.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Set limits; the ones not named stay. In effect on every replica within 5 seconds.
+    """Set limits; all others stay. Takes effect on every replica within 5 seconds.
 
-    Creates the tenant where there is none.
+    Creates the tenant if it does not exist.
     """
     amounts = {
         "sa_limit": ("--sa-limit", sa_limit, "tokens"),
@@ -166,13 +164,13 @@ Examples:
 def suspend(
     context: typer.Context,
     tenant: Name,
-    reason: Annotated[str, typer.Option(help="Callers read it in the answer.")],
+    reason: Annotated[str, typer.Option(help="The reason that callers read in the answer.")],
     service_account: Account = None,
     json: Json = False,
 ) -> None:
-    """Admit nothing any more, until `tenant resume`. In effect on every replica within 5 seconds.
+    """Stop admitting requests until `tenant resume`. Takes effect on every replica within 5 seconds.
 
-    Creates the tenant where there is none: its limits stay the default ones.
+    Creates the tenant if it does not exist; the default limits then still apply to it.
     """
     done = with_admin(context, lambda admin: admin.limits.suspend(tenant, reason, service_account))
     print_edited(tenant, done, json)
@@ -200,28 +198,28 @@ Examples:
 def top_up(
     context: typer.Context,
     tenant: Name,
-    amount: Annotated[int, typer.Option(min=1, help="How much more.")],
+    amount: Annotated[int, typer.Option(min=1, help="Amount to add.")],
     until: Annotated[
-        str, typer.Option(metavar="INSTANT|+TIME", help="When it ends: 2026-03-01T00:00Z, +2h, +3d.")
+        str, typer.Option(metavar="INSTANT|+TIME", help="End of the top-up: 2026-03-01T00:00Z, +2h, +3d.")
     ],
-    scope: Annotated[Scope, typer.Option(help="Scope of the limits that it raises.")] = Scope.SERVICE_ACCOUNT,
+    scope: Annotated[Scope, typer.Option(help="Scope of the limits to raise.")] = Scope.SERVICE_ACCOUNT,
     window: Annotated[Window, typer.Option(help="Their window.")] = Window.DAY,
     unit: Annotated[Unit, typer.Option(help="Their unit.")] = Unit.TOKENS,
-    model: Annotated[str | None, typer.Option(metavar="GLOB", help="Their model, where they have one.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="GLOB", help="Their model, if they have one.")] = None,
     endpoint: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KIND",
-            help="Their kinds of endpoint, all of them, where they have some; may be repeated.",
+            help="All of their kinds of endpoint, if they have some; may be repeated.",
             autocompletion=values.endpoint_names,
         ),
     ] = None,
     service_account: Account = None,
     json: Json = False,
 ) -> None:
-    """Raise limits for a while. Top-ups that are over are dropped from the document.
+    """Raise limits until an instant. Expired top-ups are removed from the document.
 
-    Creates the tenant where there is none: its limits stay the default ones.
+    Creates the tenant if it does not exist; the default limits then still apply to it.
     """
     item: dict[str, object] = {
         "scope": scope.value,
@@ -256,9 +254,10 @@ def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     json: Json = False,
 ) -> None:
-    """Make documents what binds their tenants: fields that a document does not have go.
+    """Replace tenants' documents: a field that is missing in the new document is removed.
 
-    Those of all files are checked first: where one can't be used, none is written. Other tenants stay.
+    The documents of all files are checked first. If one can't be used, none is written. Other tenants stay
+    unchanged.
     """
     documents = read_documents(file)
     planned = with_admin(context, lambda admin: admin.apply(documents, dry_run=dry_run))
@@ -280,7 +279,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Delete a tenant's limits: the defaults bind it then. Its usage and ledger stay."""
+    """Delete a tenant's limits: the defaults then apply to it. Its usage and ledger stay."""
     if not yes:
         _ask(tenant)
     with_admin(context, lambda admin: admin.delete_tenant(tenant))
@@ -291,7 +290,7 @@ def delete(
 
 
 def _ask(tenant: str) -> None:
-    # On stderr: stdout is the result's. No answer (nobody there) is a no.
+    # Ask on stderr, because stdout is for the result. No answer (nobody there) means no.
     typer.echo(visible(f"Delete the limits of tenant '{tenant}'? [y/N]: "), err=True, nl=False)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise AdminError("nothing was deleted; --yes deletes without asking")

@@ -1,4 +1,4 @@
-"""`tokenweir tenant limit add|remove`."""
+"""Define `tokenweir tenant limit add|remove`."""
 
 from typing import Annotated
 
@@ -14,8 +14,8 @@ from extproc.core.quota.policies import METERED, DocumentMode
 app = typer.Typer(help="Limits in their general form.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
-Count = Annotated[Unit, typer.Option("--unit", help="What it counts.")]
-Model = Annotated[str | None, typer.Option("--model", metavar="GLOB", help="Only models that this names.")]
+Count = Annotated[Unit, typer.Option("--unit", help="Unit that it counts.")]
+Model = Annotated[str | None, typer.Option("--model", metavar="GLOB", help="Only models that match this name.")]
 Kinds = Annotated[
     list[str] | None,
     typer.Option(
@@ -27,7 +27,7 @@ Kinds = Annotated[
 ]
 Account = Annotated[
     str | None,
-    typer.Option("--service-account", "--sa", help="Of this service account, in place of the tenant's."),
+    typer.Option("--service-account", "--sa", help="A limit of this service account, instead of the tenant's."),
 ]
 
 
@@ -52,18 +52,18 @@ def add(
     model: Model = None,
     endpoint: Kinds = None,
     mode: Annotated[
-        DocumentMode | None, typer.Option("--mode", help="How it admits; by default as the tenant's mode says.")
+        DocumentMode | None, typer.Option("--mode", help="Rule of admission; by default the tenant's mode.")
     ] = None,
     shadows: Annotated[
-        Mode | None, typer.Option("--shadows", help="With `--mode shadow`: which mode it tries out.")
+        Mode | None, typer.Option("--shadows", help="With `--mode shadow`: the mode that it tries out.")
     ] = None,
     service_account: Account = None,
     json: Json = False,
 ) -> None:
-    """Add a limit. One that counts the same gets the new amount; the counts in its buckets stay.
+    """Add a limit. If one counts the same, it gets the new amount; its counts stay.
 
-    Creates the tenant where there is none. The default limits on tokens go once it has one of its own that binds
-    all requests.
+    Creates the tenant if it does not exist. The default token limits end once the tenant has a token limit of its
+    own that binds all requests.
     """
     scope, amount, window = values.limit(limit)
     kinds = values.endpoints(endpoint)
@@ -84,12 +84,12 @@ def remove(
     model: Model = None,
     endpoint: Kinds = None,
     mode: Annotated[
-        DocumentMode | None, typer.Option("--mode", help="Where there is one in several modes: which.")
+        DocumentMode | None, typer.Option("--mode", help="Selects one, if it exists in several modes.")
     ] = None,
     service_account: Account = None,
     json: Json = False,
 ) -> None:
-    """Remove a limit; its options are the ones that it was added with. Exit code 3 where there is none."""
+    """Remove a limit, named by the options that added it. Exit code 3 if it does not exist."""
     scope, window = values.selector(limit)
     kinds = values.endpoints(endpoint)
     selector = Selector(scope, window, unit, model, kinds, mode.value if mode is not None else None)

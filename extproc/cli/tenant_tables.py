@@ -1,4 +1,4 @@
-"""Tenants and their limits as tables."""
+"""Print tenants and their limits as tables."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -17,12 +17,12 @@ _TOP_UP_COLUMNS = ("top-up for", "scope", "unit", "window", "amount", "model", "
 
 
 def print_views(views: Iterable[TenantView], empty: str) -> None:
-    """A line per tenant."""
+    """Print one line per tenant."""
     output.as_table(_COLUMNS, [tuple(getattr(view, column) for column in _COLUMNS) for view in views], empty)
 
 
 def print_edited(tenant: str, done: tuple[TenantView, bool], json: bool) -> None:
-    """What an edit made of a tenant."""
+    """Print the result of an edit of a tenant."""
     view, new = done
     if view.problem is not None:
         output.note(f"What is stored beside it can't be used ({view.problem}): the defaults bind.")
@@ -70,7 +70,7 @@ def _beside(view: TenantView) -> str:
 
 
 def limit_cells(limit: Limit) -> tuple[object, ...]:
-    """Scope, unit, window, amount, mode, model, endpoint."""
+    """Return the cells: scope, unit, window, amount, mode, model, endpoint."""
     mode = f"shadow of {limit.mode.value}" if limit.shadow else mode_of(limit)
     endpoints = ", ".join(limit.endpoints)
     return (limit.scope.value, limit.unit.value, limit.window.value, limit.amount, mode, limit.model, endpoints)

@@ -1,4 +1,4 @@
-"""`tokenweir usage daily|top|entries|export|shadow`."""
+"""Define `tokenweir usage daily|top|entries|export|shadow`."""
 
 import sys
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from extproc.ports.ledger import DailyUsage, UsageFilter
 
 T = TypeVar("T")
 
-app = typer.Typer(help="What was used.", no_args_is_help=True)
+app = typer.Typer(help="Show usage and the ledger.", no_args_is_help=True)
 
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant.")]
 Account = Annotated[str | None, typer.Option("--service-account", "--sa", help="Only this service account.")]
@@ -35,7 +35,7 @@ _DAILY = (
 
 @dataclass(frozen=True, slots=True)
 class DailyRow:
-    """A line of `usage daily --json`."""
+    """Hold a line of `usage daily --json`."""
 
     tenant: str
     service_account: str
@@ -55,7 +55,7 @@ class DailyRow:
 
 @dataclass(frozen=True, slots=True)
 class TopRow:
-    """A line of `usage top --json`."""
+    """Hold a line of `usage top --json`."""
 
     name: str
     usage: int
@@ -70,7 +70,7 @@ class TopRow:
 
 @dataclass(frozen=True, slots=True)
 class EntryRow:
-    """A line of `usage entries`."""
+    """Hold a line of `usage entries`."""
 
     admitted_at: str
     tenant: str
@@ -108,7 +108,7 @@ def daily(
     limit: Rows = 1000,
     json: Json = False,
 ) -> None:
-    """Show usage per service account, client IP and date, newest first; its cost where models have prices."""
+    """Show usage per service account, client IP and date, newest first; with its cost if models have prices."""
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
     days = with_admin(context, lambda admin: admin.daily(wanted, limit + 1))
     days = _at_most(days, limit)
@@ -137,7 +137,7 @@ Examples:
 )
 def top(
     context: typer.Context,
-    by: Annotated[By, typer.Option("--by", help="What to sum up by.")] = By.SERVICE_ACCOUNT,
+    by: Annotated[By, typer.Option("--by", help="Key to sum by.")] = By.SERVICE_ACCOUNT,
     limit: Rows = 10,
     tenant: Tenant = None,
     service_account: Account = None,
@@ -146,7 +146,7 @@ def top(
     until: Until = None,
     json: Json = False,
 ) -> None:
-    """Show who used the most."""
+    """Show the largest users."""
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
     ranked = with_admin(context, lambda admin: admin.top(wanted, by, limit))
     currency = settings_of(context).cost.currency
@@ -177,7 +177,7 @@ def entries(
     limit: Rows = 100,
     json: Json = False,
 ) -> None:
-    """Show the ledger: one line per request, the one that ended last first."""
+    """Show the ledger: one line per request, the last to end first."""
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
     found = with_admin(context, lambda admin: admin.entries(wanted, limit + 1))
     rows = [_entry_row(entry) for entry in _at_most(found, limit)]
@@ -205,10 +205,11 @@ def export(
     since: Since = None,
     until: Until = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Always so: JSON lines, as mongoexport writes them.")
+        bool,
+        typer.Option("--json", help="Has no effect: the output is always JSON lines, as mongoexport writes them."),
     ] = False,
 ) -> None:
-    """Write the ledger as JSON lines in the order of admission, however long: `simulate --ledger` reads it."""
+    """Write the whole ledger as JSON lines in the order of admission: `simulate --ledger` reads it."""
     del json
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
 
@@ -239,7 +240,7 @@ def shadow(
     top: Top = 20,
     json: Json = False,
 ) -> None:
-    """Show whom the shadow limits in force would have denied, in the form of `simulate`."""
+    """Show the requests that active shadow limits would have denied, in the form of `simulate`."""
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
     print_report(report_shadows(context, wanted, ledger), top, json=json, newly=False)
 
@@ -257,7 +258,7 @@ def _priced(record: DailyUsage | Ranked, currency: str) -> dict[str, Any]:
 
 
 def decimal_text(billionths: int) -> str:
-    """A price as an exact decimal with at least two places."""
+    """Return a price as an exact decimal with at least two places."""
     whole, rest = divmod(billionths, 10**9)
     places = f"{rest:09}".rstrip("0")
     return f"{whole}.{places:0<2}"
@@ -266,7 +267,7 @@ def decimal_text(billionths: int) -> str:
 def _print_priced(
     columns: tuple[str, ...], rows: Sequence[tuple[object, ...]], prices: Sequence[int], currency: str
 ) -> None:
-    """With a column for the cost where anything has one."""
+    """Print a table, with a column for the cost if any row has one."""
     if any(prices):
         columns = (*columns, f"cost ({currency})")
         rows = [(*row, decimal_text(price)) for row, price in zip(rows, prices, strict=True)]

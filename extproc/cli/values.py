@@ -1,4 +1,4 @@
-"""Values as options and arguments have them. What can't be read raises `AdminError`, which names the option."""
+"""Read the values of options and arguments. An unreadable value raises `AdminError`, which names the option."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -17,17 +17,17 @@ _SPANS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def amount(option: str, text: str, what: str = "tokens") -> int | None:
-    """A whole number, or `none`."""
+    """Return a whole number, or None for `none`."""
     if text == NONE:
         return None
-    # Longer numbers than that are refused by their value; Python refuses to read some thousands of digits.
+    # Longer numbers are refused by their value anyway; Python refuses to read some thousands of digits.
     if not re.fullmatch("[0-9]{1,30}", text):
         raise AdminError(f"{option} must be a whole number of {what} or 'none', not {text[:40]!r}")
     return int(text)
 
 
 def instant(option: str, text: str, now: datetime) -> datetime:
-    """An instant in ISO 8601 (without an offset it is UTC), or a time from now such as +2h or +3d."""
+    """Return an instant: ISO 8601 (UTC without an offset), or a time from now such as +2h or +3d."""
     span = re.fullmatch(r"\+([0-9]{1,6})([mhdw])", text)
     try:
         if span is not None:
@@ -42,7 +42,7 @@ def instant(option: str, text: str, now: datetime) -> datetime:
 
 
 def limit(text: str) -> tuple[Scope, int, Window]:
-    """SCOPE:AMOUNT/WINDOW."""
+    """Read SCOPE:AMOUNT/WINDOW."""
     found = re.fullmatch(r"([^:/]+):([0-9]{1,30})/([^:/]+)", text)
     if found is None:
         raise AdminError(f"a limit is SCOPE:AMOUNT/WINDOW, such as service_account:12000/day, not {text[:80]!r}")
@@ -50,7 +50,7 @@ def limit(text: str) -> tuple[Scope, int, Window]:
 
 
 def selector(text: str) -> tuple[Scope, Window]:
-    """SCOPE/WINDOW."""
+    """Read SCOPE/WINDOW."""
     scope, slash, window = text.partition("/")
     if not slash:
         raise AdminError(f"name the limit as SCOPE/WINDOW, such as service_account/day, not {text[:80]!r}")
@@ -65,10 +65,10 @@ def choice(name: str, text: str, allowed: Iterable[E]) -> E:
 
 
 def endpoints(names: Sequence[str] | None) -> tuple[Endpoint, ...]:
-    """What `--endpoint` names, in the order of the names: kinds that a limit can bind."""
+    """Return the endpoints of `--endpoint` in the order of their names: the kinds that a limit can bind."""
     return tuple(sorted({choice("--endpoint", name, METERED) for name in names or ()}))
 
 
 def endpoint_names() -> list[str]:
-    """For completion."""
+    """List names for shell completion."""
     return list(METERED)

@@ -277,4 +277,4 @@ def test_help_of_set_names_the_fields_of_documents(run, environment, field):
 
 @pytest.mark.parametrize("path", [["set"], ["suspend"], ["top-up"], ["limit", "add"]], ids=" ".join)
 def test_help_says_which_commands_create_a_tenant(run, path):
-    assert "Creates the tenant where there is none" in run("tenant", *path, "--help").out
+    assert "Creates the tenant if it does not exist" in run("tenant", *path, "--help").out
