@@ -1,1 +1,1 @@
-"""The embedded stack for a laptop: real parts, all of them on the loopback interface."""
+"""Run the embedded stack for a laptop: real parts, all of them on the loopback interface."""

@@ -16,7 +16,7 @@ _HIGHEST_PORT = 65_535
 
 @dataclass(frozen=True, slots=True)
 class ProcessorTLS:
-    """What Envoy shows the processor, and what it wants to see: paths of PEM files, and a DNS name."""
+    """Configure mTLS to the processor: paths of PEM files, and the DNS name that its certificate must have."""
 
     certificate_file: str
     key_file: str
@@ -26,38 +26,38 @@ class ProcessorTLS:
 
 @dataclass(frozen=True, slots=True)
 class EnvoyOptions:
-    """What differs between two Envoys. All ports are TCP ports on 127.0.0.1."""
+    """Configure one Envoy. All ports are TCP ports on 127.0.0.1."""
 
     listener_port: int
     admin_port: int
     jwks_json: str
-    """The issuer's public keys, as a JSON Web Key Set."""
+    """Give the issuer's public keys as a JSON Web Key Set."""
     issuer: str
     audience: str
     processor_addresses: tuple[str, ...]
-    """One `host:port` (an IP address) or `unix:/path` for each worker; at least one."""
+    """List one `host:port` (an IP address) or `unix:/path` per worker; at least one."""
     upstream_url: str
-    """`http://host[:port]` or `https://host[:port]`, without a path."""
+    """Give the model server's URL: `http://host[:port]` or `https://host[:port]`, without a path."""
     processor_tls: "ProcessorTLS | None" = None
-    """mTLS to the processor; None is plaintext, as loopback and Unix sockets have it."""
+    """Set mTLS to the processor; None is plaintext, for loopback and Unix sockets."""
     upstream_sni: str | None = None
-    """The name asked for, and verified, in TLS; None is the host of the URL."""
+    """Set the name to request and verify in TLS; None is the host of the URL."""
     upstream_ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
-    """The certificate authorities that an https upstream is verified against."""
+    """Name the certificate authorities that verify an https upstream."""
     identity_headers: tuple[str, ...] = ("oc_sa",)
-    """Headers that only the mesh may write; a client's copies are removed."""
+    """List headers that only the mesh may write; a client's copies are removed."""
     trusted_hops: int = 0
-    """Proxies in front of this Envoy whose X-Forwarded-For entries count."""
+    """Count the proxies in front of this Envoy whose X-Forwarded-For entries are trusted."""
     forward_token: bool = False
-    """Whether the model server gets the caller's token."""
+    """Pass the caller's token on to the model server, or not."""
     max_body_bytes: int = 4 << 20
-    """The largest request body; the processor's `server.max_body_bytes` should be the same."""
+    """Bound the request body; use the same value for the processor's `server.max_body_bytes`."""
     message_timeout_s: float = 1.0
-    """How long Envoy waits for the processor's answer to one message."""
+    """Bound the time that the processor may take to answer one message."""
     idle_timeout_s: float = 300.0
-    """The longest silence on a request or its answer."""
+    """Bound the silence on a request or its answer."""
     max_connections: int = 50_000
-    """Bound on client connections, and on requests in flight to each cluster."""
+    """Bound client connections, and the requests in flight to each cluster."""
 
 
 def render(options: EnvoyOptions) -> str:
@@ -66,7 +66,7 @@ def render(options: EnvoyOptions) -> str:
     Every value is inserted as JSON, which is YAML too: no value can end its own string or add a key.
 
     Raises:
-        ValueError: an address, port or URL that can not be meant.
+        ValueError: an invalid address, port or URL.
     """
     template = resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
     values = {name: json.dumps(value) for name, value in _values(options).items()}
@@ -122,7 +122,7 @@ _PLAIN: Mapping[str, object] = {
 
 
 def _tls(server_name: str, ca_file: str) -> Mapping[str, object]:
-    # Without a CA, Envoy verifies nothing; without a name, any certificate of that CA would do.
+    # Without a CA, Envoy verifies nothing; without a name, it accepts any certificate of that CA.
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -146,7 +146,7 @@ def _mutual_tls(tls: ProcessorTLS) -> Mapping[str, object]:
 
 
 def _early_mutations(identity_headers: tuple[str, ...]) -> list[Mapping[str, object]]:
-    # Header names are in lower case by the time that Envoy looks at them.
+    # Envoy compares header names in lower case.
     envoys_own: Mapping[str, object] = {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}
     return [envoys_own, *({"remove": name.lower()} for name in identity_headers)]
 

@@ -1,5 +1,5 @@
-"""What can go wrong when the local stack is started."""
+"""Define the errors of starting the local stack."""
 
 
 class LocalError(RuntimeError):
-    """The stack, or a part of it, can't run; the message says why and what to do."""
+    """Report that the stack, or a part of it, can't run; the message names the cause and the fix."""

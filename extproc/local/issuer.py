@@ -1,4 +1,4 @@
-"""A token issuer for the demo: what a company's identity provider is to the real thing."""
+"""Issue tokens for the demo, in the role of a company's identity provider."""
 
 import json
 import time
@@ -21,12 +21,12 @@ _REGISTERED = frozenset({"iss", "sub", "aud", "iat", "exp", TENANT_CLAIM})
 
 
 class TokenIssuer:
-    """Signs tokens with an RSA key that exists as long as this object does, and is never written down."""
+    """Sign tokens with an RSA key that lives as long as this object and is never stored."""
 
     def __init__(
         self, *, issuer: str = ISSUER, audience: str = AUDIENCE, clock: Callable[[], float] = time.time
     ) -> None:
-        """`clock` gives the present in seconds since the epoch."""
+        """Create an issuer. `clock` returns the time in seconds since the epoch."""
         self.issuer = issuer
         self.audience = audience
         self._clock = clock
@@ -69,7 +69,9 @@ class TokenIssuer:
         ttl_s: int = 3600,
         claims: Mapping[str, object] | None = None,
     ) -> str:
-        """Return what `issue` returns, signed by another key under the same key id: it must not verify."""
+        """Return a token as from `issue`, but signed by another key under the same key id: verification must
+        fail.
+        """
         return self._sign(_new_key(), self._claims(subject, tenant, audience, ttl_s, claims))
 
     def _claims(

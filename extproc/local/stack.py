@@ -1,6 +1,6 @@
-"""The whole stack on loopback ports: stores, model server, processor and Envoy, as child processes.
+"""Run the whole stack on loopback ports: stores, model server, processor and Envoy, as child processes.
 
-Started in the order in which they need each other, stopped in the reverse one. Every part but the processor can
+The parts start in the order of their dependencies and stop in the reverse order. Every part but the processor can
 be replaced by a real one that runs already.
 """
 
@@ -28,11 +28,10 @@ _STOP_ENVOY_FIRST_S: Final = 12.0
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """What differs between two stacks. None: an embedded part is started.
+    """Configure a stack. None: an embedded part is started.
 
-    `settings` are environment variables for the processor, such as `TOKENWEIR_DENIED__STYLE`; `model_arguments`
-    go to the sample model server; `envoy` takes further `EnvoyOptions`; `envoy_binary` is another Envoy than the
-    installed one.
+    `settings` are environment variables for the processor, such as `TOKENWEIR_DENIED__STYLE`. `model_arguments` go
+    to the sample model server. `envoy` has further `EnvoyOptions`. `envoy_binary` replaces the installed Envoy.
     """
 
     upstream: str | None = None
@@ -48,7 +47,7 @@ class StackOptions:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A stack that runs."""
+    """Hold a running stack."""
 
     run_dir: Path
     gateway: str
@@ -63,16 +62,16 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Settings with which the CLI works on this stack's stores."""
+        """Return settings for the CLI, to use this stack's stores."""
         return {"TOKENWEIR_REDIS__URL": self.redis, "TOKENWEIR_MONGO__URL": self.mongo}
 
     async def limits_read_at(self) -> float:
-        """When the processor that is furthest behind last read the limits, in seconds since the epoch."""
+        """Return the oldest of the processors' last reads of the limits, in seconds since the epoch."""
         pages = await asyncio.gather(*(asyncio.to_thread(_get, url) for url in self.metrics))
         return min(float(_LIMITS_READ.findall(page)[0]) for page in pages)
 
     async def served(self) -> dict[str, Any]:
-        """What the sample model server itself has counted."""
+        """Return the counts of the sample model server itself."""
         counted: dict[str, Any] = json.loads(await asyncio.to_thread(_get, f"{self.upstream}/admin/usage"))
         return counted
 
@@ -81,9 +80,9 @@ class Stack:
 async def running(
     options: StackOptions, run_dir: Path, report: Callable[[str], None] = lambda _: None
 ) -> AsyncIterator[Stack]:
-    """Starts a stack, and ends all of it on the way out. Raises `LocalError`.
+    """Start a stack, and stop all of it at the end. Raise `LocalError`.
 
-    `report` is told of each part as it is started.
+    `report` is called with the name of each part that starts.
     """
     async with AsyncExitStack() as at_the_end:
         starter = _Starter(options, run_dir, report, at_the_end)
@@ -91,7 +90,7 @@ async def running(
 
 
 class _Starter:
-    """Starts one part after the other; each is stopped at the end from the moment it runs."""
+    """Start one part after the other. From its start on, each is stopped at the end."""
 
     def __init__(
         self, options: StackOptions, run_dir: Path, report: Callable[[str], None], at_the_end: AsyncExitStack
@@ -204,7 +203,7 @@ def _answers(url: str, wanted: bytes) -> Probe:
 
 
 def _get(url: str) -> bytes:
-    """A GET without proxies or redirects; raises OSError unless the answer is 200."""
+    """Send a GET without proxies or redirects. Raise OSError unless the answer is 200."""
     authority, _, path = url.removeprefix("http://").partition("/")
     connection = http.client.HTTPConnection(authority, timeout=5)
     try:

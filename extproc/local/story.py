@@ -1,7 +1,8 @@
-"""The talk's story, played with the real `openai` client against the real stack.
+"""Play a demo story with the real `openai` client on the real stack.
 
-A tenant with `sa_limit: 12000, ip_limit: 400`; calls within the limit; a stream; no token, a forged token; calls
-until the limit of service account + IP is hit; then what was recorded, and the proof that it is all of it.
+A tenant has `sa_limit: 12000, ip_limit: 400`. The story makes calls within the limit, a stream, a call without a
+token and one with a forged token, and calls until the limit of service account + IP is reached. Then it shows the
+records, and checks that they are complete.
 """
 
 import asyncio
@@ -25,15 +26,15 @@ from extproc.settings.load import load
 from extproc.terminal.tables import print_table
 
 SA_LIMIT, IP_LIMIT = 12_000, 400
-_MOST_CALLS = 60  # by then the limit must have been hit
+_MOST_CALLS = 60  # by then the limit must have been reached
 _RECORDED_S = 5.0
-_IN_EFFECT_S = 5.0  # what is promised
+_IN_EFFECT_S = 5.0  # the promised time
 _QUESTION = "1 + 1 =?"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose story it is."""
+    """Name the tenant and the service account of the story."""
 
     tenant: str
     account: str
@@ -44,13 +45,13 @@ class Caller:
 
     @classmethod
     def unique(cls) -> "Caller":
-        """A tenant that nobody else can have."""
+        """Return a tenant whose name is new."""
         name = f"demo-{secrets.token_hex(4)}"
         return cls(name, f"console@{name}.example.com")
 
 
 class _Score:
-    """What came out as it should, and what did not."""
+    """Collect the results of checks."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -62,7 +63,7 @@ class _Score:
 
 
 async def play(stack: Stack, model: str, caller: Caller, console: Console) -> bool:
-    """Plays it, and says whether everything came out as it should. Raises `StoreError`."""
+    """Play the story. Return whether all checks passed. Raise `StoreError`."""
     settings = load(environment=stack.environment)
     stores = build_stores(settings)
     score = _Score(console)
@@ -181,7 +182,9 @@ def _show_denied(error: RateLimitError, console: Console) -> None:
 
 
 async def _recorded(reports: UsageReports, caller: Caller, expected: int) -> list[Entry]:
-    """The ledger is written shortly after the answers: waits for it, and then takes what is there."""
+    """Wait until the ledger has the expected entries, which are written shortly after the answers, and return
+    them.
+    """
     deadline = time.monotonic() + _RECORDED_S
     while True:
         entries = await reports.entries(UsageFilter(tenant=caller.tenant), 1000)

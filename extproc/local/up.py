@@ -1,4 +1,4 @@
-"""`tokenweir local up`: start the stack, play the story, print what to try, stay or leave."""
+"""Implement `tokenweir local up`: start the stack, play the story, print what to try, then stay or exit."""
 
 import asyncio
 import os
@@ -23,15 +23,15 @@ from extproc.settings.load import load
 from extproc.settings.model import Settings
 from extproc.stores.urls import masked
 
-# Not the account of the story: daily usage is kept per account, whoever its tenant is.
+# Not the story's account, because daily usage is kept per account, whatever its tenant is.
 _ACCOUNT = "console@zone-test.example.com"
-# The sample answers briefly, as the talk's model does: a hold of 256 tokens would not fit its limit of 400.
+# The sample model answers briefly: a hold of 256 tokens would not fit the story's limit of 400.
 _SETTINGS = {"TOKENWEIR_COST__TYPICAL_OUTPUT_TOKENS": "64"}
 
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """The command's options."""
+    """Hold the command's options."""
 
     upstream: str | None
     model: str | None
@@ -44,9 +44,9 @@ class UpOptions:
 
 
 async def run(options: UpOptions) -> int:
-    """Returns the exit code: 0, 1 where the story did not end as it should, 130 where it was interrupted.
+    """Return the exit code: 0, 1 if a check of the story failed, 130 if interrupted.
 
-    Raises `LocalError`, `StoreError`, and `SettingsError` for the URL of a store that can't be one.
+    Raise `LocalError`, `StoreError`, and `SettingsError` for an invalid store URL.
     """
     console = _Console(highlight=False, soft_wrap=True)
     _check_urls(options)
@@ -58,7 +58,7 @@ async def run(options: UpOptions) -> int:
         stop = asyncio.create_task(interrupted.wait())
         await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        # Starting and the story are given up; staying ends by itself, and stopping takes its time.
+        # Abort the start and the story. Staying ends by itself, and stopping may take its time.
         if not staying.is_set():
             work.cancel()
         try:
@@ -66,18 +66,20 @@ async def run(options: UpOptions) -> int:
         except asyncio.CancelledError:
             console.print("Interrupted; everything is stopped.")
             return 130
-        except BrokenPipeError:  # whoever read along has gone, as `| head` does
+        except BrokenPipeError:  # the reader has gone, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # not the SystemExit of the default, which ends no task in order
+        raise BrokenPipeError  # the default SystemExit would not end the tasks in order
 
 
 def _check_urls(options: UpOptions) -> None:
-    """Before anything is started: what the processor would refuse later is said at once, and in one line."""
+    """Check the URLs before anything starts, so that the user gets the processor's complaint at once, in one
+    line.
+    """
     _base_url(options.upstream)
     settings = _store_settings(options)
     if settings.redis.url.in_memory or settings.mongo.url.in_memory:
@@ -90,7 +92,7 @@ def _store_settings(options: UpOptions) -> Settings:
 
 
 async def _check_what_is_there(options: UpOptions) -> None:
-    """Asks what runs already before anything is started. Raises `LocalError` or `StoreError`, in one line."""
+    """Check the parts that run already before anything starts. Raise `LocalError` or `StoreError`, in one line."""
     if options.port is not None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -130,7 +132,7 @@ async def _up(
         if options.story:
             from extproc.local.story import Caller, play
 
-            # In stores that are somebody's own, the demo must touch nobody's limits, and run twice a day.
+            # In stores that belong to others, the demo must not change their limits, and must work twice a day.
             own = options.redis is None and options.mongo is None
             good = await play(stack, model, Caller.talk() if own else Caller.unique(), console)
         _print_what_to_try(stack, model, console)
@@ -144,7 +146,7 @@ async def _up(
 
 
 def _base_url(url: str | None) -> str | None:
-    """Without a trailing /v1, which people add because OpenAI's clients want it."""
+    """Return the URL without a trailing /v1, which people add because OpenAI's clients need it."""
     if url is None:
         return None
     base = url.rstrip("/").removesuffix("/v1")
@@ -156,7 +158,7 @@ def _base_url(url: str | None) -> str | None:
 def _is_base_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        in_range = parts.port != 0  # raises for what is no port at all
+        in_range = parts.port != 0  # raises for an invalid port
     except ValueError:
         return False
     further = parts.path or parts.query or parts.fragment or parts.username is not None
@@ -178,7 +180,7 @@ async def _first_model(upstream: str) -> str:
 
 def _print_what_to_try(stack: Stack, model: str, console: Console) -> None:
     token = stack.issuer.issue(_ACCOUNT, tenant="tenant02", ttl_s=86_400)
-    # Of somebody's own store, the password is not for the screen.
+    # Don't print the password of a store that belongs to others.
     environment = " ".join(f"{name}='{masked(value)}'" for name, value in stack.environment.items())
     command = _this_command()
     json = '-H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json"'
@@ -207,7 +209,7 @@ Metrics: {" ".join(stack.metrics)}""",
 
 
 def _this_command() -> str:
-    """How this command was called, so that the lines to paste work where no environment is active."""
+    """Return the command as it was called, so that the printed lines work without an active environment."""
     called = sys.argv[0]
     if Path(called).name != "tokenweir":
         return f"{sys.executable} -m extproc"

@@ -1,9 +1,8 @@
-"""A sample model server: no weights, but the answers, errors and token counts of a real one.
+"""Serve a sample model: no weights, but the answers, errors and token counts of a real one.
 
-It speaks the APIs of OpenAI, Anthropic and KServe in the dialect of vLLM and counts with the Tekken
-tokenizer, so that demos and system tests have an upstream whose usage figures are worth checking
-against. Two headers of a request change what it does: `FAULT_HEADER` names what goes wrong, and
-`USAGE_HEADER` which details usage tells.
+It speaks the APIs of OpenAI, Anthropic and KServe in the dialect of vLLM, and counts with the Tekken tokenizer. So
+demos and system tests have an upstream with realistic usage figures to compare with. Two headers of a request
+change its behaviour: `FAULT_HEADER` selects a fault, and `USAGE_HEADER` the details of usage.
 
 Run it with ``python -m extproc.local.model`` or build the app in-process with :class:`SampleModel`.
 """

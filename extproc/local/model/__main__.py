@@ -1,4 +1,4 @@
-"""``python -m extproc.local.model``."""
+"""Run ``python -m extproc.local.model``."""
 
 from extproc.local.model.server import main
 

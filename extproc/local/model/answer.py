@@ -1,4 +1,4 @@
-"""Speaks the answer to one job, plain or as a stream, in the words of its endpoint."""
+"""Write the answer to one job, plain or as a stream, in the format of its endpoint."""
 
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one job; `reply` is the ASGI application."""
+    """Answer one job; `reply` is the ASGI application."""
 
     job: "Job"
     shape: "Shape"
@@ -94,7 +94,7 @@ class Answer:
 
 
 class _Said:
-    """What a job has brought so far."""
+    """Collect the output of a job so far."""
 
     def __init__(self, job: "Job") -> None:
         self._job = job
@@ -113,7 +113,7 @@ class _Said:
 
     @property
     def ends(self) -> list[ChoiceEnd]:
-        """The finished choices that are shown, in order."""
+        """Return the finished choices that are shown, in order."""
         job = self._job
         return [self._ends[index] for index in sorted(self._ends) if index % job.choices < job.shown]
 

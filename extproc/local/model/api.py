@@ -1,4 +1,4 @@
-"""What a request may contain: the fields that matter here, their types and their bounds."""
+"""Define the request fields that matter here, with their types and bounds."""
 
 import re
 from typing import Any, TypeVar
@@ -11,21 +11,21 @@ from extproc.local.model.tokenizer import Message
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 4
 
-# msgspec ends a message with where it happened: "... - at `$.messages[0].role`".
+# msgspec ends a message with the place of the error: "... - at `$.messages[0].role`".
 _WHERE = re.compile(r" - at `\$\.?([^`.\[]*)[^`]*`$")
 
-# The content parts whose text is read: OpenAI's chats and Anthropic's blocks, and those of Responses.
+# The content parts whose text is read: those of OpenAI's chats, Anthropic's blocks, and Responses.
 _TEXT_PARTS = {"text", "input_text", "output_text"}
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The one field that all have. Those nobody names (temperature, tools, ...) are accepted and ignored."""
+    """Hold the one field of all requests. Unknown fields (temperature, tools, ...) are accepted and ignored."""
 
     model: str
 
 
 class GenerationRequest(ModelRequest, frozen=True, kw_only=True):
-    """The fields of all that generate text; the last three are vLLM's own."""
+    """Hold the fields of all requests that generate text; the last three are vLLM's own."""
 
     stream: bool | None = None
     seed: Any = None
@@ -39,7 +39,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class ChoicesRequest(GenerationRequest, frozen=True, kw_only=True):
-    """The fields of chats and completions."""
+    """Hold the fields of chats and completions."""
 
     stream_options: StreamOptions | None = None
     n: int | None = None
@@ -67,7 +67,7 @@ _RequestT = TypeVar("_RequestT")
 
 
 def parse(body: bytes, content_type: str, kind: type[_RequestT]) -> _RequestT:
-    """The request in a body, its fields of the right types.
+    """Return the request in a body, with fields of the right types.
 
     Raises:
         ApiError: 400; it is not JSON, a field is missing or has a wrong type.
@@ -89,10 +89,10 @@ def _missing_field(message: str) -> str | None:
 
 
 def check_choices(request: ChoicesRequest) -> None:
-    """Check the bounds of a chat or completion that do not depend on the model served.
+    """Check the bounds of a chat or completion that do not depend on the served model.
 
     Raises:
-        ApiError: 400; one is broken.
+        ApiError: 400; a value is out of its bounds.
     """
     if request.stream_options is not None and not request.stream:
         raise malformed("Stream options can only be defined when `stream=True`.", "stream_options")
@@ -100,17 +100,17 @@ def check_choices(request: ChoicesRequest) -> None:
 
 
 def check_count(count: int | None, param: str) -> None:
-    """Check how many choices are wanted.
+    """Check the number of choices.
 
     Raises:
-        ApiError: 400; none, or too many.
+        ApiError: 400; less than one, or too many.
     """
     if count is not None and not 1 <= count <= MAX_CHOICES:
         raise ApiError(f"{param} must be between 1 and {MAX_CHOICES}, got {count}.", param=param)
 
 
 def check_stop(stop: tuple[str, ...], param: str) -> tuple[str, ...]:
-    """The stop strings as they are.
+    """Return the stop strings unchanged.
 
     Raises:
         ApiError: 400; too many, or an empty one.
@@ -129,7 +129,7 @@ def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def token_inputs(given: str | list[str | int | list[int]], param: str) -> list[str | list[int]]:
-    """One or more inputs, each a text or tokens: a list of numbers is one, a list of lists several.
+    """Return the inputs, each a text or tokens: a list of numbers is one input, a list of lists is several.
 
     Raises:
         ApiError: 400; there is none, one is empty, or the kinds are mixed.
@@ -150,7 +150,7 @@ def token_inputs(given: str | list[str | int | list[int]], param: str) -> list[s
 
 
 def countable(message: ChatMessage, param: str = "messages") -> Message:
-    """A message reduced to its text. Parts other than text cost nothing but the template.
+    """Return a message reduced to its text. Other parts cost nothing but the template.
 
     Raises:
         ApiError: 400; a text part has no text.

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions and /v1/completions."""
+"""Answer POST /v1/chat/completions and /v1/completions."""
 
 from typing import TYPE_CHECKING
 

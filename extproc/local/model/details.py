@@ -1,4 +1,4 @@
-"""What an answer tells beyond its totals: how many tokens were cached, thought or heard."""
+"""Hold the details of usage beyond its totals: cached tokens, reasoning, audio."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -7,7 +7,7 @@ from extproc.local.model.errors import malformed
 
 USAGE_HEADER = "x-sample-usage"
 
-# As the header spells them, and the field each sets.
+# The header's spelling, and the field that it sets.
 _COUNTS = {
     "cached": "cached",
     "cache-write": "cache_write",
@@ -20,15 +20,15 @@ _BY_TOKENS = "tokens"
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """Parts of the true totals that usage claims; the totals stay what was served.
+    """Hold the parts of the true totals that usage reports; the totals stay the true ones.
 
     Attributes:
-        cached: Prompt tokens that a cache had.
-        cache_write: Prompt tokens that a cache was given.
-        reasoning: Completion tokens that were thought and not said.
-        audio_in: Prompt tokens that were heard.
-        audio_out: Completion tokens that were spoken.
-        by_tokens: Whether transcriptions tell tokens (as gpt-4o-transcribe) and not seconds.
+        cached: Prompt tokens read from a cache.
+        cache_write: Prompt tokens written to a cache.
+        reasoning: Completion tokens of reasoning, which are not shown.
+        audio_in: Prompt tokens of audio.
+        audio_out: Completion tokens of audio.
+        by_tokens: Whether transcriptions report tokens (like gpt-4o-transcribe) instead of seconds.
     """
 
     cached: int = 0
@@ -39,7 +39,7 @@ class Details:
     by_tokens: bool = False
 
     def within(self, prompt_tokens: int, completion_tokens: int) -> Self:
-        """The same, but no part larger than what it is a part of."""
+        """Return the details with no part larger than its total."""
         cached = min(self.cached, prompt_tokens)
         return replace(
             self,
@@ -52,7 +52,7 @@ class Details:
 
 
 def read_details(value: str | None) -> Details:
-    """The details a header asks for, such as ``cached=5, reasoning=3`` or ``tokens``.
+    """Return the details that a header asks for, such as ``cached=5, reasoning=3`` or ``tokens``.
 
     Raises:
         ApiError: 400; it names something else, or a count is not a number.

@@ -1,4 +1,4 @@
-"""Compressed answers: each piece of a stream can be read as soon as it is sent."""
+"""Compress answers, so that each piece of a stream can be read as soon as it is sent."""
 
 import zlib
 from importlib import import_module
@@ -7,29 +7,29 @@ from typing import Any, Protocol
 
 _GZIP_FORMAT, _ZLIB_FORMAT = 31, 15  # zlib's names for them
 
-# Encodings that need a package, and which.
+# Encodings that need a package, and the package.
 PACKAGES = {"br": "brotli", "zstd": "zstandard"}
 ENCODINGS = ("gzip", "deflate", *PACKAGES)
 
 
 class Encoder(Protocol):
-    """Compresses one body."""
+    """Compress one body."""
 
     def feed(self, data: bytes) -> bytes:
-        """All that is needed to read everything fed so far."""
+        """Return compressed bytes from which everything fed so far can be read."""
 
     def finish(self) -> bytes:
-        """The end of the body."""
+        """Return the end of the body."""
 
 
 def missing_package(encoding: str) -> str | None:
-    """The package that an encoding needs and that is not installed."""
+    """Return the package that an encoding needs, if it is not installed."""
     package = PACKAGES.get(encoding)
     return package if package is not None and find_spec(package) is None else None
 
 
 def encoder(encoding: str) -> Encoder:
-    """A new encoder.
+    """Return a new encoder.
 
     Raises:
         ImportError: its package is missing; see `missing_package`.
@@ -54,7 +54,7 @@ class _Zlib:
 
 class _Brotli:
     def __init__(self) -> None:
-        # Level 5 is what servers use for what they compress as it comes.
+        # Servers use level 5 when they compress a stream.
         self._compressor: Any = import_module("brotli").Compressor(quality=5)
 
     def feed(self, data: bytes) -> bytes:

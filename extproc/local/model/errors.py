@@ -1,11 +1,11 @@
-"""Errors as the protocols word them: OpenAI's, Anthropic's and KServe's."""
+"""Define errors in the formats of OpenAI, Anthropic and KServe."""
 
 from enum import Enum, auto
 from http import HTTPStatus
 
 
 class Dialect(Enum):
-    """Whose words an error is told in."""
+    """Select the format of an error."""
 
     OPENAI = auto()
     ANTHROPIC = auto()
@@ -13,7 +13,7 @@ class Dialect(Enum):
 
 
 class ApiError(Exception):
-    """A request that gets an error for an answer.
+    """Report a request that gets an error as its answer.
 
     Attributes:
         status: The HTTP status, 400 or above.
@@ -52,7 +52,7 @@ class ApiError(Exception):
 
 
 def dialect_of(path: str) -> Dialect:
-    """Whose words the clients of a path understand."""
+    """Return the error format that the clients of a path understand."""
     if path.startswith("/v1/messages"):
         return Dialect.ANTHROPIC
     if path.startswith(("/v2/models", "/v2/health", "/v1/models/")):
@@ -61,10 +61,10 @@ def dialect_of(path: str) -> Dialect:
 
 
 def malformed(message: str, param: str | None = None) -> ApiError:
-    """A body that is not the request it should be: vLLM names these by the phrase of the status."""
+    """Return the error for a malformed body. vLLM's error type is the phrase of the status."""
     return ApiError(message, kind=HTTPStatus.BAD_REQUEST.phrase, param=param)
 
 
 def unfit(message: str, param: str, value: int) -> ApiError:
-    """A well-formed request that asks for what the model cannot do."""
+    """Return the error for a well-formed request that the model can't serve."""
     return ApiError(f"{message} (parameter={param}, value={value})", param=param)

@@ -1,4 +1,4 @@
-"""Server-sent events: how the streams of all endpoints are framed."""
+"""Frame the server-sent events of all endpoints' streams."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a stream; a name makes it one of the Responses or Messages API."""
+    """Hold one event of a stream; a name makes it one of the Responses or Messages API."""
 
     document: Document
     name: str | None = None
@@ -24,5 +24,5 @@ class Event:
 
 
 def typed(name: str, **fields: Any) -> Event:
-    """An event whose document begins with its own name, as those of the Messages API do."""
+    """Return an event whose document begins with its own name, as in the Messages API."""
     return Event({"type": name, **fields}, name)

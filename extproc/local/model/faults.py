@@ -1,4 +1,4 @@
-"""Faults a request can ask for, to see what whoever stands between client and model makes of them."""
+"""Inject faults that a request asks for, to test the components between client and model."""
 
 from contextlib import aclosing
 from enum import StrEnum
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 FAULT_HEADER = "x-sample-fault"
 
-# By how much an answer outgrows the bound that its client set.
+# The factor by which an answer exceeds the client's bound.
 BEYOND_BOUND = 3
 
 HUGE = 2**63
 
-# Where an answer's usage may be besides at its top: in what an event of a stream is about.
+# The other places of usage in an event, beside its top level.
 _HOLDERS = ("response", "message")
 
 
 class Fault(StrEnum):
-    """What goes wrong, by the value of the ``x-sample-fault`` header.
+    """List the faults, by the value of the ``x-sample-fault`` header.
 
-    Faults of a stream's middle strike after 3 events, or after two tokens where a stream opens with
-    more than one (``truncated-json`` cuts the last of them, or the last before ``[DONE]`` if there are
-    fewer). On a plain answer ``error-in-stream`` is ``error-500`` and ``reset-mid-stream`` strikes
-    after half the body. Encodings are used although nobody accepts them.
+    Faults in the middle of a stream strike after 3 events, or after two tokens if a stream opens with more than
+    one event (``truncated-json`` cuts the last of them, or the last before ``[DONE]`` if there are fewer). On a
+    plain answer ``error-in-stream`` is ``error-500``, and ``reset-mid-stream`` strikes after half the body.
+    Encodings are used even if the client does not accept them.
     """
 
     NO_USAGE = "no-usage"
@@ -45,9 +45,9 @@ class Fault(StrEnum):
     HUGE_USAGE = "huge-usage"
     STRING_USAGE = "string-usage"
     USAGE_TWICE = "usage-twice"
-    # Everything is sent, but the end of the body comes only after a long pause.
+    # Send everything, but end the body only after a long pause.
     LATE_USAGE = "late-usage"
-    # Three times as many tokens as the client's bound, honestly counted.
+    # Generate three times as many tokens as the client's bound, and report them correctly.
     IGNORE_BOUND = "ignore-bound"
     TRUNCATED_JSON = "truncated-json"
     ERROR_200 = "error-200"
@@ -67,19 +67,19 @@ class Fault(StrEnum):
 
     @property
     def encoder(self) -> "Encoder | None":
-        """A new encoder, where the fault is an encoding."""
+        """Return a new encoder if the fault is an encoding."""
         return encoder(self.value) if self.encodes else None
 
 
 class ConnectionCutError(Exception):
-    """The answer ends here, by cutting the connection."""
+    """Report that the answer ends here, by cutting the connection."""
 
 
 def read_fault(value: str | None) -> Fault | None:
-    """The fault a header asks for.
+    """Return the fault that a header asks for.
 
     Raises:
-        ApiError: 400; there is no such fault, or not here. A test that misspells one should hear of it.
+        ApiError: 400; there is no such fault, or not here. A test with a misspelled fault must fail.
     """
     if not value:
         return None
@@ -94,13 +94,13 @@ def read_fault(value: str | None) -> Fault | None:
 
 
 def injected(fault: Fault) -> ApiError:
-    """The error that a fault answers with."""
+    """Return the error that a fault answers with."""
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return ApiError(f"Injected fault: {fault}", status=status, kind="InternalServerError")
 
 
 def spoil_plain(document: "Document", fault: Fault | None) -> "Document":
-    """A document with its usage spoilt, if it tells any and that is the fault."""
+    """Return the document with its usage changed by the fault, if it has usage."""
     for holder in _HOLDERS:
         if isinstance(held := document.get(holder), dict):
             return document | {holder: spoil_plain(held, fault)}
@@ -110,13 +110,13 @@ def spoil_plain(document: "Document", fault: Fault | None) -> "Document":
         return {key: value for key, value in document.items() if key != "usage"}
     if fault is Fault.USAGE_TWICE:
         usage = msgspec.json.encode(document["usage"])
-        # No dictionary holds a key twice, so the second one travels in the raw value of the first.
+        # A dict can't hold a key twice, so the second one is in the raw value of the first.
         return document | {"usage": msgspec.Raw(usage + b',"usage":' + usage)}
     return document | {"usage": _spoilt(document["usage"], fault)}
 
 
 def spoil_event(event: Event, fault: Fault | None) -> list[Event]:
-    """What becomes of one event of a stream: nothing, one event or two."""
+    """Return the events that replace one event of a stream: none, one or two."""
     document = event.document
     if "usage" in document and "choices" in document:
         usage_only = not document["choices"]
@@ -156,16 +156,16 @@ def _spoilt_count(count: int, fault: Fault | None) -> Any:
 async def spoil_bytes(
     events: "AsyncGenerator[bytes]", fault: Fault | None, strike_after: int, ending: "Callable[[], bytes]"
 ) -> "AsyncGenerator[bytes]":
-    """A stream's bytes with the faults of its framing and its end.
+    """Yield a stream's bytes with the faults of its framing and its end.
 
     Args:
         events: The framed events, `DONE` included.
-        fault: What goes wrong.
-        strike_after: How many events a fault in the middle lets pass.
-        ending: Makes what ends a stream that fails in its middle.
+        fault: The fault to inject.
+        strike_after: Number of events before a fault in the middle.
+        ending: Returns the end of a stream that fails in its middle.
 
     Raises:
-        ConnectionCutError: after so many events of ``reset-mid-stream``.
+        ConnectionCutError: after that many events of ``reset-mid-stream``.
     """
     async with aclosing(_cut(events, fault, strike_after, ending)) as cut:
         encoding = fault.encoder if fault is not None else None

@@ -1,4 +1,4 @@
-"""From a prompt to steps, one a token: where a text ends, and what of it may be shown already."""
+"""Generate steps from a prompt, one per token, and decide which text may be shown and where it ends."""
 
 import codecs
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The limits of one generation.
+    """Hold the limits of one generation.
 
     Attributes:
-        max_tokens: Tokens after which it is cut, at least 1.
-        min_tokens: Tokens before which neither the end of the text nor a stop string ends it.
-        ignore_eos: Go on past the end of the text until ``max_tokens``.
+        max_tokens: Tokens after which the text is cut, at least 1.
+        min_tokens: Neither the end of the text nor a stop string ends it before this many tokens.
+        ignore_eos: Continue past the end of the text until ``max_tokens``.
         stop: Strings before which the text is cut; none is empty.
         bounded: Whether ``max_tokens`` is the client's own bound.
     """
@@ -35,11 +35,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt, counted and ready to be answered.
+    """Hold one prompt, counted and ready to be answered.
 
     Attributes:
         identity: Everything the answer depends on besides the choice's index.
-        question: The text in which the model looks for something it knows.
+        question: The text to search for a known question.
         tokens: Prompt tokens, the chat template included.
         sampling: The limits of each of its choices.
     """
@@ -52,7 +52,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one more token brought. ``text`` is empty while characters are incomplete or held back."""
+    """Hold the effect of one more token. ``text`` is empty while characters are incomplete or held back."""
 
     text: str
     finish_reason: Literal["stop", "length"] | None = None
@@ -60,10 +60,10 @@ class Step:
 
 
 def generate(prompt: Prompt, index: int, tokenizer: "SampleTokenizer") -> "Iterator[Step]":
-    """The steps of one choice; the same prompt and index always give the same ones.
+    """Yield the steps of one choice; the same prompt and index always give the same ones.
 
-    The end-of-sequence token is a step and so is counted, as vLLM counts it. The last step, and
-    only the last, has a finish reason.
+    The end-of-sequence token is a step and is counted, as in vLLM. The last step, and only the last, has a finish
+    reason.
     """
     sampling = prompt.sampling
     shown = _ShownText(sampling.stop)
@@ -97,7 +97,7 @@ def _tokens(prompt: Prompt, index: int, tokenizer: "SampleTokenizer") -> "Iterat
 
 
 class _ShownText:
-    """Text that has been decoded but not shown: it may be the beginning of a stop string."""
+    """Hold decoded text that is not shown yet, because it may be the beginning of a stop string."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = stop
@@ -107,10 +107,10 @@ class _ShownText:
         self._ready = 0
 
     def add(self, piece: bytes, *, may_stop: bool) -> str | None:
-        """Take in a token's bytes; the stop string they completed, if any, and the text is cut there."""
+        """Take in a token's bytes. Return the stop string that they complete, if any; the text is cut there."""
         self._unshown += self._decoder.decode(piece)
         if not may_stop:
-            # No stop string begins this early, so nothing needs to be held back either.
+            # No stop string begins this early, so nothing has to be held back.
             self._ready = len(self._unshown)
             return None
         found = [(at, text) for text in self._stop if (at := self._unshown.find(text)) >= 0]
@@ -126,6 +126,6 @@ class _ShownText:
         return text
 
     def rest(self) -> str:
-        """All that is left. Bytes of a character that was never completed are not part of the text."""
+        """Return the rest of the text, without the bytes of an incomplete character."""
         self._ready = len(self._unshown)
         return self.take()

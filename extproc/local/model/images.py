@@ -1,4 +1,4 @@
-"""POST /v1/images/generations: pictures of one colour, counted as gpt-image counts them."""
+"""Answer POST /v1/images/generations: pictures of one colour, counted like those of gpt-image."""
 
 import struct
 import zlib
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from extproc.local.model.sending import Reply
 
 _MAX_IMAGES = 10
-_SIDE = 16  # pixels; what is in a picture costs the same at any size
+_SIDE = 16  # pixels; the cost does not depend on the picture's real size
 
-# Output tokens of one picture by quality and size: the published ones of gpt-image-1.
+# Output tokens of one picture by quality and size, as published for gpt-image-1.
 _IMAGE_TOKENS = {
     "low": {"1024x1024": 272, "1024x1536": 408, "1536x1024": 400},
     "medium": {"1024x1024": 1056, "1024x1536": 1584, "1536x1024": 1568},
@@ -73,9 +73,9 @@ def _prompt_tokens(planner: Planner, request: ImagesRequest) -> int:
 
 
 def _picture(prompt: str) -> bytes:
-    """A PNG in the colour of the prompt."""
+    """Return a PNG in the colour of the prompt."""
     colour = sha256(prompt.encode()).digest()[:3]
-    # Eight bits for each of three colours; each row begins with its filter, which is none.
+    # Eight bits for each of three colours; each row begins with its filter type (0: none).
     header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
     rows = (b"\0" + colour * _SIDE) * _SIDE
     chunks = (_chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(rows)), _chunk(b"IEND", b""))

@@ -1,4 +1,4 @@
-"""KServe's protocols for models that are no LLM, v1 and v2: requests count there, and no tokens."""
+"""Answer KServe's protocols v1 and v2 for models that are no LLM: they count requests, and no tokens."""
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ async def infer(service: Service, request: "Request") -> "Reply":
 
 
 async def model_status(service: Service, request: "Request") -> "Response":
-    """``GET /v1/models/{name}``: what KServe says, and what OpenAI's clients look for."""
+    """Answer ``GET /v1/models/{name}`` with KServe's fields and those that OpenAI's clients need."""
     model = _served(service, request)
     card = model_card(model, service.planner.max_model_len, service.created)
     return json_response({"name": model, "ready": True} | card)
@@ -119,7 +119,7 @@ def _outputs(request: InferRequest) -> list[dict[str, Any]]:
 
 
 def _number(value: Any) -> float:
-    """What the model makes of a value: the sum of its numbers."""
+    """Compute the model's result for a value: the sum of its numbers."""
     if isinstance(value, bool | int | float):
         return float(value) if abs(value) < 2**53 else 0.0
     if isinstance(value, list):

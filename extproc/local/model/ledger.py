@@ -1,4 +1,4 @@
-"""The count of all tokens ever served: what a meter in front of this server has to arrive at."""
+"""Count all tokens ever served: a meter in front of this server must arrive at the same sums."""
 
 from collections import defaultdict
 from dataclasses import asdict, astuple, dataclass, field
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What was asked for; the keys of ``by_endpoint``."""
+    """Name the kinds of request; the keys of ``by_endpoint``."""
 
     CHAT = "chat_completions"
     COMPLETIONS = "completions"
@@ -39,12 +39,12 @@ class _Served:
 
 @dataclass(slots=True)
 class Ledger:
-    """Counters since the start or the last reset. Not thread-safe: one event loop owns it.
+    """Count since the start or the last reset. Not thread-safe: one event loop owns it.
 
-    ``requests`` are answers begun; ``aborted`` are those of them which ended before all of the answer
-    was generated, because the client left or a fault cut them off. ``prompt_tokens`` are all tokens
-    read (of audio too) and ``completion_tokens`` all that were made (of pictures too), whether or not
-    the answer tells of them. ``audio_seconds`` are those heard, each request's rounded up.
+    ``requests`` are the answers that were begun. ``aborted`` are those that ended before the whole answer was
+    generated, because the client left or a fault cut them off. ``prompt_tokens`` are all tokens read (audio
+    included), and ``completion_tokens`` are all tokens generated (pictures included), whether or not the answer
+    reports them. ``audio_seconds`` are the seconds of audio read, rounded up per request.
     """
 
     _served: defaultdict[tuple[Kind, str], _Served] = field(default_factory=lambda: defaultdict(_Served))
@@ -68,11 +68,11 @@ class Ledger:
         self._served[kind, model].aborted += 1
 
     def reset(self) -> None:
-        """Set all to zero; generations still running count from here on."""
+        """Set all counts to zero; running generations count from here on."""
         self._served.clear()
 
     def report(self) -> dict[str, object]:
-        """All counters summed up; the same ones for each model and for each kind of endpoint."""
+        """Return the sums of all counters, in total, per model and per kind of endpoint."""
         return {
             **asdict(_summed(list(self._served.values()))),
             "by_model": self._grouped(lambda _, model: model),

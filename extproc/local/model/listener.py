@@ -1,4 +1,4 @@
-"""The socket side: an HTTP protocol whose connections a fault can cut, and a server that tells its port."""
+"""Serve HTTP with connections that a fault can cut, and announce the port."""
 
 import asyncio
 import json
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-# Seconds. Far above the 5 of vLLM: a pooled connection closed just as a proxy reuses it is a fault
-# nobody asked for.
+# Seconds. Far above the 5 of vLLM: if a pooled connection is closed just when a proxy reuses it, that is a fault
+# that no test asked for.
 _KEEP_ALIVE_S = 75
 _SHUTDOWN_S = 1
 
 
 class CuttableProtocol(H11Protocol):
-    """Offers every request a way to reset its own connection."""
+    """Give every request a function that resets its own connection."""
 
     def connection_made(self, transport: "asyncio.Transport") -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # One protocol object serves one connection, so its application may know the transport.
+        # One protocol object serves one connection, so its application may hold the transport.
         self.app = cast("Any", _Cuttable(self.app, transport))
 
 
@@ -46,13 +46,13 @@ class _Cuttable:
 
     def _reset(self) -> None:
         connection = self._transport.get_extra_info("socket")
-        # Lingering for no time turns the close into a reset.
+        # A linger time of zero turns the close into a reset.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
 
 class ReadyServer(uvicorn.Server):
-    """Calls back once it accepts connections."""
+    """Call back once it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, on_ready: "Callable[[], None]") -> None:
         super().__init__(config)
@@ -65,7 +65,7 @@ class ReadyServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A TCP socket bound to an IPv4 or IPv6 address; port 0 takes a free one.
+    """Return a TCP socket bound to an IPv4 or IPv6 address; port 0 takes a free one.
 
     Raises:
         OSError: the address cannot be bound.
@@ -82,7 +82,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def announce(port: int, port_file: "Path | None") -> None:
-    """Tell the port: one JSON line on stdout, and a file if wanted.
+    """Print the port as one JSON line on stdout, and write it to a file if wanted.
 
     Raises:
         OSError: the file cannot be written.
@@ -94,7 +94,7 @@ def announce(port: int, port_file: "Path | None") -> None:
 
 
 def serve(app: "ASGIApp", *, host: str = "127.0.0.1", port: int = 0, port_file: "Path | None" = None) -> None:
-    """Serve until SIGINT or SIGTERM; blocks. Runs on uvloop where that is installed.
+    """Serve until SIGINT or SIGTERM; blocks. Uses uvloop if it is installed.
 
     Args:
         app: The application.
@@ -112,7 +112,7 @@ def serve(app: "ASGIApp", *, host: str = "127.0.0.1", port: int = 0, port_file: 
 
 @asynccontextmanager
 async def running(app: "ASGIApp", *, host: str = "127.0.0.1", port: int = 0) -> "AsyncIterator[int]":
-    """Serve in the running loop for as long as the context lasts; gives the port, ready to be used.
+    """Serve in the running loop until the context ends. Yields the port once it accepts connections.
 
     Raises:
         OSError: the address cannot be bound.
@@ -144,7 +144,7 @@ def _config(app: "ASGIApp") -> uvicorn.Config:
 
 
 def _write_port(path: "Path", port: int) -> None:
-    # Whole or not at all: somebody may be polling for it.
+    # Write the file atomically: a reader may be polling for it.
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     unfinished.write_text(f"{port}\n", encoding="ascii")
     unfinished.replace(path)

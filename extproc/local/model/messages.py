@@ -1,4 +1,4 @@
-"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API in vLLM's words."""
+"""Answer POST /v1/messages and /v1/messages/count_tokens: Anthropic's API in vLLM's dialect."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +38,7 @@ async def message(service: Service, request: "Request") -> "Reply":
 
 
 async def count_tokens(service: Service, request: "Request") -> "Reply":
-    """Counts a prompt and answers nothing: it costs nothing either."""
+    """Count a prompt without answering it. This costs nothing."""
     asked = read_asked(request)
     parsed, tokens = await read_json(request, CountRequest, partial(_count, service.planner))
     counted = {"input_tokens": tokens, "context_management": {"original_input_tokens": tokens}}
@@ -67,7 +67,7 @@ def _turns(request: CountRequest) -> "list[Message]":
 
 @dataclass
 class MessagesShape(Shape):
-    # Two open a stream, then there is one a token.
+    # Two events open a stream; then there is one per token.
     strike_after: ClassVar[int] = 4
     has_done: ClassVar[bool] = False
     dialect: ClassVar[Dialect] = Dialect.ANTHROPIC
@@ -75,7 +75,7 @@ class MessagesShape(Shape):
     in_block: bool = False
 
     def opening(self) -> list[Event]:
-        # vLLM doesn't know yet what the cache had: all of the prompt counts as input until the end.
+        # vLLM does not know the cached part at the start: the whole prompt counts as input until the end.
         told = {"input_tokens": self.job.prompt_tokens, "output_tokens": 0}
         document = self._message() | {"stop_reason": None, "stop_sequence": None, "usage": told}
         return [typed("message_start", message=document)]
@@ -97,7 +97,7 @@ class MessagesShape(Shape):
 
     def whole(self, ends: list[ChoiceEnd], produced: int) -> Document:
         text = ends[0].text
-        # As vLLM does, without what is null.
+        # As in vLLM, without fields that are null.
         stopped = {key: value for key, value in _stopped(ends[0]).items() if value is not None}
         told = usage.messages(self.job.prompt_tokens, produced, self.job.details)
         content = [{"type": "text", "text": text}] if text else []

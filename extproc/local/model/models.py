@@ -1,4 +1,4 @@
-"""The list of models."""
+"""Answer with the list of models."""
 
 import secrets
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def model_list(models: tuple[str, ...], max_model_len: int, created: int) -> "Document":
-    """The answer of ``GET /v1/models``; ``created`` is in seconds since the epoch."""
+    """Return the answer of ``GET /v1/models``; ``created`` is in seconds since the epoch."""
     return {"object": "list", "data": [model_card(name, max_model_len, created) for name in models]}
 
 

@@ -1,4 +1,4 @@
-"""From a parsed request to a job: is the model served, do prompt and answer fit, what will be counted."""
+"""Turn a parsed request into a job: check the model, check that prompt and answer fit, and count the prompt."""
 
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
     from extproc.local.model.tokenizer import Message, SampleTokenizer
 
-# What the completions endpoint generates when nobody says how much; the chat endpoint has no such bound.
+# The completions endpoint's output without a client's bound; the chat endpoint has no such bound.
 _DEFAULT_COMPLETION_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request that will be answered with text.
+    """Hold a request that will be answered with text.
 
     Attributes:
-        kind: What was asked for.
-        model: The name under which it was asked for.
+        kind: The kind of request.
+        model: The name that the client used.
         prompts: One or more for a completion; one for all others.
         choices: Choices generated for each prompt, at least 1.
         shown: How many of them are in the answer, at least 1.
         stream: Whether the answer is a stream of events.
-        include_usage: Whether a stream ends with its usage, where that is the client's choice.
+        include_usage: Whether a stream ends with its usage, if that is the client's choice.
         continuous_usage: Whether each of its chunks carries the usage so far.
-        audio_seconds: Seconds of audio that were heard, rounded up.
-        details: What usage tells besides the totals.
+        audio_seconds: Seconds of audio in the request, rounded up.
+        details: Details of usage beside the totals.
     """
 
     kind: Kind
@@ -66,21 +66,21 @@ class Job:
         return sum(prompt.tokens for prompt in self.prompts)
 
     def prompt_of(self, index: int) -> Prompt:
-        """The prompt that a choice answers."""
+        """Return the prompt that a choice answers."""
         return self.prompts[index // self.choices]
 
     def beyond_bound(self) -> Self:
-        """The same job, by a model that doesn't stop at the bound which its client set."""
+        """Return the job as a model would do it that ignores the client's bound."""
         return replace(self, prompts=tuple(_beyond_bound(prompt) for prompt in self.prompts))
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How much a client wants.
+    """Hold the output that a client wants.
 
     Attributes:
-        tokens: The bound on the output, or None for what fits.
-        param: The field that says so.
+        tokens: The bound on the output, or None for all that fits.
+        param: The field that sets it.
         stop: Strings before which the text is cut, and the field that names them.
         chosen: Whether the bound is the client's own and not the endpoint's.
     """
@@ -94,7 +94,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Knows what is served.
+    """Plan jobs for the served models.
 
     Attributes:
         models: Names the model answers to.
@@ -151,7 +151,7 @@ class Planner:
     def conversation(
         self, request: GenerationRequest, messages: "Sequence[Message]", wanted: Wanted, param: str = "messages"
     ) -> Prompt:
-        """The prompt of a conversation; ``param`` is the field it stands in.
+        """Return the prompt of a conversation; ``param`` is its field.
 
         Raises:
             ApiError: 400 for what does not fit.
@@ -165,7 +165,7 @@ class Planner:
     def prompt(
         self, request: GenerationRequest, content: object, question: str, tokens: int, wanted: Wanted
     ) -> Prompt:
-        """A prompt of so many tokens; ``content`` is all that the answer depends on.
+        """Return a prompt of ``tokens`` tokens; the answer depends on ``content`` only.
 
         Raises:
             ApiError: 400 for what does not fit.
@@ -177,7 +177,7 @@ class Planner:
         """Check that a model is served.
 
         Raises:
-            ApiError: 404; it isn't.
+            ApiError: 404; it is not served.
         """
         if model not in self.models:
             aliases = ", ".join(self.models)
@@ -189,10 +189,10 @@ class Planner:
             )
 
     def input_tokens(self, given: str | list[int], param: str) -> list[int]:
-        """The tokens of a bare input, begin marker included; tokens are taken as they are.
+        """Return the tokens of a bare input, begin marker included; tokens are taken as they are.
 
         Raises:
-            ApiError: 400; a token that there is not, or more than the model takes.
+            ApiError: 400; an unknown token, or more tokens than the model takes.
         """
         tokens = self.tokenizer.text_tokens(given) if isinstance(given, str) else given
         if not isinstance(given, str):
@@ -206,10 +206,10 @@ class Planner:
         return tokens
 
     def check_tokens(self, tokens: list[int], param: str) -> None:
-        """Check that there are such tokens.
+        """Check that these tokens exist.
 
         Raises:
-            ApiError: 400; one is none.
+            ApiError: 400; one of them does not exist.
         """
         odd = next((token for token in tokens if not 0 <= token < self.tokenizer.size), None)
         if odd is not None:
@@ -246,7 +246,7 @@ class Planner:
             )
             raise unfit(message, wanted.param, asked)
         if asked > room:
-            # vLLM stops counting at the first prompt token that no longer fits; so does its message.
+            # vLLM stops counting at the first prompt token that no longer fits, and reports that count.
             counted = self.max_model_len - asked + 1
             message = (
                 f"This model's maximum context length is {self.max_model_len} tokens. However, you requested "
@@ -277,5 +277,5 @@ def _beyond_bound(prompt: Prompt) -> Prompt:
     if not prompt.sampling.bounded:
         return prompt
     tokens = BEYOND_BOUND * prompt.sampling.max_tokens
-    # Neither a stop string nor the end of the text comes before the last of them.
+    # Neither a stop string nor the end of the text ends it before the last token.
     return replace(prompt, sampling=Sampling(tokens, tokens, ignore_eos=True))

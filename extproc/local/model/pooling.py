@@ -1,4 +1,4 @@
-"""POST /v1/embeddings, /v1/rerank and /v1/score: what reads tokens and generates none."""
+"""Answer POST /v1/embeddings, /v1/rerank and /v1/score: they read tokens and generate none."""
 
 import struct
 from base64 import b64encode
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from extproc.local.model.events import Document
     from extproc.local.model.sending import Reply
 
-# Of a vector, where the client doesn't say.
+# The dimensions of a vector, if the client gives none.
 DIMENSIONS = 8
 _MAX_DIMENSIONS = 4096
 
-# What a pair of texts costs beyond them: a begin marker, one between and one at the end.
+# Extra tokens of a pair of texts: a begin marker, one between and one at the end.
 PAIR_TOKENS = 3
 
 _Text = str | dict[str, Any]
@@ -44,7 +44,7 @@ class RerankRequest(ModelRequest, frozen=True, kw_only=True):
 
 
 class ScoreRequest(ModelRequest, frozen=True, kw_only=True):
-    """One of four ways to name the two sides."""
+    """Hold the two sides of a score, in one of four spellings."""
 
     queries: _Texts | None = None
     documents: _Texts | None = None
@@ -160,7 +160,9 @@ def _text(item: _Text, param: str) -> str:
 
 
 def _scored(planner: Planner, one: str, other: str) -> tuple[float, int]:
-    """How alike two texts are, from 0 to 1: the tokens they share. And how many tokens were read."""
+    """Return the similarity of two texts from 0 to 1 (the share of common tokens), and the number of tokens
+    read.
+    """
     left, right = planner.tokenizer.encode(one), planner.tokenizer.encode(other)
     read = len(left) + len(right) + PAIR_TOKENS
     if read > planner.max_model_len:
@@ -171,7 +173,7 @@ def _scored(planner: Planner, one: str, other: str) -> tuple[float, int]:
 
 
 def _vector(tokens: list[int], dimensions: int) -> list[float]:
-    """A vector of length 1, the same for the same tokens."""
+    """Return a vector of length 1; the same tokens give the same vector."""
     seed = sha256(struct.pack(f">{len(tokens)}q", *tokens)).digest()
     raw = b""
     block = 0

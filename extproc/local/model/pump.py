@@ -1,4 +1,4 @@
-"""Runs a job at the pace of the model, counts what it produces, and stops when nobody listens."""
+"""Run a job at the pace of the model, count its output, and stop when the client is gone."""
 
 import asyncio
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast the model is.
+    """Set the speed of the model.
 
     Attributes:
         ttft_s: Seconds before the first token, 0 or more.
@@ -43,10 +43,10 @@ class Pump:
     pace: Pace
 
     async def run(self, job: "Job", gone: asyncio.Event) -> "AsyncGenerator[tuple[int, Step]]":
-        """Steps of all choices in turn, with the choice's index; ends early once ``gone`` is set.
+        """Yield the steps of all choices in turn, with the choice's index; end early once ``gone`` is set.
 
-        The prompt is counted at the start, each token before it is handed out. Close the iterator
-        (aclosing) when leaving it early: that is how it learns it was cut off.
+        The prompt is counted at the start, and each token before it is returned. Close the iterator (aclosing) if
+        you leave it early, so that it counts the answer as cut off.
         """
         self.ledger.begin(job.kind, job.model, job.prompt_tokens, job.audio_seconds)
         running = _choices(job, self.tokenizer)
@@ -70,9 +70,9 @@ class Pump:
     async def serve(
         self, kind: "Kind", model: str, prompt_tokens: int, completion_tokens: int, gone: asyncio.Event
     ) -> bool:
-        """Count an answer that is made in one go; False if nobody was there to get it.
+        """Count an answer that is made in one step. Return False if the client is gone.
 
-        It takes as long as the first token of others.
+        It takes as long as the first token of other answers.
         """
         self.ledger.begin(kind, model, prompt_tokens)
         await _wait_until(asyncio.get_running_loop().time() + self.pace.ttft_s, gone)
@@ -94,7 +94,7 @@ def _choices(job: "Job", tokenizer: "SampleTokenizer") -> "dict[int, Iterator[St
 async def _wait_until(due: float, gone: asyncio.Event) -> None:
     delay = due - asyncio.get_running_loop().time()
     if delay <= 0:
-        # Even the fastest model lets others run, and lets the loop notice a closed connection.
+        # Even the fastest model lets other tasks run, and lets the loop notice a closed connection.
         await asyncio.sleep(0)
         return
     try:

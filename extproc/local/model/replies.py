@@ -1,4 +1,4 @@
-"""What the sample model says: fitting answers to a few prompts, river talk to all others."""
+"""Choose the sample model's text: fitting answers to a few prompts, sentences about rivers for all others."""
 
 import operator
 import re
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
     from extproc.local.model.tokenizer import SampleTokenizer
 
-# Sentences are added until a text has at least a drawn number of tokens. No sentence is longer than
-# 15 tokens (a test sees to it), so a text has between 8 and 60.
+# Sentences are added until a text has at least a drawn number of tokens. No sentence is longer than 15 tokens (a
+# test checks it), so a text has between 8 and 60.
 _SHORTEST = 8
 _LONGEST_DRAW = 45
 
 _OPERATORS: "dict[str, Callable[[int, int], int]]" = {"+": operator.add, "-": operator.sub, "*": operator.mul}
-# Six digits at most: the answer to a longer sum is not worth the characters.
+# Six digits at most, to keep the answer short.
 _SUM = re.compile(r"(?<![\w.])(\d{1,6})\s*([-+*])\s*(\d{1,6})(?![\w.])(?:\s*=)?")
 _COUNT = re.compile(r"\bcount (?:up )?(?:from 1 )?to (\d{1,3})\b")
 
@@ -59,7 +59,7 @@ SENTENCES = (
 
 
 def known_answer(question: str) -> str | None:
-    """The fitting answer if the question is one of the handful the model knows."""
+    """Return the fitting answer if the model knows the question."""
     asked = question.strip().lower()
     if found := _SUM.search(asked):
         left, sign, right = found.groups()
@@ -70,7 +70,7 @@ def known_answer(question: str) -> str | None:
 
 
 def sentences(draw: "Random") -> "Iterator[str]":
-    """Sentences without end, none twice in a row."""
+    """Yield sentences without end, never the same one twice in a row."""
     last = ""
     while True:
         last = draw.choice([sentence for sentence in SENTENCES if sentence != last])
@@ -78,7 +78,7 @@ def sentences(draw: "Random") -> "Iterator[str]":
 
 
 def opening_tokens(question: str, draw: "Random", tokenizer: "SampleTokenizer") -> list[int]:
-    """The tokens of the text the model would say if nothing but its own end stopped it."""
+    """Return the tokens of the model's text, if nothing but its own end stops it."""
     answer = known_answer(question)
     if answer is not None:
         return tokenizer.encode(answer)

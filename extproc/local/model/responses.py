@@ -1,4 +1,4 @@
-"""POST /v1/responses: OpenAI's Responses API in vLLM's words."""
+"""Answer POST /v1/responses: OpenAI's Responses API in vLLM's dialect."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,7 +52,7 @@ def _plan(planner: Planner, request: ResponsesRequest) -> Job:
 def _message(item: Document) -> Message:
     role, content = item.get("role"), item.get("content", item.get("output"))
     if not isinstance(role, str):
-        # A call, its output or a thought: no turn of the template.
+        # A tool call, its output or a reasoning item: no turn of the template.
         text = content if isinstance(content, str) else ""
         return Message(str(item.get("type", "")), text, plain=False)
     if not isinstance(content, str | list) or not all(isinstance(part, str | dict) for part in content):
@@ -62,7 +62,7 @@ def _message(item: Document) -> Message:
 
 @dataclass(kw_only=True)
 class ResponsesShape(Shape):
-    # Four open a stream, then there is one a token.
+    # Four events open a stream; then there is one per token.
     strike_after: ClassVar[int] = 6
     has_done: ClassVar[bool] = False
 
@@ -94,7 +94,7 @@ class ResponsesShape(Shape):
             self._event("response.output_text.done", **self._place(), logprobs=[], text=text),
             self._event("response.content_part.done", **self._place(), part=_part(text)),
             self._event("response.output_item.done", item=item, output_index=0),
-            # vLLM's name for it also where the answer was cut; OpenAI's own would be response.incomplete.
+            # vLLM uses this name for a cut answer too; OpenAI would send response.incomplete.
             self._event("response.completed", response=self.whole(ends, produced)),
         ]
 
@@ -111,7 +111,7 @@ class ResponsesShape(Shape):
 
     def _event(self, name: str, **fields: Any) -> Event:
         document = {"sequence_number": next(self.numbers), "type": name, **fields}
-        # vLLM writes the fields of an event by name.
+        # vLLM sorts the fields of an event by name.
         return Event(dict(sorted(document.items())), name)
 
     def _place(self) -> Document:

@@ -1,4 +1,4 @@
-"""Sends an answer over ASGI, with what can go wrong on the way, and notices when the client leaves."""
+"""Send an answer over ASGI, inject faults, and notice when the client leaves."""
 
 import asyncio
 from contextlib import aclosing
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-# The key under which the listener offers to cut the connection; in-process callers have none to cut.
+# The key of the listener's function that cuts the connection; in-process callers have none.
 ABORT_EXTENSION = "tokenweir.abort"
 
 HANG_S = 300.0
-# How long the end of a body is in coming; long enough for any client to leave meanwhile.
+# The delay of the end of a body; long enough for any client to leave meanwhile.
 LATE_S = 30.0
 
-# How long what was sent before a cut may take to reach the client: a reset overtakes unread data.
+# The time for data before a cut to reach the client: a reset discards unread data.
 _CUT_AFTER_S = 0.05
 
 JSON = "application/json"
@@ -31,12 +31,12 @@ _EVENTS = "text/event-stream; charset=utf-8"
 
 
 class ClientGoneError(Exception):
-    """Nobody is left to answer."""
+    """Report that the client is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A body in one piece."""
+    """Hold a body in one piece."""
 
     body: bytes
     media_type: str = JSON
@@ -44,12 +44,12 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The way to one client.
+    """Send to one client.
 
     Attributes:
         send: ASGI's.
         gone: Set once the client has left.
-        fault: What goes wrong.
+        fault: The fault to inject.
     """
 
     send: "Send"
@@ -57,7 +57,7 @@ class Line:
     fault: Fault | None
 
     async def whole(self, content: Content, status: int = HTTPStatus.OK) -> None:
-        """Send a body in one piece, or in those that the fault makes of it.
+        """Send a body in one piece, or in the pieces that the fault makes of it.
 
         Raises:
             ConnectionCutError: the fault is that it ends in its middle.
@@ -105,18 +105,18 @@ class Line:
         await self._part(b"", more=False)
 
     async def late(self) -> None:
-        """Let the end of the body wait.
+        """Delay the end of the body.
 
         Raises:
-            ClientGoneError: the client didn't.
+            ClientGoneError: the client left.
         """
         await self._until_gone(LATE_S)
 
     async def hang(self) -> None:
-        """Let the whole answer wait, for about as long as anybody would.
+        """Delay the whole answer, longer than any client waits.
 
         Raises:
-            ClientGoneError: the client didn't.
+            ClientGoneError: the client left.
         """
         await self._until_gone(HANG_S)
 
@@ -151,12 +151,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An ASGI application that answers one request.
+    """Answer one request, as an ASGI application.
 
     Attributes:
         speak: Generates the answer and sends it.
-        fault: What goes wrong.
-        dialect: The words of its errors.
+        fault: The fault to inject.
+        dialect: The format of its errors.
         stream: Whether the answer is a stream of events.
     """
 

@@ -1,4 +1,4 @@
-"""The sample model as a Starlette application, and the command that serves it."""
+"""Build the sample model as a Starlette application, and serve it from the command line."""
 
 import argparse
 import contextlib
@@ -66,10 +66,10 @@ _LOOKED_UP = (
 
 
 class SampleModel(Starlette):
-    """The application; give it to a server, or to a client's in-process transport.
+    """Serve the sample model; pass it to a server, or to a client's in-process transport.
 
     Attributes:
-        ledger: What it has served so far; also under ``GET /admin/usage``.
+        ledger: The counts so far; also under ``GET /admin/usage``.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_disconnect(_: Request, __: Exception) -> Response:
-    # Nobody reads it; without it the half-sent request would be logged as an error of the server.
+    # No client reads it; without it, the server would log the half-sent request as its own error.
     return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
@@ -159,7 +159,7 @@ _EXCEPTION_HANDLERS = {
 
 
 def main(arguments: "Sequence[str] | None" = None) -> None:
-    """The command line; see ``--help``."""
+    """Run the command line; see ``--help``."""
     options = _parser().parse_args(arguments)
     app = SampleModel(
         models=options.model or [DEFAULT_MODEL],

@@ -1,4 +1,4 @@
-"""What all endpoints work with, and how they read a request."""
+"""Share the model and the reading of requests between all endpoints."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from extproc.local.model.pump import Pump
     from extproc.local.model.shapes import Shape
 
-# Tokenizing more than this, in bytes of body, would keep other streams waiting for milliseconds.
+# Tokenizing a larger body (in bytes) on the event loop would delay other streams by milliseconds.
 _TOKENIZE_ASIDE = 65536
 
 _RequestT = TypeVar("_RequestT")
@@ -37,12 +37,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The model as its endpoints see it.
+    """Hold the model for its endpoints.
 
     Attributes:
-        planner: Knows what is served.
+        planner: Knows the served models.
         pump: Generates and counts.
-        created: When it started, in seconds since the epoch.
+        created: Time of the start, in seconds since the epoch.
     """
 
     planner: "Planner"
@@ -52,12 +52,12 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the headers ask for.
+    """Hold the options in a request's headers.
 
     Attributes:
-        request_id: The id given by whoever sits in front, which goes on into the answer's id, or a new one.
-        fault: What is to go wrong.
-        details: What usage is to tell.
+        request_id: The id that the proxy in front gave, or a new one. It becomes part of the answer's id.
+        fault: The fault to inject.
+        details: The details of usage to report.
     """
 
     request_id: str
@@ -69,7 +69,7 @@ def read_asked(request: "Request") -> Asked:
     """Read the headers.
 
     Raises:
-        ApiError: 400; a fault or a detail that there is not.
+        ApiError: 400; an unknown fault or detail.
     """
     headers = request.headers
     return Asked(
@@ -82,7 +82,7 @@ def read_asked(request: "Request") -> Asked:
 async def read_json(
     request: "Request", kind: type[_RequestT], understand: "Callable[[_RequestT], _T]"
 ) -> tuple[_RequestT, _T]:
-    """The request in the body, and what is understood of it; where that takes long, in a thread.
+    """Return the request in the body, and the result of interpreting it; in a thread if that takes long.
 
     Raises:
         ApiError: 400 or 404; it cannot be answered.
@@ -93,12 +93,12 @@ async def read_json(
 
 
 async def aside(work: "Callable[[], _T]", size: int) -> _T:
-    """The result of work, done in a thread where ``size`` bytes are too many for the loop."""
+    """Return the result of the work, done in a thread if ``size`` bytes are too many for the loop."""
     return await asyncio.to_thread(work) if size > _TOKENIZE_ASIDE else work()
 
 
 def generated(service: Service, asked: Asked, job: "Job", shape: "Callable[[Job, str], Shape]") -> Reply:
-    """Answers a job in some shape, with what the headers ask for."""
+    """Answer a job in some shape, with the options of the headers."""
     job = replace(job, details=asked.details)
     if asked.fault is Fault.IGNORE_BOUND:
         job = job.beyond_bound()
@@ -107,15 +107,15 @@ def generated(service: Service, asked: Asked, job: "Job", shape: "Callable[[Job,
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An answer that is known as soon as the request is understood.
+    """Hold an answer that is known as soon as the request is understood.
 
     Attributes:
-        kind: What was asked for.
-        model: The name under which it was asked for.
-        answer: A document, whose usage a fault may spoil, or bytes.
+        kind: The kind of request.
+        model: The name that the client used.
+        answer: A document, whose usage a fault may change, or bytes.
         prompt_tokens: Tokens that were read.
-        completion_tokens: Tokens that were made.
-        dialect: The words of its errors.
+        completion_tokens: Tokens that were generated.
+        dialect: The format of its errors.
     """
 
     kind: "Kind"
@@ -127,7 +127,7 @@ class Ready:
 
 
 def given(service: Service, asked: Asked, ready: Ready) -> Reply:
-    """Counts and gives an answer that is ready, at the pace of the model."""
+    """Count and send an answer that is ready, at the pace of the model."""
 
     async def speak(line: Line) -> None:
         served = await service.pump.serve(

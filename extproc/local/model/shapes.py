@@ -1,4 +1,4 @@
-"""The documents of chats and completions, key for key in the order in which vLLM writes them."""
+"""Build the documents of chats and completions, key for key in vLLM's order."""
 
 import secrets
 import time
@@ -20,7 +20,7 @@ FINGERPRINT = f"sample-{VERSION}-tekken"
 
 @dataclass(frozen=True, slots=True)
 class ChoiceEnd:
-    """A finished choice: its whole text and why it ended there."""
+    """Hold a finished choice: its whole text and its finish reason."""
 
     text: str
     finish_reason: str
@@ -29,12 +29,12 @@ class ChoiceEnd:
 
 @dataclass
 class Shape(ABC):
-    """How one endpoint words the answer to one job.
+    """Format the answer to one job for one endpoint.
 
     Attributes:
         strike_after: Events of a stream after which a fault of its middle strikes.
         has_done: Whether its streams end with ``[DONE]``.
-        dialect: The words of its errors.
+        dialect: The format of its errors.
     """
 
     strike_after: ClassVar[int] = 3
@@ -46,27 +46,27 @@ class Shape(ABC):
     created: int = field(default_factory=lambda: int(time.time()))
 
     def preamble(self) -> list[Event]:
-        """What a stream says before there is any token."""
+        """Return the events of a stream before there is any token."""
         return []
 
     def opening(self) -> list[Event]:
-        """What it says as soon as there is one."""
+        """Return the events at the first token."""
         return []
 
     @abstractmethod
     def token(self, index: int, step: "Step", produced: int) -> list[Event]:
-        """What it says of one more token; ``produced`` are those of the choice so far."""
+        """Return the events of one more token; ``produced`` is the choice's tokens so far."""
 
     @abstractmethod
     def closing(self, ends: list[ChoiceEnd], produced: int) -> list[Event]:
-        """What it says at last; ``produced`` are all completion tokens."""
+        """Return the events at the end; ``produced`` is all completion tokens."""
 
     @abstractmethod
     def whole(self, ends: list[ChoiceEnd], produced: int) -> Document | str:
-        """The answer in one piece; a string is plain text."""
+        """Return the answer in one piece; a string is plain text."""
 
     def failed(self, error: ApiError) -> Event:
-        """What a stream says that fails."""
+        """Return the event of a stream that fails."""
         return Event(error.body(self.dialect))
 
 
@@ -186,7 +186,7 @@ def _chat_progress(prompt_tokens: int, completion_tokens: int) -> Document:
 
 
 def _signed_if_last(document: Document, step: "Step", job: "Job") -> Document:
-    # With a usage chunk to follow, that one is the last and carries the fingerprint.
+    # If a usage chunk follows, that chunk is the last one and has the fingerprint.
     if step.finish_reason is not None and not job.include_usage:
         document["system_fingerprint"] = FINGERPRINT
     return document

@@ -1,4 +1,4 @@
-"""POST /v1/audio/speech: silence, as long as it takes to say the text. The answer tells no usage."""
+"""Answer POST /v1/audio/speech: silence, as long as saying the text would take. The answer has no usage."""
 
 import io
 import wave

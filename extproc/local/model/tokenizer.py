@@ -1,4 +1,4 @@
-"""Real token counts: the Tekken tokenizer and its chat template, as shipped by mistral-common."""
+"""Count real tokens: with the Tekken tokenizer and its chat template, as shipped by mistral-common."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 VOCABULARY = "tekken_240911.json"
 
-# What a turn costs beyond its text where the template refuses the conversation: about what the
-# [INST] and [/INST] markers, the end-of-sequence token and a role name would have cost.
+# Extra tokens of a turn if the template refuses the conversation: about the cost of the [INST] and [/INST]
+# markers, the end-of-sequence token and a role name.
 FALLBACK_TOKENS_PER_MESSAGE = 4
 
 # Characters; see SampleTokenizer.encode.
@@ -22,7 +22,7 @@ _TEMPLATE_ROLES = {"system": "system", "developer": "system", "user": "user", "a
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation, reduced to what is counted.
+    """Hold one turn of a conversation, reduced to what is counted.
 
     Attributes:
         role: The role as the client wrote it.
@@ -36,7 +36,7 @@ class Message:
 
 
 class SampleTokenizer:
-    """Turns text into Tekken tokens and back into bytes. Safe to share between threads."""
+    """Turn text into Tekken tokens and back into bytes. Thread-safe."""
 
     def __init__(self, mistral: Any) -> None:
         self._mistral = mistral
@@ -46,12 +46,12 @@ class SampleTokenizer:
         self.size: int = self._tekken.n_words
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a bare text, without begin or end markers."""
+        """Return the tokens of a bare text, without begin or end markers."""
         try:
             return self._encode(text)
         except ValueError:
-            # The splitting pattern backtracks too far on, say, a million blanks. In slices it does
-            # not, at the price of a token more or less where they meet.
+            # On a million blanks, for example, the splitting pattern backtracks too far. Slices avoid that, but
+            # the count may differ by a token or so at each boundary.
             slices = (text[at : at + _SLICE] for at in range(0, len(text), _SLICE))
             return [token for part in slices for token in self._encode(part)]
 
@@ -60,37 +60,37 @@ class SampleTokenizer:
         return tokens
 
     def piece(self, token: int) -> bytes:
-        """The bytes a token stands for; they need not be whole characters."""
+        """Return the bytes of a token; they need not be whole characters."""
         piece: bytes = self._tekken.id_to_byte_piece(token)
         return piece
 
     def decode(self, tokens: "Sequence[int]") -> str:
-        """The text of tokens, each from 0 to below `size`; markers have none."""
+        """Return the text of tokens, each from 0 to below `size`; markers have none."""
         return b"".join(map(self.piece, tokens)).decode(errors="replace")
 
     def text_tokens(self, text: str) -> list[int]:
-        """The prompt of a bare completion: the begin marker and its text."""
+        """Return the prompt of a bare completion: the begin marker and its text."""
         return [self._bos, *self.encode(text)]
 
     def chat_tokens(self, messages: "Sequence[Message]") -> list[int]:
-        """The prompt of a conversation, the chat template included. Never raises on odd input."""
+        """Return the prompt of a conversation, the chat template included. Never raises on odd input."""
         if all(message.plain and message.role in _TEMPLATE_ROLES for message in messages):
             from mistral_common.exceptions import MistralCommonException
 
             try:
                 return list(self._mistral.encode_chat_completion(_template_request(messages)).tokens)
             except (MistralCommonException, ValueError):
-                # The template wants turns to alternate and to end with the user's.
+                # The template requires turns to alternate and to end with the user's.
                 pass
         turns = ([*self.encode(message.text), *[self.eos] * FALLBACK_TOKENS_PER_MESSAGE] for message in messages)
         return [self._bos, *chain.from_iterable(turns)]
 
     def count_text(self, text: str) -> int:
-        """Prompt tokens of a bare completion."""
+        """Return the prompt tokens of a bare completion."""
         return len(self.text_tokens(text))
 
     def count_chat(self, messages: "Sequence[Message]") -> int:
-        """Prompt tokens of a conversation."""
+        """Return the prompt tokens of a conversation."""
         return len(self.chat_tokens(messages))
 
 
@@ -106,7 +106,7 @@ def _template_request(messages: "Sequence[Message]") -> Any:
 
 @lru_cache(maxsize=1)
 def load_tokenizer() -> SampleTokenizer:
-    """The tokenizer, read once per process (about a second and 200 MB).
+    """Return the tokenizer, loaded once per process (about a second and 200 MB).
 
     Raises:
         ImportError: mistral-common is not installed.

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize."""
+"""Answer POST /tokenize and /detokenize."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def tokenize(service: Service, request: "Request") -> "Reply":
-    """Costs nothing: no model reads what is only counted."""
+    """Count the tokens. This costs nothing, because no model reads them."""
     asked = read_asked(request)
     planner = service.planner
     parsed, tokens = await read_json(request, TokenizeRequest, partial(_tokens, planner))

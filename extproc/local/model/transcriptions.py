@@ -1,4 +1,4 @@
-"""POST /v1/audio/transcriptions: what might have been said, in vLLM's words or in those of gpt-4o-transcribe."""
+"""Answer POST /v1/audio/transcriptions with some text, in vLLM's format or in that of gpt-4o-transcribe."""
 
 import io
 import wave
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from extproc.local.model.generator import Step
     from extproc.local.model.sending import Reply
 
-# Tokens that the model hears in a second.
+# Tokens of one second of audio.
 AUDIO_TOKENS_PER_S = 10
 
-# Of audio that is no WAV, and so of unknown length: 128 kbit/s.
+# Assume 128 kbit/s for audio that is no WAV, because its length is unknown.
 BYTES_PER_S = 16_000
 
 _FORMATS = ("json", "text", "verbose_json")
@@ -36,7 +36,7 @@ _YES = {"true": True, "1": True, "false": False, "0": False, "": False}
 
 
 class TranscriptionRequest(GenerationRequest, frozen=True, kw_only=True):
-    """A form, of which all fields are strings."""
+    """Hold a form whose fields are all strings."""
 
     prompt: str = ""
     language: str = "en"
@@ -53,7 +53,7 @@ class Audio:
 
     @property
     def whole_seconds(self) -> int:
-        """Rounded up, as it is charged."""
+        """Return the seconds, rounded up, as they are charged."""
         return ceil(self.seconds)
 
     @property
@@ -166,7 +166,7 @@ def _plan(planner: Planner, request: TranscriptionRequest, audio: Audio) -> Job:
 
 @dataclass(kw_only=True)
 class TranscriptionShape(Shape):
-    """vLLM's: plain answers tell seconds, streams tokens if asked to, and verbose ones nothing."""
+    """Format like vLLM: plain answers report seconds, streams report tokens if asked to, verbose ones nothing."""
 
     request: TranscriptionRequest
     audio: Audio
@@ -230,7 +230,7 @@ class TranscriptionShape(Shape):
 
 
 class SpokenShape(TranscriptionShape):
-    """That of gpt-4o-transcribe: plain answers and the end of streams tell tokens."""
+    """Format like gpt-4o-transcribe: plain answers and the end of streams report tokens."""
 
     has_done = False
 

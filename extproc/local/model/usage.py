@@ -1,4 +1,4 @@
-"""Usage in the words of each API, with the details that were asked for."""
+"""Format usage for each API, with the requested details."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def counts(prompt_tokens: int, completion_tokens: int) -> "Document":
-    """The counts alone, in the order in which vLLM writes them."""
+    """Return the counts alone, in vLLM's order."""
     return {
         "prompt_tokens": prompt_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
@@ -17,12 +17,14 @@ def counts(prompt_tokens: int, completion_tokens: int) -> "Document":
 
 
 def pooled(prompt_tokens: int) -> "Document":
-    """Usage of what generates nothing."""
+    """Return the usage of an endpoint that generates nothing."""
     return counts(prompt_tokens, 0) | {"prompt_tokens_details": None, "completion_tokens_details": None}
 
 
 def plain(prompt_tokens: int, completion_tokens: int, details: "Details", *, tells_writes: bool) -> "Document":
-    """Usage of a plain chat or completion; only the one tells what was written into the cache."""
+    """Return the usage of a plain chat or completion. With `tells_writes` it reports tokens written to the
+    cache.
+    """
     details = details.within(prompt_tokens, completion_tokens)
     heard: Document = {"audio": details.audio_in} if details.audio_in else {}
     written = details.cache_write if tells_writes or details.cache_write else None
@@ -38,7 +40,7 @@ def plain(prompt_tokens: int, completion_tokens: int, details: "Details", *, tel
 
 
 def streamed(prompt_tokens: int, completion_tokens: int, details: "Details", *, tells_writes: bool) -> "Document":
-    """Usage in the last chunk of a chat or completion."""
+    """Return the usage in the last chunk of a chat or completion."""
     details = details.within(prompt_tokens, completion_tokens)
     prompt = {"cached_tokens": details.cached}
     if tells_writes or details.cache_write:
@@ -72,7 +74,9 @@ def responses(prompt_tokens: int, completion_tokens: int, details: "Details") ->
 
 
 def messages(prompt_tokens: int, completion_tokens: int, details: "Details") -> "Document":
-    """Anthropic's: what the cache had or was given is no part of the input tokens, but adds to them."""
+    """Return Anthropic's usage: tokens read from or written to the cache are added to the input tokens, not part
+    of them.
+    """
     details = details.within(prompt_tokens, completion_tokens)
     return {
         "input_tokens": prompt_tokens - details.cached - details.cache_write,
