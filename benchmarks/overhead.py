@@ -1,10 +1,10 @@
-"""What Tokenweir adds to a request and to a streamed chunk, against the same Envoy without it, in one run.
+"""Measure the time that Tokenweir adds to a request and to a streamed chunk, against the same Envoy without it.
 
     python benchmarks/overhead.py [--rounds 7] [--requests 300] [--concurrency 8] [--json]
 
-Both Envoys stand before the same sample model server, which answers at once. Rounds alternate between them; the
-figures are medians over rounds. Client, Envoys, model server and processor share this machine's cores, so read the
-ratios, not the requests per second.
+Both Envoys are in front of the same sample model server, which answers at once. Rounds alternate between them, and
+the figures are medians over rounds. Client, Envoys, model server and processor share this machine's cores, so
+compare the ratios, not the requests per second.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _STREAM_TOKENS = 200
 
 @dataclass(frozen=True)
 class Side:
-    """One Envoy."""
+    """Describe one Envoy."""
 
     name: str
     url: str
@@ -76,7 +76,7 @@ async def _measure(
     for name, measure in measures.items():
         samples: dict[str, list[float]] = {side.name: [] for side in sides}
         for side in sides:
-            await measure(side)  # connections, caches
+            await measure(side)  # fills connection pools and caches
         for _ in range(args.rounds):
             for side in sides:
                 samples[side.name].append(await measure(side))
@@ -157,7 +157,7 @@ async def _answer(reader: asyncio.StreamReader) -> None:
 
 
 async def _envoy_without(stack: Stack, folder: Path) -> tuple[str, object]:
-    """The same Envoy without jwt_authn, buffer and ext_proc."""
+    """Start the same Envoy without jwt_authn, buffer and ext_proc."""
     port, admin = free_ports(2)
     options = EnvoyOptions(
         listener_port=port,

@@ -1,14 +1,15 @@
-"""Writes what follows from a chart's values.yaml: values.schema.json and the README's table.
+"""Write the files derived from a chart's values.yaml: values.schema.json and the README's table.
 
     python charts/generate.py            writes them
     python charts/generate.py --check    names the files that are out of date, and fails
 
-A comment right above a key says what it is: `# -- ` begins the description, `# @schema {...}` adds to the key's
-JSON schema (a YAML flow mapping; may go on in the lines below). Without one, the default's type is the type. A
-`$ref` names an entry of charts/definitions.yaml. Maps with keys are closed: another key is refused.
+A comment directly above a key describes it: `# -- ` begins the description, and `# @schema {...}` adds to the
+key's JSON schema (a YAML flow mapping; may continue on the lines below). Without `# @schema`, the type of the
+default is the type. A `$ref` names an entry of charts/definitions.yaml. Maps with keys are closed: other keys are
+refused.
 
-kserve-general's values.yaml is kserve-model's and, below it, values.canary.yaml. The last section of platform's,
-`platform`, is kserve-model's.
+The values.yaml of kserve-general is that of kserve-model followed by values.canary.yaml. The last section of
+platform's values, `platform`, is that of kserve-model.
 """
 
 import json
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def wanted() -> Iterator[tuple[Path, str]]:
-    """Each generated file and what it should say."""
+    """Yield each generated file and its wanted content."""
     definitions = yaml.safe_load((HERE / "definitions.yaml").read_text(encoding="utf-8"))
     for chart in CHARTS:
         folder = HERE / chart
@@ -79,7 +80,7 @@ def schema_of(values: str, definitions: dict[str, Any], chart: dict[str, Any]) -
         "title": f"Values of the chart {chart['name']}",
         **_mapping(root, lines),
     }
-    # What a parent chart hands down, and what a chart's own dependencies have.
+    # The values that a parent chart passes down, and those of a chart's own dependencies.
     schema["properties"]["global"] = {"type": "object", "description": "Values of a parent chart; not read."}
     for dependency in chart.get("dependencies", ()):
         name = dependency.get("alias", dependency["name"])
@@ -116,13 +117,13 @@ def _type(node: yaml.Node) -> str:
 
 
 def comment_above(lines: list[str], line: int) -> tuple[str, dict[str, Any]]:
-    """The description and the schema of the comment that ends above `line` (counted from 0)."""
+    """Return the description and the schema of the comment that ends above `line` (counted from 0)."""
     first = line
     while first > 0 and lines[first - 1].lstrip().startswith("#"):
         first -= 1
     description: list[str] = []
     schema: list[str] = []
-    into: list[str] = []  # what comes before either belongs to neither
+    into: list[str] = []  # text before both belongs to neither
     for text in (each.lstrip().removeprefix("#").strip() for each in lines[first:line]):
         if text.startswith("-- "):
             description.clear()
@@ -134,7 +135,7 @@ def comment_above(lines: list[str], line: int) -> tuple[str, dict[str, Any]]:
 
 
 def _resolve(schema: Any, definitions: dict[str, Any], used: dict[str, Any]) -> None:
-    """Turns `$ref: name` into a JSON pointer, wherever it stands, and collects what is used."""
+    """Turn each `$ref: name` into a JSON pointer, and collect the definitions that are used."""
     if isinstance(schema, list):
         for each in schema:
             _resolve(each, definitions, used)
@@ -143,7 +144,7 @@ def _resolve(schema: Any, definitions: dict[str, Any], used: dict[str, Any]) -> 
     name = schema.get("$ref")
     if isinstance(name, str) and not name.startswith("#"):
         del schema["$ref"]
-        # In draft 7 a reference stands alone: what is beside it would not count.
+        # In draft 7 a reference stands alone: keywords beside it are ignored.
         schema["allOf"] = [{"$ref": f"#/definitions/{name}"}]
         if name not in used:
             used[name] = json.loads(json.dumps(definitions[name]))
@@ -154,7 +155,7 @@ def _resolve(schema: Any, definitions: dict[str, Any], used: dict[str, Any]) -> 
 
 
 def readme(head: str, values: str) -> str:
-    """The chart's own words, and a table of its values."""
+    """Return the chart's own text, and a table of its values."""
     rows = ["| value | default | meaning |", "|---|---|---|"]
     lines = values.splitlines()
     for name, node, line in _leaves(yaml.compose(values, Loader=yaml.SafeLoader), lines):

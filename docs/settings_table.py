@@ -1,4 +1,4 @@
-"""Writes the tables of settings.md from the settings themselves: `python docs/settings_table.py`."""  # noqa: INP001
+"""Write the tables of settings.md from the settings themselves: `python docs/settings_table.py`."""  # noqa: INP001
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ PAGE = Path(__file__).with_name("settings.md")
 BEGIN = "<!-- tables: written by docs/settings_table.py -->\n"
 END = "<!-- end of tables -->\n"
 
-# What a schema can't say.
+# Forms that a schema can't express.
 _FORMS = {
     "server.address": "`host:port` or `unix:/path`; port 0: any free one",
     "server.tls.certificate_file": "path, or null",
@@ -37,7 +37,7 @@ _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean":
 
 
 def tables() -> str:
-    """One table per section, in the order of the model."""
+    """Return one table per section, in the order of the model."""
     schema = Settings.model_json_schema()
     rows: dict[str, list[str]] = {}
     for name in field_names():
@@ -47,7 +47,7 @@ def tables() -> str:
 
 
 def page(text: str) -> str:
-    """The page with its tables as they should be."""
+    """Return the page with current tables."""
     head, _, rest = text.partition(BEGIN)
     return f"{head}{BEGIN}\n{tables()}\n{END}{rest.partition(END)[2]}"
 
