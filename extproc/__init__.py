@@ -1,3 +1,3 @@
-"""Tokenweir: an Envoy external processor that enforces LLM token quotas and records usage."""
+"""Enforce LLM token quotas and record usage, as an external processor for Envoy."""
 
 __version__ = "0.1.0"

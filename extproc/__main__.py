@@ -1,4 +1,4 @@
-"""`python -m extproc` is the command `tokenweir`."""
+"""Run the command `tokenweir` as `python -m extproc`."""
 
 from extproc.cli import main
 

@@ -36,7 +36,7 @@ class _Root(TyperGroup):
 app = typer.Typer(
     name="tokenweir",
     cls=_Root,
-    help="Token quotas and usage for LLMs behind Envoy.",
+    help="Manage token quotas and usage for LLMs behind Envoy.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -68,7 +68,7 @@ def root(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Token quotas and usage for LLMs behind Envoy."""
+    """Manage token quotas and usage for LLMs behind Envoy."""
     del version
     context.obj = config
 

@@ -1,1 +1,3 @@
-"""The pure core: values in, values out. No I/O, clock, randomness or logging (a contract in CI keeps it so)."""
+"""Decide on values and return values: no I/O, clock, randomness or logging (a contract in CI checks the
+imports).
+"""

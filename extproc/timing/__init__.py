@@ -1,1 +1,3 @@
-"""Waiting: backoff between attempts, periodic steps, and events with a timeout. Knows no other package."""
+"""Wait: with backoff between attempts, between periodic steps, and for events with a timeout. Imports no other
+package.
+"""

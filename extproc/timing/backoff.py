@@ -1,4 +1,4 @@
-"""Waits between attempts that fail."""
+"""Wait between failed attempts."""
 
 import random
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _MAX_DOUBLINGS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Exponential backoff with a cap and full jitter.
+    """Compute the waits of exponential backoff with a cap and full jitter.
 
     The upper bound of a wait is `first_s` after the first failure, doubles with each further failure, and never
     exceeds `max_s`. The wait itself is drawn between 0 and that bound, so replicas that failed together do not

@@ -1,4 +1,4 @@
-"""Events that are waited for with a timeout."""
+"""Wait for an event with a timeout."""
 
 import asyncio
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Steps that are taken again and again in the background."""
+"""Repeat a step in the background."""
 
 import asyncio
 import random
