@@ -74,8 +74,8 @@ def own_limits(document: Document) -> tuple[Limit, ...]:
 def keeps_defaults_away(document: Document) -> bool:
     """Return whether the default token limits do not apply to the document, as in `policy_from`.
 
-    They do not apply if the document has a token limit of its own that binds all requests, or says that there is
-    none. An edit must not change this as a side effect.
+    The defaults do not apply if the document has a token limit of its own that binds all requests, or says that
+    there is none. An edit must not change this as a side effect.
     """
     whole_shadow = document.get("mode") == DocumentMode.SHADOW
     return document.get("unlimited") is True or any(

@@ -84,9 +84,9 @@ def aside(
 ) -> None:
     """Show the entries that the ledger refused permanently, with the reason, oldest first.
 
-    They are charged to their limits, but are missing in the ledger and in daily usage. `--write` tries each of
-    them again. Entries that are written are no longer set aside. Nothing is counted twice, however often you
-    repeat it.
+    These entries are charged to their limits, but are missing in the ledger and in daily usage. `--write` tries
+    each of them again. Entries that are written are no longer set aside. Nothing is counted twice, however often
+    you repeat it.
     """
     found = with_journal(context, lambda journal: journal.write(limit) if write else journal.set_aside(limit))
     rows = [_row(each) for each in found]

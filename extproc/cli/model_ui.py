@@ -39,9 +39,9 @@ def ui(
 ) -> None:
     """Fill in a model's values in a form in your browser, with a live preview of the rendering.
 
-    The form offers files: values.yaml, the rendered objects, a Flux HelmRelease, a patch for `git apply`. It
-    writes no file itself and never talks to a cluster. It listens on 127.0.0.1 until Ctrl-C; the printed address
-    has its access key. Needs `pip install 'tokenweir[models]'`.
+    The form offers files: values.yaml, the rendered objects, a Flux HelmRelease, a patch for `git apply`. The
+    command writes no file itself and never talks to a cluster. It listens on 127.0.0.1 until Ctrl-C; the printed
+    address has the access key. Needs `pip install 'tokenweir[models]'`.
     """
     from extproc.onboarding.errors import OnboardingError, PartMissing
 

@@ -279,7 +279,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Delete a tenant's limits: the defaults then apply to it. Its usage and ledger stay."""
+    """Delete a tenant's limits: the defaults then apply to it. The tenant's usage and ledger stay."""
     if not yes:
         _ask(tenant)
     with_admin(context, lambda admin: admin.delete_tenant(tenant))

@@ -123,8 +123,8 @@ async def start(command: Command, ready: Probe, *, deadline_s: float = 20.0) -> 
     """Start a child and return it once `ready` succeeds; on any failure it is stopped first.
 
     Start children before gRPC servers and thread pools: a fork copies locks in any state. On Linux the child is
-    killed when this process ends, whatever the reason. It gets no signal from the terminal: a Ctrl-C reaches the
-    parent only, which stops its children in its own order.
+    killed when this process ends, whatever the reason. The child gets no signal from the terminal: a Ctrl-C
+    reaches the parent only, which stops its children in its own order.
 
     Raises:
         ChildError: the program could not be run, ended too early, or was not ready within `deadline_s`.

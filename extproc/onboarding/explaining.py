@@ -25,9 +25,9 @@ Removed = frozenset[Path]
 class Explained:
     """Explain one rendered object.
 
-    It depends on the values in `because`: on each of them if `each_needed`, otherwise on any one of them. An empty
-    list means that the object always exists. Values in `by_default` are in the chart's defaults or in lower
-    layers, not in the file. The values in `shaped_by` change its content.
+    The object depends on the values in `because`: on each of them if `each_needed`, otherwise on any one of them.
+    An empty list means that the object always exists. Values in `by_default` are in the chart's defaults or in
+    lower layers, not in the file. The values in `shaped_by` change its content.
     """
 
     kind: str

@@ -10,7 +10,7 @@ from extproc.onboarding.errors import OnboardingError
 
 
 def replace(name: str, before: str, after: str) -> None:
-    """Replace a file whose text was `before`. Its mode is kept, and a link stays a link.
+    """Replace a file whose text was `before`. The file's mode is kept, and a link stays a link.
 
     Raise `OnboardingError`, also if another program has changed the file meanwhile.
     """

@@ -63,7 +63,7 @@ class Epochs(Protocol):
     async def left_open(self, epoch: Epoch) -> list[Reservation]:
         """Return reservations that were open when the previous epoch ended, if still known.
 
-        Leaves out the hits of routes. They are not in the ledger, so nobody knows which of them were charged.
+        Leaves out the hits of routes. Such hits are not in the ledger, so nobody knows which of them were charged.
         """
 
     async def still_open(self, epoch: Epoch) -> list[Reservation]:

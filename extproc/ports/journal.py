@@ -76,7 +76,8 @@ class Journal(Protocol):
         """
 
     async def set_aside(self, entry: Entry | None, receipt: Receipt | None, reason: str) -> None:
-        """Move an entry from the journal to a place for manual repair, in one atomic step. It is not retried.
+        """Move an entry from the journal to a place for manual repair, in one atomic step. The entry is not
+        retried.
 
         If `entry` is None, the journal's own text is kept.
         """

@@ -30,8 +30,8 @@ class Records(Protocol):
         """Return the saved reservations. Some of them may have ended; check with `outcomes`."""
 
     async def beat(self, replica: str) -> dict[str, int]:
-        """Record that the replica is alive. Return the number of beats of each known replica, by name. It only
-        grows.
+        """Record that the replica is alive. Return the number of beats of each known replica, by name. The numbers
+        only grow.
         """
 
     async def leave(self, replica: str) -> None:

@@ -34,8 +34,8 @@ class StoreFailure(StrEnum):
 class Terms:
     """Hold the terms of a service account that replace the tenant's general limits.
 
-    Its limits replace the tenant's limits of the same kind. `unlimited` lifts all limits that count by service
-    account, never those that count the whole tenant, a client IP or a model. `suspended` is the reason.
+    The account's limits replace the tenant's limits of the same kind. `unlimited` lifts all limits that count by
+    service account, never those that count the whole tenant, a client IP or a model. `suspended` is the reason.
     """
 
     limits: tuple[Limit, ...] = ()

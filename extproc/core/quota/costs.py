@@ -113,9 +113,10 @@ NO_COST: Final = Cost(0, 0)
 class Bound:
     """Bound the tokens that a request can need; strict mode relies on it.
 
-    `prompt` is a proven maximum. `output` is per choice, and is enforced by writing it into the request. It may be
-    lowered to `least`; below that the request is denied. `writable` is False if the endpoint has no output bound.
-    `field` is the field to write if the client gave no bound (None: the endpoint's usual one).
+    `prompt` is a proven maximum. `output` is per choice, and is enforced by writing it into the request. The
+    output bound may be lowered to `least`; below that the request is denied. `writable` is False if the endpoint
+    has no output bound. `field` is the field to write if the client gave no bound (None: the endpoint's usual
+    one).
     """
 
     prompt: int

@@ -13,8 +13,8 @@ _GROWTH_TOKENS: Final = 64
 def outgrown(reservation: Reservation, facts: RequestFacts, written: int) -> Reservation | None:
     """Return the reservation with a larger hold for `written` output tokens; None if the present hold is enough.
 
-    The hold must grow, or others would be admitted to tokens that are already used. It doubles, so a long answer
-    needs few calls. If a strict limit binds, everything is held from the start.
+    The hold must grow, or others would be admitted to tokens that are already used. The hold doubles each time, so
+    a long answer needs few calls. If a strict limit binds, everything is held from the start.
     """
     # An answer that reached the client's bound is complete; an answer without a bound may go on.
     enough = written <= reservation.output_held if facts.output_bound else written < reservation.output_held

@@ -101,7 +101,8 @@ class Limit:
     """Allow at most `amount` (0 <= amount <= MAX_AMOUNT) of a unit per scope and window.
 
     `model` (a glob with * and ?) and `endpoints` narrow the limit; without them it binds all requests. A `shadow`
-    limit never denies. It counts in a bucket of its own, and records the requests that it would have denied.
+    limit never denies. A shadow limit counts in a bucket of its own, and records the requests that it would have
+    denied.
     """
 
     scope: Scope

@@ -1,7 +1,7 @@
 """Spread tenants over a small fixed number of partitions. All counters of a tenant are in one partition.
 
-A partition is the hash tag of its keys, so a Redis Cluster keeps it on one node. It is rebuilt as a whole if its
-counters are lost. There are few enough to read all of them in one round trip.
+A partition is the hash tag of its keys, so a Redis Cluster keeps it on one node. A partition is rebuilt as a whole
+if its counters are lost. There are few enough to read all of them in one round trip.
 """
 
 from typing import Final

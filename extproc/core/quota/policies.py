@@ -64,7 +64,7 @@ class Enforcement:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Hold the limits of a tenant that has no document, or whose document sets none. They are never empty."""
+    """Hold the limits of a tenant that has no document, or whose document sets none. `limits` is never empty."""
 
     limits: tuple[Limit, ...]
     zone: ZoneInfo

@@ -1,6 +1,6 @@
 """Define the limits that a route carries, in addition to those of the calling tenant.
 
-They come from two sources. Envoy's rate limit filter sends them as descriptor entries (`hits`); those count
+The limits come from two sources. Envoy's rate limit filter sends them as descriptor entries (`hits`); those count
 requests. A route of the ext_proc filter sends them as metadata of its gRPC stream, which only Envoy's
 configuration can write: `tokenweir-route` names the route, `tokenweir-limits` lists its limits; those may count
 tokens too.

@@ -69,7 +69,7 @@ class Report:
     """Hold the result of a replay.
 
     `requests` and `tokens` were really admitted. `newly_admitted` requests were really denied and would be
-    admitted. Their usage is unknown, so each one counts its estimate in `newly_admitted_tokens`.
+    admitted. The usage of such a request is unknown, so `newly_admitted_tokens` counts its estimate.
     """
 
     requests: int = 0
@@ -94,7 +94,7 @@ class _Tally:
 class _Plan:
     """Hold the limits and buckets of one identity for one model and endpoint.
 
-    Its buckets are valid from `since` until `until`, its limits until `stale` (seconds since the epoch).
+    The buckets are valid from `since` until `until`, the limits until `stale` (seconds since the epoch).
     """
 
     policy: Policy
@@ -394,7 +394,8 @@ def _reservation(entry: Entry, plan: _Plan) -> Reservation:
 
 
 def _bound(entry: Entry, cost: Cost, least: int) -> Bound:
-    """Return the bound for the replay. It is at least the usage, or the replay would charge less than the truth.
+    """Return the bound for the replay. The bound is at least the usage, or the replay would charge less than the
+    truth.
 
     The exception is an output that exceeded a bound in the request (`overran`): it would be cut again.
     """

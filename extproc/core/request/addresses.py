@@ -22,10 +22,10 @@ _EMBEDDED_FROM: Final = 96
 def client_ip(text: str, ipv6_prefix: int = IPV6_PREFIX) -> ClientIP:
     """Return one spelling per client: `192.0.2.7`, or `2001:db8:1:2::/64` for each client in that network.
 
-    The result has no port, brackets or zone. It is compressed and in lower case, with the host bits cleared. With
-    a prefix of 128 it is the whole address, without `/128`. An IPv6 address that contains the client's IPv4
-    address (mapped, NAT64 64:ff9b::/96, 6to4 or Teredo) becomes that IPv4 address. Text that is no IP address (a
-    Unix socket, garbage) becomes `UNKNOWN_IP`: all such callers share one bucket.
+    The result has no port, brackets or zone. IPv6 is compressed and in lower case, with the host bits cleared.
+    With a prefix of 128 the result is the whole address, without `/128`. An IPv6 address that contains the
+    client's IPv4 address (mapped, NAT64 64:ff9b::/96, 6to4 or Teredo) becomes that IPv4 address. Text that is no
+    IP address (a Unix socket, garbage) becomes `UNKNOWN_IP`: all such callers share one bucket.
     """
     host = text.strip()
     if host.startswith("["):

@@ -2,7 +2,7 @@
 
 The sources are, in order: the JWT payload that Envoy's jwt_authn filter verified; headers that the operator
 declares as owned by the mesh; the mTLS principal, if that is switched on; "anonymous". The client IP is Envoy's
-own verdict on the peer (`source.address`). It is never read from a header that a client can write.
+own verdict on the peer (`source.address`). A header that a client can write is never read for the client IP.
 """
 
 import re

@@ -11,7 +11,9 @@ MAX_MEMBERS: Final = 1000
 
 
 class _Key:
-    """Stand for one occurrence of a key. It equals only itself, so a dict keeps each value of a repeated key."""
+    """Stand for one occurrence of a key. A `_Key` equals only itself, so a dict keeps each value of a repeated
+    key.
+    """
 
     __slots__ = ()
 

@@ -1,7 +1,7 @@
 """Serve the form in a browser: values in, files out.
 
-The form shows the rendering of the values and offers files to download. It writes no file and talks to no cluster.
-The fields come from the chart's schema: a new key in values.yaml is a new field here.
+The form shows the rendering of the values and offers files to download. The server writes no file and talks to no
+cluster. The fields come from the chart's schema: a new key in values.yaml is a new field here.
 
     form        schema -> sections and fields; essentials: the fields that come first
     filling     the input -> the smallest values that express it

@@ -13,7 +13,9 @@ _ESCAPES: Final = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\
 
 
 def values_file(values: Mapping[str, Any], chart: str, release: str) -> str:
-    """Return a new values.yaml. Its header comment names the chart, which the other commands read."""
+    """Return a new values.yaml. The header comment names the chart, so that the other commands can read it
+    there.
+    """
     return f"# Values of the model {release} for the chart {chart}.\n" + (dump(dict(values)) or "{}\n")
 
 

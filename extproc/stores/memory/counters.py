@@ -1,6 +1,6 @@
 """Count in memory: the reference for the tests of the other stores.
 
-`MemoryServer` is shared by several replicas, like a Redis server. It can lose its data. `MemoryCounters` is the
+`MemoryServer` is shared by several replicas, like a Redis server. `lose` removes its data. `MemoryCounters` is the
 client of one replica. A client without a given server gets one of its own, which is ready; it lives as long as the
 client.
 """

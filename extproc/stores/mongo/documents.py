@@ -25,7 +25,7 @@ SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated",
 
 
 def entry_document(entry: Entry, *, summed: bool = True) -> dict[str, Any]:
-    """Return the ledger document. Its `_id` is the reservation id, so writing it again changes nothing.
+    """Return the ledger document. The `_id` is the reservation id, so writing the document again changes nothing.
 
     If its charges are not `summed` per bucket, the document says until when they count, so that a query can find
     them.

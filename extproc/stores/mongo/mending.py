@@ -1,8 +1,8 @@
 """Mend documents of daily usage that can't be incremented: sums that are no numbers, documents that are full.
 
-Other programs write there too. The ledger is the source of truth, so a broken document must not keep an entry out
-of it. The broken document is copied to a collection of its own, and the sums that can't be incremented are
-computed again from the ledger. Other numbers stay: they may include usage that this ledger never had.
+Other programs write to daily usage too. The ledger is the source of truth, so a broken document must not keep an
+entry out of it. The broken document is copied to a collection of its own, and the sums that can't be incremented
+are computed again from the ledger. Valid sums stay: they may include usage that this ledger never had.
 """
 
 import logging

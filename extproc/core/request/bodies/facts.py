@@ -21,16 +21,16 @@ class RequestFacts:
     `choices` is the number of sequences to generate, over all prompts. `output_bound` is in tokens per choice,
     None if the client gave none. `prompt_bytes` is the size of everything that becomes prompt, without media: a
     byte-level tokenizer makes at most one token of each byte, but one that normalises Unicode first can make more.
-    It includes unknown fields beyond 1024 bytes. `media_parts` counts images, audio and files, embedded or
-    referenced. `wants_usage` is False only if we have to ask for usage and hide it from this client.
+    Unknown fields count in `prompt_bytes` beyond 1024 bytes. `media_parts` counts images, audio and files,
+    embedded or referenced. `wants_usage` is False only if we have to ask for usage and hide it from this client.
 
-    `prompt` is the raw JSON object of the prompt fields, for `prompt_texts`. It copies most of the body, so drop
-    it before keeping facts for long. `messages` is the number of times that a chat template adds its overhead.
-    `prompt_tokens` is set if the client gave token ids. `boundable`: `upstream_body` can write an output bound.
-    `unbounded_prompt`: the server adds text that the body does not show (an earlier conversation, remote media, a
-    search), so no bound on the prompt can be proven. `further_bytes` is the size of unknown fields that are too
-    small to be in `prompt_bytes`; they may still become prompt. `usual_bound` is the output bound that servers
-    assume if the request has none.
+    `prompt` is the raw JSON object of the prompt fields, for `prompt_texts`. `prompt` copies most of the body, so
+    drop it before keeping facts for long. `messages` is the number of times that a chat template adds its
+    overhead. `prompt_tokens` is set if the client gave token ids. `boundable`: `upstream_body` can write an output
+    bound. `unbounded_prompt`: the server adds text that the body does not show (an earlier conversation, remote
+    media, a search), so no bound on the prompt can be proven. `further_bytes` is the size of unknown fields that
+    are too small to be in `prompt_bytes`; they may still become prompt. `usual_bound` is the output bound that
+    servers assume if the request has none.
     """
 
     model: str

@@ -215,7 +215,7 @@ def _input_items(body: JsonBody) -> tuple[int, bool]:
 
 
 def _runs_tools(body: JsonBody) -> bool:
-    """Return whether the server runs a tool itself. Its result becomes prompt, and the model runs again."""
+    """Return whether the server runs a tool itself. The tool's result becomes prompt, and the model runs again."""
     rule = f"an array of at most {_MAX_TOOLS} tools"
     if len(body.read("tools", _elements_or_none, rule, absent=None) or []) > _MAX_TOOLS:
         raise FieldError("tools", rule)

@@ -41,11 +41,11 @@ def upstream_body(
     out `include_usage` gets no continuous statistics either, even if it asked for them: they mean nothing on their
     own, and with `include_usage` they would show up in its chunks.
 
-    `output_bound` (at least 1; tokens per choice) lowers each bound of the client. It is also written to the field
-    that the upstream obeys: `bound_field` for chats whose upstream needs another name than `max_tokens`, else the
-    API's own field. Values that may not exceed the bound (`min_tokens`, the thinking budget) are lowered too.
-    Thinking is turned off if the bound leaves too little for it. If a field that is not read occurs twice, the
-    last one stays. Kinds that are not boundable stay unchanged.
+    `output_bound` (at least 1; tokens per choice) lowers each bound of the client. The bound is also written to
+    the field that the upstream obeys: `bound_field` for chats whose upstream needs another name than `max_tokens`,
+    else the API's own field. Values that may not exceed the bound (`min_tokens`, the thinking budget) are lowered
+    too. Thinking is turned off if the bound leaves too little for it. If a field that is not read occurs twice,
+    the last one stays. Kinds that are not boundable stay unchanged.
     """
     adds_usage = add_usage and target.endpoint in _ASKED_FOR_USAGE
     names = _BOUNDS.get(target.endpoint, ()) if output_bound is not None else ()
