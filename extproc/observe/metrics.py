@@ -52,7 +52,7 @@ class Metrics:
         self._posts = counter("tokenweir_webhook_posts", "Alerts sent to the webhook.", ("outcome",))
         self._estimate = Histogram(
             "tokenweir_prompt_estimate_ratio",
-            "Estimated tokens of a prompt, divided by what the upstream counted.",
+            "Estimated tokens of a prompt, divided by the upstream's count.",
             buckets=_RATIOS,
             registry=self.registry,
         )
@@ -65,16 +65,17 @@ class Metrics:
         self._faults = counter("tokenweir_stream_faults", "Streams that ended in a fault.", ("kind",))
         self._queued = gauge("tokenweir_queue_items", "Items waiting to be delivered.", ("queue",))
         self._lost = counter("tokenweir_queue_lost", "Items that a queue could not keep or deliver.", ("queue",))
-        self._breaker = gauge("tokenweir_breaker_open", "1 while the counters are not asked: they don't answer.")
+        self._breaker = gauge("tokenweir_breaker_open", "1 while calls to the counters are suspended.")
         self._unready = gauge("tokenweir_partitions_unready", "Partitions whose counters are being rebuilt.")
         self._rebuilds = counter("tokenweir_rebuilds", "Partitions whose counters were rebuilt here.")
         self._journal = gauge("tokenweir_journal_entries", "Entries in the journal.", ("state",))
-        self._journal_age = gauge("tokenweir_journal_oldest_seconds", "How long the oldest entry has waited.")
+        self._journal_age = gauge("tokenweir_journal_oldest_seconds", "Age of the oldest entry in seconds.")
         self._spool = gauge("tokenweir_spool_bytes", "Bytes in the spool on disk.")
         self._tenants = gauge("tokenweir_limits_tenants", "Tenants whose limits are known.")
         self._bad_documents = gauge("tokenweir_limits_bad_documents", "Limit documents that can't be used.")
         self._limits_loaded = gauge(
-            "tokenweir_limits_loaded_timestamp_seconds", "When limits were last read, since the epoch."
+            "tokenweir_limits_loaded_timestamp_seconds",
+            "Time of the last read of the limits, in seconds since the epoch.",
         )
         # Counters that alerts watch exist from the start: Prometheus sees no increase when a new series starts at
         # 1.

@@ -175,7 +175,7 @@ def decide(reservation: Reservation, counts: Sequence[Count]) -> Admitted | Deni
 
     The rule: used + held + hold <= limit for every bucket; used < limit for soft ones. If little is left in a
     strict bucket, the output bound is lowered to fit, but not below the smallest useful one.
-    `stores/lua/reserve.lua` is the same rule as an atomic script; one contract suite tests both.
+    `stores/redis/lua/reserve.lua` is the same rule as an atomic script; one contract suite tests both.
     """
     output = grantable(reservation, counts)
     granted = reservation.granted(output)
