@@ -9,7 +9,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from extproc.alerts.alerts import Alerts
-from extproc.core.exchange import ExchangeRules
+from extproc.core.phase import ExchangeRules
 from extproc.core.quota.costs import Costing, Weights
 from extproc.core.quota.models import FREE, ModelProfile, Models
 from extproc.core.quota.policies import Defaults

@@ -19,7 +19,7 @@ from extproc.core.events import (
     ResponseTrailers,
     TrailersReply,
 )
-from extproc.core.exchange import ProtocolError
+from extproc.core.phase import ProtocolError
 from extproc.core.request.identity import IdentityRules
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 

@@ -24,7 +24,8 @@ from extproc.core.events import (
     Reserve,
     StreamClosed,
 )
-from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
+from extproc.core.exchange import Exchange
+from extproc.core.phase import ExchangeRules, ProtocolError
 from extproc.core.quota.routes import LIMITS_KEY, NO_ROUTE, ROUTE_KEY, BadRoute, Route, read_route
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.patience import Patience, Waits

@@ -28,7 +28,8 @@ from extproc.core.events import (
     StreamClosed,
     TrailersReply,
 )
-from extproc.core.exchange import Exchange, ExchangeRules, ProtocolError
+from extproc.core.exchange import Exchange
+from extproc.core.phase import ExchangeRules, ProtocolError
 from extproc.core.quota.costs import Bound, Cost
 from extproc.core.quota.drafting import Ask
 from extproc.core.quota.insight import Insight
@@ -346,7 +347,7 @@ def test_a_decision_that_nobody_waits_for_is_a_fault_even_when_all_is_over(decis
     gone = asked()
     assert gone.receive(StreamClosed()) == [Finish()]
     for exchange in (Exchange(RULES), forwarded(), answering(), gone):
-        with pytest.raises(ProtocolError, match="Decided in state"):
+        with pytest.raises(ProtocolError, match="Decided in phase"):
             exchange.receive(Decided(decision, NOW))
 
 
@@ -572,7 +573,7 @@ def test_a_quota_that_can_not_be_read_is_said_so():
 
 
 def test_an_answer_about_a_quota_that_nobody_waits_for_is_a_fault():
-    with pytest.raises(ProtocolError, match="Inspected in state"):
+    with pytest.raises(ProtocolError, match="Inspected in phase"):
         asked().receive(Inspected(Unavailable(), NOW))
 
 
@@ -819,3 +820,11 @@ def test_any_course_of_events_ends_each_hold_exactly_once_and_nothing_follows_th
                 )
     assert finished
     assert closed == held
+
+
+def test_a_request_that_never_begins_is_given_up_with_an_answer():
+    exchange = Exchange(RULES)
+    assert exchange.awaits_request
+    reject, finish = exchange.give_up()
+    assert (reject.rejection.status, finish) == (408, Finish())
+    assert not exchange.awaits_request

@@ -14,7 +14,7 @@ from extproc.core.events import (
     ResponseTrailers,
     TrailersReply,
 )
-from extproc.core.exchange import ProtocolError
+from extproc.core.phase import ProtocolError
 from extproc.core.rejections import Rejection
 from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys, reply_message

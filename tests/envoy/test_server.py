@@ -7,7 +7,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from extproc.core.exchange import ExchangeRules
+from extproc.core.phase import ExchangeRules
 from extproc.core.quota.routes import NO_ROUTE, read_route
 from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from extproc.core.exchange import ExchangeRules, ProtocolError
+from extproc.core.phase import ExchangeRules, ProtocolError
 from extproc.core.quota.reservation import Denied, Unavailable
 from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys

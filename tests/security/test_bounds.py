@@ -12,7 +12,7 @@ import grpc
 import httpx
 import pytest
 
-from extproc.core.exchange import ExchangeRules
+from extproc.core.phase import ExchangeRules
 from extproc.core.request.buffers import Buffers
 from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from extproc.cli import app
-from extproc.core.exchange import ExchangeRules
+from extproc.core.phase import ExchangeRules
 from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb

@@ -7,7 +7,8 @@ import pytest
 from extproc.core.answer.reader import answer_reader
 from extproc.core.answer.sse import Framer
 from extproc.core.events import BodyReply, Reject, RequestBody, RequestHead, ResponseBody, StreamClosed
-from extproc.core.exchange import Exchange, ExchangeRules
+from extproc.core.exchange import Exchange
+from extproc.core.phase import ExchangeRules
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Estimates
 from extproc.core.request.buffers import PIECE_BYTES, Buffers, Kept, declared_bytes

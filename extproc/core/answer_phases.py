@@ -1,0 +1,175 @@
+"""The phases of an exchange from its admission to its end: forward the request, read the answer, settle."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from extproc.core import rejections
+from extproc.core.answer.reader import AnswerReader, OpaqueAnswer, answer_reader, flagged
+from extproc.core.events import (
+    BodyReply,
+    Close,
+    Effect,
+    Finish,
+    Grow,
+    HeadReply,
+    RequestBody,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHead,
+    ResponseTrailers,
+    StreamClosed,
+    TrailersReply,
+)
+from extproc.core.phase import Done, ExchangeRules, Phase, Step
+from extproc.core.quota.growth import outgrown
+from extproc.core.quota.reservation import Admitted
+from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
+from extproc.core.quota.usage import NO_USAGE
+from extproc.core.request.body import RequestFacts
+from extproc.core.request.buffers import Kept
+from extproc.core.request.endpoints import Endpoint
+
+_OK: Final = range(200, 300)
+_PER_REQUEST: Final = Settlement(Outcome.SETTLED, NO_USAGE, 0, "request")
+# Streams of these endpoints report usage only when asked to; all others report it anyway.
+_USAGE_ON_REQUEST: Final = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
+
+
+def hides_usage(endpoint: Endpoint, facts: RequestFacts) -> bool:
+    """Tell whether usage is asked for on our account only, so that the client must not see it."""
+    return endpoint in _USAGE_ON_REQUEST and facts.stream and not facts.wants_usage
+
+
+@dataclass(slots=True)
+class AdmittedRequest:
+    """Hold what is known of an admitted request. `facts` has no prompt: most of a body is not kept any longer."""
+
+    rules: ExchangeRules
+    endpoint: Endpoint
+    facts: RequestFacts
+    admitted: Admitted
+    decided_at: datetime
+
+    @property
+    def uncounted(self) -> bool:
+        """Tell whether the request counts as a request only, not by its tokens."""
+        return not self.facts.counts_tokens
+
+    @property
+    def hides_usage(self) -> bool:
+        """Tell whether the usage chunk must be hidden from the client."""
+        return hides_usage(self.endpoint, self.facts)
+
+    @property
+    def estimates(self) -> Estimates:
+        """Return what a settlement without usage is made of."""
+        return Estimates.of(self.admitted.reservation, self.rules.bytes_per_output_token)
+
+    def close(self, settlement: Settlement, status: int) -> Step:
+        """End the reservation, and finish."""
+        return Done(), [Close(self.admitted.reservation, replace(settlement, status=status)), Finish()]
+
+
+class Forwarded(Phase):
+    """Wait for the head of the answer; let the rest of the request pass."""
+
+    def __init__(self, request: AdmittedRequest) -> None:
+        self._request = request
+
+    def request_body(self, event: RequestBody) -> Step:
+        """Let the end of a body pass that was whole before, or the rest of a body that is not read."""
+        if not event.data.strip() or self._request.uncounted:
+            return self, [BodyReply()]
+        raise self._unexpected(event)
+
+    def request_trailers(self, event: RequestTrailers) -> Step:
+        """Let the trailers pass."""
+        return self, [TrailersReply()]
+
+    def response_head(self, event: ResponseHead) -> Step:
+        """Choose how to read the answer, and tell the client its quota."""
+        request = self._request
+        reader = self._reader(event)
+        quota = rejections.quota_headers(request.admitted.states, request.decided_at)
+        reply = HeadReply(quota, ("content-length",) if reader.changes_body else ())
+        answered = Answered(request, reader, event.status)
+        if not event.end_of_stream:
+            return answered, [reply]
+        phase, effects = answered.settled(complete=True)
+        return phase, [reply, *effects]
+
+    def stream_closed(self, event: StreamClosed) -> Step:
+        """Release what never reached the upstream; else charge the prompt, which was read all the same."""
+        if not event.delivered:
+            return self._request.close(released("not_forwarded", forwarded=False), 0)
+        return self._request.close(self._request.estimates.estimate(0, 0, "left_before_answer"), 0)
+
+    def _reader(self, head: ResponseHead) -> AnswerReader:
+        request = self._request
+        reservation = request.admitted.reservation
+        if request.uncounted and head.status in _OK:
+            return OpaqueAnswer(request.estimates)
+        return answer_reader(
+            head.status,
+            head.headers,
+            reservation.endpoint,
+            request.estimates,
+            hide_usage=request.hides_usage,
+            output_bound=reservation.output_held if reservation.output_bound is not None else None,
+        )
+
+
+class Answered(Forwarded):
+    """Read the answer as it passes, hold more when it outgrows its hold, and settle at its end."""
+
+    def __init__(self, request: AdmittedRequest, reader: AnswerReader, status: int) -> None:
+        super().__init__(request)
+        self._reader_of_body = reader
+        self._status = status
+        self._kept = Kept(request.rules.buffers)
+
+    def response_head(self, event: ResponseHead) -> Step:
+        """Refuse a second head."""
+        raise self._unexpected(event)
+
+    def response_body(self, event: ResponseBody) -> Step:
+        """Pass a piece on, without usage that the client did not ask for."""
+        reader = self._reader_of_body
+        out = reader.feed(event.data)
+        if event.end_of_stream:
+            rest = reader.finish()
+            phase, effects = self.settled(complete=True)
+            return phase, [BodyReply(None if out is event.data and not rest else out + rest), *effects]
+        if not self._kept.keep(reader.kept_bytes):
+            out = reader.spill(out)  # less of it is read; it passes all the same
+            self._kept.keep(0)
+        return self, [BodyReply(None if out is event.data else out), *self._grown()]
+
+    def response_trailers(self, event: ResponseTrailers) -> Step:
+        """Settle. An event that the reader still held back is not sent: clients drop an event without its end."""
+        self._reader_of_body.finish()
+        phase, effects = self.settled(complete=True)
+        return phase, [TrailersReply(), *effects]
+
+    def stream_closed(self, event: StreamClosed) -> Step:
+        """Settle on what was read of an answer that broke off."""
+        return self.settled(complete=False)
+
+    def settled(self, *, complete: bool) -> Step:
+        """End the reservation on what the reader knows."""
+        self._kept.keep(0)
+        if self._request.uncounted and self._status in _OK:
+            return self._request.close(_PER_REQUEST, self._status)
+        reader = self._reader_of_body
+        return self._request.close(flagged(reader.settlement(complete=complete), reader), self._status)
+
+    def _grown(self) -> list[Effect]:
+        """Hold more, if the answer has outgrown what is held."""
+        request, reader = self._request, self._reader_of_body
+        grown = outgrown(request.admitted.reservation, request.facts, reader.output_tokens)
+        if grown is None:
+            return []
+        request.admitted = replace(request.admitted, reservation=grown)
+        reader.estimates = request.estimates
+        return [Grow(grown)]

@@ -1,0 +1,249 @@
+"""The phases of an exchange up to its decision: identify the caller, read the request, ask for a reservation."""
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from extproc.core import rejections
+from extproc.core.answer_phases import AdmittedRequest, Forwarded, hides_usage
+from extproc.core.events import (
+    BodyReply,
+    Decided,
+    Effect,
+    Finish,
+    HeadReply,
+    Inspect,
+    Inspected,
+    RequestBody,
+    RequestHead,
+    RequestTrailers,
+    Reserve,
+    ResponseHead,
+    StreamClosed,
+    TrailersReply,
+)
+from extproc.core.phase import Done, ExchangeRules, Phase, Step
+from extproc.core.quota.drafting import Ask
+from extproc.core.quota.insight import asked_about, quota_document
+from extproc.core.quota.reservation import Admitted, Denied, Reservation, Suspended, Unavailable, Unbounded
+from extproc.core.quota.routes import Route
+from extproc.core.request.body import Malformed, RequestFacts, read_request, upstream_body
+from extproc.core.request.buffers import PIECE_BYTES, Kept, declared_bytes
+from extproc.core.request.endpoints import Endpoint, Target, classify
+from extproc.core.request.identity import Identity, UnusableIdentity, identify
+
+_MAX_REQUEST_ID_CHARS = 128
+
+
+class Started(Phase):
+    """Wait for the head of the request."""
+
+    awaits_request = True
+
+    def __init__(self, rules: ExchangeRules, route: Route) -> None:
+        self._rules = rules
+        self._route = route
+
+    def request_head(self, event: RequestHead) -> Step:
+        """Let pass what is not metered; else identify the caller, and wait for the body."""
+        method = event.headers.get(":method", "")
+        target = classify(method, event.headers.get(":path", ""))
+        if target is None or method == "OPTIONS":  # a CORS preflight costs nothing
+            return Done(), [HeadReply(), Finish()]
+        wanted = "GET" if target.endpoint is Endpoint.QUOTA else "POST"
+        if method != wanted:
+            return self.rejected(rejections.method_not_allowed(wanted, target.endpoint))
+        identity = identify(self._rules.identity, event.claims, event.headers, event.source_address, event.peer)
+        if isinstance(identity, UnusableIdentity):
+            return self.rejected(rejections.unusable_identity(identity, target.endpoint))
+        if target.endpoint is Endpoint.QUOTA:
+            subject = asked_about(event.headers[":path"])
+            return Inspecting(self._rules), [Inspect(identity, subject, self._route)]
+        return self._body_of(event, target, identity)
+
+    def _body_of(self, event: RequestHead, target: Target, identity: Identity) -> Step:
+        headers, rules = event.headers, self._rules
+        encoding = headers.get("content-encoding") or "identity"
+        if encoding.lower() != "identity":
+            return self.rejected(rejections.compressed(encoding, target.endpoint))
+        if (declared := declared_bytes(headers)) > rules.max_body_bytes:
+            return self.rejected(rejections.too_large(rules.max_body_bytes, target.endpoint))
+        if not rules.buffers.fits(declared):  # said before the body comes, which takes memory too
+            return self.rejected(rejections.overloaded(rules.store_retry_after_s, target.endpoint))
+        request = _Request(
+            rules=rules,
+            route=self._route,
+            target=target,
+            identity=identity,
+            request_id=headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS],
+            content_type=headers.get("content-type", ""),
+        )
+        reading = ReadingBody(request, _Body(rules))
+        return reading.whole() if event.end_of_stream else (reading, [])
+
+
+class Inspecting(Phase):
+    """Wait for the limits and counts of a caller that asked for its quota."""
+
+    def __init__(self, rules: ExchangeRules) -> None:
+        self._rules = rules
+
+    def inspected(self, event: Inspected) -> Step:
+        """Answer with the caller's limits and counts."""
+        if isinstance(event.insight, Unavailable):
+            return self.rejected(rejections.store_unavailable(self._rules.store_retry_after_s))
+        return self.rejected(rejections.document(quota_document(event.insight, event.now), "quota"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Hold what the head says of a request that is metered."""
+
+    rules: ExchangeRules
+    route: Route
+    target: Target
+    identity: Identity
+    request_id: str
+    content_type: str
+
+
+class _Body:
+    """Keep the pieces of a request's body until they are forwarded, within the room of all exchanges."""
+
+    def __init__(self, rules: ExchangeRules) -> None:
+        self.pieces: list[bytes] = []
+        self.bytes = 0
+        self.trailers = False
+        self._kept = Kept(rules.buffers)
+
+    def keep(self, piece: bytes) -> bool:
+        """Keep one more piece; return False if there is no room for it."""
+        self.pieces.append(piece)
+        self.bytes += len(piece)
+        return self._kept.keep(self.bytes + PIECE_BYTES * len(self.pieces))
+
+    def let_go(self) -> None:
+        """Release the memory."""
+        self.pieces.clear()
+        self._kept.keep(0)
+
+
+class _WithBody(Phase):
+    """Hold a metered request and its body."""
+
+    def __init__(self, request: _Request, body: _Body) -> None:
+        self._request = request
+        self._body = body
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Return the endpoint that was asked."""
+        return self._request.target.endpoint
+
+    def response_head(self, event: ResponseHead) -> Step:
+        """Let Envoy's own answer pass."""
+        self.let_go()
+        return super().response_head(event)
+
+    def stream_closed(self, event: StreamClosed) -> Step:
+        """Finish: nothing is held."""
+        self.let_go()
+        return super().stream_closed(event)
+
+    def let_go(self) -> None:
+        """Release the memory of the body."""
+        self._body.let_go()
+
+
+class ReadingBody(_WithBody):
+    """Gather the body of the request, within bounds, and read it."""
+
+    awaits_request = True
+
+    def request_body(self, event: RequestBody) -> Step:
+        """Keep a piece; read the body once it is whole."""
+        rules, kept = self._request.rules, self._body.keep(event.data)
+        if self._body.bytes > rules.max_body_bytes:
+            return self.rejected(rejections.too_large(rules.max_body_bytes, self.endpoint))
+        if not kept:
+            return self.rejected(rejections.overloaded(rules.store_retry_after_s, self.endpoint))
+        return self.whole() if event.end_of_stream or self._is_whole() else (self, [])
+
+    def request_trailers(self, event: RequestTrailers) -> Step:
+        """Read the body: trailers end the request."""
+        self._body.trailers = True
+        return self.whole()
+
+    def whole(self) -> Step:
+        """Read the whole body, and ask for a reservation."""
+        facts = self._read(b"".join(self._body.pieces))
+        if isinstance(facts, Malformed):
+            return self.rejected(rejections.malformed(facts, self.endpoint))
+        request = self._request
+        ask = Ask(request.identity, request.target.endpoint, facts, request.request_id, request.route)
+        return Deciding(request, self._body, facts), [Reserve(ask)]
+
+    def _is_whole(self) -> bool:
+        """Tell whether the first piece is a whole request, though more is announced: trailers, as a rule.
+
+        Envoy shows the trailers only when the pieces before them were answered, so waiting for them would never
+        end. Envoy's `buffer` filter gives the body in one piece, and whatever follows a JSON object does not
+        change it.
+        """
+        return len(self._body.pieces) == 1 and isinstance(self._read(self._body.pieces[0]), RequestFacts)
+
+    def _read(self, body: bytes) -> RequestFacts | Malformed:
+        return read_request(self._request.target, body, self._request.content_type)
+
+
+class Deciding(_WithBody):
+    """Wait for the decision; then forward the request, or reject it."""
+
+    def __init__(self, request: _Request, body: _Body, facts: RequestFacts) -> None:
+        super().__init__(request, body)
+        self._facts = replace(facts, prompt=b"")  # most of a body: not to be kept as long as the answer takes
+
+    def decided(self, event: Decided) -> Step:
+        """Forward an admitted request; reject any other, in the shape of its endpoint's API."""
+        rules = self._request.rules
+        match event.decision:
+            case Admitted() as admitted:
+                effects = self._forward(admitted.reservation)
+                self.let_go()
+                endpoint = self._request.target.endpoint
+                return Forwarded(AdmittedRequest(rules, endpoint, self._facts, admitted, event.now)), effects
+            case Denied() as denied:
+                return self.rejected(rejections.over_limit(denied, event.now, rules.denied_style, self.endpoint))
+            case Unbounded():
+                return self.rejected(rejections.unbounded(self.endpoint))
+            case Suspended(reason):
+                return self.rejected(rejections.suspended(reason, self.endpoint))
+            case Unavailable():
+                return self.rejected(rejections.store_unavailable(rules.store_retry_after_s, self.endpoint))
+            case _:
+                assert_never(event.decision)
+
+    def _forward(self, reservation: Reservation) -> list[Effect]:
+        # A client's own identity headers must not reach the upstream. Without accept-encoding a server may encode
+        # as it likes; the answer must arrive readable.
+        plain = (("accept-encoding", "identity"),)
+        effects: list[Effect] = [HeadReply(plain, self._request.rules.identity.headers)]
+        body = self._upstream_body(reservation)
+        if body is None:
+            effects += [BodyReply() for _ in self._body.pieces]
+        else:
+            # The replies to all pieces but the last empty them; the last carries the whole body.
+            effects += [BodyReply(b"") for _ in self._body.pieces[1:]]
+            effects.append(BodyReply(body))
+        if self._body.trailers:
+            effects.append(TrailersReply())
+        return effects
+
+    def _upstream_body(self, reservation: Reservation) -> bytes | None:
+        """Return the body as the upstream gets it; None if nothing changes."""
+        target, bound = self._request.target, reservation.output_bound
+        add_usage = hides_usage(target.endpoint, self._facts)
+        if not add_usage and bound is None:
+            return None
+        bound_field = reservation.bound.field if reservation.bound is not None else None
+        body = b"".join(self._body.pieces)
+        return upstream_body(target, body, add_usage=add_usage, output_bound=bound, bound_field=bound_field)
