@@ -12,7 +12,8 @@ from extproc.core.quota.binding import Policy
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.models import Models
 from extproc.core.quota.policies import BadDocument, Defaults, policy_from
-from extproc.core.quota.simulation import Report, Simulation, Toll, Who, shadow_report
+from extproc.core.quota.simulation import Simulation
+from extproc.core.quota.simulation_report import Report, Toll, Who, shadow_report
 from extproc.core.request.identity import TenantId
 from extproc.ports.tenants import Document
 

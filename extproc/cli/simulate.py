@@ -18,7 +18,7 @@ from extproc.cli.files import read_value
 from extproc.cli.ledger_file import read_ledger
 from extproc.cli.root import Json, settings_of, with_admin
 from extproc.core.quota.ledger import Entry
-from extproc.core.quota.simulation import Report
+from extproc.core.quota.simulation_report import Report
 from extproc.ports.ledger import UsageFilter
 
 EXAMPLES = """

@@ -8,9 +8,7 @@ from typing import Final
 
 from extproc.core.quota.binding import StoreFailure
 from extproc.core.quota.reservation import Admitted, Denied, Reservation, ReservationId, Unavailable
-from extproc.core.quota.settlement import released
 from extproc.metering.circuit_breaker import CircuitBreaker
-from extproc.metering.leases import Lease
 from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.settler import Settler
 from extproc.metering.shards import Part, part_of
@@ -125,7 +123,7 @@ class Admission:
             return None
 
     def _undo(self, reservation: Reservation) -> None:
-        self._settler.undo(Lease(reservation), released("undecided", forwarded=False))
+        self._settler.undo(reservation)
 
     def _undo_if_restored(self, restored_before: int, reservation: Reservation) -> None:
         """Undo a reservation that was not held, if a new epoch began meanwhile: there it was restored as held."""

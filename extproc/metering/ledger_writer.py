@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from extproc.core.quota.ledger import Entry
+from extproc.core.quota.ledger import Entry, denied_entry
 from extproc.core.quota.partitions import partition_of
-from extproc.core.quota.reservation import ReservationId
+from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
 from extproc.metering.delivery_queue import DeliveryOptions
 from extproc.metering.exclusive_delivery import ExclusiveDelivery
@@ -91,14 +91,14 @@ class LedgerWriter:
         if record.receipt is None or not self._queue.full(self._part_of(record.entry)):
             self._queue.put(record)
 
-    def deny(self, entry: Entry) -> None:
+    def deny(self, reservation: Reservation, reason: str) -> None:
         """Queue the entry of a request that was denied.
 
         In a long outage of the ledger some are lost, and counted.
         """
-        waiting, share = self._queue.beside(entry.identity.tenant), _DENIED_AT_MOST // len(self._parts)
+        waiting, share = self._queue.beside(reservation.identity.tenant), _DENIED_AT_MOST // len(self._parts)
         if len(self._queue) < _DENIED_AT_MOST or waiting < share:
-            self._queue.put(Record(entry))
+            self._queue.put(Record(denied_entry(reservation, reason)))
         else:
             self._metrics.lost("denied", 1)
 

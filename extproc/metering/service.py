@@ -7,10 +7,10 @@ carry out what they start.
 import asyncio
 from collections.abc import Callable
 
+from extproc.core.quota.binding import Policy
 from extproc.core.quota.drafting import Ask, Draft, Drafter
 from extproc.core.quota.hits import Hit
 from extproc.core.quota.insight import Insight
-from extproc.core.quota.ledger import denied_entry
 from extproc.core.quota.limits import Subject
 from extproc.core.quota.reservation import (
     Admitted,
@@ -83,9 +83,13 @@ class MeteringService:
         """
         policy = self._limits.policy(ask.identity.tenant)
         draft = self._drafter.draft(ask, policy, self._clock.now(), self._new_id())
-        if draft.refusal is not None:
-            self._refused(draft)
-            return draft.refusal
+        if draft.refusal is None:
+            return await self._decide(draft, ask, policy)
+        self._metrics.decided("denied", draft.refused_for)
+        self._record_denial(draft.reservation, draft.refused_for)
+        return draft.refusal
+
+    async def _decide(self, draft: Draft, ask: Ask, policy: Policy) -> Admitted | Denied | Unavailable:
         estimate = await self._estimator.estimate(
             ask.endpoint, ask.facts, strict=draft.strict, min_output_tokens=policy.min_output_tokens
         )
@@ -94,8 +98,8 @@ class MeteringService:
         if isinstance(decision, Admitted):
             shadow = tuple(state.bucket.limit.kind for state in decision.shadowed)
             self._leases.add(Lease(decision.reservation, estimate.lesson, shadow))
-        elif isinstance(decision, Denied) and self._record_denied:
-            self._writer.deny(denied_entry(reservation, decision.state.bucket.limit.scope))
+        elif isinstance(decision, Denied):
+            self._record_denial(reservation, decision.state.bucket.limit.scope)
         return decision
 
     async def hit(self, hit: Hit) -> HitDecision:
@@ -134,8 +138,6 @@ class MeteringService:
         """End a reservation, exactly once on the counters however often this is called. Return at once."""
         self._settler.end(self._leases.end(reservation), settlement, recorded=True)
 
-    def _refused(self, draft: Draft) -> None:
-        """Count and record a refusal that no bucket was asked about."""
-        self._metrics.decided("denied", draft.refused_for)
+    def _record_denial(self, reservation: Reservation, reason: str) -> None:
         if self._record_denied:
-            self._writer.deny(denied_entry(draft.reservation, draft.refused_for))
+            self._writer.deny(reservation, reason)

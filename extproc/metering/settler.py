@@ -115,13 +115,14 @@ class Settler:
             return
         self._ends.put(End(closing, settlement, lease.lesson))
 
-    def undo(self, lease: Lease, settlement: Settlement) -> None:
-        """End a reservation that may or may not have been held.
+    def undo(self, reservation: Reservation) -> None:
+        """Release a reservation that may or may not have been held. It costs nothing, and is not recorded.
 
         While many of these wait already, this one is left out: if it was held after all, it expires.
         """
-        if self._ends.beside(lease.reservation.identity.tenant) < _UNDONE_AT_MOST:
-            self.end(lease, settlement, recorded=False)
+        if self._ends.beside(reservation.identity.tenant) < _UNDONE_AT_MOST:
+            nothing = (0,) * len(reservation.buckets)
+            self._ends.put(End(Closing(reservation, Outcome.RELEASED, nothing)))
 
     def closing_of(
         self, reservation: Reservation, settlement: Settlement, shadow: tuple[str, ...] | None

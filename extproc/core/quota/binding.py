@@ -99,6 +99,27 @@ class Policy:
         return next((weights for glob, weights in self.weights if matches(glob, model)), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Say what a policy makes of a request: the buckets it must fit in, or why its caller is `suspended`.
+
+    `weights` are the tenant's own for the model; None if the model's configured weights count.
+    """
+
+    buckets: tuple[Bucket, ...] = ()
+    suspended: str | None = None
+    weights: Weights | None = None
+
+
+def bind_request(policy: Policy, identity: Identity, now: datetime, subject: Subject) -> Binding:
+    """Return what binds a request of `identity` for `subject` at `now`. A suspended caller has no buckets."""
+    suspended = policy.suspension(identity)
+    if suspended is not None:
+        return Binding(suspended=suspended)
+    weights = policy.own_weights(subject.model) if subject.model is not None else None
+    return Binding(bind(policy, identity, now, subject), None, weights)
+
+
 def bind(policy: Policy, identity: Identity, now: datetime, subject: Subject = NO_SUBJECT) -> tuple[Bucket, ...]:
     """Return all buckets that a request of `identity` for `subject` must fit in.
 

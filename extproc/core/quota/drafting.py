@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from extproc.core.quota.binding import Policy, bind
+from extproc.core.quota.binding import Binding, Policy, bind_request
 from extproc.core.quota.costs import NO_COST, Bound, Cost, Weights
 from extproc.core.quota.hits import Hit
-from extproc.core.quota.limits import Bucket, Mode, Subject, Unit, local_date
+from extproc.core.quota.limits import Mode, Subject, Unit, local_date
 from extproc.core.quota.reservation import Reservation, ReservationId, Suspended, Unbounded
 from extproc.core.quota.routes import NO_ROUTE, Route
 from extproc.core.request.body import RequestFacts
@@ -39,10 +39,12 @@ class Drafter:
 
     def draft(self, ask: Ask, policy: Policy, now: datetime, new_id: ReservationId) -> "Draft":
         """Bind a request to the buckets of its tenant and of its route."""
-        suspended = policy.suspension(ask.identity)
-        buckets = _buckets(ask, policy, now) if suspended is None else ()
+        subject = Subject(ask.facts.model, ask.endpoint)
+        binding = bind_request(policy, ask.identity, now, subject)
+        buckets, refusal = binding.buckets, _refusal(binding)
+        if refusal is None:
+            buckets = (*buckets, *ask.route.buckets(ask.identity, now, policy.zone))
         strict = [b.limit for b in buckets if b.limit.mode is Mode.STRICT and b.limit.unit is not Unit.REQUESTS]
-        refusal: Suspended | Unbounded | None = Suspended(suspended) if suspended is not None else None
         if self.refuse_unbounded and ask.facts.unbounded_prompt and not all(limit.shadow for limit in strict):
             refusal = Unbounded()
         reservation = Reservation(
@@ -59,11 +61,15 @@ class Drafter:
             deadline=now.timestamp() + self.ttl_s,
             replica=self.replica,
         )
-        return Draft(reservation, refusal, strict=bool(strict), weights=policy.own_weights(ask.facts.model))
+        return Draft(reservation, refusal, strict=bool(strict), weights=binding.weights)
 
     def draft_hit(self, hit: Hit, policy: Policy, now: datetime, new_id: ReservationId) -> "Draft":
         """Bind a request that counts only as requests. Its draft has no cost, and is strict for nothing."""
-        suspended = policy.suspension(hit.identity)
+        binding = bind_request(policy, hit.identity, now, Subject(hit.model, Endpoint.ROUTE))
+        refusal = _refusal(binding)
+        requests = [bucket for bucket in binding.buckets if bucket.limit.unit is Unit.REQUESTS]
+        if refusal is None:
+            requests += [limit.bucket(now, policy.zone) for limit in hit.extra]
         reservation = Reservation(
             id=new_id,
             request_id="",
@@ -72,14 +78,14 @@ class Drafter:
             model=hit.model or "",
             stream=False,
             cost=NO_COST,
-            buckets=_request_buckets(hit, policy, now) if suspended is None else (),
+            buckets=tuple(requests),
             admitted_at=now,
             date=local_date(now, policy.zone),
             deadline=now.timestamp() + self.ttl_s,
             requests=hit.hits,
             replica=self.replica,
         )
-        return Draft(reservation, Suspended(suspended) if suspended is not None else None)
+        return Draft(reservation, refusal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +116,5 @@ def is_recorded(reservation: Reservation) -> bool:
     return reservation.endpoint is not Endpoint.ROUTE
 
 
-def _buckets(ask: Ask, policy: Policy, now: datetime) -> tuple[Bucket, ...]:
-    own = bind(policy, ask.identity, now, Subject(ask.facts.model, ask.endpoint))
-    return (*own, *ask.route.buckets(ask.identity, now, policy.zone))
-
-
-def _request_buckets(hit: Hit, policy: Policy, now: datetime) -> tuple[Bucket, ...]:
-    found = bind(policy, hit.identity, now, Subject(hit.model, Endpoint.ROUTE))
-    own = (limit.bucket(now, policy.zone) for limit in hit.extra)
-    return (*(bucket for bucket in found if bucket.limit.unit is Unit.REQUESTS), *own)
+def _refusal(binding: Binding) -> Suspended | Unbounded | None:
+    return Suspended(binding.suspended) if binding.suspended is not None else None

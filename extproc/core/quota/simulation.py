@@ -9,7 +9,7 @@ while requests are in flight; the charges are the same.
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
@@ -21,10 +21,10 @@ from extproc.core.quota.limits import Bucket, Interval, Limit, Mode, Subject, Un
 from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.quota.reservation import Count, Denied, Reservation, decide
 from extproc.core.quota.settlement import Estimates, Outcome, Settlement, charges, expiry, released
+from extproc.core.quota.simulation_report import Report, add_toll
 from extproc.core.quota.usage import Usage
-from extproc.core.request.addresses import ClientIP
 from extproc.core.request.endpoints import Endpoint
-from extproc.core.request.identity import ServiceAccount, TenantId
+from extproc.core.request.identity import TenantId
 
 SUSPENDED: Final = "suspended"
 # Windows and plans that are over are dropped once there are this many.
@@ -37,48 +37,6 @@ _Units = tuple[int, int, int, int]
 _PlanKey = tuple[str, str, str, str, str]
 _TallyKey = tuple[TenantId, str, tuple[str, ...], int]
 _Open = tuple[float, int, "tuple[_Tally, ...]", Sequence[int], Sequence[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Who:
-    """Name a denied caller and the limit that denied it: the limit's kind, or `suspended`."""
-
-    tenant: TenantId
-    service_account: ServiceAccount
-    client_ip: ClientIP
-    limit: str
-
-
-@dataclass(slots=True)
-class Toll:
-    """Sum the denials: requests, the tokens that they really used, and the times of the first and the last."""
-
-    first: datetime
-    last: datetime
-    requests: int = 0
-    tokens: int = 0
-
-    def add(self, tokens: int, at: datetime) -> None:
-        self.requests += 1
-        self.tokens += tokens
-        self.first, self.last = min(self.first, at), max(self.last, at)
-
-
-@dataclass(slots=True)
-class Report:
-    """Hold the result of a replay.
-
-    `requests` and `tokens` were really admitted. `newly_admitted` requests were really denied and would be
-    admitted. The usage of such a request is unknown, so `newly_admitted_tokens` counts its estimate.
-    """
-
-    requests: int = 0
-    tokens: int = 0
-    denied: int = 0
-    denied_tokens: int = 0
-    newly_admitted: int = 0
-    newly_admitted_tokens: int = 0
-    tolls: dict[Who, Toll] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -278,30 +236,6 @@ class Simulation:
         self._tallies = {key: tally for key, tally in self._tallies.items() if tally.bucket.interval.end > now}
         # If most buckets are still needed, raise the threshold, so that scanning stays a small part of the work.
         self._tallies_at_most = max(_MANY, 2 * len(self._tallies))
-
-
-def shadow_report(report: Report, entry: Entry) -> None:
-    """Add the verdicts that shadow limits gave at admission, in the same form, without a replay.
-
-    A request that several limits would have denied counts once in the sums, and once per limit in the rows.
-    """
-    if entry.outcome is Outcome.DENIED:
-        return
-    report.requests += 1
-    report.tokens += entry.charge
-    if entry.shadow:
-        report.denied += 1
-        report.denied_tokens += entry.charge
-    for limit in entry.shadow:
-        add_toll(report.tolls, entry, limit)
-
-
-def add_toll(tolls: dict[Who, Toll], entry: Entry, limit: str) -> None:
-    """Count one request that a limit denied."""
-    who = entry.identity
-    key = Who(who.tenant, who.service_account, who.client_ip, limit)
-    at = entry.admitted_at
-    tolls.setdefault(key, Toll(at, at)).add(entry.charge, at)
 
 
 def _held(cost: Cost, weights: Weights) -> _Units:

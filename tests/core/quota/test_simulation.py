@@ -17,7 +17,8 @@ from extproc.core.quota.limits import Limit, Mode, Scope, Subject, Unit, Window
 from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.quota.reservation import Admitted, Count, Reservation, decide
 from extproc.core.quota.settlement import Estimates, Outcome, charges, expiry, released
-from extproc.core.quota.simulation import Report, Simulation, Toll, Who, shadow_report
+from extproc.core.quota.simulation import Simulation
+from extproc.core.quota.simulation_report import Report, Toll, Who, shadow_report
 from extproc.core.quota.usage import NO_USAGE, Usage
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
