@@ -1,4 +1,4 @@
-"""The phases of an exchange from its admission to its end: forward the request, read the answer, settle."""
+"""Define the phases of an exchange after its admission: forward the request, read the answer, settle."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime

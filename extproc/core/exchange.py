@@ -1,4 +1,4 @@
-"""One HTTP exchange as a state machine: an event goes in, effects come out. It knows no transport.
+"""Run one HTTP exchange as a state machine: an event goes in, effects come out. It knows no transport.
 
 The order of effects is the order in which they are carried out. After each `Admitted` there is exactly one
 `Close`, whatever happens; after `Finish` nothing follows.

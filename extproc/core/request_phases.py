@@ -1,4 +1,4 @@
-"""The phases of an exchange up to its decision: identify the caller, read the request, ask for a reservation."""
+"""Define the phases of an exchange up to its decision: identify the caller, read the request, reserve."""
 
 from dataclasses import dataclass, replace
 from typing import assert_never

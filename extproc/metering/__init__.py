@@ -1,1 +1,1 @@
-"""Holds, settles and records reservations, and rebuilds the counters after a loss."""
+"""Hold, settle and record reservations, and rebuild the counters after a loss."""

@@ -38,7 +38,7 @@ from extproc.ports.tenants import Limits
 
 @dataclass(frozen=True, slots=True)
 class MeteringOptions:
-    """Bounds of metering; durations in seconds.
+    """Bound metering; durations in seconds.
 
     A decision takes at most `decision_timeout_s`, whatever the counters do. The epochs are looked at every
     `check_s`, and nothing is written to the ledger when the last look is older than `fresh_s`.
@@ -64,7 +64,7 @@ class MeteringOptions:
 
 @dataclass(frozen=True, slots=True)
 class MeteringStores:
-    """The stores that metering works on, as ports."""
+    """Name the stores that metering works on, as ports."""
 
     counters: CounterStore
     ledger: Ledger
@@ -74,7 +74,7 @@ class MeteringStores:
 
 @dataclass(frozen=True, slots=True)
 class Metering:
-    """The parts of one replica's metering, and what keeps them going."""
+    """Hold the parts of one replica's metering, and keep them going."""
 
     clock: SharedClock
     service: MeteringService

@@ -1,4 +1,4 @@
-"""A circuit breaker: after some failures in a row nobody waits for the counters, until a probe gets an answer."""
+"""Break the circuit to the counters: after some failures in a row nobody waits for them, until a probe succeeds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,7 @@ from extproc.ports.base import StoreError
 
 @dataclass(frozen=True, slots=True)
 class CircuitBreakerOptions:
-    """Bounds of a circuit breaker.
+    """Bound a circuit breaker.
 
     It opens after `failures` failures in a row. While it is open, it sends a probe every `probe_s` seconds, and
     waits `timeout_s` seconds for its answer.

@@ -1,4 +1,4 @@
-"""A bounded queue that delivers its items in batches, and keeps trying while the other side is away."""
+"""Queue items within bounds, deliver them in batches, and keep trying while the other side is away."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""One delivery at a time, and pauses between them: a delivery that hangs delays no pause for long."""
+"""Carry out one delivery at a time, with pauses between them: a hanging delivery delays no pause for long."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine

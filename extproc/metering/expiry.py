@@ -20,7 +20,7 @@ _EXPIRE_AT_ONCE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class ExpiryOptions:
-    """Durations in seconds.
+    """Set the durations of expiry, in seconds.
 
     Overdue reservations are looked for every `interval_s`. After an outage of the counters nothing expires for
     `renewed_within_s`, so that every replica can renew its leases first. After a step of their clock nothing

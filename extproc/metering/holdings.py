@@ -1,4 +1,4 @@
-"""The reservations that this process answers for: asked for, leased, or ended and not recorded yet."""
+"""Know the reservations that this process answers for: asked for, leased, or ended and not recorded yet."""
 
 from datetime import timedelta
 

@@ -24,7 +24,10 @@ _JITTER: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SweepOptions:
-    """Durations in seconds. An entry that waited in the journal for `older_than_s` is written by any replica."""
+    """Set the durations of sweeping, in seconds.
+
+    An entry that waited in the journal for `older_than_s` is written by any replica.
+    """
 
     older_than_s: float = 5.0
     every_s: float = 2.0

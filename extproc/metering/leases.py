@@ -1,4 +1,4 @@
-"""The leases of this process: open reservations, renewed as long as their streams live, and grown with them.
+"""Keep the leases of this process: open reservations, renewed and grown as long as their streams live.
 
 A reservation that nobody renews expires, and is charged as held. So a process renews each of its leases well
 before its deadline: only what a dead process held expires.

@@ -1,4 +1,4 @@
-"""The tenants' limits in memory, following their store: no I/O on the request path.
+"""Keep the tenants' limits in memory, following their store: no I/O on the request path.
 
 A change stream reports changes at once; without one, the store is polled. In both cases all documents are read
 again, so memory always holds one state of the store and never a sum of events.
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LimitsCacheOptions:
-    """Durations in seconds. Limits are at most `poll_s` old without a change stream, `refresh_s` with one.
+    """Set the durations of the cache, in seconds. Limits are at most `poll_s` old without a change stream, `refresh_s` with one.
 
     Changes that come within `settle_s` of each other are read once.
     """

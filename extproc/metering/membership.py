@@ -1,4 +1,4 @@
-"""Which replicas are alive: each counts up its own heartbeat in the records."""
+"""Know which replicas are alive: each counts up its own heartbeat in the records."""
 
 import asyncio
 from dataclasses import dataclass
@@ -8,7 +8,10 @@ from extproc.ports.records import Records
 
 @dataclass(frozen=True, slots=True)
 class MembershipOptions:
-    """Durations in seconds. A replica whose heartbeat stands still for `gone_s` is deregistered by any other."""
+    """Set the durations of membership, in seconds.
+
+    A replica whose heartbeat stands still for `gone_s` is deregistered by any other.
+    """
 
     heartbeat_s: float = 2.0
     gone_s: float = 15.0

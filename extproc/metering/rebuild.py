@@ -39,9 +39,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RebuildOptions:
-    """Durations in seconds.
+    """Set the durations of a rebuild, in seconds.
 
-    A rebuild waits at most `barrier_s` for replicas that are alive but do not register. Replicas begin `turn_s`
+    It waits at most `barrier_s` for replicas that are alive but do not register. Replicas begin `turn_s`
     apart, to spare the stores, and write nothing to the ledger for the first `still_s` of a rebuild.
     """
 

@@ -1,4 +1,4 @@
-"""Queues side by side, one for each part of the counters that fails by itself: none waits for another one."""
+"""Run queues side by side, one for each part of the counters that fails by itself: none waits for another."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The time of day on which all replicas agree: the counters' own clock, asked for every few seconds.
+"""Tell the time of day on which all replicas agree: the counters' own clock, asked for every few seconds.
 
 Windows and deadlines follow it, so a replica whose own clock is a minute off counts in the same windows as the
 others. Between two answers, and while the counters are away, time passes by this host's monotonic clock.
@@ -22,7 +22,7 @@ _NOTABLE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SyncOptions:
-    """Durations in seconds. An answer that took longer than `exact_s` is too inexact to use."""
+    """Set the durations of asking, in seconds. An answer that took longer than `exact_s` is too inexact to use."""
 
     every_s: float = 10.0
     timeout_s: float = 1.0

@@ -1,4 +1,4 @@
-"""The fence in front of the ledger: open only while this process takes part in the counters' current epochs."""
+"""Fence the ledger: it is open only while this process takes part in the counters' current epochs."""
 
 import asyncio
 from collections.abc import Iterable

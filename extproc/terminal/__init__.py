@@ -1,1 +1,1 @@
-"""Prints for people: tables, and text that a terminal can't be tricked with."""
+"""Print for people: tables, and text that a terminal can't be tricked with."""

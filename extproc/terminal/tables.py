@@ -1,4 +1,4 @@
-"""Tables for people: one line per row, as wide as it needs to be."""
+"""Print tables for people: one line a row, as wide as it needs to be."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,9 +10,9 @@ from rich.text import Text
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints to stdout; numbers are right-aligned.
+    """Print a table to stdout. Numbers are right-aligned.
 
-    Nothing is folded, in a narrow terminal or in a pipe: a name in pieces can't be searched or copied.
+    No line is folded, in a narrow terminal or in a pipe: a name in pieces can't be searched or copied.
     """
     lines = [list(row) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -28,7 +28,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def visible(text: str) -> str:
-    """The text with what a terminal would act on (control, format and unpaired characters) written out."""
+    """Return the text with all characters written out that a terminal would act on: control, format, unpaired."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
