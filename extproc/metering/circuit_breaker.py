@@ -1,4 +1,4 @@
-"""Break the circuit to the counters: after some failures in a row nobody waits for them, until a probe succeeds."""
+"""Break the circuit to the counters: after some failures nobody waits for them, until a probe succeeds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

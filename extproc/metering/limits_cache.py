@@ -22,9 +22,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LimitsCacheOptions:
-    """Set the durations of the cache, in seconds. Limits are at most `poll_s` old without a change stream, `refresh_s` with one.
+    """Set the durations of the cache, in seconds.
 
-    Changes that come within `settle_s` of each other are read once.
+    Limits are at most `poll_s` old without a change stream, `refresh_s` with one. Changes that come within
+    `settle_s` of each other are read once.
     """
 
     poll_s: float = 2.0
