@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from extproc.core.quota.binding import Policy, bind
@@ -18,9 +17,10 @@ from extproc.core.quota.usage import Usage
 from extproc.core.request.addresses import ClientIP
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity, ServiceAccount, TenantId
+from tests.sizes import examples, sized
 
-FUZZ = settings(max_examples=200, deadline=None)
-FEWER = settings(max_examples=60, deadline=None)
+FUZZ = examples(quick=30, thorough=200)
+FEWER = examples(quick=15, thorough=60)
 
 NOW = datetime(2026, 3, 4, 11, 30, 15, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -184,17 +184,18 @@ def bytewise(body: bytes) -> list[bytes]:
 
 
 _OPENING_BYTES, _ENDING_BYTES = 300, 600
+# Every so many bytes a body is cut: near its ends, and between them. Primes, so that each event is cut elsewhere.
+_STEP, _STEP_BETWEEN = sized((7, 61), (1, 13))
 
 
 def two_parts(body: bytes) -> Iterator[list[bytes]]:
-    """Every way to cut `body` in two, empty parts included.
+    """Yield the ways to cut `body` in two, empty parts included: in the thorough form at every byte near its ends.
 
-    Between its first and last bytes a long one repeats itself: there it is cut at every 13th, which is another place
-    in each of its events.
+    Between its first and last bytes a long body repeats itself: there it is cut less often.
     """
-    inside = range(_OPENING_BYTES, len(body) - _ENDING_BYTES)
+    between = range(_OPENING_BYTES, len(body) - _ENDING_BYTES)
     for at in range(len(body) + 1):
-        if at not in inside or at % 13 == 0:
+        if at % (_STEP_BETWEEN if at in between else _STEP) == 0 or at == len(body):
             yield [body[:at], body[at:]]
 
 

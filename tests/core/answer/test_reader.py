@@ -41,6 +41,7 @@ from tests.core.samples import (
     usage_chunk,
 )
 from tests.recordings import recorded
+from tests.sizes import sized
 
 from .answer_samples import ANSWERS, counts, no_choices, text_chunk
 from .answer_samples import STREAMS as SERVERS
@@ -403,7 +404,7 @@ def test_a_recorded_stream_of_another_api_is_settled_on_its_usage_however_it_is_
     body = recorded(f"{name}.body")
     expected = (body, Settlement(Outcome.SETTLED, usage, usage.total, "usage"))
     endpoint = Endpoint.MESSAGES if "anthropic" in name else Endpoint.RESPONSES
-    for chunks in ([body], bytewise(body), *([body[:at], body[at:]] for at in range(0, len(body), 11))):
+    for chunks in ([body], bytewise(body), *([body[:at], body[at:]] for at in range(0, len(body), sized(37, 11)))):
         reader = reader_of(SSE, endpoint, hide=True)
         assert run(reader, chunks) == expected
         assert reader.output_tokens == 8
@@ -532,7 +533,7 @@ def test_a_stream_that_is_called_json_passes_whole_and_is_settled_on_its_usage(n
     sample = SERVERS[name]
     body = before + sample.body
     expected = Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
-    for chunks in ([body], bytewise(body), *([body[:at], body[at:]] for at in range(0, len(body), 11))):
+    for chunks in ([body], bytewise(body), *([body[:at], body[at:]] for at in range(0, len(body), sized(37, 11)))):
         reader = reader_of(JSON, sample.endpoint, hide=True, bound=10)
         assert not reader.changes_body
         assert all(reader.feed(chunk) is chunk for chunk in chunks)

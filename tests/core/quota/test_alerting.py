@@ -7,12 +7,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.quota.alerting import Alert, signature
 from extproc.core.quota.limits import Bucket, Interval, Limit, Mode, Scope, Unit, Window
 from extproc.core.request.endpoints import Endpoint
+from tests.sizes import examples
 
 DAY = Interval(
     int(datetime(2026, 3, 3, 23, tzinfo=UTC).timestamp()), int(datetime(2026, 3, 4, 23, tzinfo=UTC).timestamp())
@@ -20,7 +21,7 @@ DAY = Interval(
 NEXT_DAY = Interval(DAY.end, DAY.end + 86_400)
 AT = datetime(2026, 3, 4, 12, 30, 15, 999_999, tzinfo=timezone(timedelta(hours=1)))
 PER_ACCOUNT = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 12_000)
-FUZZ = settings(max_examples=100, deadline=None)
+FUZZ = examples(quick=20, thorough=100)
 
 
 def bucket(limit=PER_ACCOUNT, parts=("console@zone-prod",), interval=DAY):

@@ -93,12 +93,13 @@ def test_who_was_denied_is_told_with_the_first_and_the_last_time():
     assert (toll.first, toll.last) == (START + timedelta(seconds=60), START + timedelta(seconds=180))
 
 
-def test_what_is_in_flight_is_held_until_it_ended():
+@pytest.mark.parametrize("limit", [DAY, replace(DAY, mode=Mode.STRICT)])
+def test_what_is_in_flight_is_held_until_it_ended(limit):
     overlapping = [entry(60, at=0, took=30), entry(60, at=29), entry(30, at=30)]
-    assert denied(replayed(overlapping, under(DAY))) == {("sa", "service_account:day"): 1}
+    assert denied(replayed(overlapping, under(limit))) == {("sa", "service_account:day"): 1}
     gone = replace(overlapping[0], outcome=Outcome.RELEASED, charge=0, usage=NO_USAGE, reason="upstream_error")
-    assert replayed([gone, entry(60, at=29)], under(DAY)).denied == 1
-    assert replayed([gone, entry(60, at=30)], under(DAY)).denied == 0
+    assert replayed([gone, entry(60, at=29)], under(limit)).denied == 1
+    assert replayed([gone, entry(60, at=30)], under(limit)).denied == 0
 
 
 def test_a_window_that_is_over_gives_back_its_room():
