@@ -19,6 +19,7 @@ from tests.core.samples import (
     two_parts,
 )
 from tests.recordings import recorded
+from tests.sizes import sized
 
 
 def frames(chunks) -> list[Event]:
@@ -209,7 +210,7 @@ class Counting:
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_every_byte_is_looked_at_a_fixed_number_of_times(monkeypatch, unit, step):
     work = []
-    for size in (20_000, 40_000):
+    for size in sized((6_000, 12_000), (20_000, 40_000)):
         counting = Counting(sse._BLANK_LINE)
         with monkeypatch.context() as patched:
             patched.setattr(sse, "_BLANK_LINE", counting)

@@ -251,17 +251,23 @@ ENDS = {
 }
 
 
+@cache
+def edges(zone: str) -> tuple[int, ...]:
+    """Starts of weeks and months, and of days close to a change of the clocks."""
+    found = {at for window in (Window.WEEK, Window.MONTH) for at in resets(window, zone)[5::17]}
+    changed = changes(ZoneInfo(zone), 2009, 2013)
+    found |= {start for _, start, _ in days(zone) if any(abs(start - at) < 7200 for at in changed)}
+    assert len(found) > 20
+    return tuple(sorted(found))
+
+
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("zone", ZONES)
 def test_what_was_admitted_before_a_reset_and_ends_after_it_leaves_the_new_window_untouched(zone, end):
     info = ZoneInfo(zone)
-    edges = {at for window in (Window.WEEK, Window.MONTH) for at in resets(window, zone)[5::17]}
-    changed = changes(info, 2009, 2013)
-    edges |= {start for _, start, _ in days(zone) if any(abs(start - at) < 7200 for at in changed)}
-    assert len(edges) > 20
     # In the quick form the ends share the edges between them.
     first = list(ENDS).index(end)
-    for edge in sorted(edges)[sized(slice(first, None, len(ENDS)), slice(None))]:
+    for edge in edges(zone)[sized(slice(first, None, len(ENDS)), slice(None))]:
         ended = [w for w in Window if interval_at(w, utc(edge), info).start == edge]
         assert {Window.MINUTE, Window.HOUR, Window.DAY} <= set(ended)
         limits = tuple(Limit(Scope.TENANT, window, 20, mode=Mode.STRICT) for window in ended)
