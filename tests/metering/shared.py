@@ -6,6 +6,7 @@ from extproc.core.quota.partitions import PARTITIONS, partition_of
 from extproc.core.request.identity import Identity
 from extproc.stores.memory.counters import MemoryServer
 
+from .waiting import until
 from .world import WHO, Clock, Counters, Ledger, World
 
 HERE = partition_of(WHO.tenant)
@@ -54,9 +55,11 @@ class Cluster:
     async def ready(self, *replicas):
         """All of them look at the epochs at once, until every one sees all counters ready."""
         wanted = replicas or self.replicas
-        async with asyncio.timeout(5):
-            while not all(await asyncio.gather(*(each.epochs.check() for each in wanted))):
-                pass
+
+        async def all_see_it():
+            return all(await asyncio.gather(*(each.epochs.check() for each in wanted)))
+
+        await until(all_see_it)
 
     async def started(self):
         await asyncio.gather(*(each.epochs.start() for each in self.replicas))

@@ -7,6 +7,7 @@ from extproc.core.quota.reservation import Admitted, Unavailable
 from extproc.metering.circuit_breaker import CircuitBreaker, CircuitBreakerOptions
 from extproc.ports.base import UnreadyError
 
+from .waiting import until
 from .world import World, away, refused, usage
 
 QUICK = CircuitBreakerOptions(probe_s=0.005, timeout_s=0.01)
@@ -49,12 +50,11 @@ async def test_it_closes_when_a_probe_gets_through_and_not_before():
             raise fault
 
     async with probing(probe, told) as breaker, asyncio.timeout(5):
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(100 * QUICK.probe_s)
         assert probes == [], "nothing is probed while it is closed"
         for _ in range(5):
             breaker.failed()
-        while breaker.is_open:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await until(lambda: not breaker.is_open)
         assert (told, len(probes)) == ([True, False], 3)
         for _ in range(4):
             breaker.failed()
@@ -94,8 +94,7 @@ async def test_when_the_counters_are_back_decisions_are_made_and_ends_delivered(
     world.service.close(reservation, usage(7))
     async with world.running(), asyncio.timeout(5):
         world.counters.before = []
-        while world.counted("breaker_open"):  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await until(lambda: not world.counted("breaker_open"))
         assert isinstance(await world.reserve(), Admitted)
         await world.settler._ends.drained()
     assert (await world.counts())[0] == 7
@@ -119,20 +118,13 @@ async def test_nothing_expires_while_it_is_open_nor_soon_after():
     world.counters.before = [away()] * 5
     for _ in range(5):
         await world.reserve()
-    ping, world.counters.ping = world.counters.ping, away_always
+    world.counters.no_ping = True
     async with world.running():
-        await asyncio.sleep(0.03)
-        world.counters.ping = ping
-        async with asyncio.timeout(5):
-            while world.counted("breaker_open"):  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-        await asyncio.sleep(0.03)
-        assert all(closing.reservation.id != reservation.id for closing in world.counters.closed)
-        async with asyncio.timeout(5):
-            while not await world.entries():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await asyncio.sleep(1)
+        assert reservation.id not in {closing.reservation.id for closing in world.counters.closed}
+        world.counters.no_ping = False
+        await until(lambda: not world.counted("breaker_open"))
+        await asyncio.sleep(0.09)
+        assert reservation.id not in {closing.reservation.id for closing in world.counters.closed}
+        await until(world.entries)
     assert [entry.id for entry in await world.entries()] == [reservation.id]
-
-
-async def away_always(part):
-    raise away()

@@ -8,6 +8,8 @@ from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue
 from extproc.ports.base import StoreError
 from extproc.timing.backoff import Backoff
 
+from .waiting import all_done
+
 
 class Receiver:
     """Takes batches; fails where it is told to."""
@@ -115,8 +117,7 @@ async def test_what_is_in_hand_counts_as_queued():
     async with receiver.running():
         for item in range(3):
             receiver.outbox.put(item)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await all_done()
         assert len(receiver.outbox) == 3
         assert not receiver.outbox.put(3)
 
@@ -127,12 +128,10 @@ async def test_drained_waits_for_what_is_in_hand_too():
     receiver.outbox.put(1)
     async with receiver.running():
         waiting = asyncio.ensure_future(receiver.outbox.drained())
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await all_done()
         assert not waiting.done()
         receiver.open.set()
-        async with asyncio.timeout(5):
-            await waiting
+        await waiting
     assert receiver.items == [1]
 
 
@@ -141,7 +140,7 @@ async def test_items_that_come_while_others_are_delivered_follow_them():
     receiver.open.clear()
     async with receiver.running():
         receiver.outbox.put(1)
-        await asyncio.sleep(0.001)
+        await all_done()
         receiver.outbox.put(2)
         receiver.outbox.put(3)
         receiver.open.set()
@@ -154,9 +153,9 @@ async def test_a_lingering_queue_hurries_when_it_is_drained():
     receiver = Receiver(linger_s=60.0)
     async with receiver.running():
         receiver.outbox.put(1)
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(59)
         assert receiver.batches == []
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(0.1):
             await receiver.outbox.drained()
     assert receiver.items == [1]
 

@@ -7,6 +7,8 @@ import pytest
 from extproc.metering.exclusive_delivery import ExclusiveDelivery
 from extproc.ports.base import StoreError
 
+from .waiting import all_done
+
 
 async def deliver(turns, step, seen):
     try:
@@ -24,9 +26,9 @@ async def test_there_is_no_delivery_during_rest_and_one_at_a_time_after_it():
         seen.append("begun")
         await asyncio.sleep(0)
 
-    async with turns.pause(), asyncio.timeout(5):
+    async with turns.pause():
         waiting = [asyncio.create_task(deliver(turns, step, seen)) for _ in range(2)]
-        await asyncio.sleep(0.01)
+        await all_done()
         assert not seen
     await asyncio.gather(*waiting)
     assert seen == ["begun", "delivered"] * 2
@@ -35,7 +37,7 @@ async def test_there_is_no_delivery_during_rest_and_one_at_a_time_after_it():
 async def test_rest_waits_for_a_delivery_that_comes_to_its_end():
     turns, seen = ExclusiveDelivery(), []
     busy = asyncio.create_task(deliver(turns, lambda: asyncio.sleep(0.01), seen))
-    await asyncio.sleep(0)
+    await all_done()
     async with turns.pause():
         assert seen == ["delivered"]
     await busy
@@ -49,15 +51,15 @@ async def test_what_hangs_or_waits_for_its_turn_is_given_up_for_rest_and_only_fo
         seen.append("done all the same")
 
     hanging = [asyncio.create_task(deliver(turns, hangs, seen)) for _ in range(2)]
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(60)
     assert not seen
     async with asyncio.timeout(5), turns.pause():
         await asyncio.gather(*hanging)
         assert seen == ["given up"] * 2
-    await deliver(turns, lambda: asyncio.sleep(0.3), seen)
+    await deliver(turns, lambda: asyncio.sleep(60), seen)
     assert seen[2:] == ["delivered"]
     gone.set()
-    await asyncio.sleep(0.01)
+    await all_done()
     assert seen[3:] == ["done all the same"], "it was not broken off"
 
 
@@ -87,7 +89,7 @@ async def test_who_is_cancelled_has_delivered_or_stops_delivering():
             ended.append(True)
 
     task = asyncio.create_task(turns.deliver(step))
-    await asyncio.sleep(0.01)
+    await all_done()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

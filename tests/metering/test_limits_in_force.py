@@ -1,6 +1,5 @@
 """What the general form of limits does to a reservation: modes, suspensions, growth, renewals, hits, alerts."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -15,6 +14,7 @@ from extproc.core.quota.usage import Usage
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 
+from .waiting import until
 from .world import WHO, World, ask, away, usage
 
 
@@ -245,8 +245,7 @@ async def test_a_hold_that_grew_is_held_and_charged_as_it_grew():
     )
     world.service.grow(grown)
     async with world.running():
-        while not world.counters.renewed:  # noqa: ASYNC110 - the counters have no event
-            await asyncio.sleep(0.001)
+        await until(lambda: world.counters.renewed)
         assert await world.counts() == (0, 60)
         world.service.close(grown, settled(5, 50))
         assert await world.settler.drain(1)
@@ -287,8 +286,7 @@ async def test_a_reservation_lives_as_long_as_its_stream():
     assert held.renew_due() == 1
     assert held.renew_due() == 0
     async with world.running():
-        while not world.counters.renewed:  # noqa: ASYNC110 - the counters have no event
-            await asyncio.sleep(0.001)
+        await until(lambda: world.counters.renewed)
     world.clock.passes(25)  # past its first deadline, not past the second
     assert await world.expiry.expire_overdue() == 0
     world.service.close(reservation, usage(7))
@@ -305,8 +303,7 @@ async def test_renewing_goes_on_by_itself_and_through_an_outage():
     world.counters.before = [away(), away()]
     async with world.running():
         world.clock.passes(0.05)
-        while not world.counters.renewed:  # noqa: ASYNC110 - the counters have no event
-            await asyncio.sleep(0.002)
+        await until(lambda: world.counters.renewed)
     assert await world.expiry.expire_overdue() == 0
 
 

@@ -16,6 +16,7 @@ from extproc.metering.circuit_breaker import CircuitBreakerOptions
 from extproc.ports.base import StoreError
 from extproc.stores.spool import FileSpool, SpoolOptions, left_behind
 
+from .waiting import all_done, until
 from .world import WHO, World, away, usage
 
 # Of what is expected to cost 10.
@@ -100,8 +101,7 @@ async def test_the_share_is_for_a_window_however_many_outages_there_are():
         async with world.running(), asyncio.timeout(5):
             world.holdings.retry()
             await world.settler._ends.drained()
-            while world.counted("breaker_open"):  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+            await until(lambda: not world.counted("breaker_open"))
     assert (await world.counts())[0] == 100
     world.clock.passes(86_400)
     async with outage(world):
@@ -148,7 +148,7 @@ async def test_what_could_not_be_written_down_in_time_takes_nothing_of_the_share
         world.spool.hang = True
         asking = asyncio.create_task(world.reserve())
         if how == "cancelled":
-            await asyncio.sleep(0.005)
+            await all_done()
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
@@ -194,10 +194,13 @@ async def test_counters_that_are_back_hold_it_and_then_charge_it_once():
     async with outage(world):
         streaming, over = await admitted_of(world, 2)
         world.service.close(over, usage(7))
-    async with world.running(), asyncio.timeout(5):
+
+    async def counted():
+        return await world.counts() == (7, 10)
+
+    async with world.running():
         world.holdings.retry()
-        while await world.counts() != (7, 10):  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await until(counted)
     world.service.close(streaming, usage(8))
     await world.drained()
     assert await world.counts() == (15, 0)
@@ -234,9 +237,8 @@ async def test_a_killed_process_is_charged_as_held_once_however_often_it_is_repl
     async with outage(world):
         streaming, over = await admitted_of(world, 2)
         world.service.close(over, usage(7))
-        await asyncio.sleep(0)
-        while not spool._flushing.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await all_done()
+        assert spool._flushing.done()
     os.close(spool._file)  # as by a kill
     after = World(1000, counters=world.counters, ledger=world.ledger, clock=world.clock, name="after")
     (left,) = left_behind(tmp_path / "spool")

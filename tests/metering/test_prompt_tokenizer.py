@@ -20,6 +20,8 @@ from extproc.metering.prompt_tokenizer import (
     load_tokenizer,
 )
 
+pytestmark = pytest.mark.real_time  # threads that hang, and how long a tokenizer takes
+
 LINES = ["the quick brown fox jumps over the lazy dog", "def f(x): return x ** 2", "größer 世界 🌍"] * 3
 PATTERN = r"\s+(?!\S)|\s+|[^\s\p{L}]+|\p{L}+"
 

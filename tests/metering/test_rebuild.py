@@ -12,6 +12,7 @@ from extproc.metering.rebuild import RebuildOptions
 from extproc.ports.base import StoreError
 
 from .shared import ELSEWHERE, HERE, Cluster, Replica, lives
+from .waiting import all_done, until
 from .world import away, usage
 
 
@@ -95,8 +96,7 @@ async def test_an_end_that_was_applied_but_not_answered_before_the_loss_is_charg
     a.service.close(await a.admitted(), usage(7))
     a.counters.after = [away()]
     async with a.running():
-        while not cluster.server.journal:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await until(lambda: cluster.server.journal)
     cluster.server.begin(HERE)
     await cluster.ready()
     assert await cluster.quiet() == 7
@@ -252,10 +252,12 @@ async def test_a_dead_replicas_kept_holds_are_restored_and_charged_as_held_when_
 async def test_who_is_gone_is_not_waited_for():
     cluster = Cluster(recovery=LATE | {"barrier_s": 60.0})
     a, b, _ = await cluster.started()
-    async with asyncio.timeout(5):
-        while len(cluster.ledger._beats) == 3:
-            await asyncio.gather(a.metering.membership.heartbeat(), b.metering.membership.heartbeat())
-            await asyncio.sleep(0.01)
+
+    async def one_is_gone():
+        await asyncio.gather(a.metering.membership.heartbeat(), b.metering.membership.heartbeat())
+        return len(cluster.ledger._beats) < 3
+
+    await until(one_is_gone)
     assert set(cluster.ledger._beats) == {"r0", "r1"}
     cluster.server.lose()
     await cluster.ready(a, b)
@@ -289,8 +291,7 @@ async def test_one_that_was_stopped_does_not_charge_what_others_found_in_the_jou
     late.counters.after = [away()]  # closed, and not known to be
     cluster.ledger.open.clear()
     async with late.running():
-        while len(cluster.server.journal) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await until(lambda: len(cluster.server.journal) == 2)
     cluster.ledger.open.set()
     cluster.server.begin(HERE)
     await cluster.ready(a, b)
@@ -307,13 +308,13 @@ async def test_a_stream_whose_replica_was_stopped_does_not_expire_when_it_is_bac
     await late.holdings.save()
     cluster.clock.passes(600)
     late.leases.renew_due()
-    await asyncio.wait_for(_renewed(late), 5)
+    await _renewed(late)
     cluster.clock.passes(400)  # what is kept of it has an old deadline
     cluster.server.lose()
     await cluster.ready(a, b)
     assert await a.expiry.expire_overdue() == 0, "it has a little time to come back"
     await cluster.ready(late)
-    await asyncio.wait_for(_renewed(late), 5)
+    await _renewed(late)
     cluster.clock.passes(60)
     assert await a.expiry.expire_overdue() == 0
     late.service.close(stream, usage(7))
@@ -322,8 +323,7 @@ async def test_a_stream_whose_replica_was_stopped_does_not_expire_when_it_is_bac
 
 async def _renewed(replica):
     async with replica.running():
-        while replica.leases.waiting:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await until(lambda: not replica.leases.waiting)
 
 
 async def test_old_data_that_comes_back_is_set_right():
@@ -430,9 +430,8 @@ async def test_nothing_is_written_by_who_did_not_look_at_the_counters_for_a_whil
     await asyncio.sleep(0.06)
     a.service.close(await a.admitted(), usage(7))
     async with a.running():
-        while not cluster.server.journal:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        await spin(20)
+        await until(lambda: cluster.server.journal)
+        await all_done()
         assert a.ledger.calls == 0
         await a.epochs.check()
         async with asyncio.timeout(5):
@@ -450,9 +449,9 @@ async def test_nothing_is_written_while_counters_are_rebuilt_but_not_for_ever():
     assert not a.metering.fence.is_open(None)
     calls = a.ledger.calls
     async with a.running():
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.045)
         assert a.ledger.calls == calls
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.01)
         await a.epochs.check()
         async with asyncio.timeout(5):
             await a.writer._queue.drained()
@@ -469,8 +468,7 @@ async def test_what_waits_in_the_journal_is_used_and_not_held_though_nobody_writ
     c.service.close(await c.admitted(10), usage(3))
     c.counters.after = [away()]  # applied, and not answered
     async with c.running():
-        while len(cluster.server.journal) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await until(lambda: len(cluster.server.journal) == 2)
     cluster.server.begin(HERE)
     a.ledger.open.clear()
     await cluster.ready()
@@ -517,9 +515,11 @@ async def test_it_follows_in_the_background_and_is_hurried_by_a_request_that_fou
     cluster.server.lose()
     assert isinstance(await a.reserve(), Unavailable)
     a.epochs._check_s = 0.05
-    async with asyncio.timeout(5):
-        while not isinstance(await a.reserve(), Admitted):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+
+    async def admits():
+        return isinstance(await a.reserve(), Admitted)
+
+    await until(admits)
     running.cancel()
     await asyncio.wait({running})
     assert "redis: counters were rebuilt from the ledger: decisions resume" in caplog.messages
@@ -537,9 +537,7 @@ async def test_a_store_that_is_away_is_complained_about_once(caplog):
 
     a.counters.epochs = failing
     running = asyncio.create_task(a.epochs.run())
-    async with asyncio.timeout(5):
-        while "redis: epochs are followed again" not in caplog.messages:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until(lambda: "redis: epochs are followed again" in caplog.messages)
     running.cancel()
     await asyncio.wait({running})
     assert caplog.messages.count("redis: epochs can't be followed: nothing is rebuilt") == 1

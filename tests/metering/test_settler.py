@@ -13,13 +13,8 @@ from extproc.ports.counters import Receipt
 from extproc.stores.memory.counters import MemoryServer
 
 from .shared import ELSEWHERE, HERE, Cluster
+from .waiting import until
 from .world import WHO, World, away, refused, usage
-
-
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 def somewhere(world):
@@ -38,7 +33,7 @@ async def test_an_end_is_at_every_moment_somewhere():
     for number, reservation in enumerate(reservations):
         world.service.close(reservation, usage(number + 2))
     ids = {reservation.id for reservation in reservations}
-    async with world.running(), asyncio.timeout(5):
+    async with world.running():
         while len(world.ledger._entries) < 20 or world.counters.server.journal:
             assert somewhere(world) == ids
             world.holdings.retry()
@@ -159,9 +154,9 @@ async def test_it_collects_by_itself_and_tells_what_waits(caplog):
     world.counters.waiting = failing(world.counters.waiting)
     async with world.running():
         await until(lambda: world.ledger._entries and not faults)
-        await asyncio.sleep(0.02)
+        await until(lambda: not world.counters.server.journal)
+        await until(lambda: world.counted("journal_entries", state="waiting") == 0)
     assert "journal: entries of other replicas could not be written" in caplog.messages
-    assert world.counted("journal_entries", state="waiting") == 0
 
 
 async def test_what_can_be_written_but_not_removed_from_the_journal_does_not_go_round_for_ever():

@@ -12,6 +12,7 @@ from extproc.metering.shared_clock import SharedClock, SyncOptions
 from extproc.stores.memory.counters import MemoryCounters, MemoryServer
 
 from .shared import Cluster
+from .waiting import until
 from .world import WHO, Clock, World, away, usage
 
 
@@ -122,9 +123,7 @@ async def test_it_keeps_in_step_in_the_background_whatever_fails():
 
     skew.counters.time = sometimes
     task = asyncio.create_task(clock.run())
-    async with asyncio.timeout(5):
-        while len(answers) < 4:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+    await until(lambda: len(answers) >= 4)
     task.cancel()
     await asyncio.wait({task})
     assert abs((clock.now() - skew.true.now()).total_seconds() - 60) < 1e-3
@@ -141,9 +140,8 @@ async def test_a_step_back_of_the_counters_clock_undoes_no_renewal():
     world.service.grow(reservation)
     (grown,) = world.leases
     assert grown.deadline == renewed.deadline
-    async with world.running(), asyncio.timeout(5):
-        while world.leases.waiting:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    async with world.running():
+        await until(lambda: not world.leases.waiting)
     (known,) = await world.counters.overdue(world.clock.now() + timedelta(days=1), 10)
     assert known.deadline == renewed.deadline
 
@@ -180,13 +178,12 @@ async def test_a_step_forward_of_the_counters_clock_expires_nothing_that_is_aliv
     del b.leases._open[dead.id]  # as if of a replica that is gone
     cluster.clock.passes(3600)
     a.clock_stepped()
-    async with a.running(), asyncio.timeout(10):
-        await asyncio.sleep(0.05)
+    async with a.running():
+        await asyncio.sleep(0.25)
         assert a.counters.closed == []
         b.clock_stepped()
         async with b.running():
-            while not await a.entries():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            await until(a.entries)
     assert [entry.id for entry in await a.entries()] == [dead.id]
     b.service.close(stream, usage(7))
     await b.delivered()

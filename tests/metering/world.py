@@ -72,6 +72,12 @@ class Counters(MemoryCounters):
         self.closed = []
         self.renewed = []
         self.hang_reads = False
+        self.no_ping = False
+
+    async def ping(self, part=None):
+        if self.no_ping:
+            raise away()
+        await super().ping(part)
 
     async def reserve(self, reservation):
         if self.hang:

@@ -13,10 +13,10 @@ from extproc.metering.expiry import ExpiryOptions
 from extproc.metering.rebuild import RebuildOptions
 from extproc.ports.base import StoreError
 from extproc.stores.memory.counters import MemoryCounters
+from tests.virtual_loop import Process
 
 from .network import RemoteCounters, RemoteStore
 from .spool import Spool
-from .virtual_loop import Process
 
 MODELS = Models(
     ModelProfile(

@@ -14,6 +14,7 @@ from extproc.core.quota.limits import Limit, Mode, Scope, Unit, Window
 from extproc.core.quota.reservation import Admitted, Denied
 from extproc.core.request.identity import ClientIP, Identity, ServiceAccount, TenantId
 from extproc.stores.memory.ledger import MemoryLedger
+from tests.virtual_loop import run
 
 from . import clients, nemesis
 from .network import Host
@@ -21,7 +22,6 @@ from .oracle import BrokenError, Oracle
 from .replica import EPOCH, Replica
 from .servers import FEW, Redis, few_partitions, live_counts
 from .spool import Disk
-from .virtual_loop import run
 
 _ZONE = ZoneInfo("UTC")
 _QUIET_WITHIN_S = 150.0

@@ -2,12 +2,17 @@
 
 Everything that happens in it follows from its seed. Callbacks belong to a process, or to none: a process can be
 paused (its callbacks wait while time goes on, as under SIGSTOP) and so also killed, by never letting it go on.
+
+Threads take no time: while one of the loop's executors is at work, the loop waits for the result and time stands still.
+The loop has no sockets.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
 import itertools
+import queue
 from asyncio.base_events import BaseEventLoop
 from asyncio.events import _set_running_loop
 
@@ -74,6 +79,9 @@ class VirtualLoop(BaseEventLoop):
         self._paused = 0
         self._timers = []
         self._numbers = 0
+        self._watched = []  # conditions and their futures
+        self._at_work = 0  # calls in threads
+        self._from_threads = queue.SimpleQueue()
         self.set_task_factory(self._make_task)
         _Task._numbers = itertools.count()
 
@@ -98,6 +106,42 @@ class VirtualLoop(BaseEventLoop):
         self._ready.append(handle)
         return handle
 
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        handle = _Handle(callback, args, context)
+        self._from_threads.put(handle)
+        return handle
+
+    def run_in_executor(self, executor, func, *args):
+        future = super().run_in_executor(executor, func, *args)
+        self._at_work += 1
+        future.add_done_callback(self._has_worked)
+        return future
+
+    def _has_worked(self, future):
+        self._at_work -= 1
+
+    async def shutdown_default_executor(self, timeout=None):  # noqa: ASYNC109 - as its base
+        if self._default_executor is not None:
+            self._default_executor.shutdown(wait=True)
+
+    def when(self, condition):
+        """Return a future that is done at the first step of the loop after which `condition()` is true."""
+        future = self.create_future()
+        self._watched.append((condition, future))
+        return future
+
+    def _look(self):
+        for each in [each for each in self._watched if each[1].done() or each[0]()]:
+            self._watched.remove(each)
+            if not each[1].done():
+                each[1].set_result(None)
+
+    def _take_from_threads(self):
+        with contextlib.suppress(queue.Empty):
+            self._ready.append(self._from_threads.get(block=self._at_work > 0))
+            while True:
+                self._ready.append(self._from_threads.get_nowait())
+
     def pause(self, process):
         process.paused = True
         self._paused += 1
@@ -117,6 +161,8 @@ class VirtualLoop(BaseEventLoop):
 
     def _run_once(self):
         ready, timers = self._ready, self._timers
+        if not ready and not self._stopping:
+            self._take_from_threads()
         if not ready and not self._stopping:
             while timers and timers[0][2]._cancelled:
                 heapq.heappop(timers)
@@ -138,6 +184,8 @@ class VirtualLoop(BaseEventLoop):
                     process.waiting.append(handle)
                     continue
             handle._context.run(handle._callback, *handle._args)
+        if self._watched:
+            self._look()
 
 
 def run(coro, rng=None):
