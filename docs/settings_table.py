@@ -31,7 +31,7 @@ _FORMS = {
     "alerts.windows": "list of windows",
     "alerts.webhook_url": "URL: `https://`, `http://`, or null",
     "alerts.webhook_proxy": "URL: `http://`, `https://`, or null",
-    "alerts.webhook_secret": "text, 16 to 512 characters, or null",
+    "alerts.webhook_secret": "`whsec_<base64>` of 24 to 64 bytes, or text; 16 to 512 characters, or null",
 }
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true, false"}
 

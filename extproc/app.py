@@ -140,7 +140,7 @@ def build_alerts(settings: Settings, metrics: Metrics) -> Alerts:
     proxy = alerts.webhook_proxy
     options = PostOptions(
         url=alerts.webhook_url.get_secret_value(),
-        secret=alerts.webhook_secret.get_secret_value().encode(),
+        key=alerts.webhook_secret.key(),
         timeout_s=alerts.webhook_timeout_s,
         proxy_url=proxy.get_secret_value() if proxy is not None else None,
     )

@@ -16,11 +16,9 @@ from typing import Final
 import httpx
 
 from extproc import __version__
-from extproc.core.quota.alerting import Alert, signature
+from extproc.alerts.signing import signed_headers
+from extproc.core.quota.alerting import Alert
 from extproc.ports.base import Clock
-
-SIGNATURE_HEADER: Final = "tokenweir-signature"
-EVENT_ID_HEADER: Final = "tokenweir-event-id"
 
 # Answers that say "later"; 5xx too. All else under 500 would say the same the next time.
 _LATER: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
@@ -62,7 +60,7 @@ class PostOptions:
     """
 
     url: str = field(repr=False)
-    secret: bytes = field(repr=False)
+    key: bytes = field(repr=False)
     timeout_s: float = 5.0
     proxy_url: str | None = field(default=None, repr=False)
 
@@ -73,7 +71,7 @@ class Post:
     def __init__(self, options: PostOptions, clock: Clock, tls: ssl.SSLContext | None = None) -> None:
         """`tls`: what certificates are checked with; None: against the host's authorities (`SSL_CERT_FILE`)."""
         self._url = httpx.URL(options.url)
-        self._secret = options.secret
+        self._key = options.key
         self._timeout_s = options.timeout_s
         self._proxy = None if options.proxy_url is None else httpx.Proxy(options.proxy_url)
         self._clock = clock
@@ -118,9 +116,8 @@ class Post:
         headers = {
             "content-type": "application/json",
             "user-agent": f"tokenweir/{__version__}",
-            EVENT_ID_HEADER: alert.id,
-            # Signed anew at each attempt: receivers take only signatures that are fresh.
-            SIGNATURE_HEADER: signature(self._secret, payload, int(self._clock.now().timestamp())),
+            # Each attempt has its own time and signature: receivers refuse old ones.
+            **signed_headers(self._key, alert.id, int(self._clock.now().timestamp()), payload),
         }
         # Connecting and the TLS handshake get half of the time each: httpcore closes the socket where its own
         # timeout ends a handshake, and leaves it to the garbage collector where a cancellation does.

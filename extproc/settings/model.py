@@ -17,6 +17,7 @@ from extproc.settings.costs import CostSettings, ModelList
 from extproc.settings.server import ServerSettings
 from extproc.settings.types import (
     CheckedProxyURL,
+    CheckedWebhookSecret,
     CheckedWebhookURL,
     DatabaseName,
     Entries,
@@ -31,7 +32,6 @@ from extproc.settings.types import (
     Section,
     Thresholds,
     Tokens,
-    WebhookSecret,
     Windows,
     Zone,
 )
@@ -187,8 +187,9 @@ class AlertSettings(Section):
     webhook_url: CheckedWebhookURL | None = Field(
         default=None, description="Where alerts are posted as signed JSON; null: only metric and log line."
     )
-    webhook_secret: WebhookSecret | None = Field(
-        default=None, description="What they are signed with; needed where webhook_url is set."
+    webhook_secret: CheckedWebhookSecret | None = Field(
+        default=None,
+        description="Signs the POSTs; needed where webhook_url is set.",
     )
     webhook_timeout_s: Annotated[float, Field(ge=0.1, le=60.0)] = Field(
         default=5.0, description="Bound of one attempt. Attempts go on for an hour."

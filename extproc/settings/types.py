@@ -12,13 +12,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SecretStr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from extproc.core.quota.limits import MAX_AMOUNT, Window
+from extproc.settings.webhook_secret import WebhookSecret, webhook_secret
 from extproc.settings.webhook_urls import ProxyURL, WebhookURL, proxy_url, webhook_url
 from extproc.stores.urls import StoreURL, mongo_url, redis_url
 
@@ -133,7 +133,7 @@ Thresholds = Annotated[
 Windows = Annotated[tuple[Window, ...], BeforeValidator(listed)]
 CheckedWebhookURL = Annotated[WebhookURL, AfterValidator(webhook_url)]
 CheckedProxyURL = Annotated[ProxyURL, AfterValidator(proxy_url)]
-WebhookSecret = Annotated[SecretStr, Field(min_length=16, max_length=512)]
+CheckedWebhookSecret = Annotated[WebhookSecret, AfterValidator(webhook_secret)]
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 

@@ -1,6 +1,7 @@
 """One attempt: what goes over the wire, and what each answer means."""
 
 import asyncio
+import base64
 import datetime as dt
 import hashlib
 import hmac
@@ -10,12 +11,14 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import standardwebhooks
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from extproc.alerts.post import Delivered, Failed, Post, PostOptions, Refused, retry_after_s
+from extproc.settings.webhook_secret import WebhookSecret
 
 from .webhook_receiver import (
     CLOSE,
@@ -45,11 +48,12 @@ async def verdict_on(step, **options):
         return verdict
 
 
-def verified(secret: bytes, header: str, body: bytes, now: float, tolerance_s: int = 300) -> bool:
-    """What the documentation tells receivers to do."""
-    sent_at, _, given = header.removeprefix("t=").partition(",v1=")
-    expected = hmac.new(secret, sent_at.encode() + b"." + body, hashlib.sha256).hexdigest()
-    return hmac.compare_digest(expected, given) and abs(now - int(sent_at)) <= tolerance_s
+def verified(key, headers, body, now, tolerance_s=300):
+    """Do by hand what the scheme tells receivers to do."""
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    fresh = abs(now - int(headers["webhook-timestamp"])) <= tolerance_s
+    return hmac.compare_digest(f"v1,{expected}", headers["webhook-signature"]) and fresh
 
 
 # ---------------------------------------------------------------- what is sent
@@ -62,7 +66,7 @@ async def test_an_alert_arrives_as_one_json_post_at_the_whole_url():
     assert request.line == "POST /hooks/path-that-is-a-password?key=also-secret HTTP/1.1"
     assert request.headers["content-type"] == "application/json"
     assert request.headers["user-agent"].startswith("tokenweir/")
-    assert request.headers["tokenweir-event-id"] == alert().id
+    assert request.headers["webhook-id"] == alert().id
     assert request.body == alert().payload()
 
 
@@ -70,15 +74,35 @@ async def test_a_receiver_can_verify_who_sent_it_and_that_nobody_changed_or_kept
     async with Receiver().listening() as receiver:
         await post_to(receiver)(alert())
     (request,) = receiver.requests
-    header, now = request.headers["tokenweir-signature"], NOW.timestamp()
-    assert verified(SECRET, header, request.body, now)
-    assert not verified(b"another secret", header, request.body, now)
-    assert not verified(SECRET, header, request.body.replace(b"800", b"100"), now)
-    assert not verified(SECRET, header.replace("t=1", "t=2"), request.body, now)
-    assert not verified(SECRET, header, request.body, now + 301)
+    headers, now = request.headers, NOW.timestamp()
+    assert verified(SECRET, headers, request.body, now)
+    assert not verified(b"another secret", headers, request.body, now)
+    assert not verified(SECRET, headers, request.body.replace(b"800", b"100"), now)
+    assert not verified(SECRET, headers | {"webhook-id": "another"}, request.body, now)
+    later = headers | {"webhook-timestamp": str(int(now) + 301)}
+    assert not verified(SECRET, later, request.body, now + 301)
+    assert not verified(SECRET, headers, request.body, now + 301)
 
 
-async def test_each_attempt_is_signed_at_its_own_time_with_the_same_body_and_event_id():
+@pytest.mark.parametrize("text", ["whsec_" + base64.b64encode(bytes(range(32))).decode(), "a plain text secret"])
+async def test_the_public_library_of_the_scheme_verifies_the_signature(text):
+    key = WebhookSecret(text).key()
+    clock = StoppedClock(datetime.now(UTC))  # the library refuses what is older than five minutes
+    async with Receiver().listening() as receiver:
+        await Post(PostOptions(receiver.url, key), clock)(alert())
+    (request,) = receiver.requests
+    library = standardwebhooks.Webhook(text if text.startswith("whsec_") else text.encode())
+    assert library.verify(request.body, request.headers) == alert().document()
+    for changed in (request.body.replace(b"800", b"100"), request.body + b" "):
+        with pytest.raises(standardwebhooks.WebhookVerificationError):
+            library.verify(changed, request.headers)
+    second = int(request.headers["webhook-timestamp"]) + 1
+    for changed in ({"webhook-id": "another"}, {"webhook-timestamp": str(second)}):
+        with pytest.raises(standardwebhooks.WebhookVerificationError):
+            library.verify(request.body, request.headers | changed)
+
+
+async def test_each_attempt_is_signed_at_its_own_time_with_the_same_body_and_id():
     clock = StoppedClock()
     async with Receiver(500).listening() as receiver:
         post = post_to(receiver, clock=clock)
@@ -87,9 +111,9 @@ async def test_each_attempt_is_signed_at_its_own_time_with_the_same_body_and_eve
         await post(alert())
     first, second = receiver.requests
     assert first.body == second.body
-    assert first.headers["tokenweir-event-id"] == second.headers["tokenweir-event-id"]
-    assert verified(SECRET, second.headers["tokenweir-signature"], second.body, clock.at.timestamp())
-    assert not verified(SECRET, first.headers["tokenweir-signature"], first.body, clock.at.timestamp())
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert verified(SECRET, second.headers, second.body, clock.at.timestamp())
+    assert not verified(SECRET, first.headers, first.body, clock.at.timestamp())
 
 
 async def test_nothing_but_the_url_decides_where_it_goes(monkeypatch, tmp_path):

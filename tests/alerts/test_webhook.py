@@ -81,7 +81,7 @@ def posting(receiver, timeout_s=2.0):
 async def test_what_fails_is_tried_again_until_it_is_delivered():
     async with Receiver(500, CLOSE, 429).listening() as receiver:
         world = await World(post=posting(receiver)).finish()
-    assert [request.headers["tokenweir-event-id"] for request in receiver.requests] == [alert().id] * 4
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [alert().id] * 4
     assert world.metrics.posts == ["failed", "failed", "failed", "delivered"]
     assert world.metrics.lost_items == 0
 
@@ -89,7 +89,7 @@ async def test_what_fails_is_tried_again_until_it_is_delivered():
 async def test_what_a_receiver_refuses_is_not_tried_again():
     async with Receiver(400).listening() as receiver:
         world = await World(post=posting(receiver)).finish(alert(1), alert(2))
-    assert [request.headers["tokenweir-event-id"] for request in receiver.requests] == [alert(1).id, alert(2).id]
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [alert(1).id, alert(2).id]
     assert world.metrics.posts == ["refused", "delivered"]
     assert world.metrics.lost_items == 1
 

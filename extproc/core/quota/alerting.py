@@ -1,7 +1,6 @@
-"""Describe a bucket whose usage crossed a threshold: id, document for receivers, and signature."""
+"""Describe a bucket whose usage crossed a threshold: id, and document for receivers."""
 
 import hashlib
-import hmac
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,15 +82,6 @@ class Alert:
     def payload(self) -> bytes:
         """Return the document as JSON in ASCII: the same bytes each time."""
         return json.dumps(self.document(), separators=(",", ":")).encode()
-
-
-def signature(secret: bytes, payload: bytes, second: int) -> str:
-    """Return the value of `tokenweir-signature`: the time of sending in Unix seconds, and an HMAC-SHA256 over
-    `<time>.<payload>`. Because the time is signed, a receiver can refuse a message that was recorded and is sent
-    again.
-    """
-    digest = hmac.new(secret, b"%d." % second + payload, hashlib.sha256).hexdigest()
-    return f"t={second},v1={digest}"
 
 
 def _rfc3339(second: float) -> str:

@@ -1,7 +1,6 @@
-"""An alert as a value: an id that stays, a document that says all, a signature that a receiver can check."""
+"""An alert as a value: an id that stays and a document that says all."""
 
 import hashlib
-import hmac
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.quota.alerting import Alert, signature
+from extproc.core.quota.alerting import Alert
 from extproc.core.quota.limits import Bucket, Interval, Limit, Mode, Scope, Unit, Window
 from extproc.core.request.endpoints import Endpoint
 from tests.sizes import examples
@@ -134,14 +133,3 @@ def test_the_payload_is_the_document_in_the_same_ascii_bytes_each_time():
 def test_any_alert_has_a_payload(tenant, account, used, amount):
     told = alert(tenant=tenant, used=used, bucket=bucket(replace(PER_ACCOUNT, amount=amount), (account,)))
     assert json.loads(told.payload())["service_account"] == account
-
-
-def test_the_signature_is_an_hmac_over_the_time_a_dot_and_the_body():
-    expected = hmac.new(b"key", b'1772623815.{"a":1}', hashlib.sha256).hexdigest()
-    assert signature(b"key", b'{"a":1}', 1772623815) == f"t=1772623815,v1={expected}"
-
-
-def test_another_body_time_or_secret_makes_another_signature():
-    mac = {signature(*given).partition("v1=")[2] for given in [(b"k", b"x", 1), (b"K", b"x", 1), (b"k", b"y", 1)]}
-    mac.add(signature(b"k", b"x", 2).partition("v1=")[2])
-    assert len(mac) == 4
