@@ -35,7 +35,12 @@ def test_a_models_chart_in_the_wheel_renders(wheel, chart):
 
 
 def test_what_is_no_module_is_in_the_wheel_too(wheel):
-    for inside in ("py.typed", "stores/redis/lua/reserve.lua", "local/envoy.yaml", "onboarding/ui/static/index.html"):
+    for inside in (
+        "py.typed",
+        "stores/redis/lua/reserve.lua",
+        "local/envoy.yaml",
+        "onboarding/ui/static/index.html",
+    ):
         assert (wheel / inside).is_file(), inside
 
 

@@ -11,6 +11,9 @@ to.
     checking    problems of values, by schema and by rules
     explaining  the values that each rendered object depends on
     comparing   differences between two renderings
+    dumping     values as YAML text that Helm reads back unchanged
+    editing     the editor of values in a text: everything outside of an edit stays
+    layout      places in a text, for the editor
     canary      start, shift, promote, abort: edits of the file
     drafting    answers -> a values file; questions: the list of questions
 """

@@ -57,7 +57,7 @@ def start(
         _start_image(editor, image, source)
     if tag is not None:
         _start_tag(editor, tag, source)
-    editor.put(_LOAD, primary_load)
+    editor.put(_LOAD, primary_load, before="inferenceservice")
     return editor.text
 
 
@@ -73,7 +73,7 @@ def shift(
     editor = Editor(text, source, chart, release)
     _bounded(primary_load)
     _running(editor, source)
-    editor.put(_LOAD, primary_load)
+    editor.put(_LOAD, primary_load, before="inferenceservice")
     return editor.text
 
 
@@ -184,4 +184,4 @@ def _clear(editor: Editor) -> None:
     for path in canary_of(editor.model.values):
         editor.drop(path)
     if "primaryLoad" in editor.model.values:
-        editor.put(_LOAD, PERCENT)
+        editor.put(_LOAD, PERCENT, before="inferenceservice")

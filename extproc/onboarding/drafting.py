@@ -1,14 +1,14 @@
 """Turn answers into the text of a values file with short comments."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from extproc.onboarding import canary, reading
+from extproc.onboarding import canary
 from extproc.onboarding.charts import WITH_CANARY, chart_path, schema, schema_of
+from extproc.onboarding.dumping import inline
 from extproc.onboarding.errors import OnboardingError
 from extproc.onboarding.facts import quantity
 from extproc.onboarding.layering import Path
@@ -256,21 +256,21 @@ def _model(answers: Answers) -> Iterator[str]:
     if answers.kind is Kind.IMAGE:
         yield "    containers:"
         yield "      - name: kserve-container  # listens on 8080, or on the port that `ports` names"
-        yield f"        image: {_scalar(answers.image)}"
+        yield f"        image: {inline(answers.image or '')}"
         if answers.canary_image:
-            yield f"        newImage: {_scalar(answers.canary_image)}"
+            yield f"        newImage: {inline(answers.canary_image)}"
         yield ""
         return
     yield "    model:"
     yield "      modelFormat:"
     yield f"        name: {answers.kind}"
-    yield f"      storageUri: {_scalar(answers.storage)}"
+    yield f"      storageUri: {inline(answers.storage or '')}"
     if answers.canary_storage:
-        yield f"      newStorageUri: {_scalar(answers.canary_storage)}"
+        yield f"      newStorageUri: {inline(answers.canary_storage)}"
     if answers.image:
-        yield f"      image: {_scalar(answers.image)}"
+        yield f"      image: {inline(answers.image)}"
     if answers.canary_image:
-        yield f"      newImage: {_scalar(answers.canary_image)}"
+        yield f"      newImage: {inline(answers.canary_image)}"
     if answers.kind in LLMS:
         yield "      # args: [--max-model-len=8192]"
     yield ""
@@ -301,7 +301,7 @@ def _callers(answers: Answers) -> Iterator[str]:
     yield "  enabled: true"
     if answers.audiences:
         yield "  jwtVerify:"
-        yield f"    Audiences: [{', '.join(_scalar(each) for each in answers.audiences)}]"
+        yield f"    Audiences: {inline(list(answers.audiences))}"
     yield ""
 
 
@@ -344,17 +344,8 @@ def token_limit(text: str, chart: str = WITH_CANARY) -> dict[str, str | int]:
 
 
 def _quantity(text: str) -> str:
-    return text if text.isdecimal() else _scalar(text)
+    return text if text.isdecimal() else inline(text)
 
 
 def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else str(value)
-
-
-def _scalar(text: str | None) -> str:
-    """Return the text as a YAML scalar, quoted if YAML would read it as something else or cut it."""
-    value = text or ""
-    plain = re.fullmatch(r"[A-Za-z0-9./][\w./:@+~%=-]*", value) and not value.endswith(":")
-    if plain and reading.data(reading.compose(f"[{value}]", "answer")[0], "answer") == [value]:
-        return value
-    return json.dumps(value, ensure_ascii=False)

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from extproc.onboarding import charts, files
+from extproc.onboarding.dumping import dump, inline, means, same
 from extproc.onboarding.errors import OnboardingError
 from extproc.onboarding.ui import essentials, filling, form, products
 from extproc.onboarding.ui.opened import open_file
-from extproc.onboarding.ui.writing import dump, inline, means, same
 
 from .served import git, helm
 

@@ -5,8 +5,6 @@ cluster. The fields come from the chart's schema: a new key in values.yaml is a 
 
     form        schema -> sections and fields; essentials: the fields that come first
     filling     the input -> the smallest values that express it
-    keeping     a values file with other values: keeps comments, order and quotes
-    writing     YAML as Helm reads it, and text that Helm reads as intended
     products    the files: values.yaml, HelmRelease, Git patch
     opened      the file that the form was opened with
     desk        the use cases: form, preview, explanation, files

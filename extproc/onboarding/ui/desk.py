@@ -8,12 +8,12 @@ from typing import Any, Final
 import msgspec
 
 from extproc.onboarding import charts, checking, explaining, helm
+from extproc.onboarding.dumping import dump
 from extproc.onboarding.errors import HelmMissing, HelmRefused, OnboardingError
 from extproc.onboarding.layering import layered, look, overlaid
 from extproc.onboarding.problem import Problem, error, warning
 from extproc.onboarding.ui import essentials, filling, form, products
 from extproc.onboarding.ui.opened import Opened
-from extproc.onboarding.ui.writing import dump
 
 # Paths of entries that are no values: the fields beside the values.
 RELEASE: Final = "$release"

@@ -4,9 +4,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from extproc.onboarding.dumping import means, same
 from extproc.onboarding.errors import OnboardingError
 from extproc.onboarding.problem import Problem, error
-from extproc.onboarding.ui.writing import means, same
 
 _ABSENT = object()
 

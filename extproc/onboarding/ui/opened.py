@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from extproc.onboarding import files, reading
+from extproc.onboarding.editing import Editor
 from extproc.onboarding.errors import OnboardingError
-from extproc.onboarding.ui import keeping, products
+from extproc.onboarding.ui import products
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Opened:
 
     def keeps_with(self, values: dict[str, Any]) -> bool:
         """Return whether the file's comments can be kept with these values."""
-        return self.model is None or keeping.rewritten(self.text or "", self.model, values) is not None
+        return self.model is None or self._edited(self.model, values) is not None
 
     def with_values(self, values: dict[str, Any], chart: str, release: str) -> str:
         """Return the file's text with these values. Raise `OnboardingError` for a HelmRelease that can't be
@@ -40,7 +41,7 @@ class Opened:
         fresh = products.values_file(values, chart, release)
         if self.model is None:
             return (self.text or "") + fresh
-        text = keeping.rewritten(self.text or "", self.model, values)
+        text = self._edited(self.model, values)
         if text is not None:
             return text
         if self.is_release:
@@ -49,6 +50,15 @@ class Opened:
                 "take values.yaml, and put them in by hand"
             )
         return fresh
+
+    def _edited(self, model: files.Model, values: dict[str, Any]) -> str | None:
+        """Return the file's text, edited; None where that takes more than edits."""
+        editor = Editor(self.text or "", model.source, model.chart, model.release)
+        try:
+            editor.become(values)
+        except OnboardingError:
+            return None
+        return editor.text
 
     def in_repository(self, release: str) -> str:
         """Return its path from the root of its Git repository, if it is in one."""

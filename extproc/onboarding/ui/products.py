@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from extproc.onboarding.dumping import dump
 from extproc.onboarding.errors import OnboardingError
-from extproc.onboarding.ui.writing import dump
 
 _MAX_PATH: Final = 400
 _ESCAPES: Final = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}

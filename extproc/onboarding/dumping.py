@@ -12,6 +12,7 @@ from extproc.onboarding.errors import OnboardingError
 
 # A subset of YAML's plain text: anything else is quoted, which is always correct.
 _PLAIN = re.compile(r"(?:[\w./$+]|-(?=[\w-]))(?:[\w./$+@%=~*()!;,'\"|<>-]|:(?=[\w/])|[{} ](?=\S))*", re.ASCII)
+_NOT_IN_FLOW: Final = re.compile(r"[][{},?]|:(?!//)")
 _TEXT: Final = "tag:yaml.org,2002:str"
 
 
@@ -71,21 +72,23 @@ def dump(value: Any) -> str:
     return text.removesuffix("...\n")
 
 
-def inline(value: Any) -> str:
-    """Return the value as YAML on one line."""
+def inline(value: Any, quote: str = "", *, flow: bool = False) -> str:
+    """Return the value as YAML on one line.
+
+    A text gets the quotes `quote`. Without `quote` it is plain if plain text reads the same. `flow`: the value
+    stands in a flow map or list.
+    """
     if isinstance(value, str):
-        return value if _may_be_plain(value) else json.dumps(value, ensure_ascii=False)
+        if quote == "'" and value.isprintable():
+            return "'" + value.replace("'", "''") + "'"
+        plain = not quote and _may_be_plain(value) and not (flow and _NOT_IN_FLOW.search(value))
+        return value if plain else json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
-        return f"[{', '.join(_in_flow(each) for each in value)}]"
+        return f"[{', '.join(inline(each, flow=True) for each in value)}]"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_in_flow(key)}: {_in_flow(each)}' for key, each in value.items())}}}"
+        pairs = (f"{inline(key, flow=True)}: {inline(each, flow=True)}" for key, each in value.items())
+        return f"{{{', '.join(pairs)}}}"
     return json.dumps(value)
-
-
-def _in_flow(value: Any) -> str:
-    if isinstance(value, str) and re.search(r"[][{},:?]", value):
-        return json.dumps(value, ensure_ascii=False)
-    return inline(value)
 
 
 def same(one: Any, other: Any) -> bool:

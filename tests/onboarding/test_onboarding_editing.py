@@ -6,8 +6,9 @@ import random
 import pytest
 
 from extproc.onboarding import files
-from extproc.onboarding.ui.keeping import rewritten
-from extproc.onboarding.ui.writing import dump, means, same
+from extproc.onboarding.dumping import dump, means, same
+from extproc.onboarding.editing import Editor
+from extproc.onboarding.errors import OnboardingError
 
 TEXT = """\
 # Our model
@@ -39,6 +40,15 @@ text: |
 """
 
 
+def rewritten(text, model, new):
+    editor = Editor(text, model.source, model.chart, model.release)
+    try:
+        editor.become(new)
+    except OnboardingError:
+        return None
+    return editor.text
+
+
 def edited(text, change):
     new = copy.deepcopy(means(text))
     change(new)
@@ -65,6 +75,11 @@ def edited(text, change):
             lambda v: v["tokenLimit"]["limits"].insert(1, {"scope": "tenant"}),
             "      amount: 5\n",
             "      amount: 5\n    - scope: tenant\n",
+        ),
+        (
+            lambda v: v["exposeModel"]["jwtVerify"].update(Audiences=[]),
+            "Audiences:\n    - a # first\n    - b\n",
+            "Audiences: []\n",
         ),
         (lambda v: v.update(text="c"), "text: |\n  a\n  b\n", "text: c\n"),
         (lambda v: v.update(env="on"), "  a\n  b\n", '  a\n  b\nenv: "on"\n'),
@@ -135,4 +150,4 @@ def test_any_edit_says_what_it_should_or_is_not_given():
         if result is not None:
             assert same(means(result), new)
         text = result or dump(new) or "{}\n"
-    assert given > 1140
+    assert given > 1190
