@@ -57,8 +57,9 @@ def serve(
 
 
 async def _run(settings: DumperSettings) -> int:
-    from extproc.dumper.service import DumperOptions, ListenError
+    from extproc.dumper.service import DumperOptions
     from extproc.dumper.service import serve as run
+    from extproc.web.listening import ListenError
 
     options = DumperOptions(
         listen=settings.listen,
@@ -70,7 +71,7 @@ async def _run(settings: DumperSettings) -> int:
     try:
         return await run(options, lambda: _sink(settings))
     except ListenError as error:
-        raise BindError(str(error)) from None
+        raise BindError(f"listen: {error}") from None
 
 
 def _sink(settings: DumperSettings) -> "Sink":

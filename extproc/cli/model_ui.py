@@ -13,6 +13,7 @@ from extproc.cli import output
 from extproc.cli.model_files import Base, Chart, Helm, Namespace, Release, checked, opened
 from extproc.onboarding import files
 from extproc.onboarding.charts import WITH_CANARY
+from extproc.web.listening import ListenError
 
 EXAMPLES = """
 Examples:
@@ -63,7 +64,7 @@ def ui(
 
     try:
         server.run(desk, port, tell)
-    except server.ListenError as error:
+    except ListenError as error:
         raise OnboardingError(str(error)) from None
 
 

@@ -1,17 +1,16 @@
 """The dumper's life: listen, take events, drain."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 try:
-    import uvicorn
+    from extproc.web.server import Server, ServerOptions
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise ImportError("the message dumper needs: pip install 'tokenweir[dumper]'") from error
 
@@ -20,15 +19,10 @@ from extproc.dumper.metrics import DumperMetrics
 from extproc.dumper.receiver import Receiver
 from extproc.dumper.sinks import Sink
 from extproc.dumper.writer import Writer
+from extproc.web.listening import listen
 
 _log = logging.getLogger(__name__)
-# Requests that are being answered when the end comes.
-_FINISH_S: Final = 3
-_KEEP_ALIVE_S: Final = 75
-
-
-class ListenError(Exception):
-    """The address can't be listened on."""
+_SERVER: Final = ServerOptions(keep_alive_s=75, finish_s=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +36,6 @@ class DumperOptions:
     drain_s: float
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to `serve`, which has work to do after the last request."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def serve(options: DumperOptions, make_sink: Callable[[], Sink]) -> int:
     """Runs until SIGTERM or SIGINT. Returns the exit code: 0 where all that was accepted is written.
 
@@ -58,7 +44,7 @@ async def serve(options: DumperOptions, make_sink: Callable[[], Sink]) -> int:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    bound = _bind(options.listen)
+    bound = listen(options.listen)
     sink = make_sink()
     try:
         holding = Holding(options.queue_bytes)
@@ -80,20 +66,7 @@ async def serve(options: DumperOptions, make_sink: Callable[[], Sink]) -> int:
 async def _run(
     options: DumperOptions, receiver: Receiver, writer: Writer, bound: socket.socket, stopping: asyncio.Event
 ) -> int:
-    server = _Server(
-        uvicorn.Config(
-            receiver.app(),
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_FINISH_S,
-        )
-    )
+    server = Server(receiver.app(), _SERVER, takes_signals=False)
     serving = asyncio.create_task(server.serve(sockets=[bound]))
     writing = asyncio.create_task(writer.run())
     stopped = asyncio.create_task(stopping.wait())
@@ -115,19 +88,6 @@ async def _run(
     else:
         await asyncio.gather(writing, return_exceptions=True)
     return 1 if lost else 0
-
-
-def _bind(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, int(port)))
-    except OSError as error:
-        bound.close()
-        raise ListenError(f"listen: can't listen on {address}: {error.strerror}") from error
-    return bound
 
 
 def _now() -> datetime:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from extproc.local.stack import Stack, StackOptions
 from extproc.settings.load import load
 from extproc.settings.model import Settings
 from extproc.stores.urls import masked
+from extproc.web.listening import ListenError, listen
 
 # Not the story's account, because daily usage is kept per account, whatever its tenant is.
 _ACCOUNT = "console@zone-test.example.com"
@@ -94,12 +94,10 @@ def _store_settings(options: UpOptions) -> Settings:
 async def _check_what_is_there(options: UpOptions) -> None:
     """Check the parts that run already before anything starts. Raise `LocalError` or `StoreError`, in one line."""
     if options.port is not None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, options.port))
-            except OSError as error:
-                raise LocalError(f"--port {options.port} can't be listened on: {error.strerror}") from None
+        try:
+            listen(f"{HOST}:{options.port}").close()
+        except ListenError as error:
+            raise LocalError(f"--port: {error}") from None
     stores = build_stores(_store_settings(options))
     try:
         if options.redis is not None:

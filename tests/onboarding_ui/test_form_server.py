@@ -170,7 +170,7 @@ def test_a_taken_port_and_a_wrong_file_end_in_one_line(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(AssertionError, match="can't be listened on"):
+        with pytest.raises(AssertionError, match="can't listen on"):
             serve("--port", str(taken.getsockname()[1]))
     file = tmp_path / "values.yaml"
     file.write_text("kind: Pod\napiVersion: v1\n")

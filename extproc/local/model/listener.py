@@ -1,6 +1,5 @@
 """Serve HTTP with connections that a fault can cut, and announce the port."""
 
-import asyncio
 import json
 import os
 import socket
@@ -9,21 +8,19 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from extproc.local.model.sending import ABORT_EXTENSION
+from extproc.web import server
+from extproc.web.listening import listen, port_of
+from extproc.web.server import Server, ServerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    import asyncio
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from starlette.types import ASGIApp, Receive, Scope, Send
-
-# Seconds. Far above the 5 of vLLM: if a pooled connection is closed just when a proxy reuses it, that is a fault
-# that no test asked for.
-_KEEP_ALIVE_S = 75
-_SHUTDOWN_S = 1
 
 
 class CuttableProtocol(H11Protocol):
@@ -51,34 +48,9 @@ class _Cuttable:
         self._transport.abort()
 
 
-class ReadyServer(uvicorn.Server):
-    """Call back once it accepts connections."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: "Callable[[], None]") -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a TCP socket bound to an IPv4 or IPv6 address; port 0 takes a free one.
-
-    Raises:
-        OSError: the address cannot be bound.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError:
-        bound.close()
-        raise
-    return bound
+# Connections live far longer than the 5 s of vLLM: if a pooled connection is closed just when a proxy reuses it,
+# that is a fault that no test asked for.
+_SERVER = ServerOptions(keep_alive_s=75, finish_s=1, protocol=CuttableProtocol, names_itself=True)
 
 
 def announce(port: int, port_file: "Path | None") -> None:
@@ -103,11 +75,11 @@ def serve(app: "ASGIApp", *, host: str = "127.0.0.1", port: int = 0, port_file: 
         port_file: File to write the port into, at the same time.
 
     Raises:
-        OSError: the address cannot be bound, or the port file not be written.
+        ListenError: the address cannot be listened on.
+        OSError: the port file cannot be written.
     """
-    bound = bind(host, port)
-    bound_port: int = bound.getsockname()[1]
-    ReadyServer(_config(app), lambda: announce(bound_port, port_file)).run(sockets=[bound])
+    listening = listen(f"{host}:{port}")
+    Server(app, _SERVER, on_ready=lambda: announce(port_of(listening), port_file)).run(sockets=[listening])
 
 
 @asynccontextmanager
@@ -115,32 +87,11 @@ async def running(app: "ASGIApp", *, host: str = "127.0.0.1", port: int = 0) -> 
     """Serve in the running loop until the context ends. Yields the port once it accepts connections.
 
     Raises:
-        OSError: the address cannot be bound.
+        ListenError: the address cannot be listened on.
     """
-    bound = bind(host, port)
-    ready = asyncio.Event()
-    server = ReadyServer(_config(app), ready.set)
-    serving = asyncio.create_task(server.serve(sockets=[bound]))
-    try:
-        await ready.wait()
-        yield bound.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await serving
-
-
-def _config(app: "ASGIApp") -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=CuttableProtocol,
-        ws="none",
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_SHUTDOWN_S,
-    )
+    listening = listen(f"{host}:{port}")
+    async with server.running(app, _SERVER, listening):
+        yield port_of(listening)
 
 
 def _write_port(path: "Path", port: int) -> None:

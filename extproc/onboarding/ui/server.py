@@ -2,13 +2,12 @@
 
 import asyncio
 import secrets
-import socket
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import resources
 from typing import Any, Final
 
 import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,6 +17,8 @@ from extproc.onboarding.errors import OnboardingError
 from extproc.onboarding.ui.desk import Desk, Draft
 from extproc.onboarding.ui.guard import MAX_BODY, Guard
 from extproc.onboarding.ui.latest import Latest
+from extproc.web.listening import listen, port_of
+from extproc.web.server import Server, ServerOptions
 
 ADDRESS: Final = "127.0.0.1"
 _TYPES: Final = {
@@ -26,13 +27,7 @@ _TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_KEEP_ALIVE_S: Final = 5
-_SHUTDOWN_S: Final = 2
-_CONNECTIONS: Final = 64
-
-
-class ListenError(Exception):
-    """Report that the port is in use or not allowed."""
+_SERVER: Final = ServerOptions(keep_alive_s=5, finish_s=2, max_connections=64)
 
 
 class _TooLarge(Exception):  # noqa: N818 - an outcome
@@ -109,39 +104,12 @@ async def _draft(request: Request) -> Draft:
         raise OnboardingError("too deeply nested") from None
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_ready()
-
-
 def run(desk: Desk, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM; `on_ready` gets the address with its token. Raise `ListenError`."""
+    """Serve until Ctrl-C or SIGTERM; `on_ready` gets the address, with its token. Raise `ListenError`."""
     token = secrets.token_urlsafe(24)
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((ADDRESS, port))
-            listener.listen()
-        except OSError as error:
-            raise ListenError(f"{ADDRESS}:{port} can't be listened on: {error.strerror}") from None
-        port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            Guard(application(desk), token, port),
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_SHUTDOWN_S,
-            limit_concurrency=_CONNECTIONS,
-        )
-        server = _Server(config, lambda: on_ready(f"http://{ADDRESS}:{port}/#{token}"))
-        try:
-            server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn stops first, then raises it again
-            return
+    with listen(f"{ADDRESS}:{port}") as listening:
+        port = port_of(listening)
+        guarded = Guard(application(desk), token, port)
+        server = Server(guarded, _SERVER, on_ready=lambda: on_ready(f"http://{ADDRESS}:{port}/#{token}"))
+        with suppress(KeyboardInterrupt):  # uvicorn stops first, then raises it again
+            server.run(sockets=[listening])

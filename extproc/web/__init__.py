@@ -1,0 +1,1 @@
+"""Serve HTTP applications. No other package imports uvicorn's server."""
