@@ -3,15 +3,14 @@
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from extproc.alerts.alerts import Alerts
 from extproc.core.phase import ExchangeRules
-from extproc.core.quota.costs import Costing, Weights
-from extproc.core.quota.models import FREE, ModelProfile, Models
+from extproc.core.quota.models import Models
 from extproc.core.quota.policies import Defaults
 from extproc.core.quota.reservation import ReservationId
 from extproc.core.request.buffers import Buffers
@@ -32,7 +31,6 @@ from extproc.ports.ledger import Ledger, UsageReports
 from extproc.ports.records import Records
 from extproc.ports.spool import Spool
 from extproc.ports.tenants import TenantStore
-from extproc.settings.costs import ModelSettings
 from extproc.settings.load import SettingsError
 from extproc.settings.model import IdentitySettings, Settings
 from extproc.settings.server import TLSSettings
@@ -44,19 +42,6 @@ from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
-
-# Fields of a model's settings that are called the same in `Costing`.
-_SAME_NAMES = (
-    "media_tokens",
-    "typical_output_tokens",
-    "media_bound_tokens",
-    "prompt_bound_factor",
-    "template_bound_tokens",
-    "message_bound_tokens",
-    "max_output_tokens",
-    "min_output_tokens",
-    "output_field",
-)
 
 
 class SystemClock:
@@ -215,35 +200,8 @@ def build_spool(settings: Settings, replica: str) -> FileSpool | None:
 
 def models(settings: Settings) -> Models:
     """Return the costs of models: the general ones, and what differs for single models."""
-    cost = settings.cost
-    general = Costing(
-        bytes_per_token=cost.prompt_bytes_per_token,
-        overhead_tokens=cost.prompt_overhead_tokens,
-        media_tokens=cost.media_tokens,
-        typical_output_tokens=cost.typical_output_tokens,
-        media_bound_tokens=cost.media_bound_tokens,
-        prompt_bound_factor=cost.prompt_bound_factor,
-        template_bound_tokens=cost.template_bound_tokens,
-        message_bound_tokens=cost.message_bound_tokens,
-        max_output_tokens=cost.max_output_tokens,
-        min_output_tokens=cost.min_output_tokens,
-    )
-    weights = cost.weights.parsed()
-    profiles = [(model.match, _profile(model, general, weights)) for model in settings.models]
-    return Models(ModelProfile(general, weights), profiles)
-
-
-def _profile(model: ModelSettings, general: Costing, weights: Weights) -> ModelProfile:
-    own = {
-        "bytes_per_token": model.prompt_bytes_per_token,
-        "overhead_tokens": model.prompt_overhead_tokens,
-        **{name: getattr(model, name) for name in _SAME_NAMES},
-    }
-    return ModelProfile(
-        costing=replace(general, **{name: value for name, value in own.items() if value is not None}),
-        weights=model.weights.parsed() if model.weights is not None else weights,
-        prices=model.prices.parsed() if model.prices is not None else FREE,
-    )
+    general = settings.cost.profile()
+    return Models(general, [(model.match, model.profile(general)) for model in settings.models])
 
 
 def identity_rules(settings: IdentitySettings) -> IdentityRules:

@@ -92,9 +92,9 @@ class Estimator:
         costing = profile.costing
         counted = await self._counted(endpoint, facts)
         if facts.prompt_tokens is not None:
-            prompt = facts.prompt_tokens + costing.overhead_tokens
+            prompt = facts.prompt_tokens + costing.prompt_overhead_tokens
         elif counted is not None:
-            prompt = counted + costing.overhead_tokens + facts.media_parts * costing.media_tokens
+            prompt = counted + costing.prompt_overhead_tokens + facts.media_parts * costing.media_tokens
         else:
             prompt = self._prompt(endpoint, facts, costing)
         bound = bound_of(facts, costing, counted, min_output_tokens) if strict else None
@@ -137,8 +137,8 @@ class Estimator:
         tokens = self._learned.prompt_tokens(
             _learned_as(endpoint, facts),
             prompt_bytes=facts.prompt_bytes,
-            overhead_tokens=costing.overhead_tokens,
-            start_bytes_per_token=costing.bytes_per_token,
+            overhead_tokens=costing.prompt_overhead_tokens,
+            start_bytes_per_token=costing.prompt_bytes_per_token,
         )
         return tokens + facts.media_parts * costing.media_tokens
 
@@ -163,6 +163,6 @@ def _lesson(endpoint: Endpoint, facts: RequestFacts, costing: Costing, cost: Cos
         choices=max(1, facts.choices),
         bounded=facts.output_bound is not None,
         prompt_estimate=cost.prompt,
-        overhead_tokens=costing.overhead_tokens,
-        bytes_per_token=costing.bytes_per_token,
+        overhead_tokens=costing.prompt_overhead_tokens,
+        bytes_per_token=costing.prompt_bytes_per_token,
     )

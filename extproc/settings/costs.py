@@ -1,12 +1,13 @@
 """The settings of cost: estimates, bounds, weights and prices, in general and for single models."""
 
-from typing import Annotated, Literal, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_type_hints
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
-from extproc.core.quota.costs import MAX_OUTPUT_BOUND, Weights
+from extproc.core.quota.costs import Costing, Range, Weights
 from extproc.core.quota.fields import FieldError, Fields
-from extproc.core.quota.models import Prices
+from extproc.core.quota.models import ModelProfile, Prices
 from extproc.core.quota.policies import weights_from
 from extproc.settings.types import Price, Section, Tokenizer, Weight, listed
 
@@ -46,60 +47,42 @@ class PriceSettings(Section):
         return Prices(*(round(price * 1_000_000) for price in (self.input, cached, self.output)))
 
 
-class CostSettings(Section):
+# The numbers of `Costing` are settings: in general with its defaults, and for single models.
+_RANGES: Final[dict[str, Range]] = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(Costing, include_extras=True).items()
+    if hasattr(hint, "__metadata__")
+}
+
+
+def _number(name: str, default: int | None) -> Any:
+    """Declare a number of `Costing` as a setting."""
+    least, most, meaning = _RANGES[name]
+    return Field(default=default, ge=least, le=most, description=meaning)
+
+
+if TYPE_CHECKING:  # a class that is made is none to a type checker
+    _Numbers = Section
+    _ModelNumbers = Section
+else:
+    _Numbers = create_model(
+        "_Numbers",
+        __base__=Section,
+        **{name: (int, _number(name, getattr(Costing(), name))) for name in _RANGES},
+    )
+    _ModelNumbers = create_model(
+        "_ModelNumbers", __base__=Section, **{name: (int | None, _number(name, None)) for name in _RANGES}
+    )
+
+
+class CostSettings(_Numbers):
     """What a request holds before its answer is known, and how its tokens count."""
 
-    prompt_bytes_per_token: int = Field(
-        default=3, ge=1, le=16, description="Bytes of prompt JSON counted as one token, until it is learned."
-    )
-    prompt_overhead_tokens: int = Field(default=8, ge=0, le=100_000, description="Added for the chat template.")
-    media_tokens: int = Field(
-        default=1024, ge=0, le=1_000_000, description="Held for each image, audio or file part."
-    )
-    typical_output_tokens: int = Field(
-        default=256,
-        ge=1,
-        le=1_000_000,
-        description="Held per choice where the client gave no output bound, until it is learned.",
-    )
     learn: bool = Field(
         default=True, description="Whether prompt and output estimates follow what settled usage shows, per model."
     )
     output_bytes_per_token: int = Field(
         default=4, ge=1, le=16, description="Bytes of answer counted as one token, when estimating."
-    )
-    media_bound_tokens: int = Field(
-        default=16_384,
-        ge=0,
-        le=1_000_000,
-        description="Strict mode: the most that an image, audio or file can be.",
-    )
-    prompt_bound_factor: int = Field(
-        default=1,
-        ge=1,
-        le=16,
-        description="Strict mode: how much longer, in bytes, a tokenizer's normalization can make a text.",
-    )
-    template_bound_tokens: int = Field(
-        default=64, ge=0, le=100_000, description="Strict mode: the most that a chat template adds to a request."
-    )
-    message_bound_tokens: int = Field(
-        default=16,
-        ge=0,
-        le=10_000,
-        description="Strict mode with a tokenizer: the most that a chat template adds to each message.",
-    )
-    max_output_tokens: int = Field(
-        default=1024,
-        ge=1,
-        le=MAX_OUTPUT_BOUND,
-        description="Strict mode: written per choice where the client gave no output bound.",
-    )
-    min_output_tokens: int = Field(
-        default=16,
-        ge=1,
-        le=MAX_OUTPUT_BOUND,
-        description="Strict mode: a request for which fewer are left is denied, unless it asked for fewer.",
     )
     refuse_unbounded: bool = Field(
         default=True,
@@ -111,25 +94,28 @@ class CostSettings(Section):
         default="USD", min_length=1, max_length=8, description="What prices are given in; for reports."
     )
 
+    def profile(self) -> ModelProfile:
+        """Return what is known of models that have no entry of their own."""
+        return ModelProfile(Costing(**{name: getattr(self, name) for name in _RANGES}), self.weights.parsed())
 
-class ModelSettings(Section):
+
+class ModelSettings(_ModelNumbers):
     """What differs for the models that `match` (a glob) names; of several entries the first one counts."""
 
     match: str = Field(min_length=1, max_length=256)
-    prompt_bytes_per_token: int | None = Field(default=None, ge=1, le=16)
-    prompt_overhead_tokens: int | None = Field(default=None, ge=0, le=100_000)
-    media_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
-    typical_output_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-    media_bound_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
-    prompt_bound_factor: int | None = Field(default=None, ge=1, le=16)
-    template_bound_tokens: int | None = Field(default=None, ge=0, le=100_000)
-    message_bound_tokens: int | None = Field(default=None, ge=0, le=10_000)
-    max_output_tokens: int | None = Field(default=None, ge=1, le=MAX_OUTPUT_BOUND)
-    min_output_tokens: int | None = Field(default=None, ge=1, le=MAX_OUTPUT_BOUND)
     output_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     weights: WeightSettings | None = None
     prices: PriceSettings | None = None
     tokenizer: Tokenizer | None = None
+
+    def profile(self, general: ModelProfile) -> ModelProfile:
+        """Return the general profile with what differs for these models."""
+        own = {name: getattr(self, name) for name in (*_RANGES, "output_field")}
+        return ModelProfile(
+            costing=replace(general.costing, **{name: value for name, value in own.items() if value is not None}),
+            weights=self.weights.parsed() if self.weights is not None else general.weights,
+            prices=self.prices.parsed() if self.prices is not None else general.prices,
+        )
 
 
 ModelList = Annotated[tuple[ModelSettings, ...], BeforeValidator(listed)]

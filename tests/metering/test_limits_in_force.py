@@ -142,7 +142,7 @@ async def test_an_entry_has_its_price():
 
 
 async def test_a_prompt_is_counted_where_its_model_has_a_tokenizer():
-    world = World(costing=Costing(overhead_tokens=2, message_bound_tokens=10, template_bound_tokens=100))
+    world = World(costing=Costing(prompt_overhead_tokens=2, message_bound_tokens=10, template_bound_tokens=100))
     prompt = b'{"messages":[{"role":"user","content":"four"}]}'
     decision = await reserve(world, model="counted", prompt=prompt, prompt_bytes=40, output_bound=7)
     assert decision.reservation.cost == Cost(4 + 2, 7)
@@ -160,13 +160,13 @@ async def test_a_prompt_is_counted_where_its_model_has_a_tokenizer():
     ],
 )
 async def test_a_prompt_that_can_not_be_counted_goes_by_its_bytes(facts):
-    world = World(costing=Costing(bytes_per_token=4, overhead_tokens=2))
+    world = World(costing=Costing(prompt_bytes_per_token=4, prompt_overhead_tokens=2))
     decision = await reserve(world, prompt_bytes=40, output_bound=7, **({"prompt": b"{}"} | facts))
     assert decision.reservation.cost == Cost(12, 7)
 
 
 async def test_a_large_prompt_is_read_aside_and_counted():
-    world = World(costing=Costing(overhead_tokens=0))
+    world = World(costing=Costing(prompt_overhead_tokens=0))
     prompt = b'{"messages":[{"role":"user","content":"' + b"x" * 100_000 + b'"}]}'
     decision = await reserve(world, model="counted", prompt=prompt, prompt_bytes=40, output_bound=7)
     assert isinstance(decision, Denied)
@@ -174,7 +174,7 @@ async def test_a_large_prompt_is_read_aside_and_counted():
 
 
 async def test_token_ids_are_counted_as_they_are():
-    world = World(costing=Costing(overhead_tokens=2))
+    world = World(costing=Costing(prompt_overhead_tokens=2))
     decision = await reserve(world, prompt_tokens=50, prompt_bytes=400, output_bound=7)
     assert decision.reservation.cost == Cost(52, 7)
 

@@ -33,7 +33,7 @@ from extproc.stores.memory.ledger import MemoryLedger
 from extproc.stores.spool import NoSpool
 
 WHO = Identity("acme", "sa", "10.0.0.1")
-COSTING = Costing(bytes_per_token=1, overhead_tokens=0, media_tokens=0, typical_output_tokens=5)
+COSTING = Costing(prompt_bytes_per_token=1, prompt_overhead_tokens=0, media_tokens=0, typical_output_tokens=5)
 DECISION_TIMEOUT_S = 0.02
 
 

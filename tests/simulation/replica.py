@@ -21,8 +21,8 @@ from .spool import Spool
 MODELS = Models(
     ModelProfile(
         Costing(
-            bytes_per_token=1,
-            overhead_tokens=0,
+            prompt_bytes_per_token=1,
+            prompt_overhead_tokens=0,
             media_tokens=0,
             typical_output_tokens=20,
             template_bound_tokens=0,

@@ -4,7 +4,7 @@ All numbers are integers. Weights are in thousandths, so that a cached token may
 """
 
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Annotated, Final, NamedTuple, assert_never
 
 from extproc.core.quota.limits import Unit
 from extproc.core.quota.rendering import rendering_bytes
@@ -61,36 +61,55 @@ class Weights:
 EVEN: Final = Weights()
 
 
+class Range(NamedTuple):
+    """Bound a number that operators set, and describe it to them."""
+
+    least: int
+    most: int
+    meaning: str
+
+
 @dataclass(frozen=True, slots=True)
 class Costing:
     """Configure how the cost of one model's requests is estimated and bounded before the answer.
 
-    Attributes:
-        bytes_per_token: bytes of prompt JSON per token, until the real ratio is learned. Estimates are rounded up.
-            Most text needs more bytes per token than the default, so the estimate is rather too high than too low.
-        overhead_tokens: tokens that a chat template adds.
-        media_tokens: held for each image or audio part inside the body.
-        typical_output_tokens: held per choice if the client gave no output bound, until it is learned.
-        prompt_bound_factor: how much longer, in bytes, a tokenizer's normalization can make a text; for strict
-            mode: 1 for byte-level tokenizers without one, 3 for NFC (Qwen's), 11 for NFKC (T5's, XLM-R's).
-        media_bound_tokens: the most tokens of an image or audio part; for strict mode.
-        template_bound_tokens: the most tokens that a chat template adds beside the messages; for strict mode.
-        message_bound_tokens: the most tokens that it adds for each message, if a tokenizer counted the text.
-        max_output_tokens: written per choice in strict mode if the client gave no output bound.
-        min_output_tokens: strict mode denies a request that can't get at least this many per choice.
-        output_field: the field that strict mode writes if the client gave none; None: the endpoint's usual one.
+    Each field with a `Range` is a setting of the same name, in general and for single models.
     """
 
-    bytes_per_token: int = 3
-    overhead_tokens: int = 8
-    media_tokens: int = 1024
-    typical_output_tokens: int = 256
-    prompt_bound_factor: int = 1
-    media_bound_tokens: int = 16_384
-    template_bound_tokens: int = 64
-    message_bound_tokens: int = 16
-    max_output_tokens: int = 1024
-    min_output_tokens: int = 16
+    # Most text needs more bytes per token than the default, so the estimate is rather too high than too low.
+    prompt_bytes_per_token: Annotated[
+        int, Range(1, 16, "Bytes of prompt JSON counted as one token, until it is learned.")
+    ] = 3
+    prompt_overhead_tokens: Annotated[int, Range(0, 100_000, "Added for the chat template.")] = 8
+    media_tokens: Annotated[int, Range(0, 1_000_000, "Held for each image, audio or file part.")] = 1024
+    typical_output_tokens: Annotated[
+        int, Range(1, 1_000_000, "Held per choice where the client gave no output bound, until it is learned.")
+    ] = 256
+    # 1 for byte-level tokenizers without a normalization, 3 for NFC (Qwen's), 11 for NFKC (T5's, XLM-R's).
+    prompt_bound_factor: Annotated[
+        int, Range(1, 16, "Strict mode: how much longer, in bytes, a tokenizer's normalization can make a text.")
+    ] = 1
+    media_bound_tokens: Annotated[
+        int, Range(0, 1_000_000, "Strict mode: the most that an image, audio or file can be.")
+    ] = 16_384
+    template_bound_tokens: Annotated[
+        int, Range(0, 100_000, "Strict mode: the most that a chat template adds to a request.")
+    ] = 64
+    message_bound_tokens: Annotated[
+        int, Range(0, 10_000, "Strict mode with a tokenizer: the most that a chat template adds to each message.")
+    ] = 16
+    max_output_tokens: Annotated[
+        int, Range(1, MAX_OUTPUT_BOUND, "Strict mode: written per choice where the client gave no output bound.")
+    ] = 1024
+    min_output_tokens: Annotated[
+        int,
+        Range(
+            1,
+            MAX_OUTPUT_BOUND,
+            "Strict mode: a request for which fewer are left is denied, unless it asked for fewer.",
+        ),
+    ] = 16
+    # The field that strict mode writes where the client gave none; None: the endpoint's usual one.
     output_field: str | None = None
 
 
@@ -181,7 +200,7 @@ def strict_demand(unit: Unit, weights: Weights, bound: Bound, requests: int) -> 
 
 def prompt_estimate(facts: RequestFacts, costing: Costing) -> int:
     """Estimate the prompt's tokens from its bytes, without anything learned."""
-    text = -(-facts.prompt_bytes // costing.bytes_per_token) + costing.overhead_tokens
+    text = -(-facts.prompt_bytes // costing.prompt_bytes_per_token) + costing.prompt_overhead_tokens
     return text + facts.media_parts * costing.media_tokens
 
 

@@ -76,7 +76,7 @@ def test_a_request_costs_its_prompt_and_the_output_of_every_choice(fields, expec
 
 
 def test_the_costing_is_the_operators():
-    costing = Costing(bytes_per_token=10, overhead_tokens=1, media_tokens=5, typical_output_tokens=7)
+    costing = Costing(prompt_bytes_per_token=10, prompt_overhead_tokens=1, media_tokens=5, typical_output_tokens=7)
     assert estimated(request(media_parts=1), costing) == Cost(3 + 1 + 5, 7)
 
 
