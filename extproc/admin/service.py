@@ -97,21 +97,6 @@ class Admin:
         self._now = now
         self._ipv6_prefix = ipv6_prefix
 
-    async def tenants(self) -> list[TenantView]:
-        return await self.limits.views()
-
-    async def tenant(self, tenant: str) -> TenantView:
-        """Return one tenant. Raise `NotFoundError`."""
-        return (await self.limits.detail(tenant)).view
-
-    async def set_tenant(self, tenant: str, changes: dict[str, int | None]) -> tuple[TenantView, bool]:
-        """Set some fields (None: that limit no longer binds); others stay. Return True if the tenant is new."""
-        return await self.limits.set(tenant, dict(changes))
-
-    async def delete_tenant(self, tenant: str) -> None:
-        """Delete a tenant's limits. Raise `NotFoundError`."""
-        await self.limits.delete(tenant)
-
     async def apply(self, documents: Sequence[object], *, dry_run: bool) -> list[Planned]:
         """Replace the limits of tenants by whole documents: of all, or of none if one document can't be used."""
         planned = await plan(self._tenants, self._defaults, documents, self._now())

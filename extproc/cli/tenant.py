@@ -33,7 +33,7 @@ def _amount_option(name: str, help_: str, what: str = "TOKENS") -> object:
 @app.command("list", epilog="Example: tokenweir tenant list --json")
 def list_(context: typer.Context, json: Json = False) -> None:
     """List tenants that have limits of their own."""
-    views = with_admin(context, lambda admin: admin.tenants())
+    views = with_admin(context, lambda admin: admin.limits.views())
     if json:
         output.as_json(views)
     else:
@@ -282,7 +282,7 @@ def delete(
     """Delete a tenant's limits: the defaults then apply to it. The tenant's usage and ledger stay."""
     if not yes:
         _ask(tenant)
-    with_admin(context, lambda admin: admin.delete_tenant(tenant))
+    with_admin(context, lambda admin: admin.limits.delete(tenant))
     if json:
         output.as_json({"deleted": tenant})
     else:

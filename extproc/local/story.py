@@ -94,7 +94,7 @@ async def play(stack: Stack, model: str, caller: Caller, console: Console) -> bo
 
 async def _set_limits(admin: Admin, stack: Stack, caller: Caller, score: _Score) -> None:
     _title(score.console, "A platform engineer sets the limits of a tenant")
-    await admin.set_tenant(caller.tenant, {"sa_limit": SA_LIMIT, "ip_limit": IP_LIMIT})
+    await admin.limits.set(caller.tenant, {"sa_limit": SA_LIMIT, "ip_limit": IP_LIMIT})
     written, started = time.time(), time.monotonic()
     took = 0.0
     while not (effective := await stack.limits_read_at() > written) and took < _IN_EFFECT_S:

@@ -11,13 +11,13 @@ from extproc.admin.edits import SETTABLE, Selector
 from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.service import Admin
 from extproc.core.quota.limits import Scope, Window
-from extproc.core.quota.policies import Defaults, policy_from, short_limits
+from extproc.core.quota.policies import Defaults, limits_from, policy_from
 from extproc.ports.base import ConflictError
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-DEFAULTS = Defaults(short_limits(1000, None), ZoneInfo("UTC"))
+DEFAULTS = Defaults(limits_from({"sa_limit": 1000}), ZoneInfo("UTC"))
 MONTHLY = Selector(Scope.TENANT, Window.MONTH)
 
 

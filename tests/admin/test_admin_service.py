@@ -9,7 +9,7 @@ from extproc.core.quota.binding import bind
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.limits import MAX_AMOUNT
-from extproc.core.quota.policies import Defaults, short_limits
+from extproc.core.quota.policies import Defaults, limits_from
 from extproc.core.quota.reservation import Reservation
 from extproc.core.quota.settlement import Outcome
 from extproc.core.quota.usage import Usage
@@ -38,7 +38,7 @@ class Setup:
         self.tenants = Stored(*documents)
         self.ledger = MemoryLedger()
         self.counters = MemoryCounters()
-        defaults = Defaults(short_limits(1000, None), BERLIN)
+        defaults = Defaults(limits_from({"sa_limit": 1000}), BERLIN)
         self.defaults = defaults
         self.admin = Admin(self.tenants, self.ledger, self.counters, defaults, lambda: NOW)
 
@@ -73,22 +73,22 @@ class Setup:
 async def test_a_tenant_that_nobody_configured_is_not_found():
     admin = Setup().admin
     with pytest.raises(NotFoundError, match="tenant 'acme' has no limits of its own; the defaults bind it"):
-        await admin.tenant("acme")
+        await admin.limits.detail("acme")
     with pytest.raises(NotFoundError, match="'acme'"):
-        await admin.delete_tenant("acme")
+        await admin.limits.delete("acme")
 
 
 async def test_the_first_set_creates_and_the_next_updates():
     admin = Setup().admin
-    view, new = await admin.set_tenant("acme", {"sa_limit": 12000})
+    view, new = await admin.limits.set("acme", {"sa_limit": 12000})
     assert (view.tenant, view.sa_limit, view.ip_limit, view.problem, new) == ("acme", 12000, None, None, True)
-    view, new = await admin.set_tenant("acme", {"ip_limit": 400})
+    view, new = await admin.limits.set("acme", {"ip_limit": 400})
     assert (view.sa_limit, view.ip_limit, new) == (12000, 400, False)
 
 
 async def test_a_limit_set_to_none_no_longer_binds_and_the_other_stays():
     admin = Setup({"tenant_id": "acme", "sa_limit": 1, "ip_limit": 2}).admin
-    view, _ = await admin.set_tenant("acme", {"sa_limit": None})
+    view, _ = await admin.limits.set("acme", {"sa_limit": None})
     assert (view.sa_limit, view.ip_limit) == (None, 2)
 
 
@@ -98,13 +98,13 @@ async def test_the_last_limit_can_not_be_removed():
         AdminError,
         match="at least one limit on tokens that binds all requests must stay; to use the defaults, delete the tenant",
     ):
-        await setup.admin.set_tenant("acme", {"sa_limit": None})
+        await setup.admin.limits.set("acme", {"sa_limit": None})
     assert (await setup.tenants.document("acme"))["sa_limit"] == 1
 
 
 @pytest.mark.parametrize("amount", [0, MAX_AMOUNT])
 async def test_the_bounds_of_an_amount_can_be_set(amount):
-    view, _ = await Setup().admin.set_tenant("acme", {"sa_limit": amount})
+    view, _ = await Setup().admin.limits.set("acme", {"sa_limit": amount})
     assert view.sa_limit == amount
 
 
@@ -112,7 +112,7 @@ async def test_the_bounds_of_an_amount_can_be_set(amount):
 async def test_an_amount_out_of_bounds_is_refused_and_nothing_is_written(amount):
     setup = Setup()
     with pytest.raises(AdminError, match="'sa_limit' must be a whole number of tokens from 0 to 1000000000000"):
-        await setup.admin.set_tenant("acme", {"sa_limit": amount})
+        await setup.admin.limits.set("acme", {"sa_limit": amount})
     assert await setup.tenants.documents() == []
 
 
@@ -122,7 +122,7 @@ async def test_an_amount_out_of_bounds_is_refused_and_nothing_is_written(amount)
 async def test_a_change_of_nothing_or_of_no_limit_is_refused(changes, message):
     setup = Setup()
     with pytest.raises(AdminError, match=message):
-        await setup.admin.set_tenant("acme", changes)
+        await setup.admin.limits.set("acme", changes)
     assert await setup.tenants.documents() == []
 
 
@@ -130,9 +130,9 @@ async def test_a_change_of_nothing_or_of_no_limit_is_refused(changes, message):
 async def test_a_name_that_can_not_be_a_tenant_is_refused_everywhere(name):
     admin = Setup().admin
     for use in (
-        admin.tenant(name),
-        admin.set_tenant(name, {"sa_limit": 1}),
-        admin.delete_tenant(name),
+        admin.limits.detail(name),
+        admin.limits.set(name, {"sa_limit": 1}),
+        admin.limits.delete(name),
         admin.explain(name, "sa", "unknown"),
         admin.explain("acme", name, "unknown"),
         admin.daily(UsageFilter(tenant=name)),
@@ -144,7 +144,7 @@ async def test_a_name_that_can_not_be_a_tenant_is_refused_everywhere(name):
 
 async def test_tenants_are_listed_by_name_those_with_bad_documents_too():
     setup = Setup({"tenant_id": "b", "sa_limit": 1.0}, {"tenant_id": "a", "sa_limit": -1}, {"sa_limit": 3})
-    views = await setup.admin.tenants()
+    views = await setup.admin.limits.views()
     assert [(v.tenant, v.sa_limit, v.problem is None) for v in views] == [
         ("", 3, False),
         ("a", -1, False),
@@ -171,7 +171,7 @@ class Int64(int):
     ],
 )
 async def test_a_stored_amount_is_shown_as_a_plain_number_or_as_the_text_of_what_it_is(stored, shown):
-    (view,) = await Setup({"tenant_id": "acme", "sa_limit": stored, "ip_limit": 1}).admin.tenants()
+    (view,) = await Setup({"tenant_id": "acme", "sa_limit": stored, "ip_limit": 1}).admin.limits.views()
     assert view.sa_limit == shown
     assert type(view.sa_limit) is type(shown)
 
@@ -181,20 +181,20 @@ async def test_setting_one_limit_beside_a_stored_one_that_is_none_asks_for_both(
     # Dropping it would leave the service account unlimited; keeping it, the tenant on the defaults.
     setup = Setup({"tenant_id": "acme", "sa_limit": stored})
     with pytest.raises(AdminError, match=r"the stored 'sa_limit' can't be used .*: set it too"):
-        await setup.admin.set_tenant("acme", {"ip_limit": 5})
-    view, _ = await setup.admin.set_tenant("acme", {"ip_limit": 5, "sa_limit": 7})
+        await setup.admin.limits.set("acme", {"ip_limit": 5})
+    view, _ = await setup.admin.limits.set("acme", {"ip_limit": 5, "sa_limit": 7})
     assert (view.sa_limit, view.ip_limit, view.problem) == (7, 5, None)
 
 
 async def test_a_tenant_without_a_time_zone_is_shown_with_the_default_one():
     setup = Setup({"tenant_id": "a", "sa_limit": 1}, {"tenant_id": "b", "sa_limit": 1, "timezone": "Asia/Tokyo"})
-    assert [view.timezone for view in await setup.admin.tenants()] == ["Europe/Berlin", "Asia/Tokyo"]
+    assert [view.timezone for view in await setup.admin.limits.views()] == ["Europe/Berlin", "Asia/Tokyo"]
 
 
 async def test_a_deleted_tenant_is_gone():
     setup = Setup({"tenant_id": "acme", "sa_limit": 1})
-    await setup.admin.delete_tenant("acme")
-    assert await setup.admin.tenants() == []
+    await setup.admin.limits.delete("acme")
+    assert await setup.admin.limits.views() == []
 
 
 # Usage.

@@ -1,8 +1,9 @@
 """Epochs that are begun, registered in and ready, as a recovery of nothing makes them; and backends whose epochs end."""
 
 from extproc.core.quota.partitions import PARTITIONS
-from extproc.stores.memory.counters import MemoryCounters, MemoryServer
+from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.redis import RedisCounters, RedisOptions
+from tests.memory_server import LosableServer
 
 
 async def make_ready(*clients, replica="r"):
@@ -20,7 +21,7 @@ class MemoryBackend:
     """Counters in memory that several replicas share."""
 
     def __init__(self):
-        self.server = MemoryServer()
+        self.server = LosableServer()
 
     def client(self):
         return MemoryCounters(self.server)

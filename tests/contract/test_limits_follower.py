@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from extproc.core.quota.policies import Defaults, short_limits
+from extproc.core.quota.policies import Defaults, limits_from
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
@@ -19,7 +19,7 @@ from extproc.stores.mongo.tenants import MongoTenants
 
 from .reservations import short
 
-DEFAULTS = Defaults(short_limits(7, None), ZoneInfo("UTC"))
+DEFAULTS = Defaults(limits_from({"sa_limit": 7}), ZoneInfo("UTC"))
 LONG = LimitsCacheOptions(poll_s=60.0, refresh_s=60.0, settle_s=0.01)
 POLLING = LimitsCacheOptions(poll_s=0.02, refresh_s=60.0, settle_s=0.0)
 
@@ -121,8 +121,8 @@ async def test_what_was_read_binds(store, metrics):
     follower = follower_of(store, metrics)
     store.store({"tenant_id": "a", "sa_limit": 100.0, "ip_limit": 5}, {"tenant_id": "b", "sa_limit": 3})
     await follower.load()
-    assert follower.policy("a").limits == short_limits(100, 5)
-    assert follower.policy("b").limits == short_limits(3, None)
+    assert follower.policy("a").limits == limits_from({"sa_limit": 100, "ip_limit": 5})
+    assert follower.policy("b").limits == limits_from({"sa_limit": 3})
     assert value(metrics, "tokenweir_limits_tenants") == 2
     assert value(metrics, "tokenweir_limits_loaded_timestamp_seconds") == Clock().now().timestamp()
 

@@ -10,14 +10,14 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.errors import DuplicateKeyError
 
 from extproc.core.quota.binding import Policy
-from extproc.core.quota.policies import Defaults, policy_from, short_limits
+from extproc.core.quota.policies import Defaults, limits_from, policy_from
 from extproc.ports.base import ConflictError, StoreError
 from extproc.stores.mongo.client import TENANTS
 from extproc.stores.mongo.tenants import MongoTenants
 
 from .reservations import HOSTILE, short
 
-DEFAULTS = Defaults(short_limits(1, None), ZoneInfo("UTC"))
+DEFAULTS = Defaults(limits_from({"sa_limit": 1}), ZoneInfo("UTC"))
 
 
 def fields(document):
@@ -182,7 +182,7 @@ async def test_a_document_of_the_talk_is_a_whole_one_also_with_doubles(replica_s
     await collection.insert_one({"tenant_id": "a", "sa_limit": 12000, "ip_limit": 600})
     await collection.insert_one({"tenant_id": "b", "sa_limit": 12000.0, "ip_limit": 600.0})
     policies = [policy_from(document, DEFAULTS) for document in await tenants.documents()]
-    assert [policy.limits for policy in policies] == [short_limits(12000, 600)] * 2
+    assert [policy.limits for policy in policies] == [limits_from({"sa_limit": 12000, "ip_limit": 600})] * 2
     assert [policy.tenant for policy in policies] == ["a", "b"]
 
 

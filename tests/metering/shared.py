@@ -4,7 +4,7 @@ import asyncio
 
 from extproc.core.quota.partitions import PARTITIONS, partition_of
 from extproc.core.request.identity import Identity
-from extproc.stores.memory.counters import MemoryServer
+from tests.memory_server import LosableServer
 
 from .waiting import until
 from .world import WHO, Clock, Counters, Ledger, World
@@ -47,7 +47,7 @@ class Replica(World):
 class Cluster:
     def __init__(self, replicas=3, limit=1000, recovery=AT_ONCE, **options):
         self.clock, self.ledger = Clock(), Ledger()
-        self.server = MemoryServer(self.clock.seconds)
+        self.server = LosableServer(self.clock.seconds)
         self.limit = limit
         self.options = {"limit": limit} | recovery | options
         self.replicas = [Replica(self, f"r{n}", **self.options) for n in range(replicas)]

@@ -12,7 +12,7 @@ from extproc.core.quota.settlement import Outcome
 from extproc.metering.delivery_queue import DeliveryOptions
 from extproc.metering.shards import ShardQueues, parts_of
 from extproc.ports.base import StoreError
-from extproc.stores.memory.counters import MemoryServer
+from tests.memory_server import LosableServer
 
 from .shared import ELSEWHERE, HERE
 from .waiting import until
@@ -141,7 +141,7 @@ async def test_nothing_expires_where_a_server_was_away_and_elsewhere_it_does():
 
 
 async def test_a_rebuild_of_some_partitions_waits_for_no_server_that_is_away_or_broken():
-    server, clock = MemoryServer(), Clock()
+    server, clock = LosableServer(), Clock()
     world = World(counters=Apart(server), clock=clock, name="r", save_after_s=0.0, turn_s=0.0, fresh_s=0.2)
     world.metering.fence._released = False
     while not await world.epochs.start():

@@ -12,7 +12,7 @@ from extproc.core.quota.costs import Costing
 from extproc.core.quota.drafting import Ask
 from extproc.core.quota.limits import Subject
 from extproc.core.quota.models import FREE, ModelProfile, Models
-from extproc.core.quota.policies import BadDocument, Defaults, policy_from, short_limits
+from extproc.core.quota.policies import BadDocument, Defaults, limits_from, policy_from
 from extproc.core.quota.reservation import Admitted
 from extproc.core.quota.settlement import Outcome, Settlement
 from extproc.core.quota.usage import Usage
@@ -210,7 +210,7 @@ class World:
     ):
         self.clock, self.ledger = clock or Clock(), ledger or Ledger()
         self.counters, self.metrics = counters or Counters(), Metrics()
-        self.defaults = Defaults(short_limits(limit, None), ZoneInfo("Asia/Tokyo"))
+        self.defaults = Defaults(limits_from({"sa_limit": limit}), ZoneInfo("Asia/Tokyo"))
         self.limits, self.alerts = Policies(self.defaults), Alerts()
         self.spool = spool or NoSpool()
         numbers = itertools.count(1)

@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 
 from extproc.core.quota.drafting import Ask
 from extproc.core.quota.models import ModelProfile, Models
-from extproc.core.quota.policies import Defaults, short_limits
+from extproc.core.quota.policies import Defaults, limits_from
 from extproc.core.quota.settlement import Outcome, Settlement, released
 from extproc.core.quota.usage import Usage
 from extproc.core.request.body import RequestFacts
@@ -131,7 +131,7 @@ def test_two_processors_in_one_process_count_apart():
 
 async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
     metrics = Metrics()
-    defaults = Defaults(short_limits(500, 400), UTC)
+    defaults = Defaults(limits_from({"sa_limit": 500, "ip_limit": 400}), UTC)
     counters = MemoryCounters()
     follower = LimitsCache(MemoryTenants(), defaults, Clock(), metrics, LimitsCacheOptions())
     await follower.load()

@@ -7,7 +7,7 @@ from unittest import mock
 
 from extproc.core.quota import partitions
 from extproc.stores.memory import counters as memory_counters
-from extproc.stores.memory.counters import MemoryServer
+from tests.memory_server import LosableServer
 
 from .replica import EPOCH
 
@@ -28,7 +28,7 @@ class Redis:
         self._world = world
         numbers = count(1)
         start = EPOCH.timestamp() + world.start_s
-        self.server = MemoryServer(lambda: start + world.loop.time(), lambda: f"e{next(numbers)}")
+        self.server = LosableServer(lambda: start + world.loop.time(), lambda: f"e{next(numbers)}")
         self.losses = []  # when something was lost, and since when
         self.lives_at = []  # when epochs had to begin
         self._snapshots = []

@@ -90,7 +90,7 @@ class Caller:
 
     async def limit(self, **amounts):
         """Sets the limits of a new tenant, and returns when every processor of the stack knows them."""
-        await self.records.admin.set_tenant(self.tenant, amounts)
+        await self.records.admin.limits.set(self.tenant, amounts)
         await self._known_since(time.time())
 
     async def bind(self, *limits, **fields):

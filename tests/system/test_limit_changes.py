@@ -54,7 +54,7 @@ async def test_numbers_that_the_legacy_shell_wrote_as_doubles_count(anybody):
 
 async def test_a_limit_raised_and_lowered_is_effective_within_5_seconds(anybody):
     for amount in (1, 9000, 8000):
-        await anybody.records.admin.set_tenant(anybody.tenant, {"ip_limit": amount})
+        await anybody.records.admin.limits.set(anybody.tenant, {"ip_limit": amount})
         await effective(anybody, amount)
 
 
@@ -63,7 +63,7 @@ async def test_what_was_used_stays_used_when_a_limit_changes(anybody):
     await anybody.post(max_tokens=16)
     used = await anybody.settled()
     assert used > 0
-    await anybody.records.admin.set_tenant(anybody.tenant, {"ip_limit": used + 1})
+    await anybody.records.admin.limits.set(anybody.tenant, {"ip_limit": used + 1})
     await effective(anybody, used + 1)
     answer = await anybody.post(max_tokens=16)
     assert answer.status_code == 429
@@ -73,7 +73,7 @@ async def test_what_was_used_stays_used_when_a_limit_changes(anybody):
 async def test_a_deleted_tenant_is_bound_by_the_defaults(anybody):
     await anybody.limit(ip_limit=9000)
     await effective(anybody, 9000)
-    await anybody.records.admin.delete_tenant(anybody.tenant)
+    await anybody.records.admin.limits.delete(anybody.tenant)
     await effective(anybody, DEFAULT_LIMIT)
 
 
@@ -85,8 +85,8 @@ async def test_a_limit_that_can_not_be_meant_leaves_the_one_that_stood(anybody, 
     try:
         # Whoever comes next is known when the bad document is.
         other = Caller(anybody.stack, anybody.records)
-        await other.records.admin.set_tenant(other.tenant, {"ip_limit": 7000})
+        await other.records.admin.limits.set(other.tenant, {"ip_limit": 7000})
         await effective(other, 7000)
         await effective(anybody, 9000)
     finally:
-        await anybody.records.admin.set_tenant(anybody.tenant, {"ip_limit": 9000})
+        await anybody.records.admin.limits.set(anybody.tenant, {"ip_limit": 9000})

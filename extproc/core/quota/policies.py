@@ -75,12 +75,6 @@ class Defaults:
         return Policy(tenant, self.limits, self.zone, known=False, on_store_failure=failure)
 
 
-def short_limits(sa_limit: int | None, ip_limit: int | None) -> tuple[Limit, ...]:
-    """Return the two limits of the short form; a value of None gives no limit."""
-    amounts = {"sa_limit": sa_limit, "ip_limit": ip_limit}
-    return tuple(Limit(*SHORT_LIMITS[name], amount) for name, amount in amounts.items() if amount is not None)
-
-
 def policy_from(document: Mapping[str, object], defaults: Defaults) -> Policy | BadDocument:
     """Read one document. Ignore unknown fields at its top level. Never raise.
 

@@ -72,15 +72,6 @@ class MemoryServer:
             self.before[partition] = known
         self.lives[partition] = _Life(Epoch(partition, self._new_id(), ready=False))
 
-    def lose(self, partition: int | None = None) -> None:
-        """Lose everything, journal included, like FLUSHALL."""
-        for each in range(PARTITIONS) if partition is None else (partition,):
-            self.lives.pop(each, None)
-            self.before.pop(each, None)
-        gone = [r for r in self.journal if partition in (None, r.partition)]
-        for receipt in gone:
-            del self.journal[receipt]
-
     def receipt(self, partition: int) -> Receipt:
         return Receipt(partition, str(next(self._numbers)))
 

@@ -20,7 +20,6 @@ from extproc.core.quota.policies import (
     Defaults,
     limits_from,
     policy_from,
-    short_limits,
 )
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import TenantId
@@ -134,8 +133,8 @@ def test_a_tenant_without_a_document_is_bound_by_the_defaults_and_known_as_such(
 
 
 def test_short_limits_leave_out_what_does_not_exist():
-    assert short_limits(None, None) == ()
-    assert short_limits(0, 5) == (Limit(*SA, 0), Limit(*IP, 5))
+    assert limits_from({"sa_limit": None}) == ()
+    assert limits_from({"sa_limit": 0, "ip_limit": 5}) == (Limit(*SA, 0), Limit(*IP, 5))
 
 
 # Limits in their general form.
