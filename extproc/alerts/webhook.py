@@ -5,9 +5,7 @@ behind what fails. Alerts need no order; a refused one must not hold others back
 """
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ from typing import Protocol, assert_never
 
 from extproc.alerts.post import Delivered, Failed, Refused, Verdict
 from extproc.core.quota.alerting import Alert
+from extproc.timing.backoff import Backoff
+from extproc.timing.events import happens_within
 
 _log = logging.getLogger(__name__)
 
@@ -38,34 +38,24 @@ class WebhookMetrics(Protocol):
 class WebhookOptions:
     """`max_queued` alerts wait at most, `concurrency` attempts run at once.
 
-    The wait after a failure starts at about `first_backoff_s` and doubles up to `max_backoff_s`; a receiver may
-    ask for more, up to `max_retry_after_s`. Nothing is tried any more `give_up_after_s` after it was put.
+    After a failure an alert waits as `backoff` says; a receiver may ask for more, up to `max_retry_after_s`. An
+    alert is given up `give_up_after_s` after it was put.
     """
 
     host: str
     max_queued: int = 1000
     concurrency: int = 4
-    first_backoff_s: float = 1.0
-    max_backoff_s: float = 300.0
+    backoff: Backoff = Backoff(first_s=1.0, max_s=300.0)  # noqa: RUF009 - it can't change
     max_retry_after_s: float = 600.0
     give_up_after_s: float = 3600.0
 
 
-async def _pause(changed: asyncio.Event, seconds: float | None) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await changed.wait()
-
-
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How a webhook tells the time (seconds), waits (for the event, at most the seconds; None: any time) and
-    draws lots (0 <= jitter < 1). Tests bring others.
-    """
+    """How a webhook tells the time in seconds, and waits for an event with a timeout in seconds or None."""
 
     monotonic: Callable[[], float] = time.monotonic
-    pause: Callable[[asyncio.Event, float | None], Awaitable[None]] = _pause
-    jitter: Callable[[], float] = random.random
+    wait: Callable[[asyncio.Event, float | None], Awaitable[object]] = happens_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +116,7 @@ class Webhook:
         lost = self._lost
         self._draining = True
         self._changed.set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
+        await happens_within(self._empty, timeout_s)
         left = len(self)
         if left:
             self._metrics.lost(QUEUE, left)
@@ -167,7 +155,7 @@ class Webhook:
                 if wait_s <= 0:
                     return self._waiting.pop(first.alert.id)
             self._changed.clear()
-            await self._timing.pause(self._changed, wait_s)
+            await self._timing.wait(self._changed, wait_s)
 
     def _carry_out(self, item: _Waiting, verdict: Verdict) -> None:
         match verdict:
@@ -192,14 +180,8 @@ class Webhook:
         if self._draining:
             self._lose("stopping")
             return
-        due = now + self._backoff_s(item.failures)
-        self._wait(_Waiting(item.alert, item.put_at, due, item.failures + 1))
-
-    def _backoff_s(self, failures: int) -> float:
-        """Half of it by lot: replicas that failed together do not come back together."""
-        # Doubling ends long before a float would.
-        full = min(self._options.first_backoff_s * 2.0 ** min(failures, 64), self._options.max_backoff_s)
-        return full / 2 * (1 + self._timing.jitter())
+        failures = item.failures + 1
+        self._wait(_Waiting(item.alert, item.put_at, now + self._options.backoff.wait_s(failures), failures))
 
     def _wait(self, item: _Waiting) -> None:
         self._waiting[item.alert.id] = item

@@ -124,7 +124,7 @@ def read_ledger(name: str, wanted: UsageFilter) -> Iterator[Entry]:
                 if line.isspace():
                     continue
                 entry = _entry(_decoded(_LINES, line, name, number), name, number)
-                if _fits(wanted, entry):
+                if wanted.fits(entry):
                     yield entry
     except OSError as error:
         raise AdminError(f"{name}: {cause(error)}") from None
@@ -227,13 +227,3 @@ def _instant(value: _When, name: str, number: int) -> datetime:
     if not 0 <= ms <= _MAX_MS:
         raise AdminError(f"{name}: line {number} is no entry of the ledger: a date is out of range")
     return _EPOCH + timedelta(milliseconds=ms)
-
-
-def _fits(wanted: UsageFilter, entry: Entry) -> bool:
-    who = entry.identity
-    return (
-        wanted.tenant in (None, who.tenant)
-        and wanted.service_account in (None, who.service_account)
-        and wanted.client_ip in (None, who.client_ip)
-        and (wanted.since or "") <= entry.date <= (wanted.until or "9999")
-    )

@@ -10,12 +10,12 @@ from extproc.dumper.message import Message, identity_of
 from extproc.dumper.metrics import LOST, DumperMetrics
 from extproc.dumper.sinks import Sink, Written
 from extproc.ports.base import StoreError
+from extproc.timing.backoff import Backoff
 
 _log = logging.getLogger(__name__)
 _BATCH: Final = 200
 _BATCH_BYTES: Final = 8 << 20
-_FIRST_PAUSE_S: Final = 0.2
-_LONGEST_PAUSE_S: Final = 5.0
+_BACKOFF: Final = Backoff(first_s=0.4, max_s=10.0)
 
 Held = list[tuple[Message, int]]
 
@@ -36,13 +36,13 @@ class Writer:
         await self._prepare()
         while batch := await self._holding.take(_BATCH, _BATCH_BYTES):
             self._in_hand = batch
-            pause = _FIRST_PAUSE_S
+            failures = 0
             while self._in_hand:
                 if await self._write():
-                    pause = _FIRST_PAUSE_S
+                    failures = 0
                 else:
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE_S)
+                    failures += 1
+                    await asyncio.sleep(_BACKOFF.wait_s(failures))
 
     def give_up(self) -> int:
         """Counts what is left as lost, and returns how many messages that are. Call it when nothing runs."""
@@ -51,14 +51,14 @@ class Writer:
         return left
 
     async def _prepare(self) -> None:
-        pause = _FIRST_PAUSE_S
+        failures = 0
         while not self.ready:
             try:
                 await self._sink.prepare()
             except StoreError as error:
+                failures += 1
                 self._failed(error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                await asyncio.sleep(_BACKOFF.wait_s(failures))
             else:
                 self.ready = True
 

@@ -30,6 +30,16 @@ class UsageFilter:
     since: str | None = None
     until: str | None = None
 
+    def fits(self, used: "Entry | DailyUsage") -> bool:
+        """Return whether an entry, or the usage of a day, is wanted."""
+        who = used.identity if isinstance(used, Entry) else used
+        return (
+            self.tenant in (None, who.tenant)
+            and self.service_account in (None, who.service_account)
+            and self.client_ip in (None, who.client_ip)
+            and (self.since or "") <= used.date <= (self.until or "9999")
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class DailyUsage:

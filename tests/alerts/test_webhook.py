@@ -7,6 +7,7 @@ import pytest
 
 from extproc.alerts.post import Delivered, Failed, Post, PostOptions, Refused
 from extproc.alerts.webhook import Timing, Webhook, WebhookOptions
+from extproc.timing.backoff import Backoff
 
 from .webhook_receiver import (
     CLOSE,
@@ -46,15 +47,18 @@ class Scripted:
 class World:
     """A webhook whose time passes at once where it waits, with one attempt at a time."""
 
-    def __init__(self, *verdicts, post=None, jitter=lambda: 0.0, **options):
+    def __init__(self, *verdicts, post=None, draw=lambda: 0.5, first_s=1.0, max_s=300.0, **options):
         self.time = FakeTime()
         self.metrics = Counted()
         self.post = post or Scripted(*verdicts)
         self.post.time = self.time
-        options = WebhookOptions(**({"host": "receiver.example", "concurrency": 1} | options))
-        self.webhook = Webhook(
-            options, self.post, self.metrics, Timing(self.time.monotonic, self.time.pause, jitter)
-        )
+        options = {
+            "host": "receiver.example",
+            "concurrency": 1,
+            "backoff": Backoff(first_s, max_s, draw),
+        } | options
+        timing = Timing(self.time.monotonic, self.time.pause)
+        self.webhook = Webhook(WebhookOptions(**options), self.post, self.metrics, timing)
 
     async def finish(self, *alerts):
         for each in alerts or [alert()]:
@@ -116,14 +120,14 @@ async def test_a_receiver_that_hangs_holds_up_nothing_but_its_own_attempt():
 
 
 async def test_waits_double_up_to_the_longest_one():
-    world = await World(*[LATER] * 6, first_backoff_s=2.0, max_backoff_s=20.0).finish()
-    assert world.time.waited == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]  # the lot, here 0, leaves half of each
+    world = await World(*[LATER] * 6, first_s=2.0, max_s=20.0).finish()
+    assert world.time.waited == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]  # the lot, here 0.5, leaves half of each
 
 
-async def test_up_to_half_of_a_wait_is_drawn_by_lot():
-    lots = iter([0.0, 0.5, 0.999])
-    world = await World(*[LATER] * 3, jitter=lambda: next(lots), first_backoff_s=10.0, max_backoff_s=10.0).finish()
-    assert world.time.waited == pytest.approx([5.0, 7.5, 9.995])
+async def test_a_wait_is_drawn_by_lot_so_that_replicas_do_not_retry_together():
+    lots = iter([0.25, 0.5, 0.999])
+    world = await World(*[LATER] * 3, draw=lambda: next(lots), first_s=10.0, max_s=10.0).finish()
+    assert world.time.waited == pytest.approx([2.5, 5.0, 9.99])
 
 
 async def test_a_receiver_that_asks_for_a_rest_gets_it_for_all_alerts():
@@ -133,7 +137,7 @@ async def test_a_receiver_that_asks_for_a_rest_gets_it_for_all_alerts():
 
 
 async def test_a_rest_that_is_shorter_than_the_wait_does_not_shorten_it():
-    world = await World(Failed("status 429", "", 0.25), first_backoff_s=8.0).finish()
+    world = await World(Failed("status 429", "", 0.25), first_s=8.0).finish()
     assert world.time.waited == [4.0]
 
 
@@ -323,7 +327,7 @@ async def test_an_attempt_that_was_cancelled_goes_back_into_the_queue():
 async def test_real_time_passes_while_it_waits():
     metrics, post = Counted(), Scripted(LATER, LATER)
     post.time = FakeTime()
-    webhook = Webhook(WebhookOptions("h", first_backoff_s=0.004), post, metrics)
+    webhook = Webhook(WebhookOptions("h", backoff=Backoff(0.004, 300.0)), post, metrics)
     async with running(webhook):
         await asyncio.sleep(0)  # it waits for the first one already
         webhook.put(alert())

@@ -36,17 +36,16 @@ class MemoryLedger:
             key = (who.service_account, who.client_ip, entry.date)
             day = days.get(key) or DailyUsage(who.tenant, *key, usage=0)
             days[key] = _added(day, entry)
-        rows = [day for day in days.values() if _wanted(wanted, day)]
-        rows.sort(key=lambda day: day.usage, reverse=True)
+        rows = sorted(filter(wanted.fits, days.values()), key=lambda day: day.usage, reverse=True)
         rows.sort(key=lambda day: day.date, reverse=True)
         return rows[:at_most]
 
     async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
-        rows = [e for e in self._entries.values() if _wanted(wanted, _added(_day_of(e), e))]
+        rows = filter(wanted.fits, self._entries.values())
         return sorted(rows, key=lambda e: e.ended_at, reverse=True)[:at_most]
 
     async def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
-        rows = [e for e in self._entries.values() if _wanted(wanted, _added(_day_of(e), e))]
+        rows = filter(wanted.fits, self._entries.values())
         for entry in sorted(rows, key=lambda e: (e.admitted_at, e.id)):
             yield entry
 
@@ -131,11 +130,6 @@ class MemoryTenants:
         """Do nothing: there are no connections."""
 
 
-def _day_of(entry: Entry) -> DailyUsage:
-    who = entry.identity
-    return DailyUsage(who.tenant, who.service_account, who.client_ip, entry.date, usage=0)
-
-
 def _added(day: DailyUsage, entry: Entry) -> DailyUsage:
     denied = entry.outcome is Outcome.DENIED
     return replace(
@@ -148,13 +142,4 @@ def _added(day: DailyUsage, entry: Entry) -> DailyUsage:
         denied=day.denied + denied,
         estimated=day.estimated + (entry.outcome is Outcome.ESTIMATED),
         price=day.price + entry.price,
-    )
-
-
-def _wanted(wanted: UsageFilter, day: DailyUsage) -> bool:
-    return (
-        wanted.tenant in (None, day.tenant)
-        and wanted.service_account in (None, day.service_account)
-        and wanted.client_ip in (None, day.client_ip)
-        and (wanted.since or "") <= day.date <= (wanted.until or "9999")
     )

@@ -1,10 +1,10 @@
 """Keep the durable records beside the ledger: open reservations, live replicas, and sums of used amounts."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from bson.binary import Binary
@@ -17,6 +17,7 @@ from extproc.core.request.identity import TenantId
 from extproc.ports.base import StoreError
 from extproc.ports.epochs import Used
 from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICAS, Mongo, only_duplicates, translated
+from extproc.stores.pieces import in_pieces
 
 # Normally, the process that ended a reservation deletes it, or a rebuild that finds its end in the ledger. Any
 # other one is deleted once even a month's window, in any time zone, is over.
@@ -28,7 +29,6 @@ _LATE: Final = timedelta(days=1)
 # The size of one call, which must fit into the client's time-out on a busy server too.
 _AT_ONCE: Final = 250
 
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _reservations: Final = msgspec.json.Decoder(Reservation)
@@ -56,7 +56,7 @@ class MongoRecords:
     async def outcomes(self, ids: Sequence[ReservationId]) -> dict[ReservationId, Outcome]:
         found: dict[ReservationId, Outcome] = {}
         async with translated():
-            for some in _pieces(list(dict.fromkeys(ids))):
+            for some in in_pieces(list(dict.fromkeys(ids)), _AT_ONCE):
                 async for document in self._ledger.find({"_id": {"$in": some}}, {"state": 1}):
                     found[document["_id"]] = Outcome(document["state"])
         return found
@@ -71,7 +71,7 @@ class MongoRecords:
     async def keep(self, reservations: Sequence[Reservation]) -> None:
         now = datetime.now(UTC)
         async with translated():
-            for some in _pieces(list({each.id: each for each in reservations}.values())):
+            for some in in_pieces(list({each.id: each for each in reservations}.values()), _AT_ONCE):
                 documents = [_document(each, now) for each in some]
                 # Most are new, and an insert costs a tenth of a replace.
                 if known := await self._insert(documents):
@@ -79,7 +79,7 @@ class MongoRecords:
 
     async def drop(self, ids: Sequence[ReservationId]) -> None:
         async with translated():
-            for some in _pieces(ids):
+            for some in in_pieces(ids, _AT_ONCE):
                 await self._open.bulk_write([DeleteOne({"_id": {"$eq": each}}) for each in some], ordered=False)
 
     async def kept(self) -> list[Reservation]:
@@ -107,11 +107,6 @@ class MongoRecords:
     async def leave(self, replica: str) -> None:
         async with translated():
             await self._replicas.delete_one({"_id": {"$eq": replica}})
-
-
-def _pieces(items: Sequence[T]) -> Iterator[list[T]]:
-    for first in range(0, len(items), _AT_ONCE):
-        yield list(items[first : first + _AT_ONCE])
 
 
 def _unsummed(now: datetime) -> list[dict[str, Any]]:

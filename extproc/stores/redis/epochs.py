@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from extproc.core.quota.partitions import PARTITIONS
 from extproc.core.quota.reservation import Reservation
@@ -10,6 +10,7 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.request.endpoints import Endpoint
 from extproc.ports.base import StoreError, UnreadyError
 from extproc.ports.epochs import Epoch, Used
+from extproc.stores.pieces import in_pieces
 from extproc.stores.redis.client import RedisClient
 from extproc.stores.redis.keys import (
     bucket_keys,
@@ -34,7 +35,6 @@ _READY: Final = b"ready"
 _BUCKETS_AT_ONCE: Final = 100
 _SOME: Final = 500
 _OF_A_BATCH: Final = 1 / 4
-_T = TypeVar("_T")
 
 
 class RedisEpochs(RedisClient):
@@ -60,7 +60,7 @@ class RedisEpochs(RedisClient):
         return found
 
     async def restore(self, epoch: Epoch, reservations: Sequence[Reservation]) -> None:
-        for some in _chunks(reservations, _SOME):
+        for some in in_pieces(reservations, _SOME):
             await self.call_all([renewal(epoch.partition, epoch.id, r, take_up=True, renew=False) for r in some])
 
     async def register(self, epoch: Epoch, replica: str) -> None:
@@ -85,7 +85,7 @@ class RedisEpochs(RedisClient):
 
     async def forget(self, epoch: Epoch, ended: Sequence[tuple[Reservation, Outcome]]) -> None:
         p = epoch.partition
-        for some in _chunks(ended, _SOME):
+        for some in in_pieces(ended, _SOME):
             await self.call_all(
                 [
                     Call(p, "forget", reservation_keys(p, epoch.id, r), (epoch.id, r.id, outcome, END_MEMORY_S))
@@ -95,13 +95,13 @@ class RedisEpochs(RedisClient):
 
     async def install(self, epoch: Epoch, used: Sequence[Used]) -> None:
         calls = []
-        for some in _chunks(used, _BUCKETS_AT_ONCE):
+        for some in in_pieces(used, _BUCKETS_AT_ONCE):
             keys, args = [epoch_key(epoch.partition)], list[Argument]([epoch.id])
             for each in some:
                 keys += bucket_keys(epoch.partition, epoch.id, each.tenant, [each.key])
                 args += (each.amount, forgotten_at(each.until))
             calls.append(Call(epoch.partition, "install", keys, args))
-        for batch in _chunks(calls, 10):  # the server serves others in between
+        for batch in in_pieces(calls, 10):  # the server serves others in between
             await self.call_all(batch)
 
     async def complete(self, epoch: Epoch) -> None:
@@ -130,7 +130,7 @@ class RedisEpochs(RedisClient):
             scan = command(partition, "ZSCAN", open_key(partition, epoch), cursor, "COUNT", _SOME)
             ((cursor, rows),) = await self.call_all([scan])
             ids = [str(row[0], "utf-8") for row in rows]
-            for some in _chunks(ids, _SOME):
+            for some in in_pieces(ids, _SOME):
                 keys = [reservation_key(partition, epoch, each) for each in some]
                 fields = ("outcome", "body", "output")
                 replies = await self.call_all([command(partition, "HMGET", key, *fields) for key in keys])
@@ -140,7 +140,3 @@ class RedisEpochs(RedisClient):
                         found[each] = reservation
             if not int(cursor):
                 return list(found.values())
-
-
-def _chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
