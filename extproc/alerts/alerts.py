@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from extproc.alerts.document import document_of, id_of
 from extproc.core.quota.alerting import Alert
 
 _log = logging.getLogger(__name__)
@@ -45,11 +46,11 @@ class Alerts:
 
     def put(self, alert: Alert) -> None:
         """Counts, logs and queues an alert, unless it was put before. Returns at once and raises nothing."""
-        if self._is_repeated(alert.id):
+        if self._is_repeated(id_of(alert)):
             return
         self._metrics.alerted(alert.threshold, alert.bucket.limit.scope)
-        fields = {name: value for name, value in alert.document().items() if name not in _NOT_LOGGED}
-        _log.warning("usage reached a threshold of its limit", extra={"alert": alert.id, **fields})
+        fields = {name: value for name, value in document_of(alert).items() if name not in _NOT_LOGGED}
+        _log.warning("usage reached a threshold of its limit", extra={"alert": id_of(alert), **fields})
         for receiver in self._receivers:
             receiver.put(alert)
 

@@ -16,6 +16,7 @@ from typing import Final
 import httpx
 
 from extproc import __version__
+from extproc.alerts.document import id_of, payload_of
 from extproc.alerts.signing import signed_headers
 from extproc.core.quota.alerting import Alert
 from extproc.ports.base import Clock
@@ -112,12 +113,12 @@ class Post:
         return httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, proxy=self._proxy)
 
     def _request(self, alert: Alert) -> httpx.Request:
-        payload = alert.payload()
+        payload = payload_of(alert)
         headers = {
             "content-type": "application/json",
             "user-agent": f"tokenweir/{__version__}",
             # Each attempt has its own time and signature: receivers refuse old ones.
-            **signed_headers(self._key, alert.id, int(self._clock.now().timestamp()), payload),
+            **signed_headers(self._key, id_of(alert), int(self._clock.now().timestamp()), payload),
         }
         # Connecting and the TLS handshake get half of the time each: httpcore closes the socket where its own
         # timeout ends a handshake, and leaves it to the garbage collector where a cancellation does.

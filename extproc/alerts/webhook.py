@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
+from extproc.alerts.document import id_of
 from extproc.alerts.post import Delivered, Failed, Refused, Verdict
 from extproc.core.quota.alerting import Alert
 from extproc.timing.backoff import Backoff
@@ -153,7 +154,7 @@ class Webhook:
                 now = self._timing.monotonic()
                 wait_s = 0.0 if self._draining else max(first.due, self._not_before) - now
                 if wait_s <= 0:
-                    return self._waiting.pop(first.alert.id)
+                    return self._waiting.pop(id_of(first.alert))
             self._changed.clear()
             await self._timing.wait(self._changed, wait_s)
 
@@ -184,10 +185,10 @@ class Webhook:
         self._wait(_Waiting(item.alert, item.put_at, now + self._options.backoff.wait_s(failures), failures))
 
     def _wait(self, item: _Waiting) -> None:
-        self._waiting[item.alert.id] = item
+        self._waiting[id_of(item.alert)] = item
         if len(self._waiting) > self._options.max_queued:
             oldest = min(self._waiting.values(), key=lambda item: item.put_at)
-            del self._waiting[oldest.alert.id]
+            del self._waiting[id_of(oldest.alert)]
             self._lose("queue full")
         self._empty.clear()
         self._changed.set()

@@ -5,6 +5,7 @@ import logging
 
 from extproc.alerts import alerts as module
 from extproc.alerts.alerts import Alerts
+from extproc.alerts.document import document_of
 from extproc.alerts.post import Post, PostOptions
 from extproc.alerts.webhook import Webhook, WebhookOptions
 
@@ -47,7 +48,7 @@ def test_an_alert_is_counted_logged_and_given_to_every_receiver(caplog):
 def test_the_log_line_has_what_the_receivers_are_told(caplog):
     Alerts(Counted()).put(alert())
     (record,) = caplog.records
-    document = alert().document()
+    document = document_of(alert())
     assert record.alert == document.pop("id")
     for name in ("type", "version", "occurred_at"):
         del document[name]

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from extproc.alerts.document import document_of, id_of, payload_of
 from extproc.alerts.post import Delivered, Failed, Post, PostOptions, Refused, retry_after_s
 from extproc.settings.webhook_secret import WebhookSecret
 
@@ -66,8 +67,8 @@ async def test_an_alert_arrives_as_one_json_post_at_the_whole_url():
     assert request.line == "POST /hooks/path-that-is-a-password?key=also-secret HTTP/1.1"
     assert request.headers["content-type"] == "application/json"
     assert request.headers["user-agent"].startswith("tokenweir/")
-    assert request.headers["webhook-id"] == alert().id
-    assert request.body == alert().payload()
+    assert request.headers["webhook-id"] == id_of(alert())
+    assert request.body == payload_of(alert())
 
 
 async def test_a_receiver_can_verify_who_sent_it_and_that_nobody_changed_or_kept_it():
@@ -92,7 +93,7 @@ async def test_the_public_library_of_the_scheme_verifies_the_signature(text):
         await Post(PostOptions(receiver.url, key), clock)(alert())
     (request,) = receiver.requests
     library = standardwebhooks.Webhook(text if text.startswith("whsec_") else text.encode())
-    assert library.verify(request.body, request.headers) == alert().document()
+    assert library.verify(request.body, request.headers) == document_of(alert())
     for changed in (request.body.replace(b"800", b"100"), request.body + b" "):
         with pytest.raises(standardwebhooks.WebhookVerificationError):
             library.verify(changed, request.headers)

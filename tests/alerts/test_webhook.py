@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from extproc.alerts.document import id_of
 from extproc.alerts.post import Delivered, Failed, Post, PostOptions, Refused
 from extproc.alerts.webhook import Timing, Webhook, WebhookOptions
 from extproc.timing.backoff import Backoff
@@ -85,7 +86,7 @@ def posting(receiver, timeout_s=2.0):
 async def test_what_fails_is_tried_again_until_it_is_delivered():
     async with Receiver(500, CLOSE, 429).listening() as receiver:
         world = await World(post=posting(receiver)).finish()
-    assert [request.headers["webhook-id"] for request in receiver.requests] == [alert().id] * 4
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [id_of(alert())] * 4
     assert world.metrics.posts == ["failed", "failed", "failed", "delivered"]
     assert world.metrics.lost_items == 0
 
@@ -93,7 +94,7 @@ async def test_what_fails_is_tried_again_until_it_is_delivered():
 async def test_what_a_receiver_refuses_is_not_tried_again():
     async with Receiver(400).listening() as receiver:
         world = await World(post=posting(receiver)).finish(alert(1), alert(2))
-    assert [request.headers["webhook-id"] for request in receiver.requests] == [alert(1).id, alert(2).id]
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [id_of(alert(1)), id_of(alert(2))]
     assert world.metrics.posts == ["refused", "delivered"]
     assert world.metrics.lost_items == 1
 
@@ -148,7 +149,7 @@ async def test_nobody_can_ask_for_an_endless_rest():
 
 async def test_an_alert_that_fails_does_not_hold_back_the_others():
     world = await World(LATER).finish(alert(1), alert(2))
-    assert [given.id for given in world.post.tried] == [alert(1).id, alert(2).id, alert(1).id]
+    assert [id_of(given) for given in world.post.tried] == [id_of(alert(1)), id_of(alert(2)), id_of(alert(1))]
 
 
 async def test_an_alert_is_given_up_an_hour_after_it_was_put():
@@ -164,7 +165,7 @@ async def test_an_alert_that_waited_too_long_for_its_turn_is_not_sent_any_more()
     world.webhook.put(alert(1))
     world.time.now += 3601
     await world.finish(alert(2))
-    assert [given.id for given in world.post.tried] == [alert(2).id]
+    assert [id_of(given) for given in world.post.tried] == [id_of(alert(2))]
     assert world.metrics.lost_items == 1
 
 
@@ -180,7 +181,7 @@ async def test_a_full_queue_loses_its_oldest_alert():
     assert world.metrics.lost_items == 2
     async with running(world.webhook):
         await until(lambda: not len(world.webhook))
-    assert [given.id for given in world.post.tried] == [alert(number).id for number in (2, 3, 4)]
+    assert [id_of(given) for given in world.post.tried] == [id_of(alert(number)) for number in (2, 3, 4)]
 
 
 async def test_an_alert_that_comes_back_to_a_full_queue_is_the_oldest_one():
@@ -194,7 +195,7 @@ async def test_an_alert_that_comes_back_to_a_full_queue_is_the_oldest_one():
         world.webhook.put(alert(3))
         world.post.open.set()
         await until(lambda: not len(world.webhook))
-    assert [given.id for given in world.post.tried] == [alert(1).id, alert(2).id, alert(3).id]
+    assert [id_of(given) for given in world.post.tried] == [id_of(alert(1)), id_of(alert(2)), id_of(alert(3))]
     assert world.metrics.lost_items == 1
 
 
