@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# The processor alone: no compiler, no pip, no shell needed at run time; runs as nobody on a read-only root.
+# The processor and the message dumper. .dockerignore leaves out the local stack and its sample model. No compiler,
+# no pip, no shell needed at run time; runs as nobody on a read-only root.
 #   docker build -t tokenweir .
 #   docker run --read-only --cap-drop ALL -p 50051:50051 -p 9464:9464 -v "$PWD/tls:/tls:ro" \
 #     -e TOKENWEIR_SERVER__TLS__CERTIFICATE_FILE=/tls/tls.crt -e TOKENWEIR_SERVER__TLS__KEY_FILE=/tls/tls.key \

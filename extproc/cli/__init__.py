@@ -24,7 +24,6 @@ from extproc.cli import (
 )
 from extproc.cli.root import FAULT, NOT_FOUND, WRONG_USE
 from extproc.envoy.server import BindError
-from extproc.local.errors import LocalError
 from extproc.onboarding.errors import HelmMissing, OnboardingError, PartMissing
 from extproc.ports.base import StoreError
 from extproc.settings.load import SettingsError
@@ -52,7 +51,7 @@ def main() -> None:
         app()
     except NotFoundError as error:
         _fail(error, NOT_FOUND)
-    except (StoreError, BindError, LocalError, HelmMissing, PartMissing) as error:
+    except (StoreError, BindError, local.LocalFault, HelmMissing, PartMissing) as error:
         _fail(error, FAULT)
     except (AdminError, SettingsError, OnboardingError) as error:
         _fail(error, WRONG_USE)

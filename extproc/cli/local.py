@@ -2,11 +2,20 @@
 
 import asyncio
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+_NOT_INSTALLED: Final = (
+    "the local stack is not installed here; the image leaves it out. "
+    "On a machine of your own: pip install 'tokenweir[local]'"
+)
+
 app = typer.Typer(help="Run the whole stack on this machine, to try it out.", no_args_is_help=True)
+
+
+class LocalFault(Exception):  # noqa: N818 - an outcome
+    """Report that the local stack is not installed or can't run; the message says what to do."""
 
 
 @app.callback()
@@ -50,8 +59,11 @@ def up(
     All parts are child processes on 127.0.0.1. All parts end with this command, and nothing is left behind. Needs
     `pip install 'tokenweir[local]'`.
     """
-    from extproc.local.up import UpOptions, run
-
+    try:
+        from extproc.local.errors import LocalError
+        from extproc.local.up import UpOptions, run
+    except ModuleNotFoundError as error:
+        raise LocalFault(_NOT_INSTALLED) from error
     options = UpOptions(
         upstream=upstream,
         model=model,
@@ -62,4 +74,7 @@ def up(
         stay=sys.stdout.isatty() if stay is None else stay,
         workers=workers,
     )
-    raise typer.Exit(asyncio.run(run(options)))
+    try:
+        raise typer.Exit(asyncio.run(run(options)))
+    except LocalError as error:
+        raise LocalFault(str(error)) from None
