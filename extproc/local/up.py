@@ -140,6 +140,7 @@ async def _up(
             await interrupted.wait()
         console.print("\nStopping …")
     console.print("Everything is stopped; nothing is left behind.")
+    console.print(f"To call the command again: {this_command()} --help", markup=False)
     return 0 if good else 1
 
 
@@ -180,7 +181,7 @@ def _print_what_to_try(stack: Stack, model: str, console: Console) -> None:
     token = stack.issuer.issue(_ACCOUNT, tenant="tenant02", ttl_s=86_400)
     # Don't print the password of a store that belongs to others.
     environment = " ".join(f"{name}='{masked(value)}'" for name, value in stack.environment.items())
-    command = _this_command()
+    command = this_command()
     json = '-H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json"'
     console.print("\n[bold]Try it[/bold] (tenant02 has no limits of its own: the defaults bind it)")
     console.print(
@@ -206,9 +207,14 @@ Metrics: {" ".join(stack.metrics)}""",
     )
 
 
-def _this_command() -> str:
-    """Return the command as it was called, so that the printed lines work without an active environment."""
-    called = sys.argv[0]
-    if Path(called).name != "tokenweir":
+def this_command() -> str:
+    """Return the command as a shell in this folder takes it: its path, unless it is on the PATH."""
+    called = Path(sys.argv[0])
+    if called.name != "tokenweir":
         return f"{sys.executable} -m extproc"
-    return "tokenweir" if shutil.which("tokenweir") == called else os.path.relpath(called)
+    found = shutil.which("tokenweir")
+    if found is not None and called.exists() and called.samefile(found):
+        return "tokenweir"
+    here = Path.cwd()
+    absolute = here / called
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)

@@ -23,6 +23,7 @@ from .waiting import until
 pytestmark = SYSTEM
 
 MARK = "STACK_OF_A_TEST"
+LAST_LINES = r"\nEverything is stopped; nothing is left behind\.\nTo call the command again: \S.* --help\n\Z"
 
 
 @dataclass
@@ -100,7 +101,7 @@ async def test_it_proves_that_every_token_is_counted_and_leaves_nothing_behind(u
     assert 300 < int(charged) == int(served) <= 400
     assert "yes  429, as it should be" in output
     assert output.count("tokens <= the limit of 400") == 1
-    assert output.endswith("Everything is stopped; nothing is left behind.\n")
+    assert re.search(LAST_LINES, output)
     assert up.errors == ""
     assert up.took_s < 60
     await up.left_nothing_behind()
@@ -133,7 +134,7 @@ async def test_it_stays_until_it_is_interrupted(up):
     await up.run("--stay", "--no-story", "--port", str(port), interrupt_at="Ctrl-C ends it.")
     assert up.code == 0, up.output + up.errors
     assert f"curl http://{HOST}:{port}/v1/chat/completions" in told(up)
-    assert up.output.endswith("Everything is stopped; nothing is left behind.\n")
+    assert re.search(LAST_LINES, up.output)
     assert up.errors == ""
     await up.left_nothing_behind()
 
