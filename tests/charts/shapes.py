@@ -14,8 +14,8 @@ from .helm import CHARTS, ChartError, Document, Once, render, tool
 
 # Strings that mean something to YAML, to Go's templates, or to who pastes text into text.
 NASTY = (
-    "true", "1e3", "2001-01-01", "null", "a: b", "a #b", "- a", "*a", "|", "{a: b}", "[a", '"', "'", "{{ .Values }}",
-    "a\n  evil: b", "a\n---\nkind: Pod", " a ",
+    "true", "1e3", "{{ .Values }}", "2001-01-01", "- a", "a #b", "null", "*a", "|", "a: b", "{a: b}", '"', "[a", "'",
+    "a\n---\nkind: Pod", "a\n  evil: b", " a ",
 )  # fmt: skip
 BENIGN = "benign"
 Path = tuple[str | int, ...]

@@ -1,5 +1,6 @@
 """Texts that mean something to YAML, to Helm or to a shell are texts in every value that takes one."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from tests.charts import schemas
+from tests.sizes import sampled
 
 from .helm import CHARTS, ChartError, pick, render
 
@@ -16,6 +18,13 @@ GENERAL, MODEL = "kserve-general", "kserve-model"
 Path = tuple[str | int, ...]
 # One is a number, a date or a word of YAML's wherever it stands bare; the other breaks out of whatever it stands in.
 TEXTS = ("2024-01-01", 'a\'b"c: {{ fail "x" }}\n---\nkind: Evil\nevil: é✓ #&*!|>%@`\\')
+REFUSED_AS_MEANT = "refused as meant"
+# These have a form of their own, name something that must be there, or exclude others.
+NO_TEXT = {
+    "graph", "runtime", "modelFormat", "storageUri", "newStorageUri", "storageKey", "newImageTag", "newImage",
+    "domain", "hosts", "type",
+}  # fmt: skip
+AGAIN = ("var_env", 0, "name")  # the same name in `env` and here is refused
 WORDS = ("true", "null", "on", "1", "1e3", "0x1f")
 
 
@@ -61,6 +70,7 @@ CONTAINERS: dict[str, Any] = {
 }
 BESIDE = {
     "containers": {"image": "a:1"},
+    "ports": {"containerPort": 8000},
     "issuers": {"issuer": "https://a"},
     "env": {"name": "N"},
     "var_env": {"name": "N"},
@@ -86,14 +96,15 @@ def _put(values: Any, path: Path, text: str) -> Any:
 
 
 def _told(values: dict[str, Any]) -> str:
-    """What is wrong with what is made; empty too where the values are refused in the charts' own words."""
+    """Return what is wrong with the objects; `REFUSED_AS_MEANT` if the chart refuses the values in its own words."""
     try:
         documents = render(GENERAL, values)
     except ChartError as error:
-        own = "don't meet the specifications" in str(error)
-        return (
-            "" if own or ("execution error at" in str(error) and "error calling" not in str(error)) else str(error)
+        text = str(error)
+        as_meant = "don't meet the specifications" in text or (
+            "execution error at" in text and "error calling" not in text
         )
+        return REFUSED_AS_MEANT if as_meant else text
     except yaml.YAMLError as error:
         return str(error)
     found = [problem for each in documents for problem in schemas.problems(each)]
@@ -101,22 +112,74 @@ def _told(values: dict[str, Any]) -> str:
     return "; ".join(found + keys)
 
 
+def _wrong(base: dict[str, Any], text: str, paths: list[Path]) -> dict[Path, str]:
+    """Return what is wrong where, with the text at all paths at once; halves are tried if something is."""
+    told = _told(_with(base, text, paths))
+    if not told or len(paths) < 2:
+        return dict.fromkeys(paths, told) if told else {}
+    middle = len(paths) // 2
+    return _wrong(base, text, paths[:middle]) | _wrong(base, text, paths[middle:])
+
+
+def _with(base: dict[str, Any], text: str, paths: list[Path]) -> dict[str, Any]:
+    for path in paths:
+        base = _put(base, path, text)
+    return base
+
+
+def _fits_schema(base: dict[str, Any], text: str, paths: list[Path]) -> list[Path]:
+    """Return the paths without those that the chart's schema names when the text stands at all of them."""
+    try:
+        render(GENERAL, _with(base, text, paths))
+    except ChartError as error:
+        return [path for path in paths if f"at '/{'/'.join(map(str, path))}'" not in str(error)]
+    return paths
+
+
+def _places() -> Iterator[tuple[dict[str, Any], str, list[Path]]]:
+    """Yield values, a text, and where to put it. A text with a pattern has met the regular expression already."""
+    leaves = list(enumerate(_leaves()))
+    for base, text in itertools.product((LLM, CONTAINERS), TEXTS):
+        yield (
+            base,
+            text,
+            [
+                path
+                for number, (path, free) in leaves
+                if (free or text == TEXTS[0]) and (base is CONTAINERS) == _is_for_containers(path, number)
+            ],
+        )
+
+
+def _is_for_containers(path: Path, number: int) -> bool:
+    return "containers" in path or (number % 2 == 1 and "model" not in path)
+
+
+@pytest.mark.parametrize("base", [LLM, CONTAINERS], ids=["model", "containers"])
+def test_the_values_that_texts_are_put_into_make_valid_objects(base: dict[str, Any]) -> None:
+    schemas.check(render(GENERAL, base))
+
+
 def test_a_text_is_a_text_wherever_it_may_stand() -> None:
-    for base in (LLM, CONTAINERS):
-        schemas.check(render(GENERAL, base))
-    # A text with a pattern has met the regular expression already.
-    leaves = [(path, TEXTS if free else TEXTS[:1]) for path, free in _leaves()]
-    jobs = [
-        (path, text, _put(CONTAINERS if "containers" in path or number % 2 else LLM, path, text))
-        for number, (path, texts) in enumerate(leaves)
-        for text in texts
-    ]
-    with ThreadPoolExecutor(4) as pool:
-        told = zip(jobs, pool.map(lambda job: _told(job[2]), jobs), strict=True)
-    assert {(path, text): message for (path, text, _), message in told if message} == {}
+    """The text stands at all places at once, but for those that take no text as it is."""
+    for base, text, paths in _places():
+        free = [path for path in paths if not NO_TEXT & set(path) and path[-3:] != AGAIN]
+        taken = _fits_schema(base, text, free)
+        assert len(taken) > 20
+        told = _told(_with(base, text, taken))
+        assert not told, (told, _wrong(base, text, taken))
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.thorough
+def test_a_text_is_a_text_or_refused_in_the_charts_words_wherever_it_stands_alone() -> None:
+    for base, text, paths in _places():
+        alone = [_put(base, path, text) for path in paths]
+        with ThreadPoolExecutor(4) as pool:
+            told = zip(paths, pool.map(_told, alone), strict=True)
+        assert {path: message for path, message in told if message not in {"", REFUSED_AS_MEANT}} == {}, text
+
+
+@pytest.mark.parametrize("word", sampled(WORDS, 3))
 def test_a_release_and_a_namespace_may_be_called_what_yaml_takes_for_something_else(word: str) -> None:
     for chart in (MODEL, GENERAL):
         release = "qwen" if word[0].isdigit() else word

@@ -12,6 +12,7 @@ import yaml
 
 from extproc.settings.load import SettingsError, load
 from extproc.settings.model import Settings
+from tests.sizes import is_thorough, sampled
 
 from .helm import CHARTS, HELMS, ChartError, kinds, lint, notes, pick, render
 from .schemas import check
@@ -108,9 +109,10 @@ def test_the_example_files_are_clean_and_make_valid_objects(name, helm):
     check(render(CHART, CI[name], release="tokenweir", helm=helm))
 
 
-def test_both_helms_make_the_same():
-    for path in CI.values():
-        assert render(CHART, path, helm="helm") == render(CHART, path, helm="helm3")
+@pytest.mark.parametrize("name", sampled(CI, 1))
+def test_both_helms_make_the_same(name):
+    wanted = render(CHART, CI[name], release="tokenweir")
+    assert render(CHART, CI[name], release="tokenweir", helm="helm3") == wanted
 
 
 def test_a_plain_installation_makes_what_production_needs():
@@ -263,7 +265,8 @@ def test_the_processor_takes_the_settings_that_are_made(name, tmp_path):
     assert loaded(documents, tmp_path, **secrets).server.drain_s > 0
 
 
-def test_settings_reach_the_file_as_they_were_written(tmp_path):
+@pytest.mark.parametrize("helm", HELMS)
+def test_settings_reach_the_file_as_they_were_written(tmp_path, helm):
     config = {
         "server": {"max_body_bytes": 67108864, "drain_s": 12.5},
         "limits": {"default": {"sa_limit": None, "ip_limit": 1_000_000_000_000, "mode": "strict"}},
@@ -273,9 +276,8 @@ def test_settings_reach_the_file_as_they_were_written(tmp_path):
         "cost": {"weights": {"cached_input": 0.1}},
         "spool": {"directory": "/data/spool"},
     }
-    for helm in HELMS:
-        documents = made([{"config": config}], helm=helm)
-        assert yaml.safe_load(settings_file(documents)) == config
+    documents = made([{"config": config}], helm=helm)
+    assert yaml.safe_load(settings_file(documents)) == config
     settings = loaded(documents, tmp_path)
     assert settings.limits.default.ip_limit == 10**12
     assert settings.limits.default.sa_limit is None
@@ -604,7 +606,7 @@ REFUSED = {
 def test_what_can_not_be_meant_is_refused_with_the_way_out(name):
     values, message = REFUSED[name]
     # One of the two Helms each: their messages on the schema differ, those of the chart do not.
-    helm = HELMS[list(REFUSED).index(name) % 2]
+    helm = "helm3" if is_thorough() and list(REFUSED).index(name) % 2 else "helm"
     with pytest.raises(ChartError) as refused:
         made([values], helm=helm)
     assert re.search(message, str(refused.value), re.DOTALL), str(refused.value)

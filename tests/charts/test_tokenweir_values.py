@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.sizes import sampled
+
 from .shapes import BENIGN, NASTY, made, made_once, shape, strings, taken
 
 LIMIT = {"scope": "client_ip", "window": "minute", "amount": 9, "unit": "requests"}
@@ -57,7 +59,7 @@ CASES = {
 NAMES = {("routes", place, "name") for place in (0, 1)}
 
 
-@pytest.mark.parametrize("text", NASTY)
+@pytest.mark.parametrize("text", sampled(NASTY, 6))
 @pytest.mark.parametrize("case", CASES)
 def test_no_string_becomes_anything_but_a_string(case, text):
     values = CASES[case]
