@@ -8,6 +8,7 @@ import signal
 import sys
 import uuid
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -27,8 +28,13 @@ from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
 from tests.missing import missing
 
+from . import containers
 from .ready import MemoryBackend, RedisBackend, make_ready
 from .topologies import nodes, sentinels  # noqa: F401 - fixtures
+
+
+def pytest_collection_modifyitems(config, items):
+    containers.choose(config, items, Path(__file__).parent)
 
 
 @pytest_asyncio.fixture
@@ -64,6 +70,10 @@ async def valkey(tmp_path_factory):
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def redis_server(tmp_path_factory):
+    if containers.WANTED:
+        async with containers.redis() as part:
+            yield part
+        return
     try:
         part = await parts.start_redis_server(tmp_path_factory.mktemp("redis"), *free_ports(1))
     except parts.MissingPartError as error:
@@ -74,6 +84,10 @@ async def redis_server(tmp_path_factory):
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def mongo_replica_set(tmp_path_factory):
+    if containers.WANTED:
+        async with containers.mongo() as server:
+            yield server.url
+        return
     try:
         part = await parts.start_mongo_store(tmp_path_factory.mktemp("mongo"), *free_ports(1))
     except parts.MissingPartError as error:

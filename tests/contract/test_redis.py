@@ -474,6 +474,8 @@ async def test_missing_rights_or_a_wrong_password_are_transient_faults_for_someb
 
 @contextmanager
 def _hung(part):
+    if part.process is None:
+        pytest.skip("a server by its URL can't be stopped")
     os.kill(part.process.pid, signal.SIGSTOP)
     try:
         yield
