@@ -8,12 +8,13 @@ from typing import Any
 
 import jsonschema_rs
 import kubernetes_validate
+import pytest
 
 from tests.missing import missing
 
 KUBERNETES = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / "v1.33.0-local-strict"
 # The schemas of CRDs are not part of the project: TOKENWEIR_SCHEMAS names the folder that has them, as
-# <group>/<Kind>_<version>.json.
+# <group>/<Kind>_<version>.json. With `none` there are none, in CI too: tests that need one are listed as not run.
 FOLDER = Path(os.environ.get("TOKENWEIR_SCHEMAS") or Path(__file__).parents[3] / "shared" / "schemas")
 # KServe's graph has no schema there; tests of its own look at it.
 WITHOUT_SCHEMA = {("serving.kserve.io", "v1alpha1", "InferenceGraph")}
@@ -56,9 +57,10 @@ def _definitions(uri: str) -> Any:
 
 @functools.cache
 def _crd(group: str, version: str, kind: str) -> Any:
+    if str(FOLDER) == "none":
+        pytest.skip("no CRD schemas: TOKENWEIR_SCHEMAS is none")
     if not FOLDER.is_dir():
-        message = f"no CRD schemas at {FOLDER}: set TOKENWEIR_SCHEMAS"
-        missing(message)
+        missing(f"no CRD schemas at {FOLDER}: set TOKENWEIR_SCHEMAS")
     path = FOLDER / group / f"{kind}_{version}.json"
     assert path.exists(), f"no schema of {group}/{version} {kind}: is this version served?"
     return jsonschema_rs.validator_for(json.loads(path.read_text(encoding="utf-8")))
