@@ -10,7 +10,7 @@ from pymongo import AsyncMongoClient
 
 from extproc.local.ports import free_ports
 
-from .conftest_stores import make_bucket, run_mongo, run_s3
+from .conftest_stores import client_of, run_mongo, run_s3
 from .running import Dumper, dumper_in
 
 
@@ -35,6 +35,20 @@ async def dump_once(shared_dumper):
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_little_dumper(tmp_path_factory):
+    async with dumper_in(tmp_path_factory.mktemp("little"), print_bytes=5, max_body_bytes=2048) as dumper:
+        yield dumper
+
+
+@pytest_asyncio.fixture
+async def dump_little(shared_little_dumper):
+    """One that prints and takes little."""
+    dumper = Dumper(shared_little_dumper.child, shared_little_dumper.url)
+    yield dumper
+    await dumper.http.aclose()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def s3_port(tmp_path_factory):
     pytest.importorskip("moto") if not os.environ.get("CI") else None
     (port,) = free_ports(1)
@@ -42,12 +56,10 @@ async def s3_port(tmp_path_factory):
         yield port
 
 
-@pytest.fixture
-def bucket(s3_port):
-    """A client and a bucket of its own."""
-    name = f"messages-{uuid.uuid4().hex[:8]}"
-    client = make_bucket(s3_port, name)
-    yield client, name
+@pytest.fixture(scope="session")
+def s3_client(s3_port):
+    client = client_of(s3_port)
+    yield client
     client.close()
 
 

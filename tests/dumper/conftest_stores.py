@@ -27,7 +27,7 @@ async def run_s3(run_dir, port):
         await child.stop()
 
 
-def s3_client(port):
+def client_of(port):
     return boto3.client(
         "s3",
         endpoint_url=f"http://{HOST}:{port}",
@@ -36,12 +36,6 @@ def s3_client(port):
         aws_secret_access_key="test",
         config=Config(s3={"addressing_style": "path"}, connect_timeout=2, read_timeout=5),
     )
-
-
-def make_bucket(port, name="messages"):
-    client = s3_client(port)
-    client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    return client
 
 
 @asynccontextmanager

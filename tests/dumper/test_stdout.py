@@ -68,11 +68,9 @@ async def test_a_body_that_is_no_text_is_base64(dump_once):
     assert (line["body_encoding"], base64.b64decode(line["body"])) == ("base64", body)
 
 
-async def test_a_long_body_is_cut_where_it_is_printed_and_never_within_a_character(dump):
-    async with dump(print_bytes=5) as dumper:
-        await dumper.post("añoñ".encode())
-        await dumper.until("stored", 1)
-        (line,) = dumper.printed()
+async def test_a_long_body_is_cut_where_it_is_printed_and_never_within_a_character(dump_little):
+    await dump_little.post("añoñ".encode(), name="long")
+    line = await dump_little.line("long")
     assert (line["body"], line["body_encoding"], line["body_cut"], line["body_bytes"]) == ("año", "text", True, 6)
 
 
@@ -173,18 +171,18 @@ async def chunks(size, count):
         yield b"x" * size
 
 
-async def test_an_event_that_is_too_large_is_refused_before_it_is_read(dump):
-    async with dump(max_body_bytes=2048) as dumper:
-        assert (await dumper.post(b"x" * 2048)).status_code == 202
-        assert (await dumper.post(b"x" * 2049)).status_code == 413
-        refused = await dumper.post(chunks(1024, 3))  # chunked: its size is not announced
-        assert refused.status_code == 413
-        assert refused.json() == {"error": "an event has 2048 bytes at most"}
-        assert await dumper.count("too_large") == 2
-        assert (await dumper.post(chunks(1024, 2))).status_code == 202
-        # What was refused holds no room.
-        await dumper.until("stored", 2)
-        assert await dumper.metric("tokenweir_dumper_queue_used_bytes") == 0
+async def test_an_event_that_is_too_large_is_refused_before_it_is_read(dump_little):
+    dumper, stored = dump_little, await dump_little.count("stored")
+    assert (await dumper.post(b"x" * 2048)).status_code == 202
+    assert (await dumper.post(b"x" * 2049)).status_code == 413
+    refused = await dumper.post(chunks(1024, 3))  # chunked: its size is not announced
+    assert refused.status_code == 413
+    assert refused.json() == {"error": "an event has 2048 bytes at most"}
+    assert await dumper.count("too_large") == 2
+    assert (await dumper.post(chunks(1024, 2))).status_code == 202
+    # What was refused holds no room.
+    await dumper.until("stored", stored + 2)
+    await dumper.until_empty()
 
 
 async def test_a_body_whose_announced_length_is_too_much_is_not_waited_for(dump_once):
@@ -196,23 +194,21 @@ async def test_a_body_whose_announced_length_is_too_much_is_not_waited_for(dump_
     writer.close()
 
 
-async def test_a_client_that_leaves_in_the_middle_holds_no_room(dump):
-    async with dump() as dumper:
-        _, writer = await asyncio.open_connection("127.0.0.1", dumper.http.base_url.port)
-        head = "".join(f"{name}: {value}\r\n" for name, value in event().items())
-        writer.write(f"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n{head}\r\nabc".encode())
-        await writer.drain()
+async def test_a_client_that_leaves_in_the_middle_holds_no_room(dump_once):
+    await dump_once.until_empty()
+    stored = await dump_once.count("stored")
+    _, writer = await asyncio.open_connection("127.0.0.1", dump_once.http.base_url.port)
+    head = "".join(f"{name}: {value}\r\n" for name, value in event().items())
+    writer.write(f"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n{head}\r\nabc".encode())
+    await writer.drain()
 
-        async def held():
-            return await dumper.metric("tokenweir_dumper_queue_used_bytes") > 1000
+    async def held():
+        return await dump_once.metric("tokenweir_dumper_queue_used_bytes") > 1000
 
-        async def none_held():
-            return await dumper.metric("tokenweir_dumper_queue_used_bytes") == 0
-
-        await until(held)
-        writer.close()
-        await until(none_held)
-        assert await dumper.count("stored") == 0
+    await until(held)
+    writer.close()
+    await dump_once.until_empty()
+    assert await dump_once.count("stored") == stored
 
 
 async def test_a_full_queue_answers_503_at_once_and_takes_again_when_there_is_room(dump):
