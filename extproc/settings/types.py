@@ -13,12 +13,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from extproc.core.quota.limits import MAX_AMOUNT, Window
-from extproc.settings.webhook_secret import WebhookSecret, webhook_secret
+from extproc.settings.webhook_secret import MAX_CHARS, MIN_CHARS, WebhookSecret, webhook_secret
 from extproc.settings.webhook_urls import ProxyURL, WebhookURL, proxy_url, webhook_url
 from extproc.stores.urls import StoreURL, mongo_url, redis_url
 
@@ -133,7 +134,11 @@ Thresholds = Annotated[
 Windows = Annotated[tuple[Window, ...], BeforeValidator(listed)]
 CheckedWebhookURL = Annotated[WebhookURL, AfterValidator(webhook_url)]
 CheckedProxyURL = Annotated[ProxyURL, AfterValidator(proxy_url)]
-CheckedWebhookSecret = Annotated[WebhookSecret, AfterValidator(webhook_secret)]
+CheckedWebhookSecret = Annotated[
+    WebhookSecret,
+    AfterValidator(webhook_secret),
+    WithJsonSchema({"type": "string", "minLength": MIN_CHARS, "maxLength": MAX_CHARS}),
+]
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 

@@ -6,8 +6,8 @@ from typing import Final
 
 from pydantic import SecretStr
 
-_MIN_CHARS: Final = 16
-_MAX_CHARS: Final = 512
+MIN_CHARS: Final = 16
+MAX_CHARS: Final = 512
 _PREFIX: Final = "whsec_"
 _MIN_BYTES: Final = 24
 _MAX_BYTES: Final = 64
@@ -37,7 +37,7 @@ class WebhookSecret(SecretStr):
 
 def webhook_secret(secret: WebhookSecret) -> WebhookSecret:
     """Return the secret. Raises `ValueError`, without the text, where its length or form is wrong."""
-    if not _MIN_CHARS <= len(secret) <= _MAX_CHARS:
-        raise ValueError(f"must have {_MIN_CHARS} to {_MAX_CHARS} characters")
+    if not MIN_CHARS <= len(secret) <= MAX_CHARS:
+        raise ValueError(f"must have {MIN_CHARS} to {MAX_CHARS} characters")
     secret.key()
     return secret
