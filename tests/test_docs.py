@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import extproc
 from extproc.admin.service import TenantView
 from extproc.cli import app
 from extproc.cli.ledger import AsideRow, WaitingRow
@@ -270,3 +271,14 @@ def test_every_promise_under_faults_names_a_test_and_a_filter_that_selects_one()
         assert "tests/chaos/" in named[number]
         word = re.fullmatch(r"`(\w+)`", command)
         assert word is None or any(word.group(1) in name for name in names)
+
+
+# Versions.
+
+
+def test_the_version_is_the_same_everywhere_and_in_the_changelog():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    charts = [path.read_text(encoding="utf-8") for path in (ROOT / "charts").glob("*/Chart.yaml")]
+    shipped = {version for text in charts for version in re.findall(r'^appVersion: "(.+)"$', text, re.MULTILINE)}
+    latest = re.search(r"^## (\S+) \(\d{4}-\d\d-\d\d\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert {project["version"], extproc.__version__, latest.group(1), *shipped} == {project["version"]}

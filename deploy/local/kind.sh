@@ -37,8 +37,8 @@ up() {
   kubectl config use-context "kind-$cluster" >/dev/null
 
   say "building Tokenweir's image"
-  docker build --quiet --tag tokenweir:0.1.0 "$here/../.." >/dev/null
-  kind load docker-image tokenweir:0.1.0 --name "$cluster"
+  docker build --quiet --tag tokenweir:0.2.0 "$here/../.." >/dev/null
+  kind load docker-image tokenweir:0.2.0 --name "$cluster"
 
   say "cert-manager $cert_manager"
   release cert-manager cert-manager oci://quay.io/jetstack/charts/cert-manager --version "$cert_manager" --set crds.enabled=true

@@ -453,7 +453,7 @@ def test_the_number_of_pods_is_the_autoscalers_where_there_is_one():
 @pytest.mark.parametrize(
     ("image", "wanted"),
     [
-        ({}, "tokenweir:0.1.0"),
+        ({}, "tokenweir:0.2.0"),
         ({"repository": "r.example.com/t", "tag": "1"}, "r.example.com/t:1"),
         ({"tag": "1", "digest": "sha256:" + "a" * 64}, "tokenweir@sha256:" + "a" * 64),
     ],
