@@ -14,6 +14,9 @@ from .sizes import choose_form, is_thorough
 # them uses gRPC before it is another program.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+# Stacks of real processes, for any test that asks for one. They are started once in a worker.
+pytest_plugins = ("tests.system.stacks",)
+
 LEFT_OUT = pytest.StashKey[int]()
 
 

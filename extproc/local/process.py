@@ -119,7 +119,7 @@ class Child:
         return ChildError(f"{self.name} {what}. The end of {self.log_path}:\n{tail}")
 
 
-async def start(command: Command, ready: Probe, *, deadline_s: float = 20.0) -> Child:
+async def start(command: Command, ready: Probe, *, deadline_s: float = 60.0) -> Child:
     """Start a child and return it once `ready` succeeds; on any failure it is stopped first.
 
     Start children before gRPC servers and thread pools: a fork copies locks in any state. On Linux the child is

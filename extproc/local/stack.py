@@ -32,6 +32,7 @@ class StackOptions:
 
     `settings` are environment variables for the processor, such as `TOKENWEIR_DENIED__STYLE`. `model_arguments` go
     to the sample model server. `envoy` has further `EnvoyOptions`. `envoy_binary` replaces the installed Envoy.
+    `serve` is the command that starts a processor.
     """
 
     upstream: str | None = None
@@ -41,6 +42,7 @@ class StackOptions:
     model_arguments: Sequence[str] = ()
     envoy: Mapping[str, Any] = field(default_factory=dict)
     envoy_binary: Path | None = None
+    serve: Sequence[str] = (sys.executable, "-m", "extproc", "serve")
     processors: int = 1
     gateway_port: int | None = None
 
@@ -155,7 +157,12 @@ class _Starter:
 
     async def _processor(self, number: int, settings: Mapping[str, str]) -> "_Processor":
         processor = await _start_processor(
-            f"tokenweir-{number}", self._run_dir, next(self._ports), next(self._ports), settings
+            self._options.serve,
+            f"tokenweir-{number}",
+            self._run_dir,
+            port=next(self._ports),
+            metrics_port=next(self._ports),
+            settings=settings,
         )
         self._keep(processor.child)
         return processor
@@ -185,13 +192,12 @@ class _Processor:
 
 
 async def _start_processor(
-    name: str, run_dir: Path, port: int, metrics_port: int, settings: Mapping[str, str]
+    serve: Sequence[str], name: str, run_dir: Path, *, port: int, metrics_port: int, settings: Mapping[str, str]
 ) -> _Processor:
     address, metrics = f"{HOST}:{port}", f"{HOST}:{metrics_port}"
     own = {"TOKENWEIR_SERVER__ADDRESS": address, "TOKENWEIR_METRICS__ADDRESS": metrics}
-    argv = (sys.executable, "-m", "extproc", "serve")
     ready = _answers(f"http://{metrics}/metrics", b"\ntokenweir_ready 1.0")
-    command = Command(name, argv, run_dir, env={**settings, **own}, stop_grace_s=_STOP_ENVOY_FIRST_S)
+    command = Command(name, tuple(serve), run_dir, env={**settings, **own}, stop_grace_s=_STOP_ENVOY_FIRST_S)
     return _Processor(await start(command, ready), address, f"http://{metrics}/metrics")
 
 

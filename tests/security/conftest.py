@@ -1,29 +1,22 @@
-"""The stacks of the system tests: what is tried here is tried on the real thing where it can be."""
+"""What only the security tests need of stacks; the stacks themselves are those of tests/system/stacks.py."""
 
-import pytest
+import pytest_asyncio
 
-from tests.system.conftest import (  # noqa: F401 - fixtures
-    beside,
-    caller,
-    records,
-    script_server,
-    scripted,
-    scripted_caller,
-    session_fixture,
-    stack,
-    upstream,
-)
+from tests.system.stacks import session_fixture
 
 
 @session_fixture
-async def trusted(beside, script_server):  # noqa: F811 - pytest's way
+async def trusting(scripted, before):
     """A gateway that has one proxy in front of it whose X-Forwarded-For counts."""
-    async with beside(upstream=script_server.url, envoy={"trusted_hops": 1}) as started:
+
+    def change(configuration):
+        configuration.manager["xff_num_trusted_hops"] = 1
+
+    async with before(scripted, change=change) as started:
         yield started
 
 
-@pytest.fixture(autouse=True)
-def _answers_plainly(request):
-    """What one test made the upstream say is not said to the next."""
-    if "scripted_caller" in request.fixturenames or "trusted" in request.fixturenames:
-        request.getfixturevalue("script_server").reset()
+@pytest_asyncio.fixture(loop_scope="session")
+async def trusted(trusting, upstream):
+    del upstream
+    return trusting

@@ -25,8 +25,9 @@ from extproc.local.ports import HOST, free_ports
 from extproc.local.process import Command, start
 from extproc.observe.metrics import Metrics
 from tests.envoy.messages import CHAT, NOW, Books, request_body, request_head, response_body, response_head
+from tests.plaintext import plaintext_client
 from tests.system.marks import SYSTEM
-from tests.system.waiting import until
+from tests.system.waiting import NEVER_S, until
 
 MIB = 1 << 20
 STREAMS = 1000
@@ -77,7 +78,7 @@ class Service:
 
 async def refusal(call, status):
     """The body of the only answer, which is of this status."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(NEVER_S):
         reply = await call.read()
         assert reply.immediate_response.status.code == status
         assert await call.read() is grpc.aio.EOF
@@ -130,7 +131,7 @@ async def test_a_stream_that_falls_silent_after_its_request_is_ended_and_what_it
         await call.write(request_body())
         await call.read()
         await call.read()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(NEVER_S):
             assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await service.idle()
         assert service.books.ends == [("estimated", "left_before_answer")]
@@ -270,7 +271,7 @@ async def test_messages_out_of_order_end_the_stream_and_nothing_is_left_held(nam
                 await call.write(message)
             while await call.read() is not grpc.aio.EOF:
                 pass
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(NEVER_S):
             assert await call.code() is not grpc.StatusCode.OK
         await service.idle()
         assert service.value("tokenweir_stream_faults_total", kind="protocol") == 1
@@ -295,7 +296,7 @@ async def processor(run_dir, **settings):
     names |= {"REDIS__URL": "memory://", "MONGO__URL": "memory://"} | settings
 
     async def page():
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with plaintext_client() as client:
             try:
                 return (await client.get(f"http://{HOST}:{metrics}/metrics")).text
             except httpx.TransportError:

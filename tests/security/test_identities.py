@@ -4,14 +4,15 @@ import json
 import secrets
 from urllib.parse import quote
 
-import httpx
 import pytest
 
 from extproc.admin.service import By
 from extproc.ports.ledger import UsageFilter
+from tests.system import envoys
 from tests.system.callers import CHAT, Caller, chat, scrape
 from tests.system.marks import SYSTEM
 from tests.system.upstreams import ANSWER
+from tests.system.waiting import until
 
 pytestmark = SYSTEM
 
@@ -51,7 +52,7 @@ async def test_a_forged_token_beside_the_real_one_is_not_listened_to(scripted_ca
     forged = scripted_caller.token.rpartition(".")[0] + ".c2lnbmF0dXJl"
     bare = scripted_caller.token.split(".")
     none = f"eyJhbGciOiJub25lIn0.{bare[1]}."
-    async with httpx.AsyncClient(base_url=scripted_caller.stack.gateway, trust_env=False) as client:
+    async with scripted_caller.stranger() as client:
         for token in (forged, none, bare[1], "x"):
             answer = await client.post(CHAT, json=chat(), headers={"authorization": f"Bearer {token}"})
             assert answer.status_code == 401
@@ -157,13 +158,14 @@ async def test_names_that_look_alike_once_they_are_joined_are_counted_apart(scri
 # ---------------------------------------------------------------- logs, headers, labels
 
 
-async def test_control_characters_in_names_reach_no_log_and_no_header(beside, records, script_server):
+async def test_control_characters_in_names_reach_no_log_and_no_header(loud, before, records, upstream):
     """A name with them is refused; as the name of a model it is data, and escaped wherever it is shown."""
-    script_server.reset()
     escape, lines = "\x1b[31mred", "a\r\nx-injected: 1\r\n\r\nHTTP/1.1 200 OK"
-    async with beside(upstream=script_server.url, settings={"TOKENWEIR_LOG__LEVEL": "DEBUG"}) as stack:
+    names = (escape, lines, "\x00", "\x9b31m", "\u202eevil", "\u2028")
+    paths = (f"/v1/models/{quote(lines)}:predict", f"/v2/models/{quote(escape)}/infer")
+    async with before(loud) as stack:
         caller = Caller(stack, records)
-        for name in (escape, lines, "\x00", "\x9b31m", "\u202eevil", "\u2028"):
+        for name in names:
             answer = await caller.post(model=name)
             assert answer.status_code == 400, name
             assert answer.json()["error"]["param"] == "model"
@@ -171,9 +173,11 @@ async def test_control_characters_in_names_reach_no_log_and_no_header(beside, re
             token = stack.issuer.issue(f"x{name}y", tenant=caller.tenant)
             answer = await caller.post(headers={"authorization": f"Bearer {token}"})
             assert answer.status_code == 403, name
-        for path in (f"/v1/models/{quote(lines)}:predict", f"/v2/models/{quote(escape)}/infer"):
+        for path in paths:
             assert (await caller.post(path=path)).status_code == 400
         (processor,) = stack.processors
+        requests = 2 * len(names) + len(paths)
+        await until(lambda: len(envoys.access_log(stack)) == requests, "all are in the access log")
         raw = processor.log_path.read_bytes() + (stack.run_dir / "envoy.log").read_bytes()
     assert not [byte for byte in raw if byte < 0x20 and byte != 0x0A]
     assert b"\x1b" not in raw

@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import httpx
-from anthropic import AsyncAnthropic
-from openai import AsyncOpenAI
+import anthropic
+import openai
 
 from extproc.local.stack import SAMPLE_MODEL, Stack
+from tests.plaintext import HANGS_S, WITHOUT_TLS, plaintext_client
 
-from .waiting import until
+from .waiting import NEVER_S, until
 
 CHAT = "/v1/chat/completions"
 DEFAULT_LIMIT = 100_000  # tokens a day of a service account whose tenant nobody configured
@@ -68,18 +68,27 @@ class Caller:
         """Another service account of the same tenant."""
         return Caller(self.stack, self.records, self.tenant, account)
 
-    def openai(self, **options):
-        options = {"max_retries": 0, "timeout": 30} | options
-        return AsyncOpenAI(base_url=f"{self.stack.gateway}/v1", api_key=self.token, **options)
+    def openai(self, *, token=None, hooks=None, **options):
+        """Return a client of the library `openai`; `hooks` are event hooks of httpx."""
+        http = openai.DefaultAsyncHttpxClient(trust_env=False, verify=WITHOUT_TLS, event_hooks=hooks)
+        options = {"max_retries": 0, "timeout": HANGS_S, "http_client": http} | options
+        return openai.AsyncOpenAI(base_url=f"{self.stack.gateway}/v1", api_key=token or self.token, **options)
 
-    def anthropic(self, **options):
-        options = {"max_retries": 0, "timeout": 30} | options
-        return AsyncAnthropic(base_url=self.stack.gateway, auth_token=self.token, api_key=None, **options)
+    def anthropic(self, *, hooks=None, **options):
+        """Return a client of the library `anthropic`; `hooks` are event hooks of httpx."""
+        http = anthropic.DefaultAsyncHttpxClient(trust_env=False, verify=WITHOUT_TLS, event_hooks=hooks)
+        options = {"max_retries": 0, "timeout": HANGS_S, "http_client": http} | options
+        return anthropic.AsyncAnthropic(
+            base_url=self.stack.gateway, auth_token=self.token, api_key=None, **options
+        )
 
     def http(self, **options):
-        """Without environment proxies, and at once: whatever hangs is a failure after 15 s."""
-        options = {"base_url": self.stack.gateway, "headers": self.headers, "timeout": 15} | options
-        return httpx.AsyncClient(trust_env=False, **options)
+        """Return a client of the gateway that has the caller's token."""
+        return plaintext_client(**{"base_url": self.stack.gateway, "headers": self.headers} | options)
+
+    def stranger(self):
+        """Return a client of the gateway without a token."""
+        return plaintext_client(base_url=self.stack.gateway)
 
     async def post(self, body=None, *, path=CHAT, headers=None, **fields):
         """The answer to one request; `body` is bytes, or what becomes JSON."""
@@ -115,7 +124,7 @@ class Caller:
 
         await until(known, "the new limits are known")
 
-    async def entries(self, count=1, *, within_s=5.0):
+    async def entries(self, count=1, *, within_s=NEVER_S):
         """The service account's ledger, once it has that many entries; never more."""
 
         found = []
@@ -129,7 +138,7 @@ class Caller:
         assert len(found) == count, Counter((entry["state"], entry["reason"]) for entry in found)
         return found
 
-    async def entry(self, *, within_s=5.0):
+    async def entry(self, *, within_s=NEVER_S):
         (only,) = await self.entries(1, within_s=within_s)
         return only
 
@@ -181,7 +190,7 @@ class Caller:
 
 async def scrape(stack):
     """For each processor its metrics, by name and labels as they stand in the text."""
-    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+    async with plaintext_client() as client:
         texts = [(await client.get(url)).text for url in stack.metrics]
     return [_values(text) for text in texts]
 

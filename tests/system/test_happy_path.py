@@ -2,9 +2,10 @@
 
 import asyncio
 
-import httpx
 import openai
 import pytest
+
+from tests.plaintext import WITHOUT_TLS, plaintext_client
 
 from .callers import CHAT, QUESTION, chat
 from .marks import SYSTEM
@@ -16,7 +17,7 @@ MESSAGES = [{"role": "user", "content": QUESTION}]
 
 async def direct(stack, **fields):
     """The same request, sent to the model server past Envoy."""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with plaintext_client() as client:
         answer = await client.post(f"{stack.upstream}{CHAT}", json=chat(**fields))
         return answer.json()
 
@@ -45,7 +46,9 @@ async def test_an_answer_differs_from_the_model_servers_own_in_its_id_and_time_o
 
 async def test_the_synchronous_client_works_just_so(caller):
     def ask():
-        with openai.OpenAI(base_url=f"{caller.stack.gateway}/v1", api_key=caller.token) as client:
+        http = openai.DefaultHttpxClient(trust_env=False, verify=WITHOUT_TLS)
+        url = f"{caller.stack.gateway}/v1"
+        with openai.OpenAI(base_url=url, api_key=caller.token, http_client=http) as client:
             plain = client.chat.completions.create(model=caller.model, messages=MESSAGES)
             stream = client.chat.completions.create(model=caller.model, messages=MESSAGES, stream=True)
             return plain, list(stream)

@@ -14,6 +14,7 @@ from .test_endpoints import posted
 from .test_modes import Gate
 from .test_passing_through import EVENTS, SHOWN, streams
 from .upstreams import ANSWER
+from .waiting import NEVER_S
 from .wires import connection
 
 pytestmark = SYSTEM
@@ -36,7 +37,7 @@ class Splits:
         self._got[place] = asyncio.Event()
         await reply.head(content_type=self._content_type)
         await reply.send(self._body[:place])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(NEVER_S):
             await self._got[place].wait()
         await reply.send(self._body[place:])
         await reply.end()
@@ -79,7 +80,7 @@ async def test_usage_that_is_split_at_any_byte_is_charged_the_same(scripted_call
         for place in places:
             assert await splits.ask(scripted_caller, client, place, **fields) == body
 
-    async with scripted_caller.http(timeout=30) as client:
+    async with scripted_caller.http() as client:
         await asyncio.gather(*(work(client) for _ in range(8)))
     entries = await scripted_caller.entries(count)
     assert {(entry["state"], entry["charge"]) for entry in entries} == {("settled", 6912)}
@@ -193,9 +194,9 @@ async def test_a_first_seen_account_can_not_race_past_its_limit(scripted_caller,
         return answer.status_code
 
     limits = httpx.Limits(max_connections=100)
-    async with newcomer.http(timeout=30, limits=limits) as client:
+    async with newcomer.http(limits=limits) as client:
         asked = [asyncio.create_task(ask(client)) for _ in range(64)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(NEVER_S):
             for _ in range(64 - most):
                 await denied.acquire()
             for _ in range(most):

@@ -8,6 +8,7 @@ from .callers import total
 from .marks import SYSTEM
 from .test_denied import error_of
 from .upstreams import ANSWER, answer_plainly
+from .waiting import NEVER_S
 
 pytestmark = SYSTEM
 
@@ -32,7 +33,7 @@ async def test_soft_admits_while_something_is_left_and_overshoots_by_what_was_in
     upstream.script = (gate := Gate()).script
     # Each would need far more than there is.
     asked = [asyncio.create_task(scripted_caller.post(max_tokens=5000)) for _ in range(5)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(NEVER_S):
         for _ in asked:
             await gate.arrived.acquire()
     row = await scripted_caller.row()

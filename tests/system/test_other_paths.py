@@ -2,12 +2,13 @@
 
 import json
 
-import httpx
 import pytest
 
+from . import envoys
 from .callers import CHAT, Caller, chat, scrape
 from .marks import SYSTEM
 from .test_denied import error_of
+from .waiting import until
 
 pytestmark = SYSTEM
 
@@ -51,8 +52,8 @@ async def test_other_paths_stream_as_they_come(scripted_caller, upstream):
     assert answer.content == b'data: 1\n\ndata: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
 
 
-async def test_a_probe_needs_no_token_and_nothing_else_does_without(scripted, upstream):
-    async with httpx.AsyncClient(base_url=scripted.gateway, trust_env=False) as client:
+async def test_a_probe_needs_no_token_and_nothing_else_does_without(scripted_caller, upstream):
+    async with scripted_caller.stranger() as client:
         assert (await client.get("/health")).status_code == 200
         assert len(upstream.received) == 1
         for method, path in (
@@ -112,10 +113,9 @@ async def test_the_metrics_have_their_names_and_count_what_happened(scripted_cal
     assert scripted_caller.account not in str(after)
 
 
-async def test_logs_are_json_lines_without_a_token_or_a_body(beside, records, script_server):
+async def test_logs_are_json_lines_without_a_token_or_a_body(loud, before, records, upstream):
     secret = "The password is quince."
-    script_server.reset()
-    async with beside(upstream=script_server.url, settings={"TOKENWEIR_LOG__LEVEL": "DEBUG"}) as stack:
+    async with before(loud) as stack:
         caller = Caller(stack, records)
         await caller.limit(ip_limit=100)
         for body in (chat(secret, max_tokens=1), chat(secret, n=-1), chat(secret, max_tokens=900)):
@@ -123,13 +123,13 @@ async def test_logs_are_json_lines_without_a_token_or_a_body(beside, records, sc
         await caller.post(json.dumps(chat(secret)).encode()[:-1])
         await caller.post(path=f"/v1/models?key={caller.token}")
         admitted, _ = await caller.entries(2)
+        await until(lambda: len(envoys.access_log(stack)) == 5, "all five are in the access log")
     (processor,) = stack.processors
     for line in processor.log_path.read_text(encoding="utf-8").splitlines():
         assert {"time", "level", "logger", "message"} <= set(json.loads(line))
-    access_log = (stack.run_dir / "envoy.log").read_text(encoding="utf-8")
-    everything = processor.log_path.read_text(encoding="utf-8") + access_log
+    everything = processor.log_path.read_text(encoding="utf-8") + "".join(envoys.access_log(stack))
     for forbidden in (secret, caller.token, "Bearer", "uthorization"):
         assert forbidden not in everything
-    # Envoy writes it at its end at the latest: one line a request, under the ledger's id.
-    (line,) = [json.loads(line) for line in access_log.splitlines() if admitted["request_id"] in line]
+    # One line a request, under the ledger's id.
+    (line,) = [json.loads(line) for line in envoys.access_log(stack) if admitted["request_id"] in line]
     assert (line["status"], line["path"], line["client"]) == (200, CHAT, "127.0.0.1")

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import httpx
 import pytest
 
 from .callers import CHAT, Caller, chat
@@ -95,7 +94,7 @@ async def test_limits_on_models_are_told_for_the_model_that_is_asked_about(scrip
 
 
 async def test_without_a_token_of_its_own_nobody_is_told_anything(scripted_caller, upstream):
-    async with httpx.AsyncClient(base_url=scripted_caller.stack.gateway, trust_env=False) as client:
+    async with scripted_caller.stranger() as client:
         error_of(await client.get("/v1/quota"), 401)
         forged = scripted_caller.stack.issuer.forge(scripted_caller.account, tenant=scripted_caller.tenant)
         assert error_of(await client.get("/v1/quota", headers=bearer(forged)), 401)["code"] == "invalid_api_key"

@@ -11,6 +11,7 @@ from tests.recordings import recorded
 
 from .callers import CHAT, chat
 from .marks import SYSTEM
+from .waiting import NEVER_S
 
 pytestmark = SYSTEM
 
@@ -156,7 +157,7 @@ class Gate:
         await reply.head()
         for piece in self._pieces:
             await reply.send(piece)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(NEVER_S):
                 await self._seen.acquire()
         await reply.end()
 

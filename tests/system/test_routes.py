@@ -1,15 +1,6 @@
 """Routes with limits of their own, through the real Envoy: what a chart writes into a route is what binds there."""
 
-import contextlib
-import dataclasses
-import json
-
 import pytest_asyncio
-import yaml
-
-from extproc.local.parts import envoy_binary
-from extproc.local.ports import HOST, free_ports
-from extproc.local.process import Command, start
 
 from .callers import chat
 from .marks import SYSTEM
@@ -25,45 +16,21 @@ ROUTES = {
 }
 
 
-@contextlib.asynccontextmanager
-async def with_routes(stack, run_dir):
-    """The stack's Envoy once more, with a virtual host for each of `ROUTES`."""
-    config = yaml.safe_load((stack.run_dir / "envoy.yaml").read_text(encoding="utf-8"))
-    listener_port, admin_port = free_ports(2)
-    listener = config["static_resources"]["listeners"][0]
-    listener["address"]["socket_address"]["port_value"] = listener_port
-    config["admin"]["address"]["socket_address"]["port_value"] = admin_port
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    [everything] = manager["route_config"]["virtual_hosts"]
-    hosts = manager["route_config"]["virtual_hosts"]
+def with_routes(configuration):
+    """Add a virtual host for each of `ROUTES`."""
+    hosts = configuration.manager["route_config"]["virtual_hosts"]
+    [everything] = hosts
     for host, (name, limits) in ROUTES.items():
         metadata = [{"key": "tokenweir-route", "value": name}, {"key": "tokenweir-limits", "value": limits}]
         route = dict(everything["routes"][-1])
         per_route = {"@type": OVERRIDES, "overrides": {"grpc_initial_metadata": metadata}}
         route["typed_per_filter_config"] = {"tokenweir": per_route}
         hosts.append({"name": host, "domains": [host, f"{host}:*"], "routes": [route]})
-    (run_dir / "envoy.json").write_text(json.dumps(config), encoding="utf-8")
-    options = ("--concurrency", "1", "--log-level", "warning", "--drain-time-s", "1", "--disable-hot-restart")
-
-    async def ready():
-        import httpx
-
-        async with httpx.AsyncClient(trust_env=False) as client:
-            with contextlib.suppress(httpx.HTTPError):
-                return (await client.get(f"http://{HOST}:{admin_port}/ready")).status_code == 200
-        return False
-
-    command = Command("envoy", (str(envoy_binary()), "-c", "envoy.json", *options), run_dir)
-    child = await start(command, ready)
-    try:
-        yield dataclasses.replace(stack, gateway=f"http://{HOST}:{listener_port}")
-    finally:
-        await child.stop()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def routed(stack, tmp_path_factory):
-    async with with_routes(stack, tmp_path_factory.mktemp("routed")) as found:
+async def routed(stack, before):
+    async with before(stack, change=with_routes) as found:
         yield found
 
 
@@ -118,10 +85,8 @@ async def test_the_own_quota_shows_the_limits_of_the_route_it_was_asked_on(route
     assert limits["service_account", "tokens"]["limit"] in (900, 100_000)
 
 
-async def test_a_route_whose_limits_can_not_be_read_admits_nothing_and_the_log_names_the_fix(
-    beside, caller, tmp_path
-):
-    async with beside() as other, with_routes(other, tmp_path) as routed:
+async def test_a_route_whose_limits_can_not_be_read_admits_nothing_and_the_log_names_the_fix(loud, before, caller):
+    async with before(loud, change=with_routes) as routed:
         answer = await ask(caller.on(routed), "mistaken.example.com", max_tokens=5)
         assert answer.status_code >= 500
-        assert "'client_ip:many/minute'" in other.processors[0].log_path.read_text(encoding="utf-8")
+        assert "'client_ip:many/minute'" in loud.processors[0].log_path.read_text(encoding="utf-8")

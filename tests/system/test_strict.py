@@ -8,6 +8,8 @@ import random
 import httpx
 import pytest
 
+from tests.plaintext import plaintext_client
+
 from .callers import CHAT, chat
 from .marks import SYSTEM
 from .test_denied import error_of
@@ -33,7 +35,7 @@ def relay_to(stack):
     async def script(received, reply):
         headers = {name: value for name, value in received.headers if name not in ("host", "transfer-encoding")}
         async with (
-            httpx.AsyncClient(base_url=stack.upstream, trust_env=False, timeout=30) as client,
+            plaintext_client(base_url=stack.upstream) as client,
             client.stream(received.method, received.path, content=received.body, headers=headers) as answer,
         ):
             kept = {"content_encoding": name} if (name := answer.headers.get("content-encoding")) else {}

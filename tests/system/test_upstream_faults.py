@@ -6,7 +6,8 @@ import zlib
 import httpx
 import pytest
 
-from extproc.local.ports import HOST, free_ports
+from extproc.local.ports import free_ports
+from tests.plaintext import plaintext_client
 
 from .callers import CHAT, DEFAULT_LIMIT, Caller, chat, total
 from .marks import SYSTEM
@@ -43,7 +44,7 @@ async def fetch(url, fields, fault, headers=None):
     sent = {"x-sample-fault": fault, **(headers or {})}
     body, complete = b"", True
     async with (
-        httpx.AsyncClient(trust_env=False, timeout=15) as client,
+        plaintext_client() as client,
         client.stream("POST", f"{url}{CHAT}", json=chat(**REQUEST, **fields), headers=sent) as answer,
     ):
         try:
@@ -148,9 +149,14 @@ async def test_a_connection_that_is_cut_before_the_answer_is_a_503_of_openais_sh
     assert len(upstream.received) == 1
 
 
-async def test_an_upstream_that_is_not_there_is_a_503_and_costs_nothing(beside, records):
+async def test_an_upstream_that_is_not_there_is_a_503_and_costs_nothing(scripted, before, records):
     (port,) = free_ports(1)
-    async with beside(upstream=f"http://{HOST}:{port}") as stack:
+
+    def elsewhere(configuration):
+        (locality,) = configuration.cluster("model")["load_assignment"]["endpoints"]
+        locality["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["port_value"] = port
+
+    async with before(scripted, change=elsewhere) as stack:
         caller = Caller(stack, records)
         for stream in (False, True):
             error = error_of(await caller.post(stream=stream), 503)

@@ -3,12 +3,20 @@
 import asyncio
 import inspect
 
-_POLL_S = 0.01
+# The bound guards the run against what never comes. It says nothing of how long it may take.
+NEVER_S = 60.0
+_SOONEST_S = 0.005
+_LATEST_S = 0.1
+_SLOWER = 1.3
 
 
-async def until(condition, what, *, within_s=5.0, poll_s=_POLL_S):
-    """The first true value of `condition` (a function, maybe async); a failure that names `what` if none comes."""
+async def until(condition, what, *, within_s=NEVER_S, poll_s=None):
+    """Return the first true value of `condition` (a function, maybe async); fail and name `what` if none comes.
+
+    It asks again after `poll_s` seconds; without that after 5 ms at first, and then more and more rarely.
+    """
     deadline = asyncio.get_running_loop().time() + within_s
+    pause_s = poll_s or _SOONEST_S
     while True:
         value = condition()
         if inspect.isawaitable(value):
@@ -17,4 +25,6 @@ async def until(condition, what, *, within_s=5.0, poll_s=_POLL_S):
             return value
         if asyncio.get_running_loop().time() > deadline:
             raise AssertionError(f"not within {within_s:g} s: {what}")
-        await asyncio.sleep(poll_s)
+        await asyncio.sleep(pause_s)
+        if poll_s is None:
+            pause_s = min(_LATEST_S, pause_s * _SLOWER)

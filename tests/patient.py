@@ -1,0 +1,33 @@
+"""Run `tokenweir` with longer bounds on a decision and on Redis than its settings allow.
+
+A decision that takes longer than `reservation.decision_timeout_s` is a 503, and 0.5 s is the most that can be set. On a
+machine without free processor time any request may take longer. Tests that are about something else start the
+processor with this script, so that none of their requests is refused for that.
+"""
+
+from functools import partial
+
+from extproc import app
+from extproc.cli import main
+from extproc.cli import serve as command
+from extproc.serve import serve
+from extproc.stores.redis import RedisOptions
+
+DECISION_S = 30.0
+REDIS_S = 30.0
+
+
+def serve_patiently(settings):
+    """Serve with a bound of `DECISION_S` on each decision."""
+    reservation = settings.reservation.model_copy(update={"decision_timeout_s": DECISION_S})
+    return serve(settings.model_copy(update={"reservation": reservation}))
+
+
+if __name__ == "__main__":
+    assert command.run is serve
+    assert app.RedisOptions is RedisOptions
+    command.run = serve_patiently
+    app.RedisOptions = partial(
+        RedisOptions, connect_timeout_s=REDIS_S, command_timeout_s=REDIS_S, batch_timeout_s=REDIS_S
+    )
+    main()
