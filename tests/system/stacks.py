@@ -8,6 +8,7 @@
 This is a plugin of pytest (see tests/conftest.py): suites of other folders get the same stacks, not others like them.
 """
 
+import base64
 import contextlib
 import os
 import signal
@@ -23,15 +24,18 @@ from tests.missing import missing
 _PATIENT = Path(__file__).parents[1] / "patient.py"
 MESSAGE_S = 60.0
 SETTINGS = {"TOKENWEIR_MONGO__TIMEOUT_S": "60"}
-SECRET = "a secret of the receiver's"
+SPARE_MODEL = "spare"  # of the sample model server; for a test that must be the only one that asks it
+SECRET = "whsec_" + base64.b64encode(b"a secret of the receiver's").decode()
 # Of `pair`: a stream outlives its reservation's time to live within seconds.
 TTL_S = 2.0
-DEFAULT_LIMIT = 700
 PAIR = {
     "TOKENWEIR_RESERVATION__TTL_S": str(TTL_S),
     "TOKENWEIR_RESERVATION__EXPIRY_INTERVAL_S": "0.2",
     "TOKENWEIR_ALERTS__WEBHOOK_SECRET": SECRET,
-    "TOKENWEIR_LIMITS__DEFAULT__SA_LIMIT": str(DEFAULT_LIMIT),
+    "TOKENWEIR_ALERTS__WEBHOOK_TIMEOUT_S": "60",
+}
+DEFAULTS = {
+    "TOKENWEIR_LIMITS__DEFAULT__SA_LIMIT": "700",
     "TOKENWEIR_LIMITS__DEFAULT__LIMITS": '[{"scope": "tenant", "window": "month", "amount": 3, "unit": "requests"}]',
     "TOKENWEIR_LIMITS__DEFAULT__TIMEZONE": "Asia/Tokyo",
 }
@@ -74,7 +78,11 @@ async def _healthy_to_the_end(started):
 
 @session_fixture
 async def stack(tmp_path_factory):
-    async with _healthy_to_the_end(running(tmp_path_factory.mktemp("stack"))) as started:
+    from extproc.local.stack import SAMPLE_MODEL
+
+    models = ("--model", SAMPLE_MODEL, "--model", SPARE_MODEL)
+    folder = tmp_path_factory.mktemp("stack")
+    async with _healthy_to_the_end(running(folder, model_arguments=models)) as started:
         yield started
 
 
@@ -127,7 +135,7 @@ async def receiver():
 
 @session_fixture
 async def pair(beside, script_server, receiver):
-    """Two processors: what one does is effective at the other. They have webhook, defaults and a time to live."""
+    """Two processors: what one does is effective at the other. They have a webhook, and a short time to live."""
     settings = PAIR | {"TOKENWEIR_ALERTS__WEBHOOK_URL": f"{receiver.url}/hooks/in?team=7"}
     options = {"upstream": script_server.url, "settings": settings, "processors": 2}
     async with _healthy_to_the_end(beside(**options)) as started:
@@ -136,11 +144,11 @@ async def pair(beside, script_server, receiver):
 
 @session_fixture
 async def loud(beside, script_server):
-    """A processor that logs all it can, and answers whom it denies in the style of the talk.
+    """A processor that logs all it can, denies in the style of the talk, and has default limits of its own.
 
-    It may have faults: `mistaken` limits of a route are one.
+    It may have faults: limits of a route that can't be read are one.
     """
-    settings = {"TOKENWEIR_LOG__LEVEL": "DEBUG", "TOKENWEIR_DENIED__STYLE": "talk"}
+    settings = DEFAULTS | {"TOKENWEIR_LOG__LEVEL": "DEBUG", "TOKENWEIR_DENIED__STYLE": "talk"}
     async with beside(upstream=script_server.url, settings=settings) as started:
         yield started
         kill(started)
@@ -185,7 +193,7 @@ async def pair_caller(pair, records, upstream):
 
 @contextlib.asynccontextmanager
 async def records_of(stack):
-    """The stores of any stack: `async with records_of(stack) as records`."""
+    """Open the stores of any stack."""
     import pymongo
 
     from extproc.admin.service import Admin

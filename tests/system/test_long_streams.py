@@ -5,11 +5,13 @@ import contextlib
 import random
 
 import httpx
-import pytest
-import pytest_asyncio
 
-from .callers import CHAT, Caller, chat
+from extproc.core.quota.learning import ENOUGH
+from tests.sizes import sized
+
+from .callers import CHAT, chat
 from .marks import SYSTEM
+from .stacks import SPARE_MODEL, TTL_S
 from .test_denied import error_of
 from .test_passing_through import EVENTS
 from .upstreams import ANSWER
@@ -18,22 +20,7 @@ from .waiting import until
 pytestmark = SYSTEM
 
 USED = ANSWER["usage"]["total_tokens"]
-TTL_S = 2.0
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def short_lived(beside, script_server):
-    settings = {
-        "TOKENWEIR_RESERVATION__TTL_S": str(TTL_S),
-        "TOKENWEIR_RESERVATION__EXPIRY_INTERVAL_S": "0.2",
-    }
-    async with beside(upstream=script_server.url, settings=settings) as stack:
-        yield stack
-
-
-@pytest.fixture
-def anybody(short_lived, records, upstream):
-    return Caller(short_lived, records)
+STREAMS, LONGEST = sized((24, 100), (60, 400))
 
 
 class Steps:
@@ -53,90 +40,90 @@ class Steps:
         await reply.end()
 
 
-async def test_a_stream_longer_than_its_time_to_live_is_settled_on_its_usage(anybody, upstream):
-    await anybody.limit(sa_limit=5000)
+async def test_a_stream_longer_than_its_time_to_live_is_settled_on_its_usage(pair_caller, upstream):
+    await pair_caller.limit(sa_limit=5000)
     upstream.script = (steps := Steps()).script
     loop = asyncio.get_running_loop()
     async with (
-        anybody.http() as client,
+        pair_caller.http() as client,
         client.stream("POST", CHAT, json=chat(stream=True, max_tokens=50)) as answer,
     ):
         chunks = answer.aiter_raw()
         steps.send(EVENTS[0])
         assert await anext(chunks) == EVENTS[0]
-        held = (await anybody.row())["held"]
+        held = (await pair_caller.row())["held"]
         begun = loop.time()
 
         async def outlived():
-            row = await anybody.row()
+            row = await pair_caller.row()
             assert (row["used"], row["held"]) == (0, held)
-            return loop.time() > begun + 2.5 * TTL_S
+            return loop.time() > begun + 2 * TTL_S
 
-        await until(outlived, "it is held for longer than it would live", within_s=4 * TTL_S)
+        await until(outlived, "it is held for longer than it would live")
         steps.send(*EVENTS[1:], None)
         got = b"".join([chunk async for chunk in chunks])
     assert got.endswith(EVENTS[4])
-    entry = await anybody.entry()
+    entry = await pair_caller.entry()
     assert (entry["state"], entry["reason"], entry["charge"]) == ("settled", "usage", USED)
-    assert await anybody.settled() == USED
+    assert await pair_caller.settled() == USED
 
 
-async def test_the_hold_grows_with_the_answer_and_others_see_it(anybody, upstream):
-    await anybody.limit(sa_limit=900)
+async def test_the_hold_grows_with_the_answer_and_others_see_it(pair_caller, upstream):
+    await pair_caller.limit(sa_limit=900)
     upstream.script = (steps := Steps()).script
     async with (
-        anybody.http() as client,
+        pair_caller.http() as client,
         client.stream("POST", CHAT, json=chat(stream=True, max_tokens=20)) as answer,
     ):
         chunks = answer.aiter_raw()
         steps.send(EVENTS[0])
         assert await anext(chunks) == EVENTS[0]
-        first = (await anybody.row())["held"]
+        first = (await pair_caller.row())["held"]
         sent = 0
         for beyond in (100, 300):
             steps.send(*[EVENTS[1]] * (beyond - sent))
             sent = beyond
 
             async def grown(least=beyond):
-                row = await anybody.row()
+                row = await pair_caller.row()
                 return row["held"] > least and row
 
             row = await until(grown, f"more than {beyond} tokens are held")
         assert first < 100
         assert row["used"] == 0
         # It is not there for others any more.
-        denied = await anybody.post(max_tokens=600)
+        denied = await pair_caller.post(max_tokens=600)
         assert "held by requests in flight" in error_of(denied, 429)["message"]
         steps.send(*EVENTS[3:], None)
         async for _ in chunks:
             pass
-    entries = await anybody.entries(2)
+    entries = await pair_caller.entries(2)
     (settled,) = [entry for entry in entries if entry["state"] == "settled"]
     assert settled["held"] > 300
     # The upstream says what it was worth, and that counts.
     assert settled["charge"] == USED
-    (row,) = await anybody.settled_all()
+    (row,) = await pair_caller.settled_all()
     assert (row["used"], row["held"], row["remaining"]) == (USED, 0, 900 - USED)
 
 
-async def test_the_hold_of_a_request_without_a_bound_follows_what_outputs_need(anybody, upstream):
+async def test_the_hold_of_a_request_without_a_bound_follows_what_outputs_need(caller):
     """Nobody is refused for an answer that the model never gives; it is learned from settled usage."""
-    model = f"model-of-{anybody.tenant}"
-    await anybody.limit(sa_limit=1_000_000)
-    for _ in range(40):
-        assert (await anybody.post(chat(model=model))).status_code == 200
-    first, *_, last = await anybody.entries(40)
+    await caller.limit(sa_limit=1_000_000)
+    for _ in range(ENOUGH + 1):
+        assert (await caller.post(chat(model=SPARE_MODEL))).status_code == 200
+        await caller.settled()
+    first, *_, last = await caller.entries(ENOUGH + 1)
     assert first["cost"]["output"] == 256
     assert last["cost"]["output"] < 64
-    bounded = await anybody.post(chat(model=model, max_tokens=700))
+    bounded = await caller.post(chat(model=SPARE_MODEL, max_tokens=700))
     assert bounded.status_code == 200
-    assert (await anybody.entries(41))[-1]["cost"]["output"] == 700
+    assert (await caller.entries(ENOUGH + 2))[-1]["cost"]["output"] == 700
 
 
-async def test_streams_of_any_length_that_end_in_any_way_leave_nothing_held(anybody, upstream):
+async def test_streams_of_any_length_that_end_in_any_way_leave_nothing_held(pair_caller, upstream):
     """Holds grow, are renewed and end in any order: what is counted at last is what is on record."""
     draw = random.Random(11)
-    await anybody.limit(sa_limit=1_000_000)
+    await pair_caller.limit(sa_limit=1_000_000)
 
     async def script(received, reply):
         pieces = int(received.header("x-pieces")[0])
@@ -165,9 +152,11 @@ async def test_streams_of_any_length_that_end_in_any_way_leave_nothing_held(anyb
                     if got >= min(pieces, leave_after):
                         return
 
-    async with anybody.http(timeout=30) as client:
-        await asyncio.gather(*(one(draw.randint(1, 400), draw.choice([3, 50, 10_000])) for _ in range(60)))
-    entries = await anybody.entries(60, within_s=10)
+    async with pair_caller.http() as client:
+        await asyncio.gather(
+            *(one(draw.randint(1, LONGEST), draw.choice([3, 50, 10_000])) for _ in range(STREAMS))
+        )
+    entries = await pair_caller.entries(STREAMS)
     assert {entry["state"] for entry in entries} == {"settled", "estimated"}
     assert [entry for entry in entries if not 0 < entry["charge"] <= entry["held"]] == []
-    assert await anybody.settled() == sum(entry["charge"] for entry in entries)
+    assert await pair_caller.settled() == sum(entry["charge"] for entry in entries)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.plaintext import plaintext_client
+from tests.sizes import sized
 
 from .callers import CHAT, chat
 from .marks import SYSTEM
@@ -19,7 +20,7 @@ from .test_passing_through import EVENTS, streams
 pytestmark = SYSTEM
 
 CLIENTS = 32
-LIMIT = 12_000
+LIMIT = sized(6_000, 12_000)
 LEAST = 16  # cost.min_output_tokens
 BOUND_FIELDS = {
     "/v1/chat/completions": ("max_tokens", "max_completion_tokens"),
@@ -70,7 +71,7 @@ async def watched(caller, limit):
         while not over.is_set():
             counts = await caller.counts()
             looks.append(counts["service_account"])
-            await asyncio.sleep(0.005)  # what it looks at needs the machine too
+            await asyncio.sleep(0.02)  # what it looks at needs the machine too
 
     watching = asyncio.create_task(watch())
     try:
@@ -101,7 +102,7 @@ async def ask_until_denied(caller, client, draw):
 async def test_many_clients_with_and_without_bounds_never_get_beyond_the_limit(strict_caller, upstream):
     caller = strict_caller
     await caller.bind(mode="strict", sa_limit=LIMIT)
-    async with caller.http(timeout=30) as client:
+    async with caller.http() as client:
         async with watched(caller, LIMIT) as looks:
             await asyncio.gather(
                 *(ask_until_denied(caller, client, random.Random(seed)) for seed in range(CLIENTS))
@@ -114,7 +115,7 @@ async def test_many_clients_with_and_without_bounds_never_get_beyond_the_limit(s
     answered = len(upstream.received)
     entries = await caller.entries(answered + CLIENTS + 1)
     admitted = [entry for entry in entries if entry["state"] != "denied"]
-    assert len(admitted) == answered > CLIENTS
+    assert len(admitted) == answered > CLIENTS / 2
     assert sum(entry["charge"] for entry in admitted) == used <= LIMIT
     assert used > LIMIT - 200
     assert {entry["reason"] for entry in admitted} == {"usage", "overran"}
@@ -259,18 +260,13 @@ async def test_a_client_that_leaves_does_not_break_the_bound(strict_caller, upst
     assert await strict_caller.settled() == entry["charge"]
 
 
-async def test_two_processors_share_one_strict_limit(beside, strict_caller, upstream, script_server):
-    async with beside(processors=2, upstream=script_server.url) as other:
-        here, there = strict_caller, strict_caller.on(other)
-        await here.bind(mode="strict", sa_limit=2000)
-        await there.bind(mode="strict", sa_limit=2000)
-        async with here.http(timeout=30) as one, there.http(timeout=30) as two, watched(here, 2000):
-            await asyncio.gather(
-                *(ask_until_denied(here, one, random.Random(seed)) for seed in range(8)),
-                *(ask_until_denied(there, two, random.Random(seed)) for seed in range(8, 24)),
-            )
-        used = await here.settled()
-        entries = await here.entries(len(upstream.received) + 24)
+async def test_two_processors_share_one_strict_limit(pair_caller, upstream, stack):
+    upstream.script = relay_to(stack)
+    await pair_caller.bind(mode="strict", sa_limit=2000)
+    async with pair_caller.http() as client, watched(pair_caller, 2000):
+        await asyncio.gather(*(ask_until_denied(pair_caller, client, random.Random(seed)) for seed in range(24)))
+    used = await pair_caller.settled()
+    entries = await pair_caller.entries(len(upstream.received) + 24)
     assert sum(entry["charge"] for entry in entries) == used <= 2000
 
 

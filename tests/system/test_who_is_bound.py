@@ -159,23 +159,33 @@ async def test_input_and_output_may_be_limited_apart(scripted_caller):
     )
 
 
-async def test_a_top_up_counts_within_5_seconds_and_no_longer_than_it_says(scripted_caller):
+async def test_a_top_up_counts_at_once_and_no_longer_than_it_says(scripted_caller):
     await scripted_caller.bind(sa_limit=100)
     error_of(await scripted_caller.post(max_tokens=500), 429)
-    until_then = datetime.now(UTC) + timedelta(seconds=3)
-    top_up = {"amount": 1000, "until": until_then, "note": "launch"}
-    await scripted_caller.records.database["tenantLimitation"].update_one(
-        {"tenant_id": scripted_caller.tenant}, {"$set": {"top_ups": [top_up]}}
-    )
+    tenants = scripted_caller.records.database["tenantLimitation"]
 
-    async def limit_is(amount):
-        return (await scripted_caller.row())["limit"] == amount
+    async def limit():
+        return (await scripted_caller.row())["limit"]
 
-    await until(lambda: limit_is(1100), "the top-up counts")
-    assert datetime.now(UTC) < until_then
-    assert (await scripted_caller.post(max_tokens=500)).status_code == 200
-    await until(lambda: limit_is(100), "the top-up has ended")
-    assert datetime.now(UTC) >= until_then
+    async def served_meanwhile(lasts_s):
+        """Top up for so long. Return its end, or None where the machine was too busy to see it before."""
+        ends = datetime.now(UTC) + timedelta(seconds=lasts_s)
+        top_up = {"amount": 1000, "until": ends, "note": "launch"}
+        await tenants.update_one({"tenant_id": scripted_caller.tenant}, {"$set": {"top_ups": [top_up]}})
+        while datetime.now(UTC) < ends:
+            if await limit() == 1100:
+                return ends if (await scripted_caller.post(max_tokens=500)).status_code == 200 else None
+        return None
+
+    for lasts_s in (1.5, 6, 24):
+        if ends := await served_meanwhile(lasts_s):
+            break
+
+    async def ended():
+        return await limit() == 100
+
+    await until(ended, "the top-up has ended")
+    assert datetime.now(UTC) >= ends
     error_of(await scripted_caller.post(max_tokens=500), 429)
     # What was used of it stays used.
     assert await scripted_caller.settled() == USED
@@ -205,25 +215,19 @@ async def test_days_begin_and_end_at_the_tenants_midnight(scripted_caller, zone)
     assert day["date"] in days
 
 
-async def test_a_tenant_that_nobody_configured_is_bound_by_all_defaults(beside, records, script_server):
-    script_server.reset()
-    settings = {
-        "TOKENWEIR_LIMITS__DEFAULT__SA_LIMIT": "700",
-        "TOKENWEIR_LIMITS__DEFAULT__LIMITS": '[{"scope": "tenant", "window": "month", "amount": 3, "unit": "requests"}]',
-        "TOKENWEIR_LIMITS__DEFAULT__TIMEZONE": "Asia/Tokyo",
-    }
-    async with beside(upstream=script_server.url, settings=settings) as stack:
-        caller = Caller(stack, records)
-        assert "Limit 700 tokens" in error_of(await caller.post(max_tokens=800), 429)["message"]
-        for _ in range(3):
-            assert (await caller.post(max_tokens=8)).status_code == 200
-        colleague = caller.colleague(f"other@{caller.tenant}")
-        error = error_of(await colleague.post(max_tokens=8), 429)
-        assert (error["type"], "Limit 3 requests per month: 3 used" in error["message"]) == ("requests", True)
-        assert (await Caller(stack, records).post(max_tokens=8)).status_code == 200
-        rows = (await caller.quota())["limits"]
-        assert {(row["unit"], row["used"]) for row in rows} == {("tokens", 3 * USED), ("requests", 3)}
-        assert all(row["resets_at"].endswith("T15:00:00Z") for row in rows)
+async def test_a_tenant_that_nobody_configured_is_bound_by_all_defaults(loud, records, upstream):
+    """The defaults of `loud`, which denies in the style of the talk."""
+    caller = Caller(loud, records)
+    assert (await caller.post(max_tokens=800)).status_code == 400
+    for _ in range(3):
+        assert (await caller.post(max_tokens=8)).status_code == 200
+    colleague = caller.colleague(f"other@{caller.tenant}")
+    assert (await colleague.post(max_tokens=8)).status_code == 400
+    assert (await Caller(loud, records).post(max_tokens=8)).status_code == 200
+    rows = await caller.settled_all()
+    told = {(row["scope"], row["unit"], row["window"], row["limit"], row["used"]) for row in rows}
+    assert told == {("service_account", "tokens", "day", 700, 3 * USED), ("tenant", "requests", "month", 3, 3)}
+    assert all(row["resets_at"].endswith("T15:00:00Z") for row in rows)
 
 
 async def test_requests_of_the_talk_are_counted_by_the_minute(scripted_caller, upstream):
