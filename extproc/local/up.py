@@ -25,8 +25,12 @@ from extproc.web.listening import ListenError, listen
 
 # Not the story's account, because daily usage is kept per account, whatever its tenant is.
 _ACCOUNT = "console@zone-test.example.com"
-# The sample model answers briefly: a hold of 256 tokens would not fit the story's limit of 400.
-_SETTINGS = {"TOKENWEIR_COST__TYPICAL_OUTPUT_TOKENS": "64"}
+_SETTINGS = {
+    # The sample model answers briefly: a hold of 256 tokens would not fit the story's limit of 400.
+    "TOKENWEIR_COST__TYPICAL_OUTPUT_TOKENS": "64",
+    # All parts run on this machine. While it is busy, no decision of the story may be refused.
+    "TOKENWEIR_RESERVATION__DECISION_TIMEOUT_S": "0.5",
+}
 
 
 @dataclass(frozen=True, slots=True)

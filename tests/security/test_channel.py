@@ -1,6 +1,7 @@
 """Who may talk to the processor: whoever reaches it can claim any identity, so nobody but the Envoys."""
 
 import asyncio
+import json
 import os
 import socket
 import stat
@@ -32,6 +33,7 @@ from tests.system.marks import SYSTEM
 from .certificates import Authority, dns, uri
 
 GATEWAY = "spiffe://cluster.local/ns/istio-system/sa/gateway"
+STRANGER = "spiffe://cluster.local/ns/models/sa/stranger"
 RULES = ExchangeRules(IdentityRules())
 ENTRY = rls.RateLimitDescriptor.Entry(key="service_account", value="sa")
 DESCRIPTOR = rls.RateLimitDescriptor(entries=[ENTRY])
@@ -124,7 +126,7 @@ OK, REFUSED, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
         ([uri(GATEWAY + "2")], REFUSED),
         ([uri(GATEWAY[:-1])], REFUSED),
         ([uri(GATEWAY.upper())], REFUSED),
-        ([uri("spiffe://cluster.local/ns/models/sa/stranger")], REFUSED),
+        ([uri(STRANGER)], REFUSED),
         ([dns(GATEWAY)], REFUSED),  # a DNS name that looks like a URI
         ([uri("https://envoy.example")], REFUSED),
         ([dns("x.envoy.example")], REFUSED),
@@ -329,34 +331,39 @@ async def test_a_path_that_can_not_be_is_named(tmp_path):
 
 @pytest.fixture
 def mutual(tmp_path):
-    """Settings of a processor and of an Envoy that trust each other, by what Envoy shows."""
+    """Return the settings of a processor, and how an Envoy with the right and one with another name reach it."""
     ca = Authority()
     (tmp_path / "ca.crt").write_bytes(ca.pem)
     certificate, key = ca.sign(dns("processor")).written(tmp_path, "processor")
     names = {"CERTIFICATE_FILE": certificate, "KEY_FILE": key, "CLIENT_CA_FILE": str(tmp_path / "ca.crt")}
     settings = {f"TOKENWEIR_SERVER__TLS__{name}": value for name, value in names.items()}
 
-    def options(*shown):
-        envoys = ca.sign(*shown).written(tmp_path, "envoy")
-        tls = ProcessorTLS(*envoys, str(tmp_path / "ca.crt"), "processor")
-        allowed = {"TOKENWEIR_SERVER__TLS__ALLOWED_SANS": f"[{GATEWAY}]"}
-        return {"settings": settings | allowed, "envoy": {"processor_tls": tls}}
-
-    return options
+    settings |= {"TOKENWEIR_SERVER__TLS__ALLOWED_SANS": f"[{GATEWAY}]"}
+    files = str(tmp_path / "ca.crt"), "processor"
+    shown = [ca.sign(uri(name)).written(tmp_path, f"envoy-{n}") for n, name in enumerate((GATEWAY, STRANGER))]
+    return settings, *(ProcessorTLS(*pair, *files) for pair in shown)
 
 
 class TestRealEnvoy:
     pytestmark = SYSTEM
 
-    async def test_an_envoy_with_the_right_name_is_served_over_mtls(self, mutual, beside, records):
-        async with beside(**mutual(uri(GATEWAY))) as stack:
+    async def test_an_envoy_with_another_name_serves_nobody(self, mutual, beside, before, records):
+        """One processor serves the Envoy with the right name over mTLS, and refuses the one with another."""
+        settings, right, wrong = mutual
+
+        def other_name(configuration):
+            cluster = json.dumps(configuration.cluster("tokenweir"))
+            for mine, others in zip(right_files, wrong_files, strict=True):
+                assert mine in cluster
+                cluster = cluster.replace(mine, others)
+            configuration.cluster("tokenweir").update(json.loads(cluster))
+
+        right_files, wrong_files = ((tls.certificate_file, tls.key_file) for tls in (right, wrong))
+        async with beside(settings=settings, envoy={"processor_tls": right}) as stack:
             caller = Caller(stack, records)
             assert (await caller.post()).status_code == 200
             assert (await caller.entry())["state"] == "settled"
-
-    async def test_an_envoy_with_another_name_serves_nobody(self, mutual, beside, records):
-        async with beside(**mutual(uri("spiffe://cluster.local/ns/models/sa/stranger"))) as stack:
-            caller = Caller(stack, records)
-            answer = await caller.post()
-            assert answer.status_code in {500, 503}
-            assert await caller.records.entries(caller.account) == []
+            async with before(stack, change=other_name) as refused:
+                stranger = Caller(refused, records)
+                assert (await stranger.post()).status_code in {500, 503}
+                assert await records.entries(stranger.account) == []

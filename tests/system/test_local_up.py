@@ -1,4 +1,7 @@
-"""`tokenweir local up`, as somebody types it: it tells the story, proves it, and leaves nothing behind."""
+"""`tokenweir local up`, as somebody types it: it tells the story, proves it, and leaves nothing behind.
+
+What it refuses before it starts anything is in tests/local/test_up_refusals.py.
+"""
 
 import asyncio
 import json
@@ -6,23 +9,23 @@ import os
 import re
 import secrets
 import signal
-import socket
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from extproc.local.ports import HOST, free_ports
+from tests.sizes import sampled
 
 from .marks import SYSTEM
 from .upstreams import ANSWER, Upstream
 from .waiting import until
 
-pytestmark = SYSTEM
+pytestmark = [*SYSTEM, pytest.mark.timeout(300)]
 
 MARK = "STACK_OF_A_TEST"
+NEVER_S = 240.0  # for what hangs
 LAST_LINES = r"\nEverything is stopped; nothing is left behind\.\nTo call the command again: \S.* --help\n\Z"
 
 
@@ -35,11 +38,9 @@ class Up:
     output: str = ""
     errors: str = ""
     code: int | None = None
-    took_s: float = 0.0
 
     async def run(self, *arguments, interrupt_at=None, number=signal.SIGINT):
         """Runs it to its end; `interrupt_at`: sends a signal as soon as the output has that."""
-        started = time.monotonic()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TOKENWEIR_")}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "extproc", "local", "up", *arguments,
@@ -48,7 +49,7 @@ class Up:
         )  # fmt: skip
         errors = asyncio.create_task(process.stderr.read())
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(NEVER_S):
                 while piece := await process.stdout.read(4096):
                     self.output += piece.decode()
                     if interrupt_at is not None and interrupt_at in self.output:
@@ -60,7 +61,6 @@ class Up:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        self.took_s = time.monotonic() - started
         assert interrupt_at is None, self.output
         return self
 
@@ -85,14 +85,21 @@ def up(tmp_path):
     return Up(tmp_path)
 
 
+@pytest.fixture
+def stores(stack):
+    """The options with which the command uses stores that run already."""
+    return "--redis", stack.redis, "--mongo", stack.mongo
+
+
 def told(up):
     assert "Traceback" not in up.output + up.errors
     assert "  NO   " not in up.output, up.output
     return up.output
 
 
-async def test_it_proves_that_every_token_is_counted_and_leaves_nothing_behind(up):
-    await up.run("--exit")
+async def test_it_proves_that_every_token_is_counted_stays_and_leaves_nothing_behind(up):
+    (port,) = free_ports(1)
+    await up.run("--stay", "--port", str(port), interrupt_at="Ctrl-C ends it.")
     assert up.code == 0, up.output + up.errors
     output = told(up)
     charged, served = re.search(
@@ -101,54 +108,39 @@ async def test_it_proves_that_every_token_is_counted_and_leaves_nothing_behind(u
     assert 300 < int(charged) == int(served) <= 400
     assert "yes  429, as it should be" in output
     assert output.count("tokens <= the limit of 400") == 1
+    assert f"curl http://{HOST}:{port}/v1/chat/completions" in output
     assert re.search(LAST_LINES, output)
     assert up.errors == ""
-    assert up.took_s < 60
     await up.left_nothing_behind()
 
 
 MOMENTS = [
-    ("Starting the stack", signal.SIGINT),
     ("  Tokenweir", signal.SIGTERM),
+    ("Starting the stack", signal.SIGINT),
     ("  Envoy", signal.SIGINT),
     ("The same question", signal.SIGTERM),
 ]
 
 
-async def test_interrupted_at_any_moment_it_leaves_nothing_behind(tmp_path):
-    async def interrupted(number, moment, kind):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        up = await Up(folder).run("--exit", interrupt_at=moment, number=kind)
-        assert up.code == 130, up.output + up.errors
-        assert "Interrupted; everything is stopped." in told(up)
-        assert up.errors == ""
-        assert up.took_s < 30
-        await up.left_nothing_behind()
-
-    await asyncio.gather(*(interrupted(n, *each) for n, each in enumerate(MOMENTS)))
-
-
-async def test_it_stays_until_it_is_interrupted(up):
-    (port,) = free_ports(1)
-    await up.run("--stay", "--no-story", "--port", str(port), interrupt_at="Ctrl-C ends it.")
-    assert up.code == 0, up.output + up.errors
-    assert f"curl http://{HOST}:{port}/v1/chat/completions" in told(up)
-    assert re.search(LAST_LINES, up.output)
+@pytest.mark.parametrize(("moment", "number"), sampled(MOMENTS, 1))
+async def test_interrupted_at_any_moment_it_leaves_nothing_behind(up, moment, number):
+    await up.run("--exit", interrupt_at=moment, number=number)
+    assert up.code == 130, up.output + up.errors
+    assert "Interrupted; everything is stopped." in told(up)
     assert up.errors == ""
     await up.left_nothing_behind()
 
 
-async def test_killed_it_takes_its_children_with_it(up):
-    await up.run("--stay", "--no-story", interrupt_at="Ctrl-C ends it.", number=signal.SIGKILL)
+async def test_killed_it_takes_its_children_with_it(up, stack, stores):
+    arguments = ("--stay", "--no-story", "--upstream", stack.upstream, *stores)
+    await up.run(*arguments, interrupt_at="Ctrl-C ends it.", number=signal.SIGKILL)
     assert up.code == -signal.SIGKILL
     await until(lambda: not up.processes(), "its children are gone")
 
 
-async def test_what_runs_already_is_used_and_nobodys_limits_are_touched(up, stack, records):
+async def test_what_runs_already_is_used_and_nobodys_limits_are_touched(up, stack, records, stores):
     tenants = records.database["tenantLimitation"]
     before = await tenants.find().to_list()
-    stores = ("--redis", stack.redis, "--mongo", stack.mongo)
     await up.run("--exit", "--upstream", f"{stack.upstream}/v1/", "--workers", "2", *stores)
     assert up.code == 0, up.output + up.errors
     for part in ("Valkey", "SecantusDB", "sample model server"):
@@ -160,7 +152,7 @@ async def test_what_runs_already_is_used_and_nobodys_limits_are_touched(up, stac
     await up.left_nothing_behind()
 
 
-async def test_a_server_that_reports_no_usage_is_told_of_and_is_no_failure(up):
+async def test_a_server_that_reports_no_usage_is_told_of_and_is_no_failure(up, stores):
     async def without_usage(received, reply):
         if received.method == "GET":
             await reply.whole(b'{"data": [{"id": "toy"}]}')
@@ -171,70 +163,6 @@ async def test_a_server_that_reports_no_usage_is_told_of_and_is_no_failure(up):
             await reply.whole(json.dumps(ANSWER | {"usage": None}).encode())
 
     async with Upstream(script=without_usage).serving() as upstream:
-        await up.run("--exit", "--upstream", upstream.url)
+        await up.run("--exit", "--upstream", upstream.url, *stores)
     assert up.code == 0, up.output + up.errors
     assert re.search(r"\d+ requests are estimated: no usage was reported for them", up.output)
-
-
-async def test_what_is_not_there_is_told_of_before_anything_is_started(up):
-    (port,) = free_ports(1)
-    with socket.socket() as taken:
-        taken.bind((HOST, 0))
-        taken.listen()
-        busy = taken.getsockname()[1]
-        for arguments, words in (
-            (["--redis", f"redis://{HOST}:{port}"], "Redis can't be reached"),
-            (["--mongo", f"mongodb://{HOST}:{port}"], "MongoDB can't be reached"),
-            (["--upstream", f"http://{HOST}:{port}"], "does not answer"),
-            (["--port", str(busy)], "Address already in use"),
-            (["--mongo", "memory://"], "memory://"),
-        ):
-            up.output = ""
-            await up.run("--exit", *arguments)
-            (line,) = up.errors.splitlines()
-            assert (up.code, words in line, up.output) == (1, True, ""), line
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["--upstream", "ftp://x"], "--upstream"),
-        (["--upstream", "localhost:8000"], "--upstream"),
-        (["--upstream", "http://"], "--upstream"),
-        (["--upstream", "http://localhost:99999"], "--upstream"),
-        (["--upstream", "http://localhost:0"], "--upstream"),
-        (["--upstream", "http://localhost:port"], "--upstream"),
-        (["--upstream", "http://localhost/some/path"], "--upstream"),
-        (["--upstream", "http://user:secret@localhost"], "--upstream"),
-        (["--redis", "localhost:6379"], "redis"),
-        (["--mongo", "http://localhost"], "mongo"),
-    ],
-)
-async def test_wrong_use_is_one_clear_line(up, arguments, named):
-    await up.run("--exit", *arguments)
-    assert up.code not in (0, None)
-    (line,) = up.errors.splitlines()
-    assert line.startswith("tokenweir: ")
-    assert named in line
-    assert "Traceback" not in up.output
-    await up.left_nothing_behind()
-
-
-async def test_an_upstream_that_is_not_there_is_one_clear_line(up, stack):
-    (port,) = free_ports(1)
-    url = f"http://{HOST}:{port}"
-    await up.run("--exit", "--upstream", url, "--redis", stack.redis, "--mongo", stack.mongo)
-    assert up.code == 1
-    (line,) = up.errors.splitlines()
-    assert url in line
-    await up.left_nothing_behind()
-
-
-async def test_a_port_that_is_taken_is_named(up, stack):
-    with socket.create_server((HOST, 0)) as taken:
-        port = taken.getsockname()[1]
-        await up.run("--exit", "--port", str(port), "--redis", stack.redis, "--mongo", stack.mongo)
-    assert up.code == 1
-    assert str(port) in up.errors
-    assert "Traceback" not in up.output + up.errors
-    await up.left_nothing_behind()
