@@ -15,6 +15,7 @@ import pytest
 from extproc.local import parts
 from extproc.local.ports import free_ports
 from extproc.local.process import ChildError, Command, start
+from tests.missing import missing
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -216,7 +217,10 @@ async def test_a_redis_part_answers_commands_and_keeps_nothing_on_disk(tmp_path,
     from redis.asyncio import Redis
 
     (port,) = free_ports(1)
-    part = await begin(tmp_path, port)
+    try:
+        part = await begin(tmp_path, port)
+    except parts.MissingPartError as error:
+        missing(str(error))
     try:
         assert part.url == f"redis://127.0.0.1:{port}/0"
         async with Redis.from_url(part.url) as client:
@@ -236,7 +240,10 @@ async def test_the_mongo_store_answers_commands(tmp_path):
     from pymongo import AsyncMongoClient
 
     (port,) = free_ports(1)
-    part = await parts.start_mongo_store(tmp_path, port)
+    try:
+        part = await parts.start_mongo_store(tmp_path, port)
+    except parts.MissingPartError as error:
+        missing(str(error))
     try:
         async with AsyncMongoClient(part.url) as client:
             await client.modelToken.tenantLimitation.insert_one({"tenant_id": "zone-prod", "sa_limit": 1})

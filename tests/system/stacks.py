@@ -24,6 +24,7 @@ from tests.missing import missing
 _PATIENT = Path(__file__).parents[1] / "patient.py"
 MESSAGE_S = 60.0
 SETTINGS = {"TOKENWEIR_MONGO__TIMEOUT_S": "60"}
+DATABASE = "modelToken"
 SPARE_MODEL = "spare"  # of the sample model server; for a test that must be the only one that asks it
 SECRET = "whsec_" + base64.b64encode(b"a secret of the receiver's").decode()
 # Of `pair`: a stream outlives its reservation's time to live within seconds.
@@ -192,8 +193,8 @@ async def pair_caller(pair, records, upstream):
 
 
 @contextlib.asynccontextmanager
-async def records_of(stack):
-    """Open the stores of any stack."""
+async def records_of(stack, database=DATABASE):
+    """Open the stores of any stack; `database` is the name of MongoDB's."""
     import pymongo
 
     from extproc.admin.service import Admin
@@ -203,13 +204,13 @@ async def records_of(stack):
 
     from .callers import Records
 
-    settings = load(environment=stack.environment | SETTINGS)
+    settings = load(environment=stack.environment | SETTINGS | {"TOKENWEIR_MONGO__DATABASE": database})
     stores = build_stores(settings)
     counters = RedisCounters(RedisOptions(stack.redis, command_timeout_s=60, batch_timeout_s=60))
     client = pymongo.AsyncMongoClient(stack.mongo, tz_aware=True)
     try:
         admin = Admin(stores.tenants, stores.reports, counters, defaults(settings), SystemClock().now)
-        yield Records(client["modelToken"], admin)
+        yield Records(client[database], admin)
     finally:
         await counters.aclose()
         await stores.aclose()

@@ -152,6 +152,7 @@ async def test_what_runs_already_is_used_and_nobodys_limits_are_touched(up, stac
     await up.left_nothing_behind()
 
 
+@pytest.mark.thorough
 async def test_a_server_that_reports_no_usage_is_told_of_and_is_no_failure(up, stores):
     async def without_usage(received, reply):
         if received.method == "GET":

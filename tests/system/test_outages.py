@@ -194,6 +194,9 @@ async def test_a_stream_outlives_the_sigterm_of_its_processor_and_then_there_are
 # ---------------------------------------------------------------- Redis
 
 
+# For a new Redis, all counters would be rebuilt from the ledger of all tests.
+ANOTHER = "another"
+EMPTY = {"TOKENWEIR_MONGO__DATABASE": ANOTHER}
 # Here the bound on a decision counts.
 IMPATIENT = (sys.executable, "-m", "extproc", "serve")
 
@@ -226,7 +229,8 @@ async def served(caller):
 
 
 async def test_without_redis_requests_are_refused_and_cost_nothing(beside, upstream):
-    async with beside(redis=None, upstream=upstream.url, serve=IMPATIENT) as stack, records_of(stack) as own:
+    options = {"redis": None, "upstream": upstream.url, "settings": EMPTY, "serve": IMPATIENT}
+    async with beside(**options) as stack, records_of(stack, ANOTHER) as own:
         caller, redis = Caller(stack, own), child(stack, "valkey")
         await served(caller)
         upstream.script, go = gated()
@@ -259,9 +263,9 @@ async def test_without_redis_requests_are_refused_and_cost_nothing(beside, upstr
 async def test_a_stream_that_redis_hung_through_for_longer_than_it_lives_is_charged_once(beside, upstream):
     """Whether it was renewed or expired first: the counters and the ledger say the same."""
     upstream.script, go = gated()
-    settings = {"TOKENWEIR_RESERVATION__TTL_S": "1", "TOKENWEIR_RESERVATION__EXPIRY_INTERVAL_S": "0.1"}
+    settings = EMPTY | {"TOKENWEIR_RESERVATION__TTL_S": "1", "TOKENWEIR_RESERVATION__EXPIRY_INTERVAL_S": "0.1"}
     options = {"redis": None, "upstream": upstream.url, "settings": settings, "serve": IMPATIENT}
-    async with beside(**options) as stack, records_of(stack) as own:
+    async with beside(**options) as stack, records_of(stack, ANOTHER) as own:
         caller = Caller(stack, own)
         async with half_a_stream(caller) as rest:
             with stopped(child(stack, "valkey")):
