@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from tests.system.waiting import until
 
-# How long after the last exchange everything is to be counted and recorded, where no fault is left.
-SETTLED_S = 20.0
+# How long to wait after the last exchange until everything is counted and recorded, where no fault is left.
+SETTLED_S = 60.0
 # What a dead replica left in the journal is written by others after 5 s. But where it died in the middle of a
 # transaction (or the wire did), MongoDB keeps that open for 60 s, and nobody else writes the same day meanwhile.
 LEFT_BEHIND_S = 80.0
@@ -85,7 +85,7 @@ class Books:
             return all(count is not None and count.held == held for count in seen)
 
         with contextlib.suppress(AssertionError):
-            await until(so_much, "so much is held", within_s=within_s, poll_s=0.05)
+            await until(so_much, "so much is held", within_s=within_s, poll_s=0.1)
         return seen
 
     async def recorded(self, caller, ids, *, within_s=None):

@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.server import SERVICE
+from tests.system.waiting import until
 
 CHAT = "/v1/chat/completions"
 _JWT = "envoy.filters.http.jwt_authn"
@@ -86,6 +87,19 @@ class Door:
 
     def exchange(self, caller, request_id=None):
         return Exchange(self._process(), caller, request_id or f"request-{next(_NUMBERS)}")
+
+    async def admitted(self, caller, body, request_id=None):
+        """An exchange whose request is admitted. Asks again as long as the replica can't decide."""
+        exchanges = []
+
+        async def decided():
+            exchanges[:] = [self.exchange(caller, request_id)]
+            verdict = await exchanges[0].request(body)
+            assert verdict.admitted or verdict.unavailable, verdict
+            return verdict.admitted
+
+        await until(decided, "a request is admitted")
+        return exchanges[0]
 
     async def quota(self, caller):
         """The rows of `GET /v1/quota`; None where the replica can't tell now."""

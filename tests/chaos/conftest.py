@@ -1,4 +1,4 @@
-"""One seed for the whole run, printed and replayable; the figures at its end; plants that live as long as a module."""
+"""One seed for the whole run, printed and replayable; the figures at its end; the plants."""
 
 import os
 import secrets
@@ -7,7 +7,9 @@ import pytest
 import pytest_asyncio
 
 from .figures import Figures, lines_of
-from .plant import PlantOptions, planted
+from .gateway import gateway_to
+from .plant import planted
+from .plants import PLANTS
 from .sizes import draw, seed
 
 
@@ -42,10 +44,24 @@ def rng(request):
     return source
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile`, one worker runs all files of a plant: each plant is started once."""
+    from .by_plant import ByPlant
+
+    return ByPlant(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def plant(tmp_path_factory):
-    """Nothing of it is killed: for what needs no fault."""
-    # What is measured is who gets in, not how long a busy machine takes to say so.
-    settings = {"TOKENWEIR_RESERVATION__DECISION_TIMEOUT_S": "0.5"}
-    async with planted(PlantOptions(settings=settings), tmp_path_factory.mktemp("plant")) as started:
+async def plant(request, tmp_path_factory):
+    """The plant that the test's module names: see plants.py."""
+    name = request.param
+    async with planted(PLANTS[name], tmp_path_factory.mktemp(name)) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def gateway(plant, tmp_path_factory):
+    """The real Envoy before the plant."""
+    async with gateway_to(plant, tmp_path_factory.mktemp("gateway")) as started:
         yield started

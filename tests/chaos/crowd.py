@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from .clients import BrokenError, chat
-from .sizes import CLIENTS
+from .sizes import CLIENTS, size
 from .upstream import Upstream, granted
 
-_AGAIN_S = 0.1
+_AGAIN_S = size("AGAIN_S", full=0.1, short=0.3)  # until what could not be decided is asked again
 
 
 @dataclass
@@ -81,12 +81,17 @@ class Crowd:
                 await self._answered(exchange, verdict, kind)
         else:
             exchange.leave()
+            # One that is denied would ask again at once, and take the time of those that are served.
+            await self._think()
         return True
+
+    async def _think(self):
+        if self.think_s:
+            await asyncio.sleep(self.rng.uniform(0, self.think_s))
 
     async def _answered(self, exchange, verdict, kind):
         answer = self.upstream.answer(exchange, self.rng, prompt=self.prompt, output=granted(verdict), kind=kind)
-        if self.think_s:
-            await asyncio.sleep(self.rng.uniform(0, self.think_s))
+        await self._think()
         try:
             await exchange.answer(answer)
         except BrokenError:

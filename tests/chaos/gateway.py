@@ -11,6 +11,8 @@ from extproc.local.envoy_config import EnvoyOptions
 from extproc.local.issuer import TokenIssuer
 from extproc.local.ports import free_ports
 from extproc.local.process import Child
+from tests.plaintext import plaintext_client
+from tests.system.stacks import MESSAGE_S
 from tests.system.upstreams import Upstream as HttpUpstream
 
 from .clients import CHAT
@@ -41,8 +43,8 @@ class Gateway:
     def client(self, caller, **options):
         token = self.issuer.issue(caller.account, tenant=caller.tenant)
         url = f"http://127.0.0.1:{self.envoy.port}"
-        options = {"base_url": url, "headers": {"authorization": f"Bearer {token}"}, "timeout": 60} | options
-        return httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=None), **options)
+        options = {"base_url": url, "headers": {"authorization": f"Bearer {token}"}} | options
+        return plaintext_client(limits=httpx.Limits(max_connections=None), **options)
 
     def generates(self, *, prompt, output, stream_s=0.0):
         """From now on every answer has so many tokens; a stream takes so long."""
@@ -82,6 +84,7 @@ async def gateway_to(plant, run_dir):
             audience=issuer.audience,
             processor_addresses=tuple(replica.address for replica in plant.replicas),
             upstream_url=behind.url,
+            message_timeout_s=MESSAGE_S,
         )
         envoy = EnvoyServer("envoy", run_dir / "envoy", listener, options=options)
         await envoy.start()

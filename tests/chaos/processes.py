@@ -15,7 +15,10 @@ from extproc.local import parts
 from extproc.local.ports import HOST
 from extproc.local.process import Child, Command, start
 from tests.missing import missing
+from tests.plaintext import plaintext_client
+from tests.system.stacks import PATIENT
 
+VALKEY, REDIS = "valkey", "redis"  # flavours
 KEPT = {
     "nothing": ("--appendonly", "no"),
     "aof": ("--appendonly", "yes", "--appendfsync", "always"),
@@ -76,9 +79,9 @@ class Server:
 
 @dataclass
 class RedisServer(Server):
-    """Debian's redis-server or Valkey, and what it keeps when it is killed (see `KEPT`)."""
+    """Valkey, or Debian's redis-server where a test asks for it, and what it keeps when it is killed (see `KEPT`)."""
 
-    flavour: str = "redis"
+    flavour: str = VALKEY
     keeps: str = "nothing"
 
     @property
@@ -97,7 +100,7 @@ class RedisServer(Server):
         await self.start()
 
     async def _start(self, name):
-        binary = parts.valkey_binary() if self.flavour == "valkey" else shutil.which("redis-server")
+        binary = parts.valkey_binary() if self.flavour == VALKEY else shutil.which("redis-server")
         if binary is None:
             missing("redis-server is not on the PATH: apt-get install redis-server")
         (self.run_dir / "data").mkdir(parents=True, exist_ok=True)
@@ -131,6 +134,7 @@ class Replica(Server):
 
     metrics_port: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+    patient: bool = False
 
     @property
     def address(self):
@@ -138,7 +142,7 @@ class Replica(Server):
 
     async def metrics(self):
         """Its metrics page."""
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+        async with plaintext_client() as client:
             return (await client.get(f"http://{HOST}:{self.metrics_port}/metrics")).text
 
     @property
@@ -155,10 +159,10 @@ class Replica(Server):
             "TOKENWEIR_SERVER__ADDRESS": self.address,
             "TOKENWEIR_METRICS__ADDRESS": f"{HOST}:{self.metrics_port}",
         }
-        argv = (sys.executable, "-m", "extproc", "serve")
+        argv = (sys.executable, *(("-P", str(PATIENT)) if self.patient else ("-m", "extproc")), "serve")
         grace_s = float(self.settings.get("TOKENWEIR_SERVER__DRAIN_S", "5")) + 10
         command = Command(name, argv, self.run_dir, env=self.settings | own, stop_grace_s=grace_s)
-        return await start(command, self._ready, deadline_s=60)
+        return await start(command, self._ready, deadline_s=120)
 
     async def _ready(self):
         try:

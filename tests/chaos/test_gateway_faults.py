@@ -5,27 +5,20 @@ from collections import Counter
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from tests.system.waiting import until
 
 from .books import derived_from_the_ledger
 from .clients import CHAT, Caller, chat
-from .gateway import gateway_to
 from .marks import CHAOS
+from .plants import on
 from .sizes import size
 
-pytestmark = CHAOS
+pytestmark = [*CHAOS, on("mended")]
 
-STREAMS = size("GATEWAY_STREAMS", full=300, short=60)
+STREAMS = size("GATEWAY_STREAMS", full=300, short=40)
 PROMPT, OUTPUT = 9, 40
 _JSON = {"content-type": "application/json"}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def gateway(plant, tmp_path_factory):
-    async with gateway_to(plant, tmp_path_factory.mktemp("gateway")) as started:
-        yield started
 
 
 async def _caller(plant):
@@ -71,7 +64,7 @@ async def test_a_restarted_envoy_leaves_one_record_for_each_stream(plant, gatewa
     async with gateway.client(caller) as client, asyncio.TaskGroup() as clients:
         for _ in range(STREAMS):
             clients.create_task(_stream(client, seen, rng))
-        await until(lambda: len(gateway.upstream.generated) > STREAMS // 4, "streams are open", within_s=30)
+        await until(lambda: len(gateway.upstream.generated) > STREAMS // 4, "streams are open")
         await asyncio.sleep(rng.uniform(0, 0.5))
         await gateway.envoy.restart()
     assert seen["broken"]

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from .books import derived_from_the_ledger
 from .clients import chat
 from .marks import CHAOS
+from .plants import on
 from .sizes import SLACK, STREAMS_LEFT
 from .upstream import Upstream, events, split
 
-pytestmark = CHAOS
+pytestmark = [*CHAOS, on("sound")]
 
 WAVE = 40  # streams that are open at once
 WITHIN_S = 2.0
@@ -71,8 +72,7 @@ async def _leave(door, caller, rng):
     body = b"".join(events(30, usage))
     first = body.index(b"\n\n") + 2  # from here on there was content
     at = rng.randrange(len(body))
-    exchange = door.exchange(caller)
-    assert (await exchange.request(chat(rng.randint(30, 200), stream=True, **asked))).admitted
+    exchange = await door.admitted(caller, chat(rng.randint(30, 200), stream=True, **asked))
     got = b""
     if rng.random() < 0.9:  # else before any answer
         await exchange.head(content_type="text/event-stream")

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from .books import holds_exactly
 from .crowd import Crowd
 from .marks import CHAOS
+from .plants import on
 from .sizes import REPLICAS, SLACK, size
 
-pytestmark = CHAOS
+pytestmark = [*CHAOS, on("sound")]
 
 EDITS = size("EDITS", full=30, short=4)
 WITHIN_S = 5.0

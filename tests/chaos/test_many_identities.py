@@ -5,17 +5,16 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass
 
-import pytest_asyncio
 import redis.asyncio
 
 from tests.system.waiting import until
 
 from .clients import Caller, chat
 from .marks import CHAOS
-from .plant import PlantOptions, planted
-from .sizes import IDENTITIES
+from .plants import on
+from .sizes import IDENTITIES, USAGE_SERIES
 
-pytestmark = CHAOS
+pytestmark = [*CHAOS, on("sound")]
 
 AT_ONCE = 16  # of each replica
 # Stated in docs/reliability.md. Some keys are there whoever asks: epochs, streams, one set of names for each partition.
@@ -23,20 +22,10 @@ KEYS_EACH, BYTES_EACH = 2.2, 1_500
 KEYS_FIXED, BYTES_FIXED = 200, 8 << 20
 REPLICA_BYTES = 96 << 20
 # Pairs of tenant and model that a replica counts apart (`metrics.usage_series`), and what else may come.
-PAIRS, KINDS_OF_TOKENS, SERIES_FIXED = 20, 4, 60
+KINDS_OF_TOKENS, SERIES_FIXED = 4, 60
 # A bucket outlives its window by a day, in which what was admitted in it may still end.
 GRACE_S = 86_400
 MONTH_S = 31 * 86_400
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def flooded(tmp_path_factory):
-    settings = {
-        "TOKENWEIR_RESERVATION__DECISION_TIMEOUT_S": "0.5",
-        "TOKENWEIR_METRICS__USAGE_SERIES": str(PAIRS),
-    }
-    async with planted(PlantOptions(settings=settings), tmp_path_factory.mktemp("flooded")) as started:
-        yield started
 
 
 @dataclass
@@ -49,8 +38,7 @@ class Size:
     series: int
 
 
-async def test_a_flood_of_identities_stays_within_its_bounds_and_expires(flooded, rng, figure):
-    plant = flooded
+async def test_a_flood_of_identities_stays_within_its_bounds_and_expires(plant, rng, figure):
     tenant = (await plant.tenant(10**6)).tenant
     await _ask(plant, tenant, range(300))  # what is there after some
     await _recorded(plant, tenant, 300)
@@ -70,7 +58,7 @@ async def test_a_flood_of_identities_stays_within_its_bounds_and_expires(flooded
     assert keys <= KEYS_EACH * IDENTITIES + KEYS_FIXED
     assert size <= BYTES_EACH * IDENTITIES + BYTES_FIXED
     assert after.replica_bytes <= before.replica_bytes + REPLICA_BYTES
-    assert after.series <= before.series + len(plant.replicas) * (PAIRS * KINDS_OF_TOKENS + SERIES_FIXED)
+    assert after.series <= before.series + len(plant.replicas) * (USAGE_SERIES * KINDS_OF_TOKENS + SERIES_FIXED)
     assert lasting <= KEYS_FIXED
     assert longest <= MONTH_S + GRACE_S
 

@@ -5,9 +5,10 @@ import pytest
 from .books import holds_exactly
 from .crowd import Crowd
 from .marks import CHAOS
+from .plants import on
 from .sizes import CLIENTS, REPLICAS, REQUESTS, ROUNDS, draw
 
-pytestmark = CHAOS
+pytestmark = [*CHAOS, on("sound")]
 
 COST = 100
 PROBES = 1  # `prompt_cost` asks once

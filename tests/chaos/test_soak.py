@@ -1,14 +1,16 @@
 """R10: a long run under random faults: the books agree whenever it is quiet, and nothing grows."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from .books import never_too_little
 from .faults import KINDS, forgetful, name_of
 from .marks import CHAOS
+from .plant import planted
 from .sizes import MINUTES, seed
-from .under_faults import besiege, besieged
+from .under_faults import UNDER_SIEGE, besiege
 
 pytestmark = [*CHAOS[:-1], pytest.mark.timeout(MINUTES * 120 + 300)]
 
@@ -22,7 +24,7 @@ async def test_books_agree_whenever_it_is_quiet_and_nothing_grows(rng, figure, t
     rounds, requests, faults_seen = 0, 0, []
     sizes = []
     keeps = rng.choice(["nothing", "aof"])
-    async with besieged(tmp_path, keeps=keeps) as plant:
+    async with planted(replace(UNDER_SIEGE, keeps=keeps), tmp_path) as plant:
         while time.monotonic() < over or rounds < 2:
             faults = [rng.choice(kind) for kind in rng.sample(KINDS, rng.choice([1, 2]))]
             if forgetful(faults, keeps):

@@ -21,7 +21,7 @@ from tests.missing import missing
 
 # A decision may take longer on a busy machine than its settings allow: see tests/patient.py. That it takes no longer
 # otherwise is shown by tests/chaos and tests/metering.
-_PATIENT = Path(__file__).parents[1] / "patient.py"
+PATIENT = Path(__file__).parents[1] / "patient.py"
 MESSAGE_S = 60.0
 SETTINGS = {"TOKENWEIR_MONGO__TIMEOUT_S": "60"}
 DATABASE = "modelToken"
@@ -52,7 +52,7 @@ async def running(run_dir, **options):
     from extproc.local import stack as stacks
     from extproc.local.parts import MissingPartError
 
-    given = {"serve": (sys.executable, "-P", str(_PATIENT), "serve")} | options
+    given = {"serve": (sys.executable, "-P", str(PATIENT), "serve")} | options
     given["settings"] = SETTINGS | options.get("settings", {})
     given["envoy"] = {"message_timeout_s": MESSAGE_S} | options.get("envoy", {})
     try:
