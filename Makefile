@@ -3,13 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
-
-# A browser beside them would take the processor's time: a decision that takes 100 ms is a 503.
-CHART_TESTS := tests/charts tests/deploy tests/onboarding tests/onboarding_ui tests/dumper tests/test_wheel.py
+# Modules are compiled when they are first imported: most never are.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate chaos soak check unit format charts protos settings-table lock clean
+.PHONY: help demo test test-all test-containers suites simulate chaos soak check unit format charts protos settings-table lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,16 +15,26 @@ help: ## list these targets
 demo: $(VENV)/.local ## start the whole stack on this machine and play the story
 	@$(BIN)/tokenweir local up
 
-test: $(VENV)/.dev .cache/tools/.fetched ## lint, types, and every test: unit, contract, system
-	@$(MAKE) --no-print-directory check
-	@echo "== simulation: thousands of seeds in virtual time"
-	@$(BIN)/pytest -n 2 -q tests/simulation
-	@echo "== contract and system tests: real Envoy, Valkey, Redis, MongoDB protocol, openai client"
-	@$(BIN)/pytest -n 2 --dist loadfile -q --ignore=tests/core --ignore=tests/chaos --ignore=tests/simulation $(CHART_TESTS:%=--ignore=%) tests
+test: $(VENV)/.dev .cache/tools/.fetched ## lint, types and the tests, in under eight minutes on two cores
+	@$(MAKE) --no-print-directory check suites
+
+test-all: $(VENV)/.dev .cache/tools/.fetched ## the same, with what is rare: all Envoys, thousands of seeds, every width of a browser
+	@$(MAKE) --no-print-directory check suites FORM=--thorough
+
+# The tests of metering run by themselves, so that their coverage is theirs; those of real faults last, so that
+# nothing else takes the processors' time.
+suites: $(VENV)/.dev .cache/tools/.fetched
+	@echo "== metering and the simulation of faults, in virtual time"
+	@$(BIN)/pytest -n 2 -q $(FORM) tests/metering --cov=extproc/metering --cov-branch --cov-report=term --cov-fail-under=90
+	@$(BIN)/pytest -n 2 -q $(FORM) tests/simulation
+	@echo "== real Envoy, Valkey, Redis, MongoDB protocol, Helm, Prometheus, SDKs, a browser"
+	@$(BIN)/pytest -n 2 --dist loadfile -q $(FORM) --ignore=tests/core --ignore=tests/metering --ignore=tests/simulation --ignore=tests/chaos tests
 	@echo "== real faults, the short form: processes killed and stopped, stores lost"
-	@$(BIN)/pytest -n 2 --dist loadfile -q --ignore=tests/chaos/test_soak.py tests/chaos
-	@echo "== charts, deployment and onboarding: Helm 4 and 3, real Envoys, Prometheus, a browser"
-	@$(BIN)/pytest -n 2 --dist loadfile -q $(CHART_TESTS)
+	@$(BIN)/pytest -n 2 --dist loadfile -q $(FORM) --ignore=tests/chaos/test_soak.py tests/chaos
+
+test-containers: $(VENV)/.dev ## the stores' contract on a real mongod and Redis, by Docker or by URLs in the environment
+	@$(PIP) -e '.[local,models,dumper,dev,containers]'
+	@TESTS_STORES=containers $(BIN)/pytest -q tests/contract
 
 # One after the other, on a machine of its own: there its bounds in seconds are held to the letter.
 chaos: $(VENV)/.dev ## real faults in full size; SEED=7 replays a run, ONLY=name one test; docs/reliability.md has more
@@ -43,7 +51,7 @@ check: $(VENV)/.dev ## what each commit passes: format, lint, types, layers, cha
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/python charts/generate.py --check
 	@echo "== the core's tests, with its branches covered by them alone"
-	@$(BIN)/pytest -n 2 -q tests/core --cov --cov-report=term --cov-fail-under=100
+	@$(BIN)/pytest -n 2 -q $(FORM) tests/core --cov=extproc/core --cov-branch --cov-report=term --cov-fail-under=100
 
 simulate: $(VENV)/.dev ## play one seed of the simulation, step by step: make simulate SEED=1234
 	@$(BIN)/python -m tests.simulation $(or $(SEED),0)
