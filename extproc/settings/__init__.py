@@ -1,1 +1,1 @@
-"""Reads and checks the settings of the processor and of the message dumper."""
+"""Read and check the settings of the processor and of the message dumper."""

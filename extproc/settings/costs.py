@@ -1,4 +1,4 @@
-"""The settings of cost: estimates, bounds, weights and prices, in general and for single models."""
+"""Declare the settings of cost: estimates, bounds, weights and prices, in general and for single models."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_type_hints
@@ -13,7 +13,7 @@ from extproc.settings.types import Price, Section, Tokenizer, Weight, listed
 
 
 class WeightSettings(Section):
-    """How much a token counts, by its kind; a tenant's own weights go before these."""
+    """Weigh tokens by their kind. A tenant's own weights replace these."""
 
     input: Weight = Field(default=1.0, description="A token of the prompt.")
     cached_input: Weight | None = Field(
@@ -28,7 +28,7 @@ class WeightSettings(Section):
         return self
 
     def parsed(self) -> Weights:
-        """As integers. Raises `ValueError`."""
+        """Return the weights as integers. Raise `ValueError`."""
         try:
             return weights_from(Fields(self.model_dump()))
         except FieldError as error:
@@ -36,7 +36,7 @@ class WeightSettings(Section):
 
 
 class PriceSettings(Section):
-    """What a million tokens cost; for reports."""
+    """Price a million tokens, for reports."""
 
     input: Price = Field(default=0.0, description="A million tokens of prompt.")
     cached_input: Price | None = Field(default=None, description="A million cached ones; null: as input.")
@@ -56,7 +56,7 @@ _RANGES: Final[dict[str, Range]] = {
 
 
 def _number(name: str, default: int | None) -> Any:
-    """Declare a number of `Costing` as a setting."""
+    """Return the declaration of a number of `Costing` as a setting."""
     least, most, meaning = _RANGES[name]
     return Field(default=default, ge=least, le=most, description=meaning)
 
@@ -76,31 +76,31 @@ else:
 
 
 class CostSettings(_Numbers):
-    """What a request holds before its answer is known, and how its tokens count."""
+    """Estimate and bound the cost of a request, and weigh its tokens."""
 
     learn: bool = Field(
-        default=True, description="Whether prompt and output estimates follow what settled usage shows, per model."
+        default=True, description="Learn the estimates of prompt and output from settled usage, per model."
     )
     output_bytes_per_token: int = Field(
         default=4, ge=1, le=16, description="Bytes of answer counted as one token, when estimating."
     )
     refuse_unbounded: bool = Field(
         default=True,
-        description="Strict mode: refuse what has no bound (an earlier conversation by its id, files, films, tools"
-        " that the server runs). false: admit it; what it needs beyond the hold is recorded, not charged.",
+        description="Strict mode: refuse requests without a bound (an earlier conversation by its id, files,"
+        " films, tools that the server runs). false: admit them; usage beyond the hold is recorded, not charged.",
     )
     weights: WeightSettings = WeightSettings()
     currency: str = Field(
-        default="USD", min_length=1, max_length=8, description="What prices are given in; for reports."
+        default="USD", min_length=1, max_length=8, description="Currency of the prices, for reports."
     )
 
     def profile(self) -> ModelProfile:
-        """Return what is known of models that have no entry of their own."""
+        """Return the profile of models without an entry of their own."""
         return ModelProfile(Costing(**{name: getattr(self, name) for name in _RANGES}), self.weights.parsed())
 
 
 class ModelSettings(_ModelNumbers):
-    """What differs for the models that `match` (a glob) names; of several entries the first one counts."""
+    """Override the general costs for the models that the glob `match` fits. The first entry that fits counts."""
 
     match: str = Field(min_length=1, max_length=256)
     output_field: Literal["max_tokens", "max_completion_tokens"] | None = None
@@ -109,7 +109,7 @@ class ModelSettings(_ModelNumbers):
     tokenizer: Tokenizer | None = None
 
     def profile(self, general: ModelProfile) -> ModelProfile:
-        """Return the general profile with what differs for these models."""
+        """Return the general profile with the overrides of this entry."""
         own = {name: getattr(self, name) for name in (*_RANGES, "output_field")}
         return ModelProfile(
             costing=replace(general.costing, **{name: value for name, value in own.items() if value is not None}),

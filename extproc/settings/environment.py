@@ -1,4 +1,4 @@
-"""Tells settings from what Kubernetes adds to the environment."""
+"""Tell settings from the variables that Kubernetes adds to the environment."""
 
 import re
 from typing import Final

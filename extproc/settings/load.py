@@ -1,4 +1,4 @@
-"""Reads `Settings` once, from a YAML file and the environment; a bad value stops start-up, named.
+"""Read `Settings` once, from a YAML file and the environment. An invalid value stops the start.
 
 The environment wins over the file, the file over the defaults. `TOKENWEIR_REDIS__URL` is `redis.url`.
 """
@@ -24,11 +24,11 @@ _NOT_SETTINGS: Final = frozenset(
 
 
 class SettingsError(Exception):
-    """The settings can't be used. The message has one line per problem: the field, what is wrong, the fix."""
+    """Report invalid settings. The message has one line per problem: the field, the problem, the fix."""
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Reads the settings once. Raises `SettingsError` with every problem, each naming its field."""
+    """Read the settings. Raise `SettingsError` with a line for each problem, which names its field."""
     values = _from_file(path) if path is not None else {}
     problems = _overlay(values, os.environ if environment is None else environment)
     try:
@@ -44,7 +44,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
 def load_to_serve(path: Path | None = None) -> Settings:
     """Read the settings of a process that serves.
 
-    Raises `SettingsError`, also for plaintext on an address that other machines can reach.
+    Raise `SettingsError`, also for plaintext on an address that other machines can reach.
     """
     settings = load(path)
     if (problem := settings.server.exposed()) is not None:
@@ -53,12 +53,12 @@ def load_to_serve(path: Path | None = None) -> Settings:
 
 
 def variable_name(name: str) -> str:
-    """The environment variable of a setting: `redis.url` is TOKENWEIR_REDIS__URL."""
+    """Return the environment variable of a setting: TOKENWEIR_REDIS__URL for `redis.url`."""
     return PREFIX + name.replace(".", _NESTING).upper()
 
 
 def field_names(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
-    """Every setting's dotted name."""
+    """Return the dotted names of all settings."""
     names: list[str] = []
     for name, field in section.model_fields.items():
         inner = field.annotation
@@ -75,7 +75,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"{path}: can't be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
-        # Only where and what: the parser would quote the line, and with it a password.
+        # Only place and problem: the parser would quote the line, which may contain a password.
         mark = error.problem_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SettingsError(f"{path}: not valid YAML{where}: {error.problem}") from None
@@ -93,7 +93,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
-    """Puts the environment's values over the file's. Returns a line for each variable that means nothing."""
+    """Replace values of the file by those of the environment. Return a line for each unknown variable."""
     known = {variable_name(name): name for name in field_names()}
     problems: list[str] = []
     for variable, text in sorted(environment.items()):
@@ -112,14 +112,14 @@ def _put(values: dict[str, Any], path: list[str], value: str | None) -> None:
         inner = values.get(section)
         if inner is None:
             inner = values[section] = {}
-        if not isinstance(inner, dict):  # the file's mistake: validation reports it
+        if not isinstance(inner, dict):  # a mistake in the file: validation reports it
             return
         values = inner
     values[last] = value
 
 
 def _line(detail: ErrorDetails) -> str:
-    """One problem. Never with the value itself, which may be a secret."""
+    """Return one problem as a line, without the value, which may be a secret."""
     name = ".".join(str(part) for part in detail["loc"])
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     match detail["type"]:

@@ -1,4 +1,4 @@
-"""Declares the processor's settings, their bounds and defaults.
+"""Declare the processor's settings, their bounds and defaults.
 
 docs/settings.md lists every field, with its bounds (a test compares).
 """
@@ -39,12 +39,12 @@ from extproc.stores.urls import StoreURL
 
 
 class MetricsSettings(Section):
-    """The Prometheus endpoint."""
+    """Configure the Prometheus endpoint."""
 
-    address: HostAndPort = Field(default="127.0.0.1:9464", description="Where /metrics is served.")
+    address: HostAndPort = Field(default="127.0.0.1:9464", description="Address of /metrics.")
     usage_series: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=200,
-        description="Pairs of tenant and model whose tokens are counted apart, per process; 0: none.",
+        description="Pairs of tenant and model whose tokens are counted separately, per process; 0: none.",
     )
 
 
@@ -53,37 +53,37 @@ class LogSettings(Section):
 
 
 class RedisSettings(Section):
-    """Counters, reservations, and entries that wait for the ledger."""
+    """Connect to the store of counters, reservations, and entries that wait for the ledger."""
 
     url: RedisURL = Field(
         default=StoreURL("redis://127.0.0.1:6379/0"),
-        description="Where counters and reservations are; memory:// only for one replica, for trials.",
+        description="URL of counters and reservations; memory:// only for one replica, for trials.",
     )
     max_connections: int = Field(
-        default=64, ge=1, le=10_000, description="Connections at most, per process and server."
+        default=64, ge=1, le=10_000, description="Maximum number of connections, per process and server."
     )
     max_waiting: int = Field(
         default=200_000,
         ge=1_000,
         le=10_000_000,
-        description="While so many entries of a partition (of 16) wait for the ledger, its tenants get 503; about "
-        "0.9 KB each.",
+        description="If this many entries of a partition (of 16) wait for the ledger, its tenants get 503. "
+        "An entry takes about 0.9 KB.",
     )
 
 
 class MongoSettings(Section):
-    """Limits, ledger and daily usage."""
+    """Connect to the store of limits, ledger and daily usage."""
 
     url: MongoURL = Field(
         default=StoreURL("mongodb://127.0.0.1:27017"),
-        description="Where limits, ledger and usage are; memory:// is gone with the process.",
+        description="URL of limits, ledger and usage; memory:// is lost with the process.",
     )
-    database: DatabaseName = Field(default="modelToken", description="The database's name.")
-    timeout_s: Seconds = Field(default=5.0, description="Bound of every call.")
+    database: DatabaseName = Field(default="modelToken", description="Name of the database.")
+    timeout_s: Seconds = Field(default=5.0, description="Timeout of every call, in seconds.")
 
 
 class IdentitySettings(Section):
-    """Where tenant and service account come from. All sources must be verified ones."""
+    """Name the sources of tenant and service account. All sources must be verified."""
 
     jwt_namespace: str = Field(
         default="envoy.filters.http.jwt_authn", description="Dynamic metadata namespace of the verified JWT."
@@ -97,48 +97,55 @@ class IdentitySettings(Section):
     tenant_claim: str | None = Field(default="tenant", description="Claim that names the tenant.")
     service_account_header: Header | None = Field(
         default=None,
-        description="Header that the mesh owns (the talk's is oc_sa): set it only where clients' copies go.",
+        description="Header that the mesh sets (such as oc_sa). Set it only if the mesh removes clients' copies.",
     )
-    tenant_header: Header | None = Field(default=None, description="As service_account_header, for the tenant.")
+    tenant_header: Header | None = Field(default=None, description="The same for the tenant.")
     tenant_pattern: Pattern | None = Field(
         default=None,
-        description="Regular expression that finds the tenant in the service account, where nothing names it.",
+        description="Regular expression that finds the tenant in the service account if nothing names it.",
     )
     peer_principals: bool = Field(
         default=False,
-        description="Whether a caller whom nothing else names is named by its mTLS principal (at sidecars).",
+        description="Name a caller by its mTLS principal if nothing else names it (at sidecars).",
     )
     gateway_principals: Names = Field(
         default=(),
-        description="Principals that only hand requests on: they name nobody; their X-Forwarded-For counts.",
+        description="Principals that only forward requests: they name nobody, and their X-Forwarded-For counts.",
     )
     ipv6_prefix: int = Field(
         default=64,
         ge=1,
         le=128,
-        description="Bits of an IPv6 address that tell one client from another; 128: each address is a client.",
+        description="Bits of an IPv6 address that identify a client; 128: each address is a client.",
     )
 
 
 class DefaultLimitSettings(Section):
-    """What binds a tenant that nobody configured, and one whose document sets no limit of its own."""
+    """Set the limits of tenants without a document, or without limits in their document."""
 
-    sa_limit: Tokens | None = Field(default=100_000, description="Tokens a day per service account.")
-    ip_limit: Tokens | None = Field(default=None, description="Tokens a day per service account + client IP.")
-    ratelimit_each_sa_per_minute: Tokens | None = Field(
-        default=None, description="Requests a minute per service account."
+    sa_limit: Tokens | None = Field(default=100_000, description="Tokens per day for each service account.")
+    ip_limit: Tokens | None = Field(
+        default=None, description="Tokens per day for each service account + client IP."
     )
-    ratelimit_ip_per_minute: Tokens | None = Field(default=None, description="Requests a minute per client IP.")
-    limits: Entries = Field(default=(), description="Further limits, as `limits` of a tenant's document.")
+    ratelimit_each_sa_per_minute: Tokens | None = Field(
+        default=None, description="Requests per minute for each service account."
+    )
+    ratelimit_ip_per_minute: Tokens | None = Field(
+        default=None, description="Requests per minute for each client IP."
+    )
+    limits: Entries = Field(
+        default=(), description="Further limits, in the form of `limits` in a tenant's document."
+    )
     mode: DocumentMode = Field(
-        default=DocumentMode.RESERVE, description="Mode of the ones above; those in `limits` may have their own."
+        default=DocumentMode.RESERVE,
+        description="Mode of the limits above; limits in `limits` may have their own.",
     )
     timezone: Zone = Field(
-        default="UTC", description="IANA time zone of windows, where a tenant has none of its own."
+        default="UTC", description="IANA time zone of windows, for tenants without a time zone of their own."
     )
     on_store_failure: StoreFailure = Field(
         default=StoreFailure.DENY,
-        description="While Redis can't be asked. deny: 503. allow: see reservation.allow_share; needs a spool.",
+        description="While Redis is unavailable. deny: 503. allow: see reservation.allow_share; needs a spool.",
     )
 
     @model_validator(mode="after")
@@ -148,7 +155,7 @@ class DefaultLimitSettings(Section):
         return self
 
     def parsed(self) -> tuple[Limit, ...]:
-        """The limits that these settings stand for. Raises `ValueError`."""
+        """Return the limits of these settings. Raise `ValueError`."""
         document = {
             "sa_limit": self.sa_limit,
             "ip_limit": self.ip_limit,
@@ -164,38 +171,38 @@ class DefaultLimitSettings(Section):
 
 
 class LimitsSettings(Section):
-    """How limits are followed."""
+    """Configure how limits are read."""
 
     default: DefaultLimitSettings = DefaultLimitSettings()
     poll_s: Annotated[float, Field(ge=0.1, le=4.0)] = Field(
         default=2.0,
-        description="Seconds between reads where there is no change stream. Below 5 s, the promised delay.",
+        description="Seconds between reads without a change stream. Below the promised delay of 5 s.",
     )
-    refresh_s: Seconds = Field(default=30.0, description="Seconds between reads where there is one.")
+    refresh_s: Seconds = Field(default=30.0, description="Seconds between reads with a change stream.")
 
 
 class AlertSettings(Section):
-    """What is told when a bucket's usage reaches a part of its limit."""
+    """Configure alerts on usage that reaches a part of its limit."""
 
     thresholds: Thresholds = Field(
         default=(80, 95, 100),
-        description="Percentages of a limit that alert, once per bucket and window. Empty: none do.",
+        description="Percentages of a limit that alert, once per bucket and window. Empty: no alerts.",
     )
     windows: Windows = Field(
-        default=tuple(Window), description="Windows whose limits alert; per-minute ones may alert every minute."
+        default=tuple(Window), description="Windows whose limits alert. Limits per minute may alert every minute."
     )
     webhook_url: CheckedWebhookURL | None = Field(
-        default=None, description="Where alerts are posted as signed JSON; null: only metric and log line."
+        default=None, description="URL to which alerts are posted as signed JSON; null: only metric and log line."
     )
     webhook_secret: CheckedWebhookSecret | None = Field(
         default=None,
-        description="Signs the POSTs; needed where webhook_url is set.",
+        description="Secret that signs the POSTs; required with webhook_url.",
     )
     webhook_timeout_s: Annotated[float, Field(ge=0.1, le=60.0)] = Field(
-        default=5.0, description="Bound of one attempt. Attempts go on for an hour."
+        default=5.0, description="Timeout of one attempt, in seconds. Attempts are repeated for an hour."
     )
     webhook_proxy: CheckedProxyURL | None = Field(
-        default=None, description="HTTP proxy to the webhook. HTTP_PROXY and its kin are not read."
+        default=None, description="HTTP proxy to the webhook. HTTP_PROXY and similar variables are not read."
     )
 
     @model_validator(mode="after")
@@ -210,7 +217,7 @@ class DeniedSettings(Section):
         default=DeniedStyle.OPENAI,
         description="openai: 429 with an error object. talk: 400 with a line of text.",
     )
-    record: bool = Field(default=True, description="Whether denied requests get a ledger entry too.")
+    record: bool = Field(default=True, description="Write a ledger entry for denied requests too.")
 
 
 class ReservationSettings(Section):
@@ -218,28 +225,31 @@ class ReservationSettings(Section):
         default=0.1, description="Seconds that a decision may take; then 503."
     )
     ttl_s: Seconds = Field(
-        default=900.0, description="Seconds after which a reservation that nobody ended is charged as held."
+        default=900.0, description="Seconds after which a reservation without an end is charged as held."
     )
-    expiry_interval_s: Seconds = Field(default=5.0, description="Seconds between looks for such reservations.")
+    expiry_interval_s: Seconds = Field(default=5.0, description="Seconds between checks for such reservations.")
     allow_share: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.1,
-        description="Part of a limit that a replica may admit by itself, a window (on_store_failure: allow).",
+        description="Share of a limit that a replica may admit by itself per window (on_store_failure: allow).",
     )
 
 
 class SpoolSettings(Section):
-    """What is admitted without Redis is written to local disk first, and what can't be delivered at the end."""
+    """Configure the spool on disk: reservations admitted without Redis, and undelivered records at the end."""
 
     directory: Path | None = Field(
-        default=None, description="Where; a directory of Tokenweir's own. Without one nothing is admitted so."
+        default=None, description="Directory used by Tokenweir only. Without it nothing is admitted without Redis."
     )
     max_bytes: int = Field(
-        default=64 << 20, ge=1 << 16, le=1 << 40, description="Beyond so many bytes nothing more is admitted so."
+        default=64 << 20,
+        ge=1 << 16,
+        le=1 << 40,
+        description="Size in bytes beyond which nothing more is admitted without Redis.",
     )
 
 
 class Settings(Section):
-    """Everything that can be set."""
+    """Hold all settings of the processor."""
 
     server: ServerSettings = ServerSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -249,7 +259,7 @@ class Settings(Section):
     identity: IdentitySettings = IdentitySettings()
     limits: LimitsSettings = LimitsSettings()
     cost: CostSettings = CostSettings()
-    models: ModelList = Field(default=(), description="What differs for single models; see below the tables.")
+    models: ModelList = Field(default=(), description="Overrides for single models; see below the tables.")
     denied: DeniedSettings = DeniedSettings()
     alerts: AlertSettings = AlertSettings()
     reservation: ReservationSettings = ReservationSettings()

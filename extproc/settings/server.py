@@ -1,4 +1,4 @@
-"""The settings of the gRPC server: where it listens, for whom, and what one process keeps for all of them."""
+"""Declare the settings of the gRPC server: address, clients, and bounds of one process."""
 
 from typing import Self
 
@@ -8,7 +8,7 @@ from extproc.settings.types import Address, FilePath, Names, Seconds, Section, i
 
 
 class TLSSettings(Section):
-    """mTLS of the gRPC server: all four, or none. Files that are replaced count from the next connection on."""
+    """Configure mTLS of the gRPC server: set all four, or none. Replaced files apply to the next connection."""
 
     certificate_file: FilePath | None = Field(default=None, description="The server's certificate chain, PEM.")
     key_file: FilePath | None = Field(default=None, description="Its private key, PEM.")
@@ -17,7 +17,7 @@ class TLSSettings(Section):
     )
     allowed_sans: Names = Field(
         default=(),
-        description="Names of which a client's certificate must have one, exactly: SPIFFE URIs or DNS names.",
+        description="Names, compared exactly. A client's certificate must have one: SPIFFE URIs or DNS names.",
     )
 
     @property
@@ -38,10 +38,10 @@ class TLSSettings(Section):
 
 
 class ServerSettings(Section):
-    """The gRPC server."""
+    """Configure the gRPC server."""
 
     address: Address = Field(
-        default="127.0.0.1:50051", description="Where ext_proc, rate limits and gRPC health are served."
+        default="127.0.0.1:50051", description="Address of ext_proc, rate limits and gRPC health."
     )
     max_body_bytes: int = Field(
         default=4 << 20,
@@ -59,30 +59,33 @@ class ServerSettings(Section):
         default=64 << 20,
         ge=1024,
         le=64 << 30,
-        description="Bytes of bodies that all streams together keep; then 503. Two largest bodies always fit.",
+        description="Bytes of bodies that all streams together keep; then 503. Two of max_body_bytes always fit.",
     )
     request_timeout_s: Seconds = Field(
-        default=30.0, description="How long a stream may take for its whole request; then 408."
+        default=30.0, description="Seconds that a stream may take for its whole request; then 408."
     )
     idle_timeout_s: Seconds = Field(
         default=3600.0,
-        description="How long a stream may be silent after that: model servers may think for long.",
+        description="Seconds that a stream may be silent after its request. Model servers may take long.",
     )
     allow_plaintext: bool = Field(
         default=False,
-        description="Whether it may listen off loopback without TLS: behind a sidecar that ends the mesh's mTLS.",
+        description="Allow an address outside of loopback without TLS, behind a sidecar that ends mTLS.",
     )
     tls: TLSSettings = TLSSettings()
-    drain_s: Seconds = Field(default=20.0, description="How long SIGTERM waits for streams in flight.")
+    drain_s: Seconds = Field(default=20.0, description="Seconds that open streams have left after SIGTERM.")
 
     @model_validator(mode="after")
     def _no_tls_on_a_file(self) -> Self:
         if self.tls.enabled and self.address.startswith("unix:"):
-            raise ValueError("tls: a Unix socket has none; its file's owner is who may connect")
+            raise ValueError("tls: not possible on a Unix socket; the owner of its file may connect")
         return self
 
     def exposed(self) -> str | None:
-        """What is wrong with serving so; None where nothing is. Commands that serve nothing do not mind."""
+        """Return the problem if the server would be open to other machines in plaintext; else None.
+
+        Only processes that serve ask for it.
+        """
         if self.tls.enabled or self.allow_plaintext or is_local(self.address):
             return None
         return (

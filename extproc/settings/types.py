@@ -1,4 +1,4 @@
-"""The types of settings: what a value must look like, and the message where it does not."""
+"""Define the types of settings: the form of valid values, and the messages for invalid ones."""
 
 import re
 from ipaddress import IPv6Address, ip_address
@@ -28,7 +28,7 @@ _SPEC: Final = re.compile(r"tiktoken:[\w.-]+|hf:/.+")
 
 
 def tokenizer_spec(value: str) -> str:
-    """`tiktoken:<encoding>` or `hf:<absolute path of a tokenizer.json>`. Raises ValueError. Opens nothing."""
+    """Check for `tiktoken:<encoding>` or `hf:<absolute path>`. Raise ValueError. Open nothing."""
     if _SPEC.fullmatch(value) is None:
         raise ValueError("must be tiktoken:<encoding>, such as tiktoken:o200k_base, or hf:/<path>/tokenizer.json")
     return value
@@ -69,7 +69,7 @@ def _address(value: str) -> str:
 
 
 def is_local(address: str) -> bool:
-    """Whether an `Address` can't be reached from another machine: loopback, or a Unix socket."""
+    """Return whether an `Address` can't be reached from another machine: loopback, or a Unix socket."""
     if address.startswith("unix:"):
         return True
     host = address.rpartition(":")[0].strip("[]")
@@ -110,7 +110,7 @@ Price = Annotated[float, Field(ge=0, le=100_000)]
 
 
 def listed(value: object) -> object:
-    """A list in an environment variable is YAML, of which JSON is a part."""
+    """Parse the list of an environment variable, as YAML or JSON; return other values unchanged."""
     if not isinstance(value, str):
         return () if value is None else value
     try:
@@ -127,7 +127,7 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
 
 Entries = Annotated[tuple[dict[str, Any], ...], BeforeValidator(listed)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], BeforeValidator(listed)]
-Percent = Annotated[int, Field(strict=True, ge=1, le=1000)]  # over 100: what soft mode overshoots
+Percent = Annotated[int, Field(strict=True, ge=1, le=1000)]  # over 100: soft mode can exceed a limit
 Thresholds = Annotated[
     tuple[Percent, ...], Field(max_length=10), BeforeValidator(listed), AfterValidator(_ascending)
 ]
@@ -143,20 +143,20 @@ Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class Section(BaseModel):
-    """A part of the settings: nothing unknown in it, nothing changed later."""
+    """Group settings. Unknown fields are refused, and a section can't be changed."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _empty_section(cls, value: object) -> object:
-        # In YAML a section whose settings are all commented out is null.
+        # In YAML, a section whose settings are all comments is null.
         return {} if value is None else value
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_boolean_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        # Pydantic would read true as 1, and YAML reads yes and on as true.
+        # Pydantic reads true as 1, and YAML reads yes and on as true.
         if (
             isinstance(value, bool)
             and info.field_name

@@ -1,4 +1,4 @@
-"""The secret that webhooks are signed with, in the Standard Webhooks form or as plain text."""
+"""Read the secret that signs webhooks: in the form of Standard Webhooks, or any text."""
 
 import base64
 import binascii
@@ -14,13 +14,13 @@ _MAX_BYTES: Final = 64
 
 
 class WebhookSecret(SecretStr):
-    """A secret text that stands for the bytes of an HMAC key."""
+    """Hold a text that stands for the bytes of an HMAC key."""
 
     def key(self) -> bytes:
         """Return the key: the decoded bytes of `whsec_<base64>`, else the text itself in UTF-8.
 
-        The base64 has the standard alphabet, with or without padding, and stands for 24 to 64 bytes. Raises
-        `ValueError`, without the text, where it does not.
+        The base64 must have the standard alphabet, with or without padding, and stand for 24 to 64 bytes. Raise
+        `ValueError` if it does not; the message does not quote the text.
         """
         text = self.get_secret_value()
         if not text.startswith(_PREFIX):
@@ -36,7 +36,7 @@ class WebhookSecret(SecretStr):
 
 
 def webhook_secret(secret: WebhookSecret) -> WebhookSecret:
-    """Return the secret. Raises `ValueError`, without the text, where its length or form is wrong."""
+    """Return the secret. Raise `ValueError` if its length or form is wrong; the message does not quote it."""
     if not MIN_CHARS <= len(secret) <= MAX_CHARS:
         raise ValueError(f"must have {MIN_CHARS} to {MAX_CHARS} characters")
     secret.key()

@@ -1,4 +1,4 @@
-"""The webhook's URL and its proxy's: checked before the start, and never shown with what is secret in them."""
+"""Check the URLs of the webhook and its proxy, and mask them in output."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ _SCHEMES: Final = ("https", "http")
 
 
 class WebhookURL(Secret[str]):
-    """A URL that prints as scheme and host alone: for many receivers the path is the password."""
+    """Hold a URL that prints as scheme and host only, because the path of many receivers is a password."""
 
     def _display(self) -> str:
         import httpx
@@ -25,26 +25,26 @@ class WebhookURL(Secret[str]):
 
 
 class ProxyURL(Secret[str]):
-    """A URL that prints with its password masked."""
+    """Hold a URL that prints with its password masked."""
 
     def _display(self) -> str:
         return masked(self.get_secret_value())
 
 
 def webhook_url(url: WebhookURL) -> WebhookURL:
-    """Raises ValueError where alerts could not be posted to it. Connects to nothing."""
+    """Return the URL. Raise ValueError if alerts can't be posted to it. Connect to nothing."""
     _check(url.get_secret_value())
     return url
 
 
 def proxy_url(url: ProxyURL) -> ProxyURL:
-    """Raises ValueError where it names no HTTP proxy. Connects to nothing."""
+    """Return the URL. Raise ValueError if it names no HTTP proxy. Connect to nothing."""
     _check(url.get_secret_value(), login=True)
     return url
 
 
 def _check(text: str, *, login: bool = False) -> None:
-    # Settings are also checked and shown where no webhook is: only one that is set costs the import.
+    # Imported here, because most processes have no webhook.
     import httpx
 
     if len(text) > _MAX_CHARS:
@@ -52,7 +52,7 @@ def _check(text: str, *, login: bool = False) -> None:
     try:
         url = httpx.URL(text)
         host, port = url.host, url.port or 0
-    except (httpx.InvalidURL, ValueError):  # it may quote the URL
+    except (httpx.InvalidURL, ValueError):  # the error may quote the URL
         raise ValueError("is no URL") from None
     if port > _MAX_PORT:
         raise ValueError(f"must have a port of at most {_MAX_PORT}")

@@ -52,7 +52,7 @@ def test_every_problem_is_named_and_no_value_is_shown():
     [
         ({}, "s3", f"{PREFIX}S3_BUCKET: sink s3 needs it"),
         ({}, "mongo", f"{PREFIX}MONGO_URL: sink mongo needs it"),
-        ({f"{PREFIX}MONGO_URL": "memory://"}, "mongo", "memory:// is no place for messages"),
+        ({f"{PREFIX}MONGO_URL": "memory://"}, "mongo", "memory:// can't hold messages"),
         ({f"{PREFIX}MONGO_URL": "mongodb://u:p@ss@h"}, "mongo", "is no URL that PyMongo can use"),
         ({f"{PREFIX}S3_PREFIX": "a/../b"}, "stdout", f"{PREFIX}S3_PREFIX: "),
         ({f"{PREFIX}S3_PREFIX": "a/"}, "stdout", f"{PREFIX}S3_PREFIX: "),

@@ -83,7 +83,7 @@ class Costing:
     prompt_overhead_tokens: Annotated[int, Range(0, 100_000, "Added for the chat template.")] = 8
     media_tokens: Annotated[int, Range(0, 1_000_000, "Held for each image, audio or file part.")] = 1024
     typical_output_tokens: Annotated[
-        int, Range(1, 1_000_000, "Held per choice where the client gave no output bound, until it is learned.")
+        int, Range(1, 1_000_000, "Held per choice if the client gave no output bound, until it is learned.")
     ] = 256
     # 1 for byte-level tokenizers without a normalization, 3 for NFC (Qwen's), 11 for NFKC (T5's, XLM-R's).
     prompt_bound_factor: Annotated[
@@ -99,17 +99,17 @@ class Costing:
         int, Range(0, 10_000, "Strict mode with a tokenizer: the most that a chat template adds to each message.")
     ] = 16
     max_output_tokens: Annotated[
-        int, Range(1, MAX_OUTPUT_BOUND, "Strict mode: written per choice where the client gave no output bound.")
+        int, Range(1, MAX_OUTPUT_BOUND, "Strict mode: written per choice if the client gave no output bound.")
     ] = 1024
     min_output_tokens: Annotated[
         int,
         Range(
             1,
             MAX_OUTPUT_BOUND,
-            "Strict mode: a request for which fewer are left is denied, unless it asked for fewer.",
+            "Strict mode: deny a request if fewer tokens are left, unless it asked for fewer.",
         ),
     ] = 16
-    # The field that strict mode writes where the client gave none; None: the endpoint's usual one.
+    # The field that strict mode writes if the client gave none; None: the endpoint's usual one.
     output_field: str | None = None
 
 
