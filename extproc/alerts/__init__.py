@@ -1,1 +1,1 @@
-"""Alerts on their way out: a metric, a log line, and signed webhooks that nothing waits for."""
+"""Send alerts: count and log each one, and post signed webhooks. No request waits for any of it."""

@@ -1,4 +1,4 @@
-"""Tells of each alert once: a metric, a log line, and whoever receives webhooks."""
+"""Report each alert once: count it, log it, and queue it for the receivers."""
 
 import asyncio
 import logging
@@ -10,58 +10,59 @@ from extproc.core.quota.alerting import Alert
 
 _log = logging.getLogger(__name__)
 
-# Ids that were told of; more than a replica sees in the time after which nobody repeats one any more.
+# Ids of reported alerts. More than a replica sees in the time in which an alert can be repeated.
 _REMEMBERED: Final = 10_000
-# They are in the document for receivers; a log line has a time and a message of its own.
+# Fields of the document that are not logged: a log line has its own time and message.
 _NOT_LOGGED: Final = frozenset({"id", "type", "version", "occurred_at"})
 
 
 class AlertMetrics(Protocol):
-    """Where alerts are counted."""
+    """Count alerts."""
 
     def alerted(self, threshold: int, scope: str) -> None:
-        """One alert: its threshold in percent, and the scope of its limit."""
+        """Count one alert by its threshold in percent and the scope of its limit."""
 
 
 class Receiver(Protocol):
-    """Somebody whom alerts are sent to."""
+    """Receive alerts."""
 
     def put(self, alert: Alert) -> None:
-        """Queues it. Returns at once and raises nothing."""
+        """Queue an alert. Return at once and raise nothing."""
 
     async def run(self) -> None:
-        """Sends what is queued, until cancelled."""
+        """Send queued alerts until cancelled."""
 
     async def drain(self, timeout_s: float) -> bool:
-        """Sends what can be sent within the time; False where something was left."""
+        """Send the queued alerts within `timeout_s` seconds. Return False if any was not sent."""
 
 
 class Alerts:
-    """Where alerts go. Nothing here makes a request wait."""
+    """Report alerts to metrics, log and receivers. No call waits for a receiver."""
 
     def __init__(self, metrics: AlertMetrics, receivers: Sequence[Receiver] = ()) -> None:
         self._metrics = metrics
         self._receivers = tuple(receivers)
-        self._told: dict[str, None] = {}  # a set that knows which id it has had longest
+        self._told: dict[str, None] = {}  # an ordered set: the oldest id comes first
 
     def put(self, alert: Alert) -> None:
-        """Counts, logs and queues an alert, unless it was put before. Returns at once and raises nothing."""
+        """Count, log and queue an alert, unless its id was put before. Return at once and raise nothing."""
         if self._is_repeated(id_of(alert)):
             return
         self._metrics.alerted(alert.threshold, alert.bucket.limit.scope)
         fields = {name: value for name, value in document_of(alert).items() if name not in _NOT_LOGGED}
-        _log.warning("usage reached a threshold of its limit", extra={"alert": id_of(alert), **fields})
+        _log.warning("quota: usage reached a threshold of its limit", extra={"alert": id_of(alert), **fields})
         for receiver in self._receivers:
             receiver.put(alert)
 
     async def run(self) -> None:
-        """Sends what is queued, until cancelled; without receivers there is nothing to run."""
+        """Send queued alerts until cancelled. Return at once if there is no receiver."""
         async with asyncio.TaskGroup() as group:
             for receiver in self._receivers:
                 group.create_task(receiver.run())
 
     async def drain(self, timeout_s: float) -> bool:
-        """Gives every receiver what is queued for it, within the time; False where something was left.
+        """Send all queued alerts within `timeout_s` seconds. Return False if a receiver did not get all of its
+        alerts.
 
         `run` must still be running.
         """

@@ -1,8 +1,8 @@
-"""One attempt to hand an alert to a receiver over HTTP, and what became of it.
+"""Post an alert to a receiver over HTTP: one attempt, and its verdict.
 
-One attempt is one connection: alerts are rare, a kept connection would mostly be a stale one, and nothing of an
-attempt that was cut off is left in a pool. It runs on httpx's transport instead of its client, which follows
-redirects, keeps cookies, reads proxies and logins from the environment and logs whole URLs; none of it is wanted.
+Each attempt has its own connection. Alerts are rare, so a pooled connection would usually be stale. The attempt
+uses httpx's transport instead of its client: the client follows redirects, keeps cookies, reads proxies and logins
+from the environment and logs whole URLs.
 """
 
 import asyncio
@@ -21,21 +21,22 @@ from extproc.alerts.signing import signed_headers
 from extproc.core.quota.alerting import Alert
 from extproc.ports.base import Clock
 
-# Answers that say "later"; 5xx too. All else under 500 would say the same the next time.
+# Transient refusals, beside 5xx. Any other status below 500 is permanent.
 _LATER: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 _MAX_DETAIL_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The receiver has it (2xx)."""
+    """Report that the receiver has the alert (2xx)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Not now: it may be tried again, where the receiver said so not before `retry_after_s` (0 or more).
+    """Report a transient failure: the alert may be posted again.
 
-    `cause` is one of few values; `detail` says more, for people. Neither holds a part of the URL but its host.
+    `retry_after_s` (0 or more) is the wait that the receiver asked for. `cause` is one of few values; `detail` is
+    for people. Of the URL, both contain at most the host.
     """
 
     cause: str
@@ -45,7 +46,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Never: the same alert would be answered the same way again."""
+    """Report a permanent failure: the same alert would get the same answer again."""
 
     cause: str
 
@@ -55,9 +56,11 @@ Verdict = Delivered | Failed | Refused
 
 @dataclass(frozen=True, slots=True)
 class PostOptions:
-    """`timeout_s` bounds a whole attempt, half of it connecting, with name resolution. `proxy_url`: or None.
+    """Say where to post, and how.
 
-    URLs must have passed `extproc.settings.webhook_urls`. No field that may hold a secret is shown.
+    `timeout_s` bounds a whole attempt, and half of it the connecting with name resolution. `url` and `proxy_url`
+    must have passed `extproc.settings.webhook_urls`. `key` is the HMAC key. Fields that may contain a secret have
+    no repr.
     """
 
     url: str = field(repr=False)
@@ -67,36 +70,36 @@ class PostOptions:
 
 
 class Post:
-    """Posts alerts as signed JSON to one URL."""
+    """Post alerts as signed JSON to one URL."""
 
     def __init__(self, options: PostOptions, clock: Clock, tls: ssl.SSLContext | None = None) -> None:
-        """`tls`: what certificates are checked with; None: against the host's authorities (`SSL_CERT_FILE`)."""
+        """Check certificates with `tls`; None: with the host's authorities (`SSL_CERT_FILE`)."""
         self._url = httpx.URL(options.url)
         self._key = options.key
         self._timeout_s = options.timeout_s
         self._proxy = None if options.proxy_url is None else httpx.Proxy(options.proxy_url)
         self._clock = clock
-        # Made once: reading all authorities takes some 20 ms.
+        # Once, because reading all authorities takes about 20 ms.
         self._tls = ssl.create_default_context() if tls is None else tls
 
     @property
     def host(self) -> str:
-        """The receiver's host: all of its URL that may be shown."""
+        """Return the receiver's host, the only part of its URL that may be shown."""
         return self._url.host
 
     async def __call__(self, alert: Alert) -> Verdict:
-        """Tries once. Raises nothing but a cancellation."""
+        """Post the alert once. Raise nothing but a cancellation."""
         try:
             async with asyncio.timeout(self._timeout_s), self._transport() as transport:
                 response = await transport.handle_async_request(self._request(alert))
-                # The body is of no interest: whatever its size, it is not read.
+                # The body is not read, whatever its size.
                 await response.aclose()
         except (TimeoutError, httpx.TimeoutException):
             return Failed("timeout", f"no answer within {self._timeout_s:g} s")
         except httpx.ConnectError as error:  # also: a certificate that is not trusted
             return Failed("connect", str(error)[:_MAX_DETAIL_CHARS])
         except (httpx.TransportError, OSError, ValueError) as error:
-            # Only the type: what a peer that speaks no HTTP sent may echo the request. ValueError: h11, IDNA.
+            # Only the type: the message may quote an answer that echoes the request. ValueError: h11, IDNA.
             return Failed("connection", type(error).__name__)
         return self._verdict(response)
 
@@ -120,14 +123,14 @@ class Post:
             # Each attempt has its own time and signature: receivers refuse old ones.
             **signed_headers(self._key, id_of(alert), int(self._clock.now().timestamp()), payload),
         }
-        # Connecting and the TLS handshake get half of the time each: httpcore closes the socket where its own
-        # timeout ends a handshake, and leaves it to the garbage collector where a cancellation does.
+        # Connecting and the TLS handshake get half of the time each: if httpcore's own timeout ends a handshake,
+        # httpcore closes the socket; after a cancellation it leaves the socket to the garbage collector.
         bounds = {"connect": self._timeout_s / 2}
         return httpx.Request("POST", self._url, headers=headers, content=payload, extensions={"timeout": bounds})
 
 
 def retry_after_s(value: str, now: datetime) -> float:
-    """What a `retry-after` header asks for (RFC 9110, 10.2.3: seconds or a date); 0: nothing. No bound."""
+    """Return the seconds that a `retry-after` header asks for (RFC 9110, 10.2.3); 0 if it is invalid."""
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(value)

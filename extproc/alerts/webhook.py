@@ -1,7 +1,7 @@
-"""Alerts that wait for their receiver: a bounded queue, several attempts at once, retries that back off.
+"""Queue alerts for one receiver: bounded, with several attempts at once and retries with backoff.
 
-This is not a `DeliveryQueue` (extproc.metering): that one keeps order, tries for ever, and holds everything back
-behind what fails. Alerts need no order; a refused one must not hold others back; one of an hour ago is too old.
+A `DeliveryQueue` (extproc.metering) keeps the order, retries forever, and lets a failed item delay the others.
+Alerts need no order, a refused alert must not delay others, and an alert is given up after an hour.
 """
 
 import asyncio
@@ -23,37 +23,37 @@ QUEUE = "webhook"
 
 
 class WebhookMetrics(Protocol):
-    """Where attempts and losses are counted."""
+    """Count attempts and losses."""
 
     def posted(self, outcome: str) -> None:
-        """One attempt: delivered, failed or refused."""
+        """Count one attempt by its outcome: delivered, failed or refused."""
 
     def lost(self, queue: str, items: int) -> None:
-        """Alerts that were not delivered and will not be."""
+        """Count alerts that are lost."""
 
     def watch_queue(self, queue: str, size: Callable[[], int]) -> None:
-        """How many wait can be asked at any time."""
+        """Register a function that returns the number of waiting alerts."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookOptions:
-    """`max_queued` alerts wait at most, `concurrency` attempts run at once.
+    """Set the bounds of the queue: at most `max_queued` alerts wait, and `concurrency` attempts run at once.
 
-    After a failure an alert waits as `backoff` says; a receiver may ask for more, up to `max_retry_after_s`. An
-    alert is given up `give_up_after_s` after it was put.
+    After a failure an alert waits as `backoff` says, or longer if the receiver asks for it: up to
+    `max_retry_after_s` seconds. An alert is given up `give_up_after_s` seconds after it was put.
     """
 
     host: str
     max_queued: int = 1000
     concurrency: int = 4
-    backoff: Backoff = Backoff(first_s=1.0, max_s=300.0)  # noqa: RUF009 - it can't change
+    backoff: Backoff = Backoff(first_s=1.0, max_s=300.0)  # noqa: RUF009 - immutable
     max_retry_after_s: float = 600.0
     give_up_after_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How a webhook tells the time in seconds, and waits for an event with a timeout in seconds or None."""
+    """Tell the time in seconds, and wait for an event with a timeout in seconds or None. Tests replace both."""
 
     monotonic: Callable[[], float] = time.monotonic
     wait: Callable[[asyncio.Event, float | None], Awaitable[object]] = happens_within
@@ -68,7 +68,10 @@ class _Waiting:
 
 
 class Webhook:
-    """One receiver. An alert is delivered at least once, or counted as lost, as long as the process lives."""
+    """Deliver alerts to one receiver, each at least once. Count an alert as lost if it is not delivered.
+
+    Alerts that wait when the process is killed are lost without being counted.
+    """
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class Webhook:
         self._timing = timing or Timing()
         self._waiting: dict[str, _Waiting] = {}  # by alert id
         self._in_hand = 0
-        self._not_before = 0.0  # the receiver asked for a rest until then
+        self._not_before = 0.0  # the receiver asked for no attempt until then
         self._draining = False
         self._changed = asyncio.Event()
         self._empty = asyncio.Event()
@@ -96,23 +99,23 @@ class Webhook:
         return len(self._waiting) + self._in_hand
 
     def put(self, alert: Alert) -> None:
-        """Queues an alert. Returns at once and raises nothing.
+        """Queue an alert. Return at once and raise nothing.
 
-        Where the queue is full, the oldest one is lost: of all it is the least worth knowing.
+        If the queue is full, its oldest alert is lost.
         """
         now = self._timing.monotonic()
         self._wait(_Waiting(alert, put_at=now, due=now))
 
     async def run(self) -> None:
-        """Delivers until cancelled."""
+        """Deliver alerts until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._options.concurrency):
                 group.create_task(self._work())
 
     async def drain(self, timeout_s: float) -> bool:
-        """Tries what is queued once more, at once; what fails is lost. False where anything was.
+        """Post each queued alert once more, at once. Return False if any alert was lost.
 
-        Takes at most `timeout_s`; `run` must still be running.
+        Take at most `timeout_s` seconds; alerts that are left then are lost. `run` must still be running.
         """
         lost = self._lost
         self._draining = True
@@ -121,7 +124,10 @@ class Webhook:
         left = len(self)
         if left:
             self._metrics.lost(QUEUE, left)
-            _log.error("alerts were not delivered in time", extra={"host": self._options.host, "alerts": left})
+            _log.error(
+                "webhook: alerts were not delivered before the end: they are lost",
+                extra={"host": self._options.host, "alerts": left},
+            )
         return not left and self._lost == lost
 
     async def _work(self) -> None:
@@ -141,7 +147,7 @@ class Webhook:
         except asyncio.CancelledError:
             self._wait(item)
             raise
-        except Exception as error:  # noqa: BLE001  # no fault in telling of usage may end the metering of it
+        except Exception as error:  # noqa: BLE001  # a bug here must not end the metering
             return Failed("fault", type(error).__name__)
         finally:
             self._in_hand -= 1
@@ -174,9 +180,11 @@ class Webhook:
 
     def _try_again(self, item: _Waiting, failed: Failed) -> None:
         now = self._timing.monotonic()
-        self._tell_once(failed.cause, logging.WARNING, "webhook fails, alerts wait", failed.detail)
+        self._tell_once(
+            failed.cause, logging.WARNING, "webhook: delivery failed: it will be repeated", failed.detail
+        )
         asked_s = min(failed.retry_after_s, self._options.max_retry_after_s)
-        if asked_s:  # it means the sender, not this one alert
+        if asked_s:  # the wait applies to all alerts, not to this one only
             self._not_before = max(self._not_before, now + asked_s)
         if self._draining:
             self._lose("stopping")
@@ -196,18 +204,18 @@ class Webhook:
     def _lose(self, why: str) -> None:
         self._lost += 1
         self._metrics.lost(QUEUE, 1)
-        self._tell_once(why, logging.ERROR, "alerts are lost", "")
+        self._tell_once(why, logging.ERROR, "webhook: alerts are lost", "")
 
     def _tell_once(self, cause: str, level: int, message: str, detail: str) -> None:
-        """A line a cause, until a delivery succeeds: what each alert says is in the log anyway."""
+        """Log each cause once until a delivery succeeds. The content of each alert is in the log anyway."""
         if cause in self._told:
             return
         self._told.add(cause)
         _log.log(level, message, extra={"host": self._options.host, "cause": cause, "detail": detail})
 
     def _tell_success(self) -> None:
-        # A refusal is about one alert: others that get through do not end it.
+        # A refusal concerns one alert: a delivery of another alert does not end it.
         ended = {cause for cause in self._told if not cause.startswith("refused")}
         if ended:
             self._told -= ended
-            _log.warning("webhook delivers again", extra={"host": self._options.host})
+            _log.warning("webhook: alerts are delivered again", extra={"host": self._options.host})

@@ -1,1 +1,1 @@
-"""The message dumper: takes the CloudEvents of KServe's inference logger, and prints or stores them."""
+"""Receive the CloudEvents of KServe's inference logger, and print or store them."""

@@ -1,7 +1,7 @@
-"""CloudEvents 1.0 over HTTP, as KServe's inference logger sends them -> messages.
+"""Parse CloudEvents 1.0 over HTTP, as KServe's inference logger sends them, into messages.
 
-KServe sends binary mode: attributes in `ce-` headers, the body as it was. Structured mode (one JSON document) is
-taken as well. Header values are taken as they are: the SDK of KServe's logger does not percent-encode them.
+KServe sends binary mode: attributes in `ce-` headers, and the unchanged body. Structured mode (one JSON document)
+is accepted too. Header values are not percent-decoded, because the SDK of KServe's logger does not encode them.
 """
 
 import base64
@@ -24,7 +24,7 @@ _ATTRIBUTES: Final = (
     *("inferenceservicename", "namespace", "component", "endpoint", "metadata", "annotations"),
 )
 _REQUIRED: Final = ("id", "source")
-# KServe can be told to pass request headers on as metadata. These must not end up in a store.
+# KServe can be configured to add request headers to the metadata. Credentials must not be stored.
 _CREDENTIAL: Final = re.compile(
     r"auth|cookie|token|secret|passw|credential|signature|assertion|session|private|(?:^|[-_])(?:api|access)?[-_]?key(?:$|[-_])",
     re.IGNORECASE,
@@ -36,15 +36,15 @@ Named = dict[str, list[str] | str | None]
 
 
 class BadEventError(ValueError):
-    """What was posted is no message of an inference logger. The message says what is wrong, never with a body."""
+    """Report that a POST is no message of an inference logger. The error never quotes the body."""
 
 
 class UnsupportedError(BadEventError):
-    """It is a kind of content that is not taken."""
+    """Report a type of content that is not accepted."""
 
 
 class _Structured(msgspec.Struct):
-    """Attributes as texts: one of another type is refused. `data` stays as it was written."""
+    """Decode a structured event. Attributes must be texts; `data` stays as it was written."""
 
     specversion: Text = ""
     id: Text = ""
@@ -63,7 +63,7 @@ class _Structured(msgspec.Struct):
 
 
 def parse(headers: Mapping[str, str], body: bytes, received_at: datetime) -> Message:
-    """The message of one POST; `headers` has names in lower case. Raises `BadEventError`."""
+    """Parse one POST; the names in `headers` are in lower case. Raise `BadEventError`."""
     if headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedError("content-encoding: post the event as it is")
     content_type = headers.get("content-type", "")
@@ -141,7 +141,7 @@ def _kind(name: str) -> Kind:
 
 
 def _time(text: str, received_at: datetime) -> datetime:
-    """In UTC and with the milliseconds that MongoDB keeps; when it was received where none is said."""
+    """Return the time in UTC, cut to the milliseconds that MongoDB stores; `received_at` if there is no time."""
     if not text:
         return received_at
     problem = BadEventError("ce-time is no time as RFC 3339 has it")
@@ -157,7 +157,9 @@ def _time(text: str, received_at: datetime) -> datetime:
 
 
 def _mapping(text: str) -> Named:
-    """What has another form than the logger's is left out: nobody could tell credentials in it from the rest."""
+    """Return the mapping without credentials. It is empty if the text does not have the form of the logger,
+    because credentials in another form can't be found.
+    """
     try:
         value: Named = msgspec.json.decode(text.encode(), type=Named) if text else {}
     except (msgspec.MsgspecError, UnicodeEncodeError):
@@ -166,5 +168,5 @@ def _mapping(text: str) -> Named:
 
 
 def _without_values(error: Exception) -> str:
-    """The library's messages name types and places, and quote a text only where a bound was broken."""
+    """Return the first line of a decoding error. The library's messages name types and places, and no values."""
     return str(error).splitlines()[0][:200] if isinstance(error, msgspec.MsgspecError) else "not UTF-8"

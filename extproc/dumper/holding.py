@@ -1,4 +1,4 @@
-"""What was accepted and is not written yet: in the order of arrival, and never more than so many bytes."""
+"""Hold accepted messages until they are written, in the order of arrival, within a bound of bytes."""
 
 import asyncio
 from collections import deque
@@ -7,16 +7,16 @@ from typing import Final, Self
 
 from extproc.dumper.message import Message
 
-# A message's attributes, and what Python needs for them.
+# Bytes for the attributes of a message as Python objects.
 OVERHEAD: Final = 4096
 
 
 class FullError(Exception):
-    """There is no room: nothing was taken."""
+    """Report that there is no room: nothing was accepted."""
 
 
 class Holding:
-    """Messages that wait, and room for those that are being received. All on one event loop."""
+    """Hold waiting messages, and room for messages that are being received. Use it in one event loop only."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -33,13 +33,13 @@ class Holding:
         return len(self._waiting)
 
     def room(self) -> "Room":
-        """Room for one message, which is given back at the end of the `with` unless it was put in."""
+        """Return room for one message. The end of the `with` frees it unless the message was put in."""
         return Room(self)
 
     async def take(self, most: int, most_bytes: int) -> list[tuple[Message, int]]:
-        """The oldest ones, at least one, with the room that each takes; empty once closed and empty.
+        """Wait for messages, and return the oldest ones with the size of each; at least one.
 
-        Their room stays taken until `free`.
+        Return an empty list once the holding is closed and empty. The sizes stay used until `free`.
         """
         while not self._waiting:
             if self._closed:
@@ -58,12 +58,12 @@ class Holding:
         self._used -= size
 
     def close(self) -> None:
-        """Nothing more will come: whoever takes gets what is left, then nothing."""
+        """Accept no more messages. `take` returns the remaining messages, then an empty list."""
         self._closed = True
         self._arrived.set()
 
     def claim(self, size: int) -> None:
-        """Raises `FullError`."""
+        """Use `size` more bytes. Raise `FullError` if they do not fit."""
         if self._closed or self._used + size > self._capacity:
             raise FullError
         self._used += size
@@ -74,19 +74,19 @@ class Holding:
 
 
 class Room:
-    """Made by `Holding.room`."""
+    """Keep room for one message while it is received. `Holding.room` creates it."""
 
     def __init__(self, holding: Holding) -> None:
         self._holding = holding
         self._size = 0
 
     def grow(self, size: int) -> None:
-        """Raises `FullError`."""
+        """Use `size` more bytes. Raise `FullError` if they do not fit."""
         self._holding.claim(size)
         self._size += size
 
     def put(self, message: Message) -> None:
-        """The message waits to be written; room that it does not need is given back."""
+        """Let the message wait to be written. Free the bytes that it does not need."""
         needed = min(self._size, OVERHEAD + len(message.body or b""))
         self._holding.free(self._size - needed)
         self._holding.append(message, needed)

@@ -1,4 +1,4 @@
-"""One message of the inference logger, and the form in which it is printed and stored."""
+"""Describe one message of the inference logger, and its printed and stored form."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import quote
 
-# S3 takes keys of 1024 bytes; four segments of that length, a prefix and the ending stay below.
+# S3 accepts keys of 1024 bytes: four segments of this length, a prefix and the ending are shorter.
 _MAX_SEGMENT: Final = 180
 
 
@@ -21,7 +21,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`size` is the body's whole length in bytes; `body` is what is kept of it, None where bodies are left out."""
+    """Describe one message. `size` is the length of the whole body in bytes; `body` is the kept part of it.
+
+    `body` is None if bodies are not kept.
+    """
 
     id: str
     kind: Kind
@@ -42,23 +45,23 @@ class Message:
         return replace(self, body=None)
 
     def cut(self, limit: int) -> "Message":
-        """At most `limit` bytes of the body are kept."""
+        """Return the message with at most `limit` bytes of its body."""
         return self if self.body is None or len(self.body) <= limit else replace(self, body=self.body[:limit])
 
 
 def path_of(message: Message) -> str:
-    """`namespace/service/date/id-kind`. Names come from outside: none can leave its place or be a key too long."""
+    """Return `namespace/service/date/id-kind`. No name can leave its segment or make the key too long."""
     day = message.time.date().isoformat()
     return "/".join((*_place(message), day, f"{_segment(message.id)}-{message.kind}"))
 
 
 def identity_of(message: Message) -> str:
-    """What makes two messages the same one: where it comes from, its id, and whether it is request or response."""
+    """Return the identity of a message: namespace, service, id, and request or response."""
     return "/".join((*_place(message), f"{_segment(message.id)}-{message.kind}"))
 
 
 def record_of(message: Message) -> dict[str, Any]:
-    """The message as it is printed and stored. A body that is no text is base64."""
+    """Return the message as it is printed and stored. A body that is not UTF-8 is base64."""
     text, encoding = _shown(message)
     return {
         "id": message.id,
@@ -81,7 +84,7 @@ def record_of(message: Message) -> dict[str, Any]:
 
 
 def json_line(message: Message) -> bytes:
-    """The record as one line of ASCII JSON: control characters and ANSI escapes in it stay harmless."""
+    """Return the record as one line of ASCII JSON, in which control characters and ANSI escapes are harmless."""
     return json.dumps(record_of(message), default=datetime.isoformat, separators=(",", ":")).encode() + b"\n"
 
 
@@ -91,7 +94,7 @@ def _shown(message: Message) -> tuple[str | None, str | None]:
     try:
         return message.body.decode(), "text"
     except UnicodeDecodeError as error:
-        # A cut may have gone through the last character: what is before it is still text.
+        # The body may be cut inside of its last character: the part before it is still text.
         if len(message.body) < message.size and error.reason == "unexpected end of data":
             return message.body[: error.start].decode(), "text"
     return base64.b64encode(message.body).decode("ascii"), "base64"

@@ -1,4 +1,4 @@
-"""The dumper's metrics, on a registry of its own. No model, namespace or id is a label."""
+"""Count and measure in a registry of the dumper's own. No model, namespace or id is a label."""
 
 from typing import Final
 
@@ -16,19 +16,25 @@ class DumperMetrics:
     def __init__(self, holding: Holding) -> None:
         self.registry = CollectorRegistry()
         self._messages = Counter(
-            "tokenweir_dumper_messages", "Messages by what became of them.", ("outcome",), registry=self.registry
+            "tokenweir_dumper_messages", "Messages by outcome.", ("outcome",), registry=self.registry
         )
         self._failures = Counter(
-            "tokenweir_dumper_write_failures", "Tries to write that failed.", registry=self.registry
+            "tokenweir_dumper_write_failures", "Failed attempts to write.", registry=self.registry
         )
         self._seconds = Histogram(
             "tokenweir_dumper_write_seconds", "Time of one write.", buckets=_SECONDS, registry=self.registry
         )
-        waiting = Gauge("tokenweir_dumper_queue_messages", "Messages that wait.", registry=self.registry)
+        waiting = Gauge(
+            "tokenweir_dumper_queue_messages", "Messages that wait to be written.", registry=self.registry
+        )
         waiting.set_function(lambda: len(holding))
-        used = Gauge("tokenweir_dumper_queue_used_bytes", "Memory that is taken.", registry=self.registry)
+        used = Gauge(
+            "tokenweir_dumper_queue_used_bytes",
+            "Bytes used by messages that wait or are being received.",
+            registry=self.registry,
+        )
         used.set_function(lambda: holding.used_bytes)
-        # There from the start: the step from nothing to 1 is no increase to Prometheus.
+        # Present from the start: to Prometheus the step from absent to 1 is no increase.
         for outcome in (Written.STORED, Written.REPEATED, Written.REFUSED, *REFUSALS, LOST):
             self._messages.labels(outcome)
 

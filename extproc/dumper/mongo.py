@@ -1,4 +1,4 @@
-"""MongoDB: one document per message, in batches, deleted after a while."""
+"""Write messages to MongoDB in batches: one document per message, deleted after `ttl_days`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from extproc.ports.base import StoreError
 _TTL_INDEX: Final = "expires"
 _BY_SERVICE: Final = "service_time"
 _DUPLICATE: Final = 11000
-# What repeating won't mend, because it lies in the document: it breaks a validation rule, or is too large.
+# Permanent errors of a document: it breaks a validation rule, or is too large.
 _NEVER: Final = frozenset({2, 121, 10334, 17419, 17420})
 _DAY_S: Final = 86_400
 _MAX_TTL_S: Final = 2_147_483_647
@@ -25,7 +25,7 @@ _MAX_TTL_S: Final = 2_147_483_647
 
 @dataclass(frozen=True, slots=True)
 class MongoSinkOptions:
-    """`url` may carry user, password and TLS options. `ttl_days` 0 keeps messages for good."""
+    """Say where to write. `url` may contain a password and TLS options. `ttl_days` 0 keeps messages forever."""
 
     url: str
     database: str
@@ -35,7 +35,7 @@ class MongoSinkOptions:
 
 
 class MongoSink:
-    """`_id` is what makes two messages the same one, so a repeat adds nothing, whatever indexes there are."""
+    """Write messages to a collection. `_id` is the identity of a message, so a repeated message adds nothing."""
 
     def __init__(self, options: MongoSinkOptions) -> None:
         milliseconds = int(options.timeout_s * 1000)
@@ -49,13 +49,13 @@ class MongoSink:
             tz_aware=True,
         )
         self._database = self._client[options.database]
-        # Acknowledged means: on a majority and in the journal.
+        # A write is acknowledged once a majority has it in the journal.
         self._messages = self._database.get_collection(
             options.collection, write_concern=WriteConcern("majority", j=True)
         )
 
     async def prepare(self) -> None:
-        """The server answers, and the indexes are there. Raises `StoreError`."""
+        """Create the indexes. Raise `StoreError`."""
         try:
             await self._messages.create_index(
                 [("namespace", 1), ("inference_service", 1), ("time", -1)], name=_BY_SERVICE
@@ -117,7 +117,7 @@ def _result(code: int | None) -> Written:
 
 
 def _fits(document: dict[str, Any]) -> bool:
-    """Whether BSON can hold it: a name with a NUL in it, say, is none."""
+    """Return whether BSON can encode the document: it can't with a NUL in a name, for example."""
     try:
         encode(document)
     except (BSONError, OverflowError, UnicodeEncodeError):
@@ -126,7 +126,7 @@ def _fits(document: dict[str, Any]) -> bool:
 
 
 def _brief(error: PyMongoError) -> str:
-    if isinstance(error, OperationFailure):  # its text may quote documents
+    if isinstance(error, OperationFailure):  # the text may quote documents
         return f"{type(error).__name__}, code {error.code}"
     text = (str(error) or type(error).__name__).splitlines()[0]
     return text.partition(" (configured timeouts")[0].partition(", Timeout:")[0][:200]

@@ -1,4 +1,4 @@
-"""The HTTP side: takes events, and answers before they are written."""
+"""Receive events over HTTP, and answer before they are written."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ from extproc.dumper.metrics import DumperMetrics
 
 _log = logging.getLogger(__name__)
 _RETRY_AFTER_S: Final = "1"
-# A client whose machine is gone says nothing, not even that it left: its room would be taken for good.
+# A client whose machine is gone never closes its connection: without a bound its room would never be freed.
 _BODY_S: Final = 30.0
 
 
@@ -33,7 +33,7 @@ class _TooLargeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """`ready` says whether events should come here at all."""
+    """Receive events for a holding. `/readyz` answers 200 while `ready` returns True."""
 
     holding: Holding
     metrics: DumperMetrics
@@ -44,7 +44,7 @@ class Receiver:
     body_s: float = _BODY_S
 
     def app(self) -> Starlette:
-        # An event may be posted to any other path: `logger.url` of an InferenceService may have one.
+        # Events are accepted on any other path, because `logger.url` of an InferenceService may contain a path.
         return Starlette(
             routes=[
                 Route("/healthz", self._healthz, methods=["GET"]),
@@ -67,7 +67,7 @@ class Receiver:
         except TimeoutError:
             return self._refused("invalid", 408, f"the whole event must be here within {self.body_s:g} s")
         except FullError:
-            return self._refused("full", 503, "too much waits to be written")
+            return self._refused("full", 503, "too many bytes wait to be written")
         except UnsupportedError as error:
             return self._refused("invalid", 415, str(error))
         except BadEventError as error:
@@ -77,7 +77,9 @@ class Receiver:
         return Response(status_code=202)
 
     async def _body(self, request: Request, room: Room) -> bytes:
-        """Room is taken before the bytes are: the bound holds for what is being read as well."""
+        """Read the body. Room is claimed before the bytes are read, so the bound covers bodies that are being
+        read.
+        """
         announced = request.headers.get("content-length", "0")
         expected = int(announced) if announced.isdecimal() else 0
         if expected > self.max_body_bytes:
@@ -97,7 +99,7 @@ class Receiver:
     def _refused(self, outcome: str, status: int, message: str) -> Response:
         self.metrics.counted(outcome)
         if outcome == "invalid":
-            _log.info("refused", extra={"error": message})
+            _log.info("event refused", extra={"error": message})
         headers = {"retry-after": _RETRY_AFTER_S} if status == 503 else {}  # noqa: PLR2004
         return JSONResponse({"error": message}, status, headers)
 
@@ -115,5 +117,5 @@ class Receiver:
 
 
 def _utf8(value: str) -> str:
-    """KServe sends UTF-8 in headers; Starlette reads them as Latin-1."""
+    """Decode a header as UTF-8, as KServe sends it; Starlette decoded it as Latin-1."""
     return value.encode("latin-1").decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""S3 and what speaks like it: one object per message."""
+"""Write messages to S3 or a compatible service: one object per message."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ _NOT_IMPLEMENTED: Final = 501
 
 @dataclass(frozen=True, slots=True)
 class S3Options:
-    """Credentials are not among them: they come from where the AWS SDK looks for them."""
+    """Say where to write. Credentials are not among the options: the AWS SDK finds them."""
 
     bucket: str
     prefix: str = ""
@@ -37,7 +37,9 @@ class S3Options:
 
 
 class S3Sink:
-    """An object that exists is never written again: a repeat adds nothing, nobody can replace what is there."""
+    """Write messages to a bucket. An object that exists is not written again, so a repeated message changes
+    nothing.
+    """
 
     def __init__(self, options: S3Options) -> None:
         self._options = options
@@ -51,9 +53,9 @@ class S3Sink:
                     connect_timeout=min(_CONNECT_S, options.timeout_s),
                     read_timeout=options.timeout_s,
                     max_pool_connections=options.parallel,
-                    # The writer tries again, and knows how long it may.
+                    # The writer retries by itself.
                     retries={"total_max_attempts": 1},
-                    # Others than AWS often know neither the newer checksums nor buckets in host names.
+                    # Many compatible services support neither the newer checksums nor buckets in host names.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                     s3={"addressing_style": "auto" if options.endpoint is None else "path"},
@@ -64,7 +66,7 @@ class S3Sink:
         self._threads = ThreadPoolExecutor(max_workers=options.parallel, thread_name_prefix="s3")
 
     async def prepare(self) -> None:
-        """The bucket answers. Raises `StoreError`."""
+        """Check that the bucket answers. Raise `StoreError`."""
         await self._in_thread(lambda: self._client.head_bucket(Bucket=self._options.bucket))
 
     async def write(self, messages: Sequence[Message]) -> Sequence[Written]:
@@ -88,7 +90,7 @@ class S3Sink:
                 return Written.REPEATED
             if not self._condition or _status(error) != _NOT_IMPLEMENTED:
                 raise
-            self._condition = {}  # it has no conditional writes: a repeat overwrites its like
+            self._condition = {}  # no conditional writes: a repeated message overwrites its equal
             self._client.put_object(**whole)
         return Written.STORED
 
@@ -102,7 +104,7 @@ class S3Sink:
             raise StoreError(f"S3: {type(error).__name__}: {str(error)[:200]}", transient=True) from error
 
     async def aclose(self) -> None:
-        # A call that hangs ends by its own timeout; nobody waits for it.
+        # A call that hangs ends by its own timeout; nothing waits for it.
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 

@@ -1,4 +1,4 @@
-"""The dumper's life: listen, take events, drain."""
+"""Run the dumper: listen, receive events, drain."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ _SERVER: Final = ServerOptions(keep_alive_s=75, finish_s=3)
 
 @dataclass(frozen=True, slots=True)
 class DumperOptions:
-    """Where to listen, and bounds. `drain_s` is how many seconds SIGTERM waits until all is written."""
+    """Say where to listen, and set bounds. After SIGTERM, `drain_s` seconds are left to write what waits."""
 
     listen: str
     max_body_bytes: int
@@ -37,9 +37,9 @@ class DumperOptions:
 
 
 async def serve(options: DumperOptions, make_sink: Callable[[], Sink]) -> int:
-    """Runs until SIGTERM or SIGINT. Returns the exit code: 0 where all that was accepted is written.
+    """Run until SIGTERM or SIGINT. Return the exit code: 0 if all accepted messages were written.
 
-    Raises `ListenError`, and `StoreError` where the sink can't be used at all.
+    Raise `ListenError`, and `StoreError` if the sink can't be used at all.
     """
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,7 +83,7 @@ async def _run(
     writing.cancel()
     lost = writer.give_up()
     _log.log(logging.ERROR if lost else logging.INFO, "stopped", extra={"messages_lost": lost})
-    if finished:  # it never fails: say what made it
+    if finished:  # if it ended by an error, raise the error
         await writing
     else:
         await asyncio.gather(writing, return_exceptions=True)
@@ -91,6 +91,6 @@ async def _run(
 
 
 def _now() -> datetime:
-    """In milliseconds, which is what MongoDB keeps."""
+    """Return the current instant, cut to the milliseconds that MongoDB stores."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)

@@ -1,4 +1,4 @@
-"""Where messages go: the port, and standard output."""
+"""Define the port of sinks, and print messages to standard output."""
 
 import asyncio
 import sys
@@ -12,38 +12,38 @@ from extproc.ports.base import StoreError
 
 
 class Written(StrEnum):
-    """What became of a message."""
+    """Name the outcome of writing a message."""
 
     STORED = "stored"
     REPEATED = "repeated"
-    """It was there already; nothing was added."""
+    """Mark a message that was stored before: nothing was added."""
     REFUSED = "refused"
-    """The store will never take this one."""
+    """Mark a message that the store refuses permanently."""
     FAILED = "failed"
-    """It is worth another try."""
+    """Mark a transient failure."""
 
 
 class Sink(Protocol):
     async def prepare(self) -> None:
-        """Returns once it can be written to. Raises `StoreError`."""
+        """Return once the sink can be written to. Raise `StoreError`."""
 
     async def write(self, messages: Sequence[Message]) -> Sequence[Written]:
-        """One result for each message, in order. Raises `StoreError` where all of them failed."""
+        """Write messages, and return one outcome for each, in order. Raise `StoreError` if all of them failed."""
 
     async def aclose(self) -> None: ...
 
 
 class StdoutSink:
-    """One JSON line per message."""
+    """Print one JSON line per message."""
 
     def __init__(self, print_bytes: int, stream: BinaryIO | None = None) -> None:
         self._print_bytes = print_bytes
         self._stream = sys.stdout.buffer if stream is None else stream
-        # Whoever reads the other end may be slow: requests are answered meanwhile.
+        # In a thread, because a slow reader of stdout must not delay the answers to requests.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stdout")
 
     async def prepare(self) -> None:
-        """Nothing to do."""
+        """Do nothing: stdout is always ready."""
 
     async def write(self, messages: Sequence[Message]) -> Sequence[Written]:
         lines = b"".join(json_line(message.cut(self._print_bytes)) for message in messages)

@@ -1,4 +1,4 @@
-"""Takes what waits to the sink, for as long as that takes."""
+"""Write waiting messages to the sink, and retry until they are written."""
 
 import asyncio
 import logging
@@ -21,18 +21,17 @@ Held = list[tuple[Message, int]]
 
 
 class Writer:
-    """One task. A sink that is down is tried again until it is back: meanwhile the holding fills."""
+    """Write messages in one task. While the sink is down, writes are retried and the holding fills."""
 
     def __init__(self, holding: Holding, sink: Sink, metrics: DumperMetrics) -> None:
         self._holding = holding
         self._sink = sink
         self._metrics = metrics
         self._in_hand: Held = []
-        self.ready = False
-        """Whether the sink has answered once."""
+        self.ready = False  # True once the sink has answered
 
     async def run(self) -> None:
-        """Returns once the holding is closed and all of it is written."""
+        """Write until the holding is closed and empty."""
         await self._prepare()
         while batch := await self._holding.take(_BATCH, _BATCH_BYTES):
             self._in_hand = batch
@@ -45,7 +44,7 @@ class Writer:
                     await asyncio.sleep(_BACKOFF.wait_s(failures))
 
     def give_up(self) -> int:
-        """Counts what is left as lost, and returns how many messages that are. Call it when nothing runs."""
+        """Count the remaining messages as lost, and return their number. Call it when `run` has ended."""
         left = len(self._in_hand) + len(self._holding)
         self._metrics.counted(LOST, left)
         return left
@@ -63,7 +62,7 @@ class Writer:
                 self.ready = True
 
     async def _write(self) -> bool:
-        """One try. Whether anything came of it."""
+        """Write once. Return whether at least one message was written or refused."""
         started = perf_counter()
         try:
             results = await self._sink.write([message for message, _ in self._in_hand])
@@ -79,7 +78,9 @@ class Writer:
                 self._done(held, written)
         if left:
             self._metrics.write_failed()
-            _log.warning("some messages could not be written", extra={"messages": len(left)})
+            _log.warning(
+                "sink: some messages could not be written: they will be retried", extra={"messages": len(left)}
+            )
         progress = len(left) < len(self._in_hand)
         self._in_hand = left
         return progress
@@ -89,8 +90,10 @@ class Writer:
         self._holding.free(size)
         self._metrics.counted(written)
         if written is Written.REFUSED:
-            _log.error("the sink takes this message never", extra={"message_id": identity_of(message)})
+            _log.error(
+                "sink: a message is refused permanently: it is dropped", extra={"message_id": identity_of(message)}
+            )
 
     def _failed(self, error: StoreError) -> None:
         self._metrics.write_failed()
-        _log.warning("can't write", extra={"error": str(error)})
+        _log.warning("sink: write failed: it will be repeated", extra={"error": str(error)})

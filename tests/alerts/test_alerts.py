@@ -41,7 +41,7 @@ def test_an_alert_is_counted_logged_and_given_to_every_receiver(caplog):
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (
         logging.WARNING,
-        "usage reached a threshold of its limit",
+        "quota: usage reached a threshold of its limit",
     )
 
 

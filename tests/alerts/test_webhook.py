@@ -226,9 +226,9 @@ async def test_a_fault_of_the_sender_is_a_failure_and_ends_nothing(caplog):
 async def test_an_outage_is_told_of_once_a_cause_and_its_end_once(caplog):
     await World(LATER, LATER, Failed("timeout"), LATER).finish(alert(1), alert(2))
     assert lines(caplog) == [
-        ("WARNING", "webhook fails, alerts wait", "status 503"),
-        ("WARNING", "webhook fails, alerts wait", "timeout"),
-        ("WARNING", "webhook delivers again", ""),
+        ("WARNING", "webhook: delivery failed: it will be repeated", "status 503"),
+        ("WARNING", "webhook: delivery failed: it will be repeated", "timeout"),
+        ("WARNING", "webhook: alerts are delivered again", ""),
     ]
     assert {record.host for record in caplog.records} == {"receiver.example"}
 
@@ -238,8 +238,8 @@ async def test_the_next_outage_is_told_of_again(caplog):
     world.post.verdicts = [LATER]
     await world.finish(alert(2))
     assert [message for _, message, _ in lines(caplog)] == [
-        "webhook fails, alerts wait",
-        "webhook delivers again",
+        "webhook: delivery failed: it will be repeated",
+        "webhook: alerts are delivered again",
     ] * 2
 
 
@@ -248,8 +248,8 @@ async def test_a_refusal_is_told_of_once_a_cause_though_others_get_through(caplo
     world = World(refused, Delivered(), refused, Refused("status 413"), Delivered(), refused)
     await world.finish(*(alert(number) for number in range(6)))
     assert lines(caplog) == [
-        ("ERROR", "alerts are lost", "refused: status 400"),
-        ("ERROR", "alerts are lost", "refused: status 413"),
+        ("ERROR", "webhook: alerts are lost", "refused: status 400"),
+        ("ERROR", "webhook: alerts are lost", "refused: status 413"),
     ]
     assert world.metrics.lost_items == 4
 
@@ -259,7 +259,7 @@ async def test_a_thousand_alerts_that_are_lost_are_counted_each_and_told_of_once
     for number in range(1001):
         world.webhook.put(alert(number))
     assert world.metrics.lost_items == 1000
-    assert lines(caplog) == [("ERROR", "alerts are lost", "queue full")]
+    assert lines(caplog) == [("ERROR", "webhook: alerts are lost", "queue full")]
 
 
 # ---------------------------------------------------------------- the end
@@ -298,7 +298,7 @@ async def test_what_fails_while_draining_is_lost_and_said_to_be(caplog):
         assert not await draining
     assert world.metrics.lost_items == 2
     assert len(world.post.tried) == 2
-    assert ("ERROR", "alerts are lost", "stopping") in lines(caplog)
+    assert ("ERROR", "webhook: alerts are lost", "stopping") in lines(caplog)
 
 
 async def test_draining_ends_in_time_where_the_receiver_hangs(caplog):
