@@ -7,7 +7,7 @@ import pytest
 from extproc.timing.backoff import Backoff
 from extproc.timing.events import happens_within
 from extproc.timing.periodic import periodically
-from tests.simulation.virtual_loop import run
+from tests.virtual_loop import run
 
 
 class ExpectedError(Exception):
