@@ -20,7 +20,7 @@ async def served(**options):
     async with running(app) as port:
         url = f"http://127.0.0.1:{port}/v1"
         async with openai.AsyncOpenAI(
-            base_url=url, api_key="none", max_retries=0, timeout=10, **options
+            base_url=url, api_key="none", max_retries=0, timeout=60, **options
         ) as client:
             yield app, client
 
@@ -34,7 +34,7 @@ async def served_to_anthropic():
     app = SampleModel()
     async with running(app) as port:
         url = f"http://127.0.0.1:{port}"
-        async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0, timeout=10) as client:
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
             yield app, client, anthropic
 
 
