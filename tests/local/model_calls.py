@@ -86,12 +86,16 @@ async def calling(app):
         yield client
 
 
+def payload(call, audio=None):
+    """The body of a request, as arguments of httpx."""
+    if not call.is_form:
+        return {"json": call.body}
+    return {"data": call.body, "files": {"file": ("speech.wav", wav() if audio is None else audio)}}
+
+
 async def post(client, call, *, fault=None, usage=None, audio=None):
     headers = {FAULT_HEADER: fault or "", USAGE_HEADER: usage or ""}
-    if call.is_form:
-        files = {"file": ("speech.wav", wav() if audio is None else audio)}
-        return await client.post(call.path, data=call.body, files=files, headers=headers)
-    return await client.post(call.path, json=call.body, headers=headers)
+    return await client.post(call.path, headers=headers, **payload(call, audio))
 
 
 async def answer(client, call, **options):
