@@ -527,7 +527,7 @@ def test_apply_reads_yaml_of_one_document_or_several(run, stored, file):
         ("", "{file}: there is no document in it"),
         ("a: [", "{file}: not valid YAML at line 1, column 5"),
         ("\x07", "{file}: neither YAML nor JSON"),
-        ('{"tenant_id": "ok", "limits": [' + "[" * 5000 + "]" * 5000 + "]}", "{file}: neither YAML nor JSON"),
+        ('{"tenant_id": "ok", "limits": [' + "[" * 50_000 + "]" * 50_000 + "]}", "{file}: neither YAML nor JSON"),
     ],
 )
 def test_where_one_document_can_not_be_used_none_is_written(run, database, file, content, message):
