@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,38 @@ def git() -> str:
     return part("git", shutil.which("git"), "install git")
 
 
+def until(condition, deadline_s=30.0):
+    """Wait for the condition."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {deadline_s} s"
+        time.sleep(0.02)
+
+
+class SlowHelm:
+    """A program in the place of helm: each run waits until it may go on. It writes when it begins and when it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log, self._go = folder / "log", folder / "go"
+        program = folder / "helm"
+        program.write_text(
+            f"#!/bin/sh\necho begin >> {self._log}\nwhile [ ! -e {self._go} ]; do sleep 0.02; done\n"
+            f"echo end >> {self._log}\necho 'kind: X'\n"
+        )
+        program.chmod(0o755)
+        self.path = str(program)
+
+    def go_on(self) -> None:
+        self._go.touch()
+
+    def wait(self) -> None:
+        """Let the runs that begin from now on wait."""
+        self._go.unlink()
+
+    def log(self) -> list[str]:
+        return self._log.read_text().split() if self._log.exists() else []
+
+
 @dataclass
 class Served:
     """`address` has the key behind its #."""
@@ -54,7 +87,7 @@ class Served:
         """By Ctrl-C: the exit code, and all that it still said."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-        said = "".join(self.process.communicate(timeout=20))
+        said = "".join(self.process.communicate(timeout=60))
         return self.process.returncode, said
 
 
@@ -69,6 +102,6 @@ def serve(*arguments: str, **environment: str) -> Served:
     )
     line = process.stdout.readline()
     if not line.startswith("The form: "):
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         raise AssertionError(f"the form did not start: {line}{said}")
     return Served(process, line.removeprefix("The form: ").strip())

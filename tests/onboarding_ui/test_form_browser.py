@@ -9,7 +9,7 @@ from extproc.onboarding import checking
 from extproc.onboarding import helm as rendering
 
 from .acting import download, field, objects, problem_at, settled, shown, tab, values
-from .served import git, helm
+from .served import SlowHelm, git, helm
 
 COMMENTED = """\
 # The team's model.
@@ -94,6 +94,7 @@ def test_from_nothing_to_an_llm_with_gpu_canary_and_limits_by_clicking_and_typin
     assert any("service_account:200000/day" in each and "service_account:120/minute" in each for each in limits)
 
 
+@pytest.mark.thorough
 def test_the_downloaded_values_are_the_smallest_that_say_it_and_they_work(blank, opened):
     page = describe_llm(opened(blank))
     text, name = download(page, "values")
@@ -140,6 +141,7 @@ def test_a_wrong_value_says_what_is_wrong_at_its_field_and_only_there(blank, ope
     assert values(page)["replicaCount"] == 2
 
 
+@pytest.mark.thorough
 def test_free_form_yaml_that_cannot_be_read_names_its_line_and_holds_the_files_back(blank, opened):
     page = opened(blank)
     page.get_by_role("button", name="Container of your own").click()
@@ -156,6 +158,7 @@ def test_free_form_yaml_that_cannot_be_read_names_its_line_and_holds_the_files_b
     assert values(page)["inferenceservice"]["predictor"]["containers"] == [{"name": "a", "image": "b:1"}]
 
 
+@pytest.mark.thorough
 def test_rows_maps_and_lines_come_and_go(blank, opened):
     page = opened(blank)
     page.get_by_role("button", name="LLM on a GPU").click()
@@ -180,6 +183,7 @@ def test_rows_maps_and_lines_come_and_go(blank, opened):
     assert "labels" not in found["inferenceservice"]
 
 
+@pytest.mark.thorough
 def test_reset_takes_a_value_back_to_its_default(blank, opened):
     page = opened(blank)
     field(page, "Pods, at least").fill("9")
@@ -189,6 +193,7 @@ def test_reset_takes_a_value_back_to_its_default(blank, opened):
     assert values(page) == {}
 
 
+@pytest.mark.thorough
 def test_each_object_says_which_value_it_is_there_for_and_leads_to_it(blank, opened):
     page = canary_of_an_llm(opened(blank))
     tab(page, "Objects")
@@ -231,6 +236,7 @@ def test_the_patch_of_a_file_applies_and_keeps_its_comments(tmp_path, form, open
     )
 
 
+@pytest.mark.thorough
 def test_the_patch_of_a_new_file_makes_it_where_the_form_says(tmp_path, blank, opened):
     page = canary_of_an_llm(opened(blank))
     tab(page, "Files")
@@ -247,6 +253,7 @@ def test_the_patch_of_a_new_file_makes_it_where_the_form_says(tmp_path, blank, o
     assert page.locator("#download-patch").is_disabled()
 
 
+@pytest.mark.thorough
 def test_a_helmrelease_is_edited_in_its_values_alone(tmp_path, form, opened):
     folder = repository(tmp_path, iris_yaml=RELEASE)
     page = opened(form(str(folder / "iris.yaml")))
@@ -257,6 +264,7 @@ def test_a_helmrelease_is_edited_in_its_values_alone(tmp_path, form, opened):
     assert (folder / "iris.yaml").read_text() == RELEASE.replace("replicaCount: 1", "replicaCount: 2")
 
 
+@pytest.mark.thorough
 def test_a_value_that_no_chart_has_is_named_and_can_be_removed(tmp_path, form, opened):
     file = tmp_path / "values.yaml"
     file.write_text(COMMENTED + "replicas: 4\nautoscaling:\n  maxReplicas: 3\n")
@@ -269,6 +277,7 @@ def test_a_value_that_no_chart_has_is_named_and_can_be_removed(tmp_path, form, o
     assert shown(page, "values.yaml").strip() == COMMENTED.strip()
 
 
+@pytest.mark.thorough
 def test_the_other_chart_keeps_what_was_typed_and_offers_the_canary_again(blank, opened):
     page = canary_of_an_llm(opened(blank))
     page.get_by_role("radio", name="One version").check()
@@ -281,6 +290,7 @@ def test_the_other_chart_keeps_what_was_typed_and_offers_the_canary_again(blank,
     assert ("InferenceService", "my-model-canary") in objects(page)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("reload", [True, False])
 def test_what_was_typed_outlives_a_reload_and_the_server(form, opened, reload):
     served = form()
@@ -302,6 +312,7 @@ def test_what_was_typed_outlives_a_reload_and_the_server(form, opened, reload):
     page.errors[:] = [each for each in page.errors if "ERR_CONNECTION_REFUSED" not in each]
 
 
+@pytest.mark.thorough
 def test_somebody_elses_change_of_the_file_is_told(tmp_path, form, opened):
     file = tmp_path / "values.yaml"
     file.write_text(COMMENTED)
@@ -312,18 +323,21 @@ def test_somebody_elses_change_of_the_file_is_told(tmp_path, form, opened):
     assert "changed by somebody else" in page.locator("#notice").inner_text()
 
 
+@pytest.mark.thorough
 def test_an_older_answer_is_never_shown_for_what_was_typed_since(tmp_path, form, opened):
-    slow = tmp_path / "helm"
-    slow.write_text("#!/bin/sh\nsleep 0.4\necho 'kind: X'\n")
-    slow.chmod(0o755)
-    page = opened(form(helm=str(slow)))
+    helm = SlowHelm(tmp_path)
+    helm.go_on()
+    page = opened(form(helm=helm.path))
+    helm.wait()
     for number in (2, 3):
-        field(page, "Pods, at least").fill(str(number))
-        page.wait_for_timeout(500)  # the answer is on its way
+        with page.expect_request("**/api/preview"):
+            field(page, "Pods, at least").fill(str(number))
     field(page, "Pods, at least").fill("4")
+    helm.go_on()
     assert values(page) == {"replicaCount": 4}
 
 
+@pytest.mark.thorough
 def test_a_file_whose_comments_cannot_be_kept_says_so(tmp_path, form, opened):
     file = tmp_path / "values.yaml"
     file.write_text(COMMENTED + "inferenceservice2: &a {x: 1}\nenv: dev\nlabels: *a\n")
@@ -333,3 +347,12 @@ def test_a_file_whose_comments_cannot_be_kept_says_so(tmp_path, form, opened):
     settled(page)
     assert "without its comments" in page.locator("#problems").inner_text()
     assert file.read_text().startswith("# The team")
+
+
+def test_what_a_file_says_is_never_read_as_markup(tmp_path, form, opened):
+    file = tmp_path / "values.yaml"
+    file.write_text('env: "<img src=x onerror=alert(1)>"\n"<b>x</b>": 1\n')
+    page = opened(form(str(file)))
+    assert "<img src=x" in shown(page, "values.yaml")
+    assert page.locator("#shown img, #problems b").count() == 0
+    assert "<b>x</b>" in page.locator("#problems").inner_text()

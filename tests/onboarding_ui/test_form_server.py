@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +11,9 @@ import pytest
 
 from extproc.onboarding.ui.latest import Latest
 
-from .served import ROOT, serve
+from .served import ROOT, SlowHelm, serve, until
 
+WRITTEN = "http11.receive_response_headers.started"
 DRAFT = {"chart": "kserve-model", "release": "iris", "namespace": "models", "values": {}}
 
 
@@ -86,9 +86,16 @@ def test_nothing_is_told_without_the_key(blank, key):
     assert httpx.get(f"{blank.url}api/form?key={blank.key}", trust_env=False).status_code == 401
 
 
-def test_each_start_has_a_key_of_its_own(blank, form):
+@pytest.fixture(scope="module")
+def without_helm():
+    served = serve(helm="/nowhere/helm")
+    yield served
+    served.end()
+
+
+def test_each_start_has_a_key_of_its_own(blank, without_helm):
     assert len(blank.key) >= 32
-    assert form().key != blank.key
+    assert without_helm.key != blank.key
 
 
 @pytest.mark.parametrize(
@@ -179,29 +186,30 @@ def test_a_taken_port_and_a_wrong_file_end_in_one_line(tmp_path):
     assert "Traceback" not in str(told.value)
 
 
-def fake_helm(folder, script):
-    program = folder / "helm"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    return str(program)
-
-
 def test_who_types_fast_is_rendered_one_at_a_time(tmp_path, form):
-    # Each run writes a line when it begins and one when it ends.
-    helm = fake_helm(
-        tmp_path, f"echo begin >> {tmp_path}/log; sleep 0.5; echo end >> {tmp_path}/log; echo 'kind: X'"
-    )
-    served = form(helm=helm)
+    helm = SlowHelm(tmp_path)
+    served = form(helm=helm.path)
     headers = {"authorization": f"Bearer {served.key}"}
+
+    sent = []  # of each request that was written as a whole
 
     def ask(number):
         draft = {**DRAFT, "values": {"replicaCount": number}}
-        return httpx.post(f"{served.url}api/preview", json=draft, headers=headers, trust_env=False, timeout=30)
+        trace = {"trace": lambda name, _: sent.append(number) if name == WRITTEN else None}
+        return client.post("api/preview", json=draft, extensions=trace)
 
-    with ThreadPoolExecutor(10) as pool:
-        answers = [each.status_code for each in pool.map(ask, range(1, 11))]
-    log = (tmp_path / "log").read_text().split()
-    assert log == ["begin", "end"] * answers.count(200)
+    with (
+        httpx.Client(base_url=served.url, headers=headers, trust_env=False, timeout=60) as client,
+        ThreadPoolExecutor(10) as pool,
+    ):
+        asked = [pool.submit(ask, 1)]
+        until(lambda: helm.log() == ["begin"])
+        asked += [pool.submit(ask, number) for number in range(2, 11)]
+        until(lambda: len(sent) == 10)
+        client.get("api/form").raise_for_status()  # the server has read what came before
+        helm.go_on()
+        answers = [each.result().status_code for each in asked]
+    assert helm.log() == ["begin", "end"] * answers.count(200)
     assert answers.count(409) >= 5
     assert answers.count(200) + answers.count(409) == 10
 
@@ -216,8 +224,8 @@ async def test_of_those_that_wait_the_newest_is_done():
     assert await asyncio.gather(first, *more) == [True, None, None, None, None, 4]
 
 
-def test_without_helm_the_values_and_the_checks_are_still_there(form):
-    served = form(helm="/nowhere/helm")
+def test_without_helm_the_values_and_the_checks_are_still_there(without_helm):
+    served = without_helm
     headers = {"authorization": f"Bearer {served.key}"}
     draft = {**DRAFT, "values": {"replicaCount": 0}}
     found = httpx.post(f"{served.url}api/preview", json=draft, headers=headers, trust_env=False, timeout=30).json()
