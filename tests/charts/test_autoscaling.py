@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.sizes import sampled, sized
+
 from .helm import HELMS, ChartError, Document, kinds, pick, render
 from .schemas import check
 
@@ -133,7 +135,15 @@ def test_the_hpa_asks_for_an_average_of_the_pods() -> None:
 
 @pytest.mark.parametrize(
     ("rate", "threshold", "quantity"),
-    [(0.5, "0.5", "500m"), (2.25, "2.25", "2250m"), (1_000_000, "1000000", "1000000"), (0.0001, "0.0001", "1m")],
+    sampled(
+        [
+            (0.5, "0.5", "500m"),
+            (2.25, "2.25", "2250m"),
+            (1_000_000, "1000000", "1000000"),
+            (0.0001, "0.0001", "1m"),
+        ],
+        2,
+    ),
 )
 def test_a_request_rate_of_any_size_is_written_as_each_engine_reads_it(
     rate: float, threshold: str, quantity: str
@@ -248,7 +258,9 @@ def test_a_lower_need_must_last_as_long_as_said(given: int | None, seconds: int)
         assert spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == seconds
 
 
-@pytest.mark.parametrize("section", ["autoscaling", "metrics", "logger", "accessLog", "resources", "platform"])
+@pytest.mark.parametrize(
+    "section", sampled(["autoscaling", "metrics", "logger", "accessLog", "resources", "platform"], 2)
+)
 def test_a_section_that_is_null_is_as_good_as_absent(section: str) -> None:
     values = {} if section == "autoscaling" else {"autoscaling": {"targetRequestRate": 5}}
     documents = render("kserve-model", values, {section: None})
@@ -273,7 +285,7 @@ def test_only_one_engine_scales() -> None:
 NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=sized(6, 12), deadline=None, derandomize=True)
 @given(
     release=st.one_of(NAMES, NAMES.map("{}-predictors".format), NAMES.map("{}-scale".format)),
     chart=st.sampled_from(["kserve-model", "kserve-general"]),
@@ -314,7 +326,7 @@ def test_the_pattern_of_pods_fits_all_of_the_variants_and_no_others(release: str
     assert match
     pattern = re.compile(match[1])
 
-    @settings(max_examples=200, deadline=None, derandomize=True)
+    @settings(max_examples=sized(50, 200), deadline=None, derandomize=True)
     @given(hashed=HASH, drawn=LETTERS, other=NAMES)
     def holds(hashed: str, drawn: str, other: str) -> None:
         def pod(deployment: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.charts import schemas
+from tests.sizes import sampled
 
 from .helm import ChartError, Document, kinds, pick, render
 
@@ -35,21 +36,24 @@ def _refused(chart: str, *values: dict[str, Any], release: str = "qwen", namespa
 
 @pytest.mark.parametrize(
     ("values", "args"),
-    [
-        (_model("sklearn"), ["--model_name=qwen"]),
-        (_model("huggingface", "hf://Qwen/Qwen3-0.6B"), ["--model_name=qwen"]),
-        (_model("vllm", "hf://Qwen/Qwen3-0.6B"), ["--served-model-name=qwen"]),
-        (_model("tensorflow"), ["--model_name=qwen"]),
-        (_model("xgboost", args=["--nthread=2"]), ["--model_name=qwen", "--nthread=2"]),
-        (_model("sklearn", args=["--model_name=iris"]), ["--model_name=iris"]),
-        (_model("vllm", "hf://a/b", args=["--served-model-name", "x"]), ["--served-model-name", "x"]),
-        (_model("vllm", "hf://a/b", runtime="kserve-vllmserver"), ["--served-model-name=qwen"]),
-        (_model("pytorch"), None),
-        (_model("onnx"), None),
-        (_model("mlflow"), None),
-        (_model("sklearn", protocolVersion="v2"), None),
-        (_model("sklearn", runtime="ours"), None),
-    ],
+    sampled(
+        [
+            (_model("sklearn"), ["--model_name=qwen"]),
+            (_model("huggingface", "hf://Qwen/Qwen3-0.6B"), ["--model_name=qwen"]),
+            (_model("vllm", "hf://Qwen/Qwen3-0.6B"), ["--served-model-name=qwen"]),
+            (_model("tensorflow"), ["--model_name=qwen"]),
+            (_model("xgboost", args=["--nthread=2"]), ["--model_name=qwen", "--nthread=2"]),
+            (_model("sklearn", args=["--model_name=iris"]), ["--model_name=iris"]),
+            (_model("vllm", "hf://a/b", args=["--served-model-name", "x"]), ["--served-model-name", "x"]),
+            (_model("vllm", "hf://a/b", runtime="kserve-vllmserver"), ["--served-model-name=qwen"]),
+            (_model("pytorch"), None),
+            (_model("onnx"), None),
+            (_model("mlflow"), None),
+            (_model("sklearn", protocolVersion="v2"), None),
+            (_model("sklearn", runtime="ours"), None),
+        ],
+        6,
+    ),
 )
 def test_a_server_is_told_the_models_name_by_a_flag_that_it_knows(
     values: dict[str, Any], args: list[str] | None
@@ -107,14 +111,17 @@ def test_several_models_in_a_pod_have_a_runtime_of_the_charts() -> None:
 
 @pytest.mark.parametrize(
     ("image", "tag", "wanted"),
-    [
-        ("vllm:1", "2", "vllm:2"),
-        ("vllm", "2", "vllm:2"),
-        ("host:5000/vllm", "2", "host:5000/vllm:2"),
-        ("host:5000/a/vllm:1", "2", "host:5000/a/vllm:2"),
-        ("host:5000/vllm:1@sha256:" + "a" * 64, "2", "host:5000/vllm:2"),
-        ("vllm:1", "sha256:" + "b" * 64, "vllm@sha256:" + "b" * 64),
-    ],
+    sampled(
+        [
+            ("vllm:1", "2", "vllm:2"),
+            ("vllm", "2", "vllm:2"),
+            ("host:5000/vllm", "2", "host:5000/vllm:2"),
+            ("host:5000/a/vllm:1", "2", "host:5000/a/vllm:2"),
+            ("host:5000/vllm:1@sha256:" + "a" * 64, "2", "host:5000/vllm:2"),
+            ("vllm:1", "sha256:" + "b" * 64, "vllm@sha256:" + "b" * 64),
+        ],
+        3,
+    ),
 )
 def test_a_canarys_tag_takes_the_place_of_the_tag_alone(image: str, tag: str, wanted: str) -> None:
     documents = render("kserve-general", _containers({"image": image, "newImageTag": tag}))
@@ -131,19 +138,22 @@ def test_a_canary_may_change_a_container_that_does_not_serve() -> None:
 
 @pytest.mark.parametrize(
     ("shared", "own", "requests", "limits"),
-    [
-        ({"requestGPU": 1}, {}, {"nvidia.com/gpu": "1"}, {"nvidia.com/gpu": "1"}),
-        ({}, {"limitGPU": "2"}, {"nvidia.com/gpu": "2"}, {"nvidia.com/gpu": "2"}),
-        ({"requestGPU": 1, "limitGPU": 1}, {"limitGPU": 4}, {"nvidia.com/gpu": "4"}, {"nvidia.com/gpu": "4"}),
-        ({"limitGPU": 1}, {"limitGPU": 0}, None, None),
-        ({}, {"limits": {"nvidia.com/gpu": 1}}, {"nvidia.com/gpu": "1"}, {"nvidia.com/gpu": "1"}),
-        ({"requestCPU": 4}, {}, {"cpu": "4"}, {"cpu": "4"}),
-        ({"limitMemory": "1Gi"}, {}, {"memory": "1Gi"}, {"memory": "1Gi"}),
-        ({"requestCPU": "500m", "limitCPU": 2}, {"requestCPU": 1}, {"cpu": "1"}, {"cpu": "2"}),
-        ({"requestMemory": "4Gi", "limitMemory": "8192Mi"}, {}, {"memory": "4Gi"}, {"memory": "8192Mi"}),
-        ({"requestMemory": 4000000000}, {}, {"memory": "4000000000"}, {"memory": "4000000000"}),
-        ({}, {}, None, None),
-    ],
+    sampled(
+        [
+            ({"requestGPU": 1}, {}, {"nvidia.com/gpu": "1"}, {"nvidia.com/gpu": "1"}),
+            ({}, {"limitGPU": "2"}, {"nvidia.com/gpu": "2"}, {"nvidia.com/gpu": "2"}),
+            ({"requestGPU": 1, "limitGPU": 1}, {"limitGPU": 4}, {"nvidia.com/gpu": "4"}, {"nvidia.com/gpu": "4"}),
+            ({"limitGPU": 1}, {"limitGPU": 0}, None, None),
+            ({}, {"limits": {"nvidia.com/gpu": 1}}, {"nvidia.com/gpu": "1"}, {"nvidia.com/gpu": "1"}),
+            ({"requestCPU": 4}, {}, {"cpu": "4"}, {"cpu": "4"}),
+            ({"limitMemory": "1Gi"}, {}, {"memory": "1Gi"}, {"memory": "1Gi"}),
+            ({"requestCPU": "500m", "limitCPU": 2}, {"requestCPU": 1}, {"cpu": "1"}, {"cpu": "2"}),
+            ({"requestMemory": "4Gi", "limitMemory": "8192Mi"}, {}, {"memory": "4Gi"}, {"memory": "8192Mi"}),
+            ({"requestMemory": 4000000000}, {}, {"memory": "4000000000"}, {"memory": "4000000000"}),
+            ({}, {}, None, None),
+        ],
+        6,
+    ),
 )
 def test_resources_are_read_from_both_places(
     shared: dict[str, Any], own: dict[str, Any], requests: dict[str, str] | None, limits: dict[str, str] | None
@@ -280,59 +290,66 @@ GENERAL, MODEL = "kserve-general", "kserve-model"
 
 @pytest.mark.parametrize(
     ("chart", "values", "message"),
-    [
-        (MODEL, _with(storageUri="s3://a/b"), "modelFormat.name is missing"),
-        (GENERAL, _with(newStorageUri="s3://a/b"), "modelFormat.name is missing"),
-        (MODEL, _with(modelFormat={"name": "sklearn"}), "storageUri is missing"),
-        (GENERAL, _with(modelFormat={"name": "sklearn"}, newStorageUri="s3://a/b"), "storageUri is missing"),
-        (MODEL, _model("sklearn", "Qwen/Qwen3"), "is it hf://Qwen/Qwen3?"),
-        (MODEL, _model("sklearn", "ftp://a/b"), "platform.storageSchemes"),
-        (MODEL, _model("huggingface", "hf://Qwen/Qwen3@main"), "hf://Qwen/Qwen3:main"),
-        (MODEL, _model("huggingface", "hf://Qwen3"), "hf://organisation/model"),
-        (MODEL, _model("huggingface", "https://huggingface.co/Qwen/Qwen3/tree/main"), "hf://Qwen/Qwen3"),
-        (MODEL, _model("sklearn", "pvc:///model"), "pvc://claim/path"),
-        (MODEL, _model("sklearn", IRIS, newStorageUri="s3://a/b"), "use the chart kserve-general"),
-        (MODEL, _model("sklearn", IRIS, image="a:1", newImageTag="2"), "use the chart kserve-general"),
-        (MODEL, _containers({"image": "a:1", "newImage": "a:2"}), "use the chart kserve-general"),
-        (GENERAL, _model("sklearn", IRIS, newImageTag="2"), "needs inferenceservice.predictor.model.image"),
-        (GENERAL, _containers({"image": "a"}, model={"newStorageUri": "s3://a/b"}), "no effect"),
-        (MODEL, _containers({"image": "a"}, model={"storageUri": "s3://a/b"}), "Remove one"),
-        (MODEL, _containers({"image": "a"}, {"image": "b", "name": "kserve-container"}), "the first one serves"),
-        (MODEL, {"resources": {"requestGPU": 1, "limitGPU": 2}}, "shares no GPU"),
-        (MODEL, {"resources": {"requestMemory": "8Gi", "limitMemory": "4096Mi"}}, "above the limit of 4096Mi"),
-        (MODEL, {"resources": {"requestCPU": "1500m", "limitCPU": 1}}, "above the limit of 1"),
-        (MODEL, _model("sklearn", IRIS, storageKey="x"), "serviceAccountSecrets"),
-        (
-            MODEL,
-            {"platform": {"gpu": {"nodeLabel": "eks.amazonaws.com/nodegroup", "nodeLabelValue": ""}}},
-            "clusterName",
-        ),
-        (MODEL, {"inferenceservice": {"servedModelName": "Qwen/Qwen3"}}, "has a /"),
-        (
-            MODEL,
-            {"inferenceservice": {"multiModel": {"enabled": True}}},
-            "needs inferenceservice.predictor.model.storageUri",
-        ),
-        (
-            MODEL,
-            {"inferenceservice": {"explainer": {"type": "art", "containers": [{"image": "x"}]}}},
-            "remove one",
-        ),
-        (MODEL, {"inferenceservice": {"graph": {"first": {"steps": [{}]}}}}, "no node `root`"),
-        (
-            MODEL,
-            {"inferenceservice": {"graph": {"root": {"routerType": "Chain", "steps": [{}]}}}},
-            "must be Sequence",
-        ),
-        (
-            MODEL,
-            {"inferenceservice": {"annotations": {"serving.kserve.io/deploymentMode": "Knative"}}},
-            "Remove it",
-        ),
-        (MODEL, {"primaryLoad": 60}, "primaryLoad"),
-        (GENERAL, {"primaryLoad": 101}, "primaryLoad"),
-        (MODEL, {"replicas": 2}, "replicas"),
-    ],
+    sampled(
+        [
+            (MODEL, _with(storageUri="s3://a/b"), "modelFormat.name is missing"),
+            (GENERAL, _with(newStorageUri="s3://a/b"), "modelFormat.name is missing"),
+            (MODEL, _with(modelFormat={"name": "sklearn"}), "storageUri is missing"),
+            (GENERAL, _with(modelFormat={"name": "sklearn"}, newStorageUri="s3://a/b"), "storageUri is missing"),
+            (MODEL, _model("sklearn", "Qwen/Qwen3"), "is it hf://Qwen/Qwen3?"),
+            (MODEL, _model("sklearn", "ftp://a/b"), "platform.storageSchemes"),
+            (MODEL, _model("huggingface", "hf://Qwen/Qwen3@main"), "hf://Qwen/Qwen3:main"),
+            (MODEL, _model("huggingface", "hf://Qwen3"), "hf://organisation/model"),
+            (MODEL, _model("huggingface", "https://huggingface.co/Qwen/Qwen3/tree/main"), "hf://Qwen/Qwen3"),
+            (MODEL, _model("sklearn", "pvc:///model"), "pvc://claim/path"),
+            (MODEL, _model("sklearn", IRIS, newStorageUri="s3://a/b"), "use the chart kserve-general"),
+            (MODEL, _model("sklearn", IRIS, image="a:1", newImageTag="2"), "use the chart kserve-general"),
+            (MODEL, _containers({"image": "a:1", "newImage": "a:2"}), "use the chart kserve-general"),
+            (GENERAL, _model("sklearn", IRIS, newImageTag="2"), "needs inferenceservice.predictor.model.image"),
+            (GENERAL, _containers({"image": "a"}, model={"newStorageUri": "s3://a/b"}), "no effect"),
+            (MODEL, _containers({"image": "a"}, model={"storageUri": "s3://a/b"}), "Remove one"),
+            (
+                MODEL,
+                _containers({"image": "a"}, {"image": "b", "name": "kserve-container"}),
+                "the first one serves",
+            ),
+            (MODEL, {"resources": {"requestGPU": 1, "limitGPU": 2}}, "shares no GPU"),
+            (MODEL, {"resources": {"requestMemory": "8Gi", "limitMemory": "4096Mi"}}, "above the limit of 4096Mi"),
+            (MODEL, {"resources": {"requestCPU": "1500m", "limitCPU": 1}}, "above the limit of 1"),
+            (MODEL, _model("sklearn", IRIS, storageKey="x"), "serviceAccountSecrets"),
+            (
+                MODEL,
+                {"platform": {"gpu": {"nodeLabel": "eks.amazonaws.com/nodegroup", "nodeLabelValue": ""}}},
+                "clusterName",
+            ),
+            (MODEL, {"inferenceservice": {"servedModelName": "Qwen/Qwen3"}}, "has a /"),
+            (
+                MODEL,
+                {"inferenceservice": {"multiModel": {"enabled": True}}},
+                "needs inferenceservice.predictor.model.storageUri",
+            ),
+            (
+                MODEL,
+                {"inferenceservice": {"explainer": {"type": "art", "containers": [{"image": "x"}]}}},
+                "remove one",
+            ),
+            (MODEL, {"inferenceservice": {"graph": {"first": {"steps": [{}]}}}}, "no node `root`"),
+            (
+                MODEL,
+                {"inferenceservice": {"graph": {"root": {"routerType": "Chain", "steps": [{}]}}}},
+                "must be Sequence",
+            ),
+            (
+                MODEL,
+                {"inferenceservice": {"annotations": {"serving.kserve.io/deploymentMode": "Knative"}}},
+                "Remove it",
+            ),
+            (MODEL, {"primaryLoad": 60}, "primaryLoad"),
+            (GENERAL, {"primaryLoad": 101}, "primaryLoad"),
+            (MODEL, {"replicas": 2}, "replicas"),
+        ],
+        10,
+    ),
 )
 def test_bad_values_are_refused_with_a_message_that_helps(
     chart: str, values: dict[str, Any], message: str

@@ -11,6 +11,7 @@ import yaml
 from extproc.core.quota.routes import Route, limit_from, read_route
 from tests.charts import helm, schemas
 from tests.missing import missing
+from tests.sizes import sampled
 
 LLM = {
     "inferenceservice": {
@@ -226,7 +227,9 @@ COMBINATIONS = {
 }
 
 
-@pytest.mark.parametrize(("chart", "model", "placement", "api"), COMBINATIONS.values(), ids=COMBINATIONS)
+@pytest.mark.parametrize(
+    ("chart", "model", "placement", "api"), sampled(COMBINATIONS.values(), 5), ids=COMBINATIONS
+)
 def test_envoy_takes_each_route_as_it_is_patched(chart, model, placement, api, tmp_path):
     values = {**(LLM if model == "llm" else {}), **RATES}
     more = {"exposeModel": {"enabled": True, "api": api}, "platform": {"tokenweir": {"placement": placement}}}

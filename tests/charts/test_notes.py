@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.charts import helm
+from tests.sizes import sampled
 
 LLM = {
     "inferenceservice": {
@@ -85,21 +86,30 @@ SIDECAR = {"platform": {"tokenweir": {"placement": "sidecar"}, "jwt": {"issuers"
 
 @pytest.mark.parametrize(
     ("values", "words"),
-    [
-        ([], "THE EXAMPLE IS SERVED"),
-        ([{"autoscaling": {"targetGPUUtilizationPercentage": 75}}], "targetGPUUtilizationPercentage was left out"),
-        ([LLM], "exposeModel.enabled is false"),
-        ([LLM, EXPOSED], "platform.jwt.issuers is empty: nobody outside gets in"),
-        ([LLM, EXPOSED, ISSUERS], "callers inside the mesh are not"),
-        ([LLM, EXPOSED, ISSUERS], "or every request gets 403"),
-        ([LLM], "Tokens are counted nowhere"),
-        ([{"ratelimitIPPerMinute": 1}], "Requests are counted nowhere"),
-        ([LLM, {"tokenLimit": {"enabled": False}}], "tokenLimit.enabled is false"),
-        ([LLM, {"platform": {"tokenweir": {"enabled": False}}}], "platform.tokenweir.enabled is false"),
-        ([{"security": {"mtls": "PERMISSIVE"}}], "PERMISSIVE"),
-        ([{"platform": {"jwt": {"issuers": [{"issuer": "https://a"}]}}}], "Any token of https://a gets in"),
-        ([LLM, EXPOSED, {"exposeModel": {"paths": ["/v1/"]}}], "replaces the paths that are known to be metered"),
-    ],
+    sampled(
+        [
+            ([], "THE EXAMPLE IS SERVED"),
+            (
+                [{"autoscaling": {"targetGPUUtilizationPercentage": 75}}],
+                "targetGPUUtilizationPercentage was left out",
+            ),
+            ([LLM], "exposeModel.enabled is false"),
+            ([LLM, EXPOSED], "platform.jwt.issuers is empty: nobody outside gets in"),
+            ([LLM, EXPOSED, ISSUERS], "callers inside the mesh are not"),
+            ([LLM, EXPOSED, ISSUERS], "or every request gets 403"),
+            ([LLM], "Tokens are counted nowhere"),
+            ([{"ratelimitIPPerMinute": 1}], "Requests are counted nowhere"),
+            ([LLM, {"tokenLimit": {"enabled": False}}], "tokenLimit.enabled is false"),
+            ([LLM, {"platform": {"tokenweir": {"enabled": False}}}], "platform.tokenweir.enabled is false"),
+            ([{"security": {"mtls": "PERMISSIVE"}}], "PERMISSIVE"),
+            ([{"platform": {"jwt": {"issuers": [{"issuer": "https://a"}]}}}], "Any token of https://a gets in"),
+            (
+                [LLM, EXPOSED, {"exposeModel": {"paths": ["/v1/"]}}],
+                "replaces the paths that are known to be metered",
+            ),
+        ],
+        5,
+    ),
 )
 def test_what_the_values_leave_open_is_said(values, words):
     assert any(words in each for each in warnings(*values)), warnings(*values)
@@ -112,7 +122,7 @@ def test_where_nothing_is_left_open_nothing_is_said():
 
 
 @pytest.mark.parametrize(
-    "section", ["exposeModel", "platform", "security", "tokenLimit", "autoscaling", "metrics"]
+    "section", sampled(["exposeModel", "platform", "security", "tokenLimit", "autoscaling", "metrics"], 2)
 )
 def test_a_section_may_be_null(section):
     assert "Try it:" in helm.notes("kserve-general", {section: None})

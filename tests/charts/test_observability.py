@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from tests.sizes import sampled
+
 from .helm import HELMS, ChartError, Document, kinds, pick, render
 from .schemas import check
 
@@ -42,31 +44,34 @@ def test_what_is_made_is_valid(chart: str, helm: str) -> None:
 
 @pytest.mark.parametrize(
     ("values", "port"),
-    [
-        ({}, "8080"),
-        (_model("sklearn"), "8080"),
-        (_model("sklearn", protocolVersion="v2"), "8082"),
-        (_model("huggingface"), "8080"),
-        (_model("vllm"), "8080"),
-        (_model("mlflow"), "8082"),
-        (_model("tensorflow"), "8080"),
-        (_model("pytorch"), "8082"),
-        (_model("onnx"), "8002"),
-        (_model("triton"), "8002"),
-        (_model("tensorflow", runtime="kserve-tritonserver"), "8002"),
-        (_model("onnx", runtime="our-onnx-runtime"), "8080"),
-        (_many("triton"), "8002"),
-        (_many("mlserver"), "8082"),
-        ({"inferenceservice": {"predictor": {"containers": [{"image": "a/b:1"}]}}}, "8080"),
-        (
-            {
-                "inferenceservice": {
-                    "predictor": {"containers": [{"image": "a", "ports": [{"containerPort": 8000}]}]}
-                }
-            },
-            "8000",
-        ),
-    ],
+    sampled(
+        [
+            ({}, "8080"),
+            (_model("sklearn"), "8080"),
+            (_model("sklearn", protocolVersion="v2"), "8082"),
+            (_model("huggingface"), "8080"),
+            (_model("vllm"), "8080"),
+            (_model("mlflow"), "8082"),
+            (_model("tensorflow"), "8080"),
+            (_model("pytorch"), "8082"),
+            (_model("onnx"), "8002"),
+            (_model("triton"), "8002"),
+            (_model("tensorflow", runtime="kserve-tritonserver"), "8002"),
+            (_model("onnx", runtime="our-onnx-runtime"), "8080"),
+            (_many("triton"), "8002"),
+            (_many("mlserver"), "8082"),
+            ({"inferenceservice": {"predictor": {"containers": [{"image": "a/b:1"}]}}}, "8080"),
+            (
+                {
+                    "inferenceservice": {
+                        "predictor": {"containers": [{"image": "a", "ports": [{"containerPort": 8000}]}]}
+                    }
+                },
+                "8000",
+            ),
+        ],
+        9,
+    ),
 )
 def test_metrics_are_where_the_runtime_really_serves_them(values: dict[str, Any], port: str) -> None:
     found = _annotations(values)
@@ -89,7 +94,7 @@ def test_metrics_that_are_off_are_not_announced() -> None:
     assert not [name for name in _annotations({"metrics": {"enabled": False}}) if name.startswith("prometheus.")]
 
 
-@pytest.mark.parametrize("metrics", [None, {}, {"enabled": None}, {"port": None, "path": None}])
+@pytest.mark.parametrize("metrics", sampled([None, {}, {"enabled": None}, {"port": None, "path": None}], 2))
 def test_metrics_that_nobody_turned_off_are_on(metrics: Any) -> None:
     assert _annotations({"metrics": metrics})["prometheus.io/path"] == "/metrics"
 
@@ -132,7 +137,7 @@ def _log(*values: Any) -> list[Document]:
     return log
 
 
-@pytest.mark.parametrize("values", [{}, {"accessLog": None}, {"accessLog": {"enabled": None}}])
+@pytest.mark.parametrize("values", sampled([{}, {"accessLog": None}, {"accessLog": {"enabled": None}}], 1))
 def test_requests_to_the_pods_are_logged(values: dict[str, Any]) -> None:
     assert _log(values) == [{"match": {"mode": "SERVER"}, "providers": [{"name": "envoy"}]}]
 

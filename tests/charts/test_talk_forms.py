@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.charts import schemas
-from tests.sizes import is_thorough
+from tests.sizes import is_thorough, sized
 
 from .helm import HELMS, ChartError, Document, lint, notes, pick, render
 
@@ -125,8 +125,9 @@ def test_each_form_makes_valid_objects_and_lints(helm: str) -> None:
             return str(error)
         return ""
 
+    forms = list(FORMS)[:: sized(3, 1)]
     with ThreadPoolExecutor(4) as pool:
-        told = dict(zip(FORMS, pool.map(tried, FORMS), strict=True))
+        told = dict(zip(forms, pool.map(tried, forms), strict=True))
     assert {name: message for name, message in told.items() if message} == {}
 
 

@@ -97,7 +97,7 @@ def matches(selector, labels):
 
 
 @pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", sampled(MATRIX, 6))
 def test_every_object_is_one_that_the_cluster_takes(name, helm):
     check(made([MATRIX[name]], helm=helm))
 
@@ -124,7 +124,7 @@ def test_a_plain_installation_makes_what_production_needs():
     assert kinds(made([OFF])) == {"ConfigMap", "Deployment", "Service", "NetworkPolicy", "DestinationRule"}
 
 
-@pytest.mark.parametrize("section", yaml.safe_load((CHARTS / CHART / "values.yaml").read_text()))
+@pytest.mark.parametrize("section", sampled(yaml.safe_load((CHARTS / CHART / "values.yaml").read_text()), 9))
 def test_any_section_may_be_null(section):
     """It is then off or as by default, or the message says what is missing."""
     try:
@@ -427,7 +427,7 @@ def test_every_pod_is_restricted(name):
             assert one["resources"]["limits"]["memory"]
 
 
-@pytest.mark.parametrize(("drain", "pre_stop"), [(20, 5), (300, 5), (12.2, 1), (3600, 60)])
+@pytest.mark.parametrize(("drain", "pre_stop"), sampled([(20, 5), (300, 5), (12.2, 1), (3600, 60)], 2))
 def test_a_pod_has_time_to_drain_and_to_record(drain, pre_stop):
     documents = made([{"config": {"server": {"drain_s": drain}}, "preStopSeconds": pre_stop}])
     spec = pick(documents, "Deployment")["spec"]["template"]
@@ -602,7 +602,7 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", sampled(REFUSED, 13))
 def test_what_can_not_be_meant_is_refused_with_the_way_out(name):
     values, message = REFUSED[name]
     # One of the two Helms each: their messages on the schema differ, those of the chart do not.
@@ -636,16 +636,22 @@ def test_the_notes_say_what_is_there_and_how_to_try_it():
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [
-        ({"redis": {"url": ""}, "mongo": {"url": ""}, "trial": {"enabled": True}}, "FOR TRIALS ONLY"),
-        ({"redis": {"url": "memory://"}, "replicaCount": 1}, "WARNING: redis.url is memory://"),
-        ({"mesh": {"sidecar": False}}, "WARNING: mesh.sidecar: false"),
-        ({"filter": {"failureModeAllow": True}}, "WARNING: filter.failureModeAllow"),
-        ({"filter": {"enabled": False}}, "nothing is metered"),
-        ({"routes": [{"name": "llm", "key": "a/llm"}]}, "Metered here: a/llm"),
-        (SIDECARS, "pods that are labelled tokenweir.io/metered, in: models"),
-        ({**SIDECARS, "config": {"identity": {"service_account_header": "oc_sa"}}}, "the header oc_sa is removed"),
-    ],
+    sampled(
+        [
+            ({"redis": {"url": ""}, "mongo": {"url": ""}, "trial": {"enabled": True}}, "FOR TRIALS ONLY"),
+            ({"redis": {"url": "memory://"}, "replicaCount": 1}, "WARNING: redis.url is memory://"),
+            ({"mesh": {"sidecar": False}}, "WARNING: mesh.sidecar: false"),
+            ({"filter": {"failureModeAllow": True}}, "WARNING: filter.failureModeAllow"),
+            ({"filter": {"enabled": False}}, "nothing is metered"),
+            ({"routes": [{"name": "llm", "key": "a/llm"}]}, "Metered here: a/llm"),
+            (SIDECARS, "pods that are labelled tokenweir.io/metered, in: models"),
+            (
+                {**SIDECARS, "config": {"identity": {"service_account_header": "oc_sa"}}},
+                "the header oc_sa is removed",
+            ),
+        ],
+        4,
+    ),
 )
 def test_the_notes_are_loud_about_what_is_dangerous(values, message):
     assert message in said(values)

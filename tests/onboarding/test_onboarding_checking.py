@@ -9,6 +9,7 @@ import yaml
 from extproc.onboarding import charts, checking, facts
 from extproc.onboarding.checking import Level
 from tests.charts.helm import CHARTS, ChartError, pick, render
+from tests.sizes import sampled
 
 LLM = """
 replicaCount: 1
@@ -282,7 +283,7 @@ def test_names_that_kubernetes_refuses_are_errors(release, namespace, message):
     assert message in problem.message
 
 
-@pytest.mark.parametrize("chart", charts.MODEL_CHARTS)
+@pytest.mark.parametrize("chart", sampled(charts.MODEL_CHARTS, 1))
 @pytest.mark.parametrize("namespace", ["m", "m" * 25])
 def test_the_longest_name_is_the_one_that_the_chart_takes(chart, namespace):
     values = laid("iris", "")
@@ -318,7 +319,7 @@ IMAGES = [
 
 @pytest.mark.parametrize(
     ("base", "more"),
-    [*(("iris", each) for each in SERVED), *(("box", box(f"image: '{each}'")) for each in IMAGES)],
+    sampled([*(("iris", each) for each in SERVED), *(("box", box(f"image: '{each}'")) for each in IMAGES)], 9),
 )
 def test_values_mean_here_what_they_mean_to_the_charts(base, more):
     values = laid(base, more)
@@ -347,7 +348,7 @@ def test_the_charts_own_examples_have_no_error_but_what_a_slides_fragment_leaves
 
 @pytest.mark.parametrize(
     ("text", "path", "message", "fix"),
-    [
+    sampled([
         ("replicCount: 1", "replicCount", "no such value", "did you mean replicaCount?"),
         ("targetRequestRate: 4", "targetRequestRate", "no such value", "it belongs at autoscaling.targetRequestRate"),
         ("autoscaling: {targetCpuUtilizationPercentage: 4}", "autoscaling.targetCpuUtilizationPercentage", "no such value",
@@ -379,7 +380,7 @@ def test_the_charts_own_examples_have_no_error_but_what_a_slides_fragment_leaves
         ("resources: {requestCPU: lots}", "resources.requestCPU", "has not the form", ""),
         ("env: " + "x" * 64, "env", "has 64 characters", "63 characters at the most"),
         ("platform: {domain: ''}", "platform.domain", "is empty", "give one"),
-    ],
+    ], 8),
 )  # fmt: skip
 def test_what_the_schema_refuses_is_told_with_what_is_meant(text, path, message, fix):
     problem = found(yaml.load(text, yaml.SafeLoader))["error", path]

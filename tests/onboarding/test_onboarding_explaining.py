@@ -24,6 +24,8 @@ LLM = {
     "exposeModel": {"enabled": True},
     "ratelimitIPPerMinute": 5,
 }
+# What a study renders is one chart for each value: few values are enough for most questions.
+FEW = {name: LLM[name] for name in ("inferenceservice", "replicaCount", "primaryLoad", "exposeModel")}
 NEW = "inferenceservice.predictor.model.newStorageUri"
 
 
@@ -87,11 +89,11 @@ def test_what_is_said_is_what_rendering_without_it_shows(study, program):
 
 
 def test_what_is_on_by_default_is_named_as_such(program):
-    values = {**LLM, "exposeModel": None, "platform": {"tokenweir": {"placement": "sidecar"}}}
-    study = explaining.study("kserve-model", {k: v for k, v in values.items() if k != "primaryLoad"} | {
+    values = {
         "inferenceservice": without(LLM["inferenceservice"], "predictor", "model", "newStorageUri"),
-        "ratelimitIPPerMinute": None,
-    }, "qwen", "models", program)  # fmt: skip
+        "platform": {"tokenweir": {"placement": "sidecar"}},
+    }
+    study = explaining.study("kserve-model", values, "qwen", "models", program)
     limits = [each for each in study.objects if each.kind == "EnvoyFilter"]
     assert limits
     assert all("platform.tokenweir.enabled" in each.by_default for each in limits)
@@ -101,8 +103,9 @@ def test_values_that_change_nothing_are_named(study):
     assert study.idle == ["replicaCount"]
 
 
+@pytest.mark.thorough
 def test_two_values_that_say_the_same_are_not_both_called_idle(program):
-    values = {**LLM, "resources": {"requestGPU": 1, "limitGPU": 1}}
+    values = {**FEW, "resources": {"requestGPU": 1, "limitGPU": 1}}
     study = explaining.study("kserve-general", values, "qwen", "models", program)
     assert study.idle == ["replicaCount", "resources.requestGPU"]
     assert "resources.limitGPU" in one(study, "InferenceService", "qwen-primary").shaped_by
@@ -149,9 +152,10 @@ def test_a_value_without_which_the_chart_refuses_is_named_with_its_reason(progra
     assert "modelFormat.name is missing" in study.needed["inferenceservice.predictor.model.modelFormat.name"]
 
 
+@pytest.mark.thorough
 def test_values_beneath_are_in_effect_and_not_asked_after(program):
     below = {"exposeModel": {"enabled": True}, "platform": {"domain": "m.example.com"}}
-    values = without(LLM, "exposeModel")
+    values = without(FEW, "exposeModel")
     study = explaining.study("kserve-general", values, "qwen", "models", program, below=below)
     published = one(study, "VirtualService", "qwen-predictor")
     assert published.because == ["exposeModel.enabled"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from extproc.onboarding import files, layering, reading
 from extproc.onboarding.errors import OnboardingError
 from tests.charts.helm import tool
+from tests.sizes import sized
 
 READINGS = """
 text: abc
@@ -72,7 +73,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=sized(10, 100), deadline=None)
 @given(defaults=st.dictionaries(KEYS, TREES, max_size=3), values=st.dictionaries(KEYS, TREES, max_size=3))
 def test_values_lie_over_defaults_as_in_helm(chart, defaults, values):
     ours = layering.layered(defaults, values)

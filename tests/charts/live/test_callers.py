@@ -149,6 +149,7 @@ async def wide(issuer, tmp_path_factory):
         yield started
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", [*CLOSED, *DISGUISED])
 async def test_they_are_closed_where_all_paths_are_published(wide, path):
     assert (await ask(wide.outside(), wide.token(), path)).status_code in {403, 404}

@@ -144,6 +144,7 @@ async def at_pods(issuer, tmp_path_factory):
         yield started
 
 
+@pytest.mark.thorough
 async def test_at_the_pods_a_quota_holds_for_callers_from_outside_and_inside(at_pods):
     found = await statuses(at_pods, 12, "outsider")
     assert found == sorted(found)
