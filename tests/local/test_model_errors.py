@@ -5,10 +5,11 @@ import json
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.local.model import SampleModel
+from tests.sizes import examples
 
 CHAT = "/v1/chat/completions"
 COMPLETION = "/v1/completions"
@@ -177,7 +178,7 @@ requests = st.fixed_dictionaries(
 
 
 @given(st.sampled_from([CHAT, COMPLETION]), requests)
-@settings(max_examples=150, deadline=None)
+@examples(40, 300)
 def test_any_json_gets_an_answer_or_an_error_of_the_client(path, request):
     response = post(path, json.dumps(request).encode())
     if response.status_code == 200:
@@ -187,6 +188,6 @@ def test_any_json_gets_an_answer_or_an_error_of_the_client(path, request):
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=50, deadline=None)
+@examples(15, 100)
 def test_any_bytes_get_an_error_of_the_client(body):
     assert post(CHAT, body).status_code == 400

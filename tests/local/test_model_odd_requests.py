@@ -4,10 +4,11 @@ import asyncio
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.local.model import SampleModel
+from tests.sizes import examples
 
 from .model_calls import CALLS
 
@@ -52,7 +53,7 @@ def ask(path, body):
 
 
 @given(st.sampled_from(sorted(JSON_CALLS)), _changes, st.sets(st.sampled_from(_fields), max_size=2))
-@settings(max_examples=250, deadline=None)
+@examples(80, 500)
 def test_any_change_of_a_request_gets_an_answer_or_an_error_of_the_client(name, changes, without):
     call = JSON_CALLS[name]
     body = {key: value for key, value in (call.body | changes).items() if key not in without}
