@@ -1,6 +1,8 @@
 """What happens where a part that a test needs is not there."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
@@ -11,3 +13,14 @@ def missing(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def needing_parts() -> Iterator[None]:
+    """End the test as not run where a part of the local stack that it starts is not installed."""
+    from extproc.local.parts import MissingPartError
+
+    try:
+        yield
+    except MissingPartError as error:
+        missing(str(error))

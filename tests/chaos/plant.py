@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 
 import pymongo
 
-from extproc.local.parts import MissingPartError
 from extproc.local.ports import HOST, free_ports
 from extproc.settings.load import field_names
-from tests.missing import missing
+from tests.missing import needing_parts
 from tests.system.waiting import until
 
 from .books import Books
@@ -106,10 +105,8 @@ class Plant:
 async def planted(options, run_dir):
     """Starts a plant, and ends all of it on the way out."""
     async with contextlib.AsyncExitStack() as at_the_end:
-        try:
+        with needing_parts():
             yield await _start(options, run_dir, at_the_end)
-        except MissingPartError as error:
-            missing(str(error))
 
 
 async def _start(options, run_dir, at_the_end):

@@ -18,6 +18,7 @@ from extproc.local.envoy_config import EnvoyOptions, render
 from extproc.local.issuer import TokenIssuer
 from extproc.local.parts import envoy_binary, start_envoy
 from extproc.local.ports import free_ports
+from tests.missing import needing_parts
 
 ISSUER = TokenIssuer()
 OPTIONS = EnvoyOptions(
@@ -58,9 +59,11 @@ def filters(config):
 def test_envoy_accepts_the_configuration_without_a_warning(tmp_path, changes):
     path = tmp_path / "envoy.yaml"
     path.write_text(render(dataclasses.replace(OPTIONS, **changes)))
-    command = [envoy_binary(), "--mode", "validate", "--log-level", "warning", "-c", path]
+    with needing_parts():
+        envoy = envoy_binary()
+    command = [envoy, "--mode", "validate", "--log-level", "warning", "-c", path]
     run = subprocess.run(
-        [*command, "--disable-hot-restart"], capture_output=True, text=True, check=False, timeout=20
+        [*command, "--disable-hot-restart"], capture_output=True, text=True, check=False, timeout=60
     )
     assert (run.returncode, run.stderr.strip()) == (0, ""), run.stderr
 

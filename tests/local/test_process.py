@@ -15,7 +15,7 @@ import pytest
 from extproc.local import parts
 from extproc.local.ports import free_ports
 from extproc.local.process import ChildError, Command, start
-from tests.missing import missing
+from tests.missing import needing_parts
 
 REPOSITORY = Path(__file__).parents[2]
 NEVER_S = 60.0
@@ -229,10 +229,8 @@ async def test_a_redis_part_answers_commands_and_keeps_nothing_on_disk(tmp_path,
     from redis.asyncio import Redis
 
     (port,) = free_ports(1)
-    try:
+    with needing_parts():
         part = await begin(tmp_path, port)
-    except parts.MissingPartError as error:
-        missing(str(error))
     try:
         assert part.url == f"redis://127.0.0.1:{port}/0"
         async with Redis.from_url(part.url) as client:
@@ -252,10 +250,8 @@ async def test_the_mongo_store_answers_commands(tmp_path):
     from pymongo import AsyncMongoClient
 
     (port,) = free_ports(1)
-    try:
+    with needing_parts():
         part = await parts.start_mongo_store(tmp_path, port)
-    except parts.MissingPartError as error:
-        missing(str(error))
     try:
         async with AsyncMongoClient(part.url) as client:
             await client.modelToken.tenantLimitation.insert_one({"tenant_id": "zone-prod", "sa_limit": 1})
@@ -283,6 +279,7 @@ async def test_a_missing_store_is_an_error_that_names_the_extra(monkeypatch, tmp
 
 async def test_a_port_that_is_taken_is_an_error_in_the_parts_own_words(tmp_path):
     with (
+        needing_parts(),
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(ChildError, match="status 1") as raised,
     ):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.missing import missing
+from tests.missing import needing_parts
 
 # A decision may take longer on a busy machine than its settings allow: see tests/patient.py. That it takes no longer
 # otherwise is shown by tests/chaos and tests/metering.
@@ -50,16 +50,13 @@ def session_fixture(function):
 async def running(run_dir, **options):
     """Run a stack with patient processors; `options` as of `StackOptions`, all of them optional."""
     from extproc.local import stack as stacks
-    from extproc.local.parts import MissingPartError
 
     given = {"serve": (sys.executable, "-P", str(PATIENT), "serve")} | options
     given["settings"] = SETTINGS | options.get("settings", {})
     given["envoy"] = {"message_timeout_s": MESSAGE_S} | options.get("envoy", {})
-    try:
+    with needing_parts():
         async with stacks.running(stacks.StackOptions(**given), run_dir) as started:
             yield started
-    except MissingPartError as error:
-        missing(str(error))
 
 
 def kill(stack):

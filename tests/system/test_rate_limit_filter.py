@@ -20,10 +20,9 @@ from extproc.core.quota.limits import Bucket, Limit, Scope, Subject, Unit, Windo
 from extproc.core.quota.reservation import Admitted, BucketState, Count, Denied, Suspended, Unavailable
 from extproc.envoy.rate_limit import RateLimitServicer, rate_limit_handler
 from extproc.local.issuer import AUDIENCE, ISSUER, TokenIssuer
-from extproc.local.parts import MissingPartError
 from extproc.local.ports import HOST, free_ports
 from extproc.observe.metrics import Metrics
-from tests.missing import missing
+from tests.missing import needing_parts
 from tests.plaintext import plaintext_client
 
 from . import envoys
@@ -126,11 +125,9 @@ class Sample:
 
     @contextlib.asynccontextmanager
     async def running(self, run_dir):
-        try:
+        with needing_parts():
             async with envoys.running_envoy(self.config, self.admin_port, run_dir):
                 yield f"http://{HOST}:{self.listener_port}"
-        except MissingPartError as error:
-            missing(str(error))
 
 
 def patient(sample):
