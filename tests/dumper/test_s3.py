@@ -128,6 +128,7 @@ async def failing(dumper, before=0):
     await until(failed)
 
 
+@pytest.mark.thorough
 async def test_sigterm_gives_up_after_its_time_and_says_what_is_lost(behind, door):
     _, start = behind
     await door.open()

@@ -263,6 +263,7 @@ async def test_health_readiness_and_metrics_answer(dump_once):
     assert 'tokenweir_dumper_messages_total{outcome="full"} 0.0' in answer.text
 
 
+@pytest.mark.thorough
 def test_an_address_that_is_taken_is_one_line_and_exit_code_1():
     argv = [sys.executable, "-P", "-m", "extproc", "message-dumper", "serve", "--listen", "192.0.2.1:1"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)

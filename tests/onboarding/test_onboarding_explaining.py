@@ -115,6 +115,7 @@ def test_two_values_that_say_the_same_are_not_both_called_idle(program):
     assert rendered(kept, program) == rendered(values, program)
 
 
+@pytest.mark.thorough
 def test_what_a_value_keeps_away_is_named(program):
     values = {key: LLM[key] for key in ("inferenceservice", "exposeModel")} | {"tokenLimit": {"enabled": False}}
     study = explaining.study("kserve-general", values, "qwen", "models", program)

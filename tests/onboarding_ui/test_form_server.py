@@ -173,6 +173,7 @@ def test_ctrl_c_ends_it_cleanly_and_it_says_nothing_of_the_values():
     assert said.strip() == "It gives files and changes nothing. Ctrl-C ends it."
 
 
+@pytest.mark.thorough
 def test_a_taken_port_and_a_wrong_file_end_in_one_line(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -111,6 +111,7 @@ async def iris(issuer, tmp_path_factory):
         yield started
 
 
+@pytest.mark.thorough
 async def test_a_model_that_is_no_llm_is_limited_by_address_and_by_account(iris):
     assert await statuses(iris, 5, "a", PREDICT, variant="-primary") == [200] * 4 + [429]
     assert await statuses(iris, 4, "b", PREDICT, variant="-canary") == [200] * 3 + [429]
@@ -122,6 +123,7 @@ async def test_a_model_that_is_no_llm_is_limited_by_address_and_by_account(iris)
     assert await statuses(iris, 1, "c", PREDICT, address="127.0.0.2") == [200]
 
 
+@pytest.mark.thorough
 async def test_its_administration_is_closed_and_its_callers_inside_need_no_token(iris):
     async with iris.inside(SAME) as client:
         assert (await client.post(PREDICT, json=BODY)).status_code == 200
