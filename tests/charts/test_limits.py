@@ -228,7 +228,7 @@ COMBINATIONS = {
 
 
 @pytest.mark.parametrize(
-    ("chart", "model", "placement", "api"), sampled(COMBINATIONS.values(), 5), ids=COMBINATIONS
+    ("chart", "model", "placement", "api"), sampled(COMBINATIONS.values(), 3), ids=COMBINATIONS
 )
 def test_envoy_takes_each_route_as_it_is_patched(chart, model, placement, api, tmp_path):
     values = {**(LLM if model == "llm" else {}), **RATES}

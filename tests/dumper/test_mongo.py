@@ -4,6 +4,7 @@ import os
 import signal
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
@@ -89,6 +90,7 @@ async def test_a_large_binary_body_fits_into_a_document(shared):
     assert (document["body_bytes"], document["body_encoding"]) == (len(body), "base64")
 
 
+@pytest.mark.thorough
 async def test_a_killed_store_loses_nothing_that_was_accepted(dump, tmp_path):
     (port,) = free_ports(1)
     folder = tmp_path / "mongo"

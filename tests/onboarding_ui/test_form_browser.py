@@ -217,6 +217,7 @@ def apply(folder, patch):
     subprocess.run([git(), "-C", str(folder), "apply", "--verbose", "-"], input=patch, text=True, check=True)
 
 
+@pytest.mark.thorough
 def test_the_patch_of_a_file_applies_and_keeps_its_comments(tmp_path, form, opened):
     folder = repository(tmp_path, models__iris_yaml=COMMENTED)
     file = folder / "models" / "iris.yaml"

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.sizes import sized
+from tests.sizes import sampled, sized
 
 from .conftest import LLM, TOKENWEIR
 from .crowd import ask_many, request
@@ -92,7 +92,7 @@ async def test_metered_requests_are_split_too_and_none_fails(mesh):
 
 @SYSTEM
 @IN_SESSION
-@pytest.mark.parametrize(("load", "variant"), [(0, "canary"), (100, "primary")])
+@pytest.mark.parametrize(("load", "variant"), sampled([(0, "canary"), (100, "primary")], 1))
 async def test_all_or_nothing_is_exactly_that(gateway_with, load, variant):
     async with gateway_with(primaryLoad=load) as gateway:
         assert await ask_from_many_accounts(gateway, 200) == Counter({(200, variant): 200})
