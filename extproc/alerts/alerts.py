@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from extproc.alerts.document import document_of, id_of
-from extproc.core.quota.alerting import Alert
+from extproc.ports.alerts import Alert
 
 _log = logging.getLogger(__name__)
 

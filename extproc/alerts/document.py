@@ -5,7 +5,7 @@ import json
 from datetime import UTC, datetime
 from typing import Final
 
-from extproc.core.quota.alerting import Alert
+from extproc.ports.alerts import Alert
 
 EVENT_TYPE: Final = "tokenweir.quota.threshold"
 # Increases if a field changes its meaning or is removed. A new field alone does not change the version.

@@ -18,7 +18,7 @@ import httpx
 from extproc import __version__
 from extproc.alerts.document import id_of, payload_of
 from extproc.alerts.signing import signed_headers
-from extproc.core.quota.alerting import Alert
+from extproc.ports.alerts import Alert
 from extproc.ports.base import Clock
 
 # Transient refusals, beside 5xx. Any other status below 500 is permanent.

@@ -13,7 +13,7 @@ from typing import Protocol, assert_never
 
 from extproc.alerts.document import id_of
 from extproc.alerts.post import Delivered, Failed, Refused, Verdict
-from extproc.core.quota.alerting import Alert
+from extproc.ports.alerts import Alert
 from extproc.timing.backoff import Backoff
 from extproc.timing.events import happens_within
 

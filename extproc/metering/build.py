@@ -22,12 +22,13 @@ from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.membership import Membership, MembershipOptions
 from extproc.metering.rebuild import Rebuild, RebuildOptions
 from extproc.metering.service import MeteringService
-from extproc.metering.settler import AlertSink, Settler, SettlerOptions
+from extproc.metering.settler import Settler, SettlerOptions
 from extproc.metering.shards import Part, parts_of
 from extproc.metering.shared_clock import SharedClock
 from extproc.metering.spool_replay import SpoolReplay
 from extproc.metering.write_fence import WriteFence
 from extproc.observe.metrics import Metrics
+from extproc.ports.alerts import AlertSink
 from extproc.ports.base import Clock
 from extproc.ports.epochs import CounterStore
 from extproc.ports.ledger import Ledger

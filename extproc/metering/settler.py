@@ -12,9 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
-from extproc.core.quota.alerting import Alert
 from extproc.core.quota.ledger import closed_entry
 from extproc.core.quota.limits import Bucket, Window
 from extproc.core.quota.models import Models
@@ -28,6 +27,7 @@ from extproc.metering.ledger_writer import LedgerWriter, Record
 from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.shards import Part, ShardQueues, part_of, parts_of
 from extproc.observe.metrics import Metrics
+from extproc.ports.alerts import Alert, AlertSink
 from extproc.ports.base import Clock, StoreError
 from extproc.ports.counters import Closed, Closing, Counters
 from extproc.ports.spool import Spool
@@ -46,13 +46,6 @@ class SettlerOptions:
 
     thresholds: tuple[int, ...] = ()
     alert_windows: frozenset[Window] = frozenset(Window)
-
-
-class AlertSink(Protocol):
-    """Take alerts."""
-
-    def put(self, alert: Alert) -> None:
-        """Return at once; raise nothing."""
 
 
 @dataclass(frozen=True, slots=True)

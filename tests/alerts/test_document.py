@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.alerts.document import document_of, id_of, payload_of
-from extproc.core.quota.alerting import Alert
 from extproc.core.quota.limits import Bucket, Interval, Limit, Mode, Scope, Unit, Window
 from extproc.core.request.endpoints import Endpoint
+from extproc.ports.alerts import Alert
 from tests.sizes import examples
 
 DAY = Interval(

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from extproc.core.quota.alerting import Alert
 from extproc.core.quota.limits import Bucket, Interval, Limit, Scope, Window
+from extproc.ports.alerts import Alert
 
 NOW = datetime(2026, 3, 4, 11, 30, 15, tzinfo=UTC)
 SECRET = b"a secret of the receiver's own"

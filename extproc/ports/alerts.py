@@ -1,7 +1,8 @@
-"""Describe a bucket whose usage crossed a threshold."""
+"""Declare what metering tells of buckets whose usage reached a threshold."""
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from extproc.core.quota.limits import Bucket
 
@@ -19,3 +20,10 @@ class Alert:
     used: int
     threshold: int
     at: datetime
+
+
+class AlertSink(Protocol):
+    """Take alerts."""
+
+    def put(self, alert: Alert) -> None:
+        """Return at once; raise nothing."""
