@@ -440,7 +440,7 @@ def test_show_tells_of_defaults_that_bind_beside(run, stored):
     assert [row[-1] for row in run("tenant", "show", "t").rows[3:]] == ["ratelimitIPPerMinute", "(default)"]
 
 
-def test_show_as_json_is_the_document_that_apply_reads(process, stored, database):
+def test_show_as_json_is_the_document_that_apply_reads(process, run, stored, database, tmp_path):
     whole = {
         "sa_limit": 5.0,
         "limits": [{"scope": "tenant", "window": "day", "amount": 9}],
@@ -457,12 +457,12 @@ def test_show_as_json_is_the_document_that_apply_reads(process, stored, database
     assert same.rows[1][:2] == ["t", "unchanged"]
     database.tenantLimitation.delete_many({})
     # Nobody's own field is there any more: it could be a misspelled one of ours.
-    assert "'theirs' is no field" in process("tenant", "apply", "-f", "-", stdin=shown.out).err
-    ours = json.dumps({name: value for name, value in shown.json.items() if name != "theirs"})
-    assert process("tenant", "apply", "-f", "-", stdin=ours).rows[1][1] == "created"
-    assert (
-        process("tenant", "show", "t", "--json").json.items() >= {"sa_limit": 5, "limits": whole["limits"]}.items()
-    )
+    file = tmp_path / "t.json"
+    file.write_text(shown.out)
+    assert "'theirs' is no field" in run("tenant", "apply", "-f", str(file)).err
+    file.write_text(json.dumps({name: value for name, value in shown.json.items() if name != "theirs"}))
+    assert run("tenant", "apply", "-f", str(file)).rows[1][1] == "created"
+    assert run("tenant", "show", "t", "--json").json.items() >= {"sa_limit": 5, "limits": whole["limits"]}.items()
 
 
 def test_a_document_that_can_not_be_used_is_shown_with_a_note(run, stored):

@@ -1,3 +1,4 @@
+import io
 import sys
 
 import pytest
@@ -89,14 +90,15 @@ def test_setting_nothing_is_wrong_use(run, database):
     )
 
 
-@pytest.mark.parametrize("stdin", ["", "n\n"])
-def test_nothing_is_deleted_without_a_yes(process, database, stdin):
+def test_nothing_is_deleted_without_a_yes(process, run, database, monkeypatch):
     database.tenantLimitation.insert_one({"tenant_id": "t", "sa_limit": 5})
-    done = process("tenant", "delete", "t", "--json", stdin=stdin)
-    assert (done.code, done.out) == (2, "")
-    assert "Delete the limits of tenant 't'? [y/N]" in done.err
-    assert done.err.endswith("tokenweir: nothing was deleted; --yes deletes without asking\n")
-    assert database.tenantLimitation.count_documents({}) == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    for call in (run, process):  # the process has no stdin
+        done = call("tenant", "delete", "t", "--json")
+        assert (done.code, done.out) == (2, "")
+        assert "Delete the limits of tenant 't'? [y/N]" in done.err
+        assert done.err.endswith("tokenweir: nothing was deleted; --yes deletes without asking\n")
+        assert database.tenantLimitation.count_documents({}) == 1
     assert process("tenant", "delete", "t", "--json", stdin="y\n").json == {"deleted": "t"}
 
 

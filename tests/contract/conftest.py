@@ -25,11 +25,10 @@ from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.tenants import MongoTenants
-from extproc.stores.redis import RedisCounters, RedisOptions
 from tests.missing import missing
 
 from . import containers
-from .ready import MemoryBackend, RedisBackend, make_ready
+from .ready import MemoryBackend, RedisBackend, make_ready, patient
 from .topologies import nodes, sentinels  # noqa: F401 - fixtures
 
 
@@ -142,7 +141,7 @@ async def counters(counters_part):
         return
     async with redis_client(counters_part) as client:
         await client.flushall()
-    adapter = RedisCounters(RedisOptions(counters_part.url))
+    adapter = patient(counters_part.url)
     await make_ready(adapter)
     yield adapter
     await adapter.aclose()
@@ -179,7 +178,7 @@ async def redis(redis_part):
 
 @pytest_asyncio.fixture
 async def redis_counters(redis_part, redis):
-    adapter = RedisCounters(RedisOptions(redis_part.url))
+    adapter = patient(redis_part.url)
     await make_ready(adapter)
     yield adapter
     await adapter.aclose()
@@ -215,7 +214,7 @@ def tenants_url(request):
 @asynccontextmanager
 async def new_database(url):
     """A client on a database of its own."""
-    mongo = Mongo(MongoOptions(url, f"test_{uuid.uuid4().hex[:12]}"))
+    mongo = Mongo(MongoOptions(url, f"test_{uuid.uuid4().hex[:12]}", timeout_s=30.0))
     try:
         yield mongo
     finally:

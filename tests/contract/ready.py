@@ -6,6 +6,12 @@ from extproc.stores.redis import RedisCounters, RedisOptions
 from tests.memory_server import LosableServer
 
 
+def patient(url, **options):
+    """Return counters that wait longer than the product does: on a busy machine a server answers late."""
+    bounds = dict.fromkeys(("connect_timeout_s", "command_timeout_s", "batch_timeout_s"), 30.0)
+    return RedisCounters(RedisOptions(url, **(bounds | options)))
+
+
 async def make_ready(*clients, replica="r"):
     """Lets clients count; returns the epochs. What they restore, forget and install is nothing."""
     for number, client in enumerate(clients):
@@ -44,7 +50,7 @@ class RedisBackend:
         self.plain = plain
 
     def client(self):
-        return RedisCounters(RedisOptions(self.part.url))
+        return patient(self.part.url)
 
     async def lose(self):
         await self.plain.flushall()

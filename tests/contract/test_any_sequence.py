@@ -17,12 +17,15 @@ from extproc.core.quota.settlement import Estimates, charges, expiry, released
 from extproc.core.quota.usage import Usage
 from extproc.ports.base import StoreError
 from extproc.ports.counters import Closing
+from tests.sizes import sized
 
 from .plain_model import PlainModel
 from .reservations import NOW, bucket, reservation, who
 
 # The same scripts run in both servers: what differs between these shows soon.
-SEEDS = {"memory": 80, "valkey": 80, "redis_server": 20}
+SEEDS = sized(
+    {"memory": 25, "valkey": 25, "redis_server": 15}, {"memory": 400, "valkey": 400, "redis_server": 100}
+)
 STEPS = 60
 PERCENT = (50, 80, 100)
 

@@ -25,7 +25,7 @@ from extproc.ports.counters import Closing, Receipt
 from extproc.ports.epochs import Used
 from extproc.stores.redis import RedisCounters, RedisOptions, server
 
-from .ready import make_ready
+from .ready import make_ready, patient
 from .reservations import (
     HOSTILE,
     NOW,
@@ -51,7 +51,7 @@ DAY_S = 86_400
 @pytest.fixture
 async def second(redis_part):
     """Another replica."""
-    adapter = RedisCounters(RedisOptions(redis_part.url))
+    adapter = patient(redis_part.url)
     await make_ready(adapter)
     yield adapter
     await adapter.aclose()
@@ -224,7 +224,7 @@ async def test_of_a_reservation_that_ended_no_more_is_kept_than_how(redis_counte
 
 async def test_two_hundred_strict_requests_at_once_never_exceed_the_limit_whatever_they_use(redis_part, redis):
     dice = random.Random(20260303)
-    replicas = [RedisCounters(RedisOptions(redis_part.url)) for _ in range(4)]
+    replicas = [patient(redis_part.url) for _ in range(4)]
     await make_ready(*replicas)
     made = []
     for _ in range(200):
@@ -444,7 +444,7 @@ async def test_a_server_out_of_memory_can_be_rebuilt(redis_counters, redis):
 
 
 async def test_while_too_much_waits_for_the_ledger_nothing_new_is_held_and_what_is_held_can_end(redis_part, redis):
-    counters = RedisCounters(RedisOptions(redis_part.url, max_waiting=2))
+    counters = patient(redis_part.url, max_waiting=2)
     await make_ready(counters)
     made = [reservation(1) for _ in range(3)]
     for held in made:
@@ -552,7 +552,7 @@ async def test_a_server_that_may_evict_or_keeps_nothing_is_warned_of(redis_count
 async def test_the_rights_that_the_documentation_names_are_enough(redis, redis_part):
     (rule,) = re.findall(r"ACL SETUSER tokenweir (.*?)```", OPERATORS.read_text(), re.DOTALL)
     await redis.execute_command("ACL", "SETUSER", "tokenweir", *rule.split())
-    counters = RedisCounters(RedisOptions(redis_part.url.replace("redis://", "redis://tokenweir:secret@")))
+    counters = patient(redis_part.url.replace("redis://", "redis://tokenweir:secret@"))
     try:
         await make_ready(counters)
         held, other, local = reservation(10), reservation(5), reservation(1, local=True)

@@ -170,6 +170,7 @@ async def _decides(replica):
     )
 
 
+@pytest.mark.thorough
 async def test_while_a_node_hangs_what_another_one_lost_is_rebuilt_and_a_replica_that_starts_serves(nodes):
     async with replicas_at(cluster_url(nodes)) as (one, two):
         one.close(await one.one_for_each(OTHERS), 5)
@@ -198,6 +199,7 @@ async def test_while_a_node_hangs_what_another_one_lost_is_rebuilt_and_a_replica
         two.close(held, 3)
 
 
+@pytest.mark.thorough
 async def test_after_a_failover_in_a_cluster_the_books_are_exact(nodes):
     async with replicas_at(cluster_url(nodes)) as (one, two):
         await _failover(one, two, nodes[0], nodes[3])

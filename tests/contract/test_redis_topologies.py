@@ -98,6 +98,7 @@ async def _lose(nodes):
             await plain.flushall()
 
 
+@pytest.mark.thorough
 async def test_a_node_that_hangs_keeps_no_partition_of_another_one_waiting(nodes):
     async with clients_at(cluster_url(nodes)) as (one, _):
         made = of_each()
@@ -207,6 +208,7 @@ async def test_a_failover_that_loses_acknowledged_writes_begins_new_epochs(senti
         assert isinstance(await one.reserve(reservation(1)), Admitted)
 
 
+@pytest.mark.thorough
 async def test_a_master_that_hangs_is_left_for_the_one_that_took_over(sentinels):
     master, replica, url = sentinels
     async with clients_at(url) as (one, two):
