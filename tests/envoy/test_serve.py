@@ -329,6 +329,7 @@ async def _ready_and_in_use(process, address, metrics_url):
         life.channel = channel
         call = await life.admitted()
         process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)
+        while await asyncio.to_thread(_metric, metrics_url, "tokenweir_ready") == "1.0":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         assert await finished(call) == REPLIES[2:]
         assert await asyncio.to_thread(_metric, metrics_url, "tokenweir_ready") in ("0.0", None)

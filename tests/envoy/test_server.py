@@ -175,14 +175,22 @@ async def test_a_client_that_leaves_is_no_fault_and_is_closed_once(upto, caplog)
 
 
 async def test_a_client_that_leaves_before_the_decision_is_no_fault(caplog):
-    decided = asyncio.Event()
-    async with serving(Books(gate=decided.wait)) as service:
+    asked, decided, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def gate():
+        asked.set()
+        try:
+            await decided.wait()
+        finally:
+            left.set()
+
+    async with serving(Books(gate=gate)) as service:
         call = service.process()
         await call.write(request_head())
         await call.write(request_body())
-        await asyncio.sleep(0.05)
+        await asked.wait()
         call.cancel()
-        await asyncio.sleep(0.05)
+        await left.wait()
         decided.set()
         await service.idle()
         assert len(service.books.closed) == len(service.books.admitted)

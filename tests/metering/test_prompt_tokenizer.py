@@ -380,9 +380,9 @@ def test_a_long_run_of_one_character_takes_time_in_proportion_to_its_length(enco
     # Versions before 0.14 take ten seconds and more.
     encodings("tiny", ranks)
     count = load_tokenizer("tiktoken:tiny")
-    start = time.perf_counter()
+    start = time.thread_time()
     assert count(piece * 200_000) > 0
-    assert time.perf_counter() - start < 3
+    assert time.thread_time() - start < 3
 
 
 async def test_a_panic_of_tiktokens_is_a_prompt_that_is_not_counted(counters, encodings):
