@@ -16,7 +16,9 @@ Labels = Mapping[str, str]
 HISTORY_S = 180.0
 STEP_S = 15.0
 SPEED = 60.0
-CAUGHT_UP_S = HISTORY_S / (SPEED - 1.0)
+# The targets whose newest samples are those of now.
+SAMPLED = 'timestamp({__name__=~"istio_requests_total|DCGM_FI_DEV_GPU_UTIL|vllm:num_requests_running"})'
+CAUGHT_UP = f"max by (job) ({SAMPLED}) > time() - {STEP_S + 1}"
 
 
 @dataclass(frozen=True, slots=True)

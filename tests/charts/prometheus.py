@@ -15,7 +15,7 @@ import yaml
 
 from tests.missing import missing
 
-READY_S = 20.0
+READY_S = 60.0
 
 
 class Prometheus:
@@ -26,7 +26,7 @@ class Prometheus:
 
     def get(self, path: str, **parameters: str) -> Any:
         """`data` of the API's answer; an error of Prometheus fails with its words."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=10.0, trust_env=False)
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30.0, trust_env=False)
         said = answer.json()
         assert said["status"] == "success", f"{parameters}: {said}"
         return said["data"]

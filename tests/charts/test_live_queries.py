@@ -1,7 +1,6 @@
 """What KEDA and prometheus-adapter ask, asked of a real Prometheus that scrapes what a cluster exposes."""
 
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,7 +113,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[prometheus.Prome
         }
         with prometheus.running(tmp_path_factory.mktemp("prometheus"), configuration) as running:
             running.until(f"count(up == 1) == {len(targets)}")
-            time.sleep(exposition.CAUGHT_UP_S + 0.6)
+            talking = [target for target in targets.values() if target.samples]
+            running.until(f"count({exposition.CAUGHT_UP}) == {len(talking)}")
             yield running
 
 

@@ -101,7 +101,7 @@ def test_a_real_envoy_removes_what_callers_claim_of_themselves(tmp_path: Path) -
     claimed = ("oc_sa", "oc-sa", "x-account", "x_account", "x-tenant", "x-envoy-retry-on", "x-other")
     seen = {name: f"%REQ({name})%" for name in claimed}
     with _envoy(tmp_path, patch["value"]["typed_config"], seen) as port:
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         client.request("GET", "/", headers={name.upper(): "forged" for name in seen})
         headers = client.getresponse().headers
     assert {name: headers.get(f"seen-{name}") for name in seen if headers.get(f"seen-{name}")} == {
@@ -126,7 +126,7 @@ def test_the_filter_of_access_logs_is_one_that_envoy_knows(tmp_path: Path) -> No
     }  # fmt: skip
     with _envoy(tmp_path, settings, {}) as port:
         for path in ("/", "/missing", "/"):
-            client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             client.request("GET", path)
             client.getresponse().read()
             client.close()
@@ -172,7 +172,7 @@ def _envoy(folder: Path, settings: dict[str, Any], seen: dict[str, str]) -> Iter
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return

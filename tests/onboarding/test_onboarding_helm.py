@@ -96,7 +96,7 @@ def test_a_helm_that_hangs_is_ended_with_its_children(monkeypatch, tmp_path):
         helm.render("kserve-model", MODEL, helm=program)
     started = time.monotonic()
     while any(alive(pid) for pid in pids.read_text().split()):
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         time.sleep(0.02)
 
 

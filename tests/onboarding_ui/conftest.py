@@ -56,7 +56,7 @@ def opened(browser):
     def open_page(served, viewport=None, scheme="light", waits=True):
         context = browser.new_context(viewport=viewport or DESKTOP, color_scheme=scheme, reduced_motion="reduce")
         contexts.append(context)
-        context.set_default_timeout(8000)
+        context.set_default_timeout(30_000)
         page = context.new_page()
         page.on("console", lambda said: errors.append(said.text) if said.type in {"error", "warning"} else None)
         page.on("pageerror", lambda error: errors.append(str(error)))

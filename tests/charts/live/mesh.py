@@ -53,14 +53,14 @@ class Mesh:
         host = f"{RELEASE}{variant}-predictor-{NAMESPACE}.{DOMAIN}"
         transport = httpx.AsyncHTTPTransport(local_address=address)
         url = f"http://{HOST}:{self.gateway}"
-        return httpx.AsyncClient(transport=transport, base_url=url, headers={"host": host}, timeout=15)
+        return httpx.AsyncClient(transport=transport, base_url=url, headers={"host": host}, timeout=30)
 
     def inside(self, principal, service=f"{RELEASE}-primary-predictor"):
         """A caller with that mTLS identity at a pod; None: without mTLS."""
         context = self.authority.client(principal) if principal else ssl.create_default_context()
         scheme = "https" if principal else "http"
         url = f"{scheme}://{HOST}:{self.sidecars[service]}"
-        return httpx.AsyncClient(verify=context, base_url=url, trust_env=False, timeout=15)
+        return httpx.AsyncClient(verify=context, base_url=url, trust_env=False, timeout=30)
 
 
 def values(issuer, **more):
