@@ -2,7 +2,6 @@ import re
 from datetime import UTC, datetime
 
 import pytest
-from extproc.metering.stored import Stored
 from prometheus_client import generate_latest
 
 from extproc.core.quota.drafting import Ask
@@ -13,10 +12,9 @@ from extproc.core.quota.usage import Usage
 from extproc.core.request.body import RequestFacts
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
-from extproc.metering.estimator import Estimator, NoCounter
+from extproc.metering.build import MeteringOptions, MeteringStores, build_metering
+from extproc.metering.estimator import NoCounter
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
-from extproc.metering.service import MeteringOptions, MeteringService
-from extproc.metering.settler import Settler, SettlerOptions
 from extproc.observe.metrics import OTHER, Metrics
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
@@ -136,26 +134,17 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
     follower = LimitsCache(MemoryTenants(), defaults, Clock(), metrics, LimitsCacheOptions())
     await follower.load()
     ids = iter(range(10_000))
-    models = Models(ModelProfile())
-    estimator, ledger = Estimator(models, NoCounter(), metrics), MemoryLedger()
-    stored = Stored(counters, counters, ledger, ledger, NoSpool())
-    books = Settler(
-        stored,
-        clock=Clock(),
-        models=models,
-        estimator=estimator,
+    ledger = MemoryLedger()
+    metering = build_metering(
+        MeteringStores(counters, ledger, ledger, NoSpool()),
+        follower,
+        models=Models(ModelProfile()),
+        counter=NoCounter(),
         alerts=[],
         metrics=metrics,
-        options=SettlerOptions(),
-    )
-    accounting = MeteringService(
-        stored=stored,
-        books=books,
-        limits=follower,
         clock=Clock(),
         new_id=lambda: f"id{next(ids)}",
-        estimator=estimator,
-        metrics=metrics,
+        replica="here",
         options=MeteringOptions(),
     )
 
@@ -173,7 +162,7 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
                     wants_usage=False,
                 )
                 ask = Ask(identity, Endpoint.CHAT_COMPLETIONS, facts, f"canary-request{n}")
-                decision = await accounting.reserve(ask)
+                decision = await metering.service.reserve(ask)
                 metrics.rejected("over_limit:service_account")
                 if bound == 20:
                     metrics.closed(Settlement(Outcome.SETTLED, Usage(1, 1, total=2), 2, "usage"))
