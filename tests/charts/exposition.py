@@ -1,8 +1,8 @@
 """A server of metrics with the label shapes of what a cluster has: Istio's sidecars, the DCGM exporter, vLLM.
 
-One path is one scrape target. Samples carry timestamps, one each 15 s, that start three minutes before the first scrape
-and catch up with the clock within seconds: so there is history enough for a rate over minutes, by real scrapes.
-Counters grow with that time, so the rate is known.
+One path is one scrape target. Samples carry timestamps, one each 15 s from three minutes before the first scrape until
+now, and each scrape has them all: one is enough for a rate over minutes. Counters grow with that time, so the rate is
+known.
 """
 
 import threading
@@ -15,7 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 Labels = Mapping[str, str]
 HISTORY_S = 180.0
 STEP_S = 15.0
-SPEED = 60.0
 # The targets whose newest samples are those of now.
 SAMPLED = 'timestamp({__name__=~"istio_requests_total|DCGM_FI_DEV_GPU_UTIL|vllm:num_requests_running"})'
 CAUGHT_UP = f"max by (job) ({SAMPLED}) > time() - {STEP_S + 1}"
@@ -129,10 +128,10 @@ def exposed(targets: Mapping[str, Target]) -> Iterator[str]:
         def do_GET(self) -> None:
             name, now = self.path.strip("/"), time.time()
             target = targets.get(name)
-            passed = now - began.setdefault(name, now)
-            age_s = min(passed * SPEED, HISTORY_S + passed) // STEP_S * STEP_S
-            at_ms = int((now - passed - HISTORY_S + age_s) * 1000)
-            lines = [sample.line(age_s, at_ms) for sample in target.samples] if target else []
+            start = began.setdefault(name, now) - HISTORY_S
+            ages = [step * STEP_S for step in range(int((now - start) // STEP_S) + 1)]
+            samples = target.samples if target else ()
+            lines = [sample.line(age_s, int((start + age_s) * 1000)) for sample in samples for age_s in ages]
             body = "\n".join([*lines, ""]).encode()
             self.send_response(200 if target else 404)
             self.send_header("content-type", "text/plain; version=0.0.4")

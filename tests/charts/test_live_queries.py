@@ -108,7 +108,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[prometheus.Prome
     with exposition.exposed(targets) as address:
         jobs = [_job(name, target, address) for name, target in targets.items()]
         configuration = {
-            "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
             "scrape_configs": [*jobs, _pod_monitor_job()],
         }
         with prometheus.running(tmp_path_factory.mktemp("prometheus"), configuration) as running:
