@@ -22,13 +22,13 @@ test-all: $(VENV)/.dev .cache/tools/.fetched ## the same, with what is rare: all
 	@$(MAKE) --no-print-directory check suites FORM=--thorough
 
 # The tests of metering run by themselves, so that their coverage is theirs; those of real faults last, so that
-# nothing else takes the processors' time.
+# nothing else takes the processors' time. Tests of real parts wait more than they compute: four at a time.
 suites: $(VENV)/.dev .cache/tools/.fetched
 	@echo "== metering and the simulation of faults, in virtual time"
 	@$(BIN)/pytest -n 2 -q $(FORM) tests/metering --cov=extproc/metering --cov-branch --cov-report=term --cov-fail-under=90
 	@$(BIN)/pytest -n 2 -q $(FORM) tests/simulation
 	@echo "== real Envoy, Valkey, Redis, MongoDB protocol, Helm, Prometheus, SDKs, a browser"
-	@$(BIN)/pytest -n 2 --dist loadfile -q $(FORM) --ignore=tests/core --ignore=tests/metering --ignore=tests/simulation --ignore=tests/chaos tests
+	@$(BIN)/pytest -n 4 --dist loadfile -q $(FORM) --ignore=tests/core --ignore=tests/metering --ignore=tests/simulation --ignore=tests/chaos tests
 	@echo "== real faults, the short form: processes killed and stopped, stores lost"
 	@$(BIN)/pytest -n 2 --dist loadfile -q $(FORM) --ignore=tests/chaos/test_soak.py tests/chaos
 

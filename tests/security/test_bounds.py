@@ -125,7 +125,7 @@ async def test_a_stream_that_says_nothing_at_all_is_ended_too():
 
 
 async def test_a_stream_that_falls_silent_after_its_request_is_ended_and_what_it_held_is_charged():
-    async with Service(idle_s=0.3).serving() as service:
+    async with Service(request_s=3.0, idle_s=0.3).serving() as service:
         call = service.process()
         await call.write(request_head())
         await call.write(request_body())
