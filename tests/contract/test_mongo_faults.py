@@ -226,7 +226,8 @@ async def test_a_batch_whose_commit_was_not_answered_counts_once(mongo_replica_s
     await agree(replica_set, entries)
 
 
-@pytest.mark.parametrize("seed", sampled([1, 2, 3, 4, 5], quick=1))
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
 async def test_a_server_that_is_killed_in_the_middle_loses_and_repeats_nothing(tmp_path, seed):
     dice = random.Random(seed)
     ports, entries = free_ports(1), made(600, seed)

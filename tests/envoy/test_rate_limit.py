@@ -282,7 +282,7 @@ async def test_a_mistake_of_the_operators_is_an_error_that_says_which(message, w
     assert words in error.details()
     assert service.faults("protocol") == 1
     assert service.hits == []
-    (record,) = caplog.records
+    (record,) = (record for record in caplog.records if record.name == "extproc.envoy.rate_limit")
     assert words in record.error
 
 

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from tests.sizes import sampled
+
 from .callers import CHAT, chat
 from .marks import SYSTEM
 from .waiting import NEVER_S, until
@@ -46,7 +48,7 @@ def endless(pieces):
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
-@pytest.mark.parametrize("pieces", [1, 2, 7])
+@pytest.mark.parametrize("pieces", sampled([7, 1, 2], quick=1))
 @pytest.mark.parametrize("options", [None, ASKED, CONTINUOUS], ids=["unasked", "usage", "continuous"])
 async def test_leaving_after_some_chunks_is_charged_for_them(scripted_caller, upstream, pieces, options, reset):
     continuous = options is CONTINUOUS

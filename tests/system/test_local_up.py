@@ -138,6 +138,7 @@ async def test_killed_it_takes_its_children_with_it(up, stack, stores):
     await until(lambda: not up.processes(), "its children are gone")
 
 
+@pytest.mark.thorough
 async def test_what_runs_already_is_used_and_nobodys_limits_are_touched(up, stack, records, stores):
     tenants = records.database["tenantLimitation"]
     before = await tenants.find().to_list()

@@ -5,6 +5,7 @@ import contextlib
 import random
 
 import httpx
+import pytest
 
 from extproc.core.quota.learning import ENOUGH
 from tests.sizes import sized
@@ -40,6 +41,7 @@ class Steps:
         await reply.end()
 
 
+@pytest.mark.thorough
 async def test_a_stream_longer_than_its_time_to_live_is_settled_on_its_usage(pair_caller, upstream):
     await pair_caller.limit(sa_limit=5000)
     upstream.script = (steps := Steps()).script

@@ -121,6 +121,7 @@ class Crowd:
             after += ended
 
 
+@pytest.mark.thorough
 async def test_what_a_dead_processor_held_is_charged_as_held_and_the_other_one_serves(mortal, records, upstream):
     endless_stream, _ = endless([piece(1)])
 

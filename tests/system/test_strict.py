@@ -260,6 +260,7 @@ async def test_a_client_that_leaves_does_not_break_the_bound(strict_caller, upst
     assert await strict_caller.settled() == entry["charge"]
 
 
+@pytest.mark.thorough
 async def test_two_processors_share_one_strict_limit(pair_caller, upstream, stack):
     upstream.script = relay_to(stack)
     await pair_caller.bind(mode="strict", sa_limit=2000)
