@@ -83,7 +83,7 @@ class ResponseTrailers:
 class StreamClosed:
     """Report that Envoy's stream is gone: the client left, the upstream broke off, or the exchange was over.
 
-    `delivered` is False if the last reply could not be handed to Envoy.
+    `delivered` is False if the write of a reply was not even begun. Envoy may have got one that was begun.
     """
 
     delivered: bool = True

@@ -94,7 +94,7 @@ class Servicer:
             await self._part(exchange, channel)
         finally:
             patience.end()
-            # Effects that are left could not be carried out: the reply at their head did not reach Envoy.
+            # Effects that are left were not begun: Envoy did not get the reply among them.
             left = [*effects, *exchange.receive(StreamClosed(delivered=not effects))]
             for effect in left:
                 if isinstance(effect, Close):
@@ -103,7 +103,7 @@ class Servicer:
     async def _converse(
         self, exchange: Exchange, effects: deque[Effect], channel: Channel, patience: Patience
     ) -> None:
-        """Until all is said. `effects` are those not carried out yet."""
+        """Until all is said. `effects` are those not begun yet."""
         while (message := await channel.read()) is not None:
             patience.heard()
             event = self._codec.event(message)
@@ -113,9 +113,9 @@ class Servicer:
             while effects:
                 if isinstance(effects[0], Finish):
                     return
-                follow_up = await self._perform(exchange, event, effects[0], channel)
-                effects.popleft()
-                effects.extendleft(reversed(follow_up))
+                # First out of the queue: once its write begins Envoy may have it, even if the write then fails.
+                effect = effects.popleft()
+                effects.extendleft(reversed(await self._perform(exchange, event, effect, channel)))
 
     async def _part(self, exchange: Exchange, channel: Channel) -> None:
         """Ends a stream that took too long: with an answer, where its request is the reason."""

@@ -52,11 +52,8 @@ async def _one_record_each(plant, caller, gateway, *, figure, what, seen):
     assert not lost
     assert not balance.double
     assert not above
-    # Whoever reached the upstream is charged at least for the prompt. Known gap: an upstream that resets at once can be
-    # faster than our reply's write, which then counts as undelivered, so the hold is released. It is rare.
-    free = [entry for entry in entries if entry["request_id"] in made and not entry["charge"]]
-    assert all(entry["state"] == "released" for entry in free), free
-    assert len(free) <= STREAMS // 10
+    # Whoever reached the upstream is charged at least for the prompt.
+    assert not [entry for entry in entries if entry["request_id"] in made and not entry["charge"]]
     derived_from_the_ledger(balance)
 
 

@@ -36,6 +36,14 @@ CHUNKS = [
     b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}\n\n',
     b"data: [DONE]\n\n",
 ]
+# How a plain exchange ends if the n-th write does not come to its end. The head alone is not a request; once the write of
+# its body has begun, the upstream may have read the prompt, even if the write failed.
+ENDS_AT_WRITE = [
+    ("released", "not_forwarded"),
+    ("estimated", "left_before_answer"),
+    ("estimated", "cut_off"),
+    ("settled", "usage"),
+]
 STREAMED = [
     request_head(),
     request_body(b'{"model":"m","messages":[],', end=False),
@@ -177,13 +185,11 @@ async def test_a_stream_that_ends_early_is_closed_once_if_it_was_admitted(upto):
 
 
 @pytest.mark.parametrize("fail_write", range(4))
-async def test_a_reply_that_does_not_reach_envoy_still_closes_once(fail_write):
+async def test_a_reply_whose_write_fails_still_closes_once(fail_write):
     books = Books()
     with pytest.raises(ChannelError):
         await played(EXCHANGE, books, fail_write=fail_write)
-    # Before the request was forwarded: nothing reached the upstream. After the last one: the usage was seen.
-    expected = [("released", "not_forwarded")] * 2 + [("estimated", "cut_off"), ("settled", "usage")]
-    assert books.ends == [expected[fail_write]]
+    assert books.ends == [ENDS_AT_WRITE[fail_write]]
 
 
 @pytest.mark.parametrize("fail_write", range(9))
@@ -192,8 +198,25 @@ async def test_a_streams_chunk_that_does_not_reach_envoy_still_closes_once(fail_
     with pytest.raises(ChannelError):
         await played(STREAMED, books, fail_write=fail_write)
     assert len(books.closed) == 1
-    expected = ["released"] * 3 + ["estimated"] * 3 + ["settled"] * 3
+    expected = ["released"] * 2 + ["estimated"] * 4 + ["settled"] * 3
     assert books.ends[0][0] == expected[fail_write]
+
+
+@pytest.mark.parametrize("stuck_write", range(4))
+async def test_a_reply_whose_write_had_begun_when_envoy_reset_the_stream_counts_as_delivered(stuck_write):
+    class Stuck(Script):
+        async def write(self, message):
+            await super().write(message)
+            if len(self.written) == stuck_write + 1:
+                stuck.set()
+                await asyncio.Event().wait()
+
+    books, stuck = Books(), asyncio.Event()
+    task = asyncio.create_task(servicer_of(books).serve(Stuck(EXCHANGE)))
+    await stuck.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert books.ends == [ENDS_AT_WRITE[stuck_write]]
 
 
 @pytest.mark.parametrize("fail_read", range(5))
