@@ -169,7 +169,8 @@ async def test_a_top_up_counts_at_once_and_no_longer_than_it_says(scripted_calle
 
     async def served_meanwhile(lasts_s):
         """Top up for so long. Return its end, or None where the machine was too busy to see it before."""
-        ends = datetime.now(UTC) + timedelta(seconds=lasts_s)
+        # In whole seconds: the store keeps milliseconds only.
+        ends = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=lasts_s)
         top_up = {"amount": 1000, "until": ends, "note": "launch"}
         await tenants.update_one({"tenant_id": scripted_caller.tenant}, {"$set": {"top_ups": [top_up]}})
         while datetime.now(UTC) < ends:
@@ -177,7 +178,7 @@ async def test_a_top_up_counts_at_once_and_no_longer_than_it_says(scripted_calle
                 return ends if (await scripted_caller.post(max_tokens=500)).status_code == 200 else None
         return None
 
-    for lasts_s in (1.5, 6, 24):
+    for lasts_s in (2.5, 7, 25):
         if ends := await served_meanwhile(lasts_s):
             break
 
