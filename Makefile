@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements.lock
 INSTALL := $(PIP) uv && install() { $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock "$$@" || $(PIP) "$$@"; } && install
 
+# Hundreds of processes start in the tests: none compiles what another has compiled. Bytecode stays in .cache.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-containers suites simulate chaos soak check unit format charts protos settings-table lock clean
 
