@@ -20,7 +20,7 @@ help: ## list these targets
 demo: $(VENV)/.local ## start the whole stack on this machine and play the story
 	@$(BIN)/tokenweir local up
 
-test: $(VENV)/.dev .cache/tools/.fetched ## lint, types and the tests, in about eight minutes on two cores
+test: $(VENV)/.dev .cache/tools/.fetched ## lint, types and the tests, in less than eight minutes on two cores
 	@$(MAKE) --no-print-directory check suites
 
 test-all: $(VENV)/.dev .cache/tools/.fetched ## the same, with what is rare: all Envoys, thousands of seeds, every width of a browser
