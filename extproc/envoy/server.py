@@ -25,6 +25,16 @@ _KEEPALIVE_MS = 30_000
 _log = logging.getLogger(__name__)
 
 
+class _NoResets(logging.Filter):
+    """Drop grpc's error that a peer reset its stream just before it got the status: its exchange is closed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(_NoResets())
+
+
 class BindError(Exception):
     """The address can't be listened on."""
 

@@ -171,6 +171,8 @@ class GrpcServicer:
                 self._metrics.stream_fault("protocol")
                 _log.error("the filter is set up wrongly", extra={"error": str(error)})
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            except grpc.aio.InternalError:
+                _log.debug("a stream was reset while it was answered")
             except IdleError:
                 self._metrics.stream_fault("idle")
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "No message came for too long.")

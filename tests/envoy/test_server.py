@@ -1,6 +1,7 @@
 """The gRPC adapter over a real socket: whole exchanges, clients that leave, health, and the drain."""
 
 import asyncio
+import logging
 from contextlib import asynccontextmanager
 
 import grpc
@@ -210,6 +211,38 @@ async def test_a_client_that_leaves_while_it_is_answered_is_no_fault(caplog):
         assert len(service.books.closed) == 10
         assert service.faults("unexpected") == 0
         assert not [record for record in caplog.records if record.name.startswith("extproc")]
+
+
+async def test_a_reset_between_our_answer_and_its_write_is_no_fault():
+    class Context:
+        """A call that the peer resets as soon as the request is read."""
+
+        def __init__(self):
+            self.messages = list(EXCHANGE)
+
+        def invocation_metadata(self):
+            return ()
+
+        async def read(self):
+            return self.messages.pop(0)
+
+        async def write(self, _message):
+            raise grpc.aio.InternalError
+
+    books, metrics = Books(), Metrics()
+    servicer = Servicer(RULES, Codec(RULES.identity, MetadataKeys()), books, metrics, lambda: NOW)
+    await GrpcServicer(servicer, metrics).process(None, Context())
+    assert len(books.closed) == 1
+    assert metrics.registry.get_sample_value("tokenweir_stream_faults_total", {"kind": "unexpected"}) == 0
+
+
+@pytest.mark.parametrize(("error", "logged"), [(grpc.aio.InternalError(), False), (ValueError("x"), True)])
+def test_grpcs_own_log_has_no_error_for_a_reset_before_the_status(caplog, error, logged):
+    try:
+        raise error
+    except (grpc.aio.InternalError, ValueError):
+        logging.getLogger("grpc._cython.cygrpc").exception("raised in core by servicer method")
+    assert bool(caplog.records) is logged
 
 
 async def test_a_client_that_ends_its_side_early_is_closed_once():
