@@ -10,7 +10,7 @@ import msgspec
 from extproc.core.quota.limits import Unit, Window
 from extproc.core.quota.reservation import BucketState, Denied, tightest
 from extproc.core.request.body import Malformed
-from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.endpoints import MAX_PATH_CHARS, Endpoint, PathProblem
 from extproc.core.request.identity import UnusableIdentity
 
 _JSON = ("content-type", "application/json")
@@ -69,6 +69,15 @@ def compressed(encoding: str, endpoint: Endpoint | None = None) -> Rejection:
     message = f"'content-encoding: {encoding[:32]}' can't be read; send the body uncompressed."
     code = "unsupported_content_encoding"
     return _error(415, message, code, endpoint, param="content-encoding", reason="compressed")
+
+
+def unreadable_path(problem: PathProblem) -> Rejection:
+    """Answer a path that is too long to read, or that servers read differently."""
+    if problem is PathProblem.TOO_LONG:
+        message = f"The path is longer than {MAX_PATH_CHARS} characters; shorten it."
+        return _error(414, message, problem, None, reason="path")
+    message = "The path leads to different endpoints, depending on how it is decoded; write it without escapes."
+    return _error(400, message, problem, None, reason="path")
 
 
 def method_not_allowed(method: str = "POST", endpoint: Endpoint | None = None) -> Rejection:

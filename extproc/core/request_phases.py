@@ -28,7 +28,7 @@ from extproc.core.quota.reservation import Admitted, Denied, Reservation, Suspen
 from extproc.core.quota.routes import Route
 from extproc.core.request.body import Malformed, RequestFacts, read_request, upstream_body
 from extproc.core.request.buffers import PIECE_BYTES, Kept, declared_bytes
-from extproc.core.request.endpoints import Endpoint, Target, classify
+from extproc.core.request.endpoints import Endpoint, PathProblem, Target, classify
 from extproc.core.request.identity import Identity, UnusableIdentity, identify
 
 _MAX_REQUEST_ID_CHARS = 128
@@ -49,6 +49,8 @@ class Started(Phase):
         target = classify(method, event.headers.get(":path", ""))
         if target is None or method == "OPTIONS":  # a CORS preflight costs nothing
             return Done(), [HeadReply(), Finish()]
+        if isinstance(target, PathProblem):
+            return self.rejected(rejections.unreadable_path(target))
         wanted = "GET" if target.endpoint is Endpoint.QUOTA else "POST"
         if method != wanted:
             return self.rejected(rejections.method_not_allowed(wanted, target.endpoint))

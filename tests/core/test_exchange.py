@@ -193,6 +193,8 @@ def test_what_is_not_metered_goes_on_unchanged(request_head):
     [
         ({"__method": "GET"}, 405, "method"),
         ({"__method": ""}, 405, "method"),
+        ({"__path": "/v2/models/m/infer%3f/v1/chat/completions"}, 400, "path"),
+        ({"__path": "/" + "a" * 2048}, 414, "path"),
         ({"content_encoding": "gzip"}, 415, "compressed"),
         ({"content_length": "2001"}, 413, "too_large"),
         ({"claims": {"sub": 5}}, 403, "identity"),

@@ -1,12 +1,14 @@
 """Map method and path to the endpoint that is asked for. Other spellings of a metered path are metered too."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 from urllib.parse import unquote
 
 MAX_MODEL_CHARS: Final = 256
+# Longer than any endpoint of an API with a model's name in it. Each reading takes a microsecond for 4 characters.
+MAX_PATH_CHARS: Final = 2048
 
 
 class Endpoint(StrEnum):
@@ -26,6 +28,13 @@ class Endpoint(StrEnum):
     INFER = "infer"  # KServe v2 (Open Inference Protocol): counts requests
     ROUTE = "route"  # any route that Envoy's ratelimit filter asks about: counts requests
     QUOTA = "quota"  # a caller asks for its own limits: we answer, free of charge
+
+
+class PathProblem(StrEnum):
+    """Say why a path can't be read. The value is the error's code."""
+
+    TOO_LONG = "path_too_long"
+    AMBIGUOUS = "ambiguous_path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +102,15 @@ _READING: Final = frozenset({"GET", "HEAD"})
 _DECODINGS: Final = 3
 
 
-def classify(method: str, path: str) -> Target | None:
-    """Return the target of a request, or None if nothing is metered.
+def classify(method: str, path: str) -> Target | PathProblem | None:
+    """Return the target of a request, or None if nothing is metered, or why the path can't be read.
 
     Model servers mount their API under prefixes of their own (`/openai/v1/...`), so the last segments decide.
     Percent-escapes, doubled slashes, dot segments, path parameters, backslashes, a trailing slash and letter case
     make no difference: a client must not bypass the meter because the upstream is lenient about one of them.
+
+    Servers differ in how often they decode a path, and in whether an escaped "?" or "#" ends it. All readings are
+    compared. A path is metered if one of them is; it is `AMBIGUOUS` if two of them lead to different endpoints.
 
     A metered path is metered whatever the method is. The caller of this function lets only POST through, which
     also keeps WebSockets out. The method decides in one case only: a GET may ask for the description of a model
@@ -107,12 +119,29 @@ def classify(method: str, path: str) -> Target | None:
     exact = _EXACT.get(path)
     if exact is not None:
         return exact
-    decoded = _before_query(path)
-    for _ in range(_DECODINGS):
-        decoded = unquote(decoded)
-    # An escaped "?" is a part of the path, but a server that decodes first takes it for the start of the query.
-    found, cut = _classified(method, decoded), _before_query(decoded)
-    return found if found is not None or cut == decoded else _classified(method, cut)
+    if len(path.partition("?")[0]) > MAX_PATH_CHARS:
+        return PathProblem.TOO_LONG
+    found: Target | None = None
+    for whole, cut in _readings(path):
+        target = _classified(method, whole)
+        other = _classified(method, cut) if cut != whole else target
+        if target is not None and other is not None and target != other:
+            return PathProblem.AMBIGUOUS
+        target = target or other
+        if found is None:
+            found = target  # most decoded: the model's name as the server reads it
+        elif target is not None and target.endpoint is not found.endpoint:
+            return PathProblem.AMBIGUOUS
+    return found
+
+
+def _readings(path: str) -> Iterator[tuple[str, str]]:
+    """Yield what a server may read, the most decoded first: the whole path, and the path up to an escaped "?"."""
+    levels = [_before_query(path)]
+    while len(levels) <= _DECODINGS and (decoded := unquote(levels[-1])) != levels[-1]:
+        levels.append(decoded)
+    for level in reversed(levels):
+        yield level, _before_query(level)
 
 
 def _before_query(path: str) -> str:

@@ -1,15 +1,26 @@
 """Paths: every spelling of a metered path is metered, and nothing else is."""
 
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.request.endpoints import MAX_MODEL_CHARS, Endpoint, Target, classify
+from extproc.core.request.endpoints import (
+    MAX_MODEL_CHARS,
+    MAX_PATH_CHARS,
+    Endpoint,
+    PathProblem,
+    Target,
+    classify,
+)
 from tests.core.samples import FUZZ
 
 CHAT = Endpoint.CHAT_COMPLETIONS
+SEGMENTS = st.lists(
+    st.sampled_from(["v1", "v2", "models", "m", "m:predict", "infer", "chat", "completions", "embeddings", ".."]),
+    max_size=6,
+)
 
 
 def kind(path: str, method: str = "POST") -> Endpoint | None:
@@ -89,12 +100,9 @@ def test_each_kind_is_known_by_the_end_of_its_path(path, endpoint, prefix):
         "/v1\\chat\\completions",
         "/v1/chat%2Fcompletions",
         "/v1/chat%2fcompletions",
+        "/v1/embeddings%2f..%2fchat%2fcompletions",
         "/v1/chat%5ccompletions",
         "/v1/%63hat/completion%73",
-        "/v1/%2563hat/completions",
-        "/v1/%25%36%33hat/completions",
-        "/v1/chat/%2e/completions",
-        "/v1/chat/x/%2e%2e/completions",
         "/v1/chat/completions%3Bx",
         "/v1/chat/completions%20",
         "/v1/chat/completions%3Fx",
@@ -110,6 +118,56 @@ def test_each_kind_is_known_by_the_end_of_its_path(path, endpoint, prefix):
 )
 def test_a_spelling_of_the_chat_path_is_metered(path):
     assert classify("POST", path) == Target(CHAT)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/models/m/infer%3f/v1/chat/completions",
+        "/v2/models/m/infer%23/v1/chat/completions",
+        "/v2/models/m/infer%253f/v1/chat/completions",
+        "/v1/chat/completions%3f/v2/models/m/infer",
+        "/v1/chat/completions%23/../v2/models/m/infer",
+        "/v1/models/m:predict%3F/v1/messages",
+        "/v1/models/cheap:predict%3f/v1/models/dear:predict",
+        "/v2/models/cheap/infer%3f/v2/models/dear/infer",
+        "/v1/embeddings%3fx/chat/completions",
+        "/v1/quota%3f/chat/completions",
+        "/v1/%63hat/completions",
+        "/v1/%25%36%33hat/completions",
+        "/v1/chat/%2e/completions",
+        "/v1/chat/x/%2e%2e/completions",
+        "/v1/chat/x/%252e%252e/completions",
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_path_that_servers_read_as_different_endpoints_is_ambiguous(method, path):
+    assert classify(method, path) is PathProblem.AMBIGUOUS
+
+
+@pytest.mark.parametrize("name", ["org%2Fm", "a%20b", "50%25", "50%2525", "%E2%9C%93", "m%3a1"])
+def test_an_escape_in_the_name_of_a_model_makes_no_path_ambiguous(name):
+    decoded = unquote(unquote(name))
+    assert classify("POST", f"/v2/models/{name}/infer") == Target(Endpoint.INFER, decoded)
+    assert classify("POST", f"/v1/models/{name}:predict") == Target(Endpoint.PREDICT, decoded)
+
+
+@FUZZ
+@given(SEGMENTS, st.sampled_from(["%3f", "%23", "%253F", "%2523", "?", "#"]), SEGMENTS)
+def test_whatever_stands_after_an_escaped_end_the_path_is_never_metered_as_less(before, end, after):
+    """What a server reads that takes all of it, or that stops at the end, is metered as that, or refused."""
+    first, rest = "/" + "/".join(before), "/".join(after)
+    found = classify("POST", f"{first}{end}/{rest}")
+    read = [first] if end in "?#" else [first, f"{first}_/{rest}"]
+    readings = {target.endpoint for path in read if (target := classify("POST", path)) is not None}
+    if found is not PathProblem.AMBIGUOUS:
+        assert ({found.endpoint} if found else set()) == readings
+
+
+def test_a_path_longer_than_any_endpoint_is_too_long():
+    assert classify("POST", "/" + "a" * (MAX_PATH_CHARS - 1)) is None
+    assert classify("POST", "/" + "a" * MAX_PATH_CHARS) is PathProblem.TOO_LONG
+    assert classify("POST", "/v1/chat/completions?" + "a" * 60_000) == Target(CHAT)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +259,8 @@ def test_the_path_names_the_model_of_kserve(path, target):
 
 
 def test_a_name_in_a_path_is_cut_where_it_is_too_long_already():
-    assert classify("POST", f"/v1/models/{'m' * 9999}:predict").model == "m" * (MAX_MODEL_CHARS + 1)
-    assert classify("POST", f"/v2/models/{'m' * 9999}/infer").model == "m" * (MAX_MODEL_CHARS + 1)
+    assert classify("POST", f"/v1/models/{'m' * 999}:predict").model == "m" * (MAX_MODEL_CHARS + 1)
+    assert classify("POST", f"/v2/models/{'m' * 999}/infer").model == "m" * (MAX_MODEL_CHARS + 1)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -222,7 +280,7 @@ def test_a_get_on_a_metered_path_is_no_way_around():
 @given(st.text(max_size=5), st.text() | st.text("/.%;:?#\\chatompleinsdv12fr5F", max_size=40))
 def test_any_path_has_a_kind_or_none(method, path):
     target = classify(method, path)
-    if target is not None:
+    if isinstance(target, Target):
         assert isinstance(target.endpoint, Endpoint)
         assert (target.model is None) == (target.endpoint not in (Endpoint.PREDICT, Endpoint.INFER))
         assert len(target.model or "") <= MAX_MODEL_CHARS + 1
@@ -254,4 +312,4 @@ def test_prefixes_separators_and_escapes_can_be_mixed(end, prefix, steps, upper)
         for _ in range(rounds):
             spelled = "".join(f"%{byte:02x}" for byte in spelled.encode()) if len(spelled) < 50 else quote(spelled)
         path += separator + spelled
-    assert kind(path) is ENDS[end]
+    assert classify("POST", path) is PathProblem.AMBIGUOUS or kind(path) is ENDS[end]
