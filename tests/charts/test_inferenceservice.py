@@ -288,6 +288,18 @@ def test_a_graph_calls_this_release_where_a_step_names_nothing() -> None:
 GENERAL, MODEL = "kserve-general", "kserve-model"
 
 
+@pytest.mark.parametrize(("chart", "services"), [(GENERAL, 2), (MODEL, 1)])
+def test_kserve_makes_no_route_of_its_own(chart: str, services: int) -> None:
+    """Primary, canary and graph are cluster-local: an Ingress or HTTPRoute of KServe's would lead past the meter."""
+    graph = {"root": {"routerType": "Sequence", "steps": [{"serviceName": "other"}]}}
+    more = {"inferenceservice": {"graph": graph, "labels": {"team": "a"}}}
+    canary = {"newImageTag": "2"} if services > 1 else {}
+    documents = render(chart, _containers({"image": "vllm:1", **canary}), more)
+    found = [each for each in documents if each["apiVersion"].startswith("serving.kserve.io/")]
+    assert sorted(each["kind"] for each in found) == ["InferenceGraph", *["InferenceService"] * services]
+    assert {each["metadata"]["labels"]["networking.kserve.io/visibility"] for each in found} == {"cluster-local"}
+
+
 @pytest.mark.parametrize(
     ("chart", "values", "message"),
     sampled(
@@ -343,6 +355,11 @@ GENERAL, MODEL = "kserve-general", "kserve-model"
                 MODEL,
                 {"inferenceservice": {"annotations": {"serving.kserve.io/deploymentMode": "Knative"}}},
                 "Remove it",
+            ),
+            (
+                MODEL,
+                {"inferenceservice": {"labels": {"networking.kserve.io/visibility": "exposed"}}},
+                "leads past the token limits",
             ),
             (MODEL, {"primaryLoad": 60}, "primaryLoad"),
             (GENERAL, {"primaryLoad": 101}, "primaryLoad"),

@@ -34,9 +34,17 @@ kind: InferenceService
 metadata:
   name: {{ .variant.isvc | toYaml }}
   namespace: {{ $root.Release.Namespace | toYaml }}
-  labels: {{- merge (include "kserve-lib.podLabels" $root | fromYaml) ($service.labels | default dict) | toYaml | nindent 4 }}
+  labels: {{- merge (include "kserve-lib.clusterLocal" $root | fromYaml) (include "kserve-lib.podLabels" $root | fromYaml) ($service.labels | default dict) | toYaml | nindent 4 }}
   annotations: {{- merge $own ($service.annotations | default dict) $fixed | toYaml | nindent 4 }}
 spec: {{- toYaml $spec | nindent 2 }}
+{{- end }}
+
+{{/*
+With this label KServe makes no Ingress and no HTTPRoute of its own: they would lead past the routes of this chart, and
+so past the meter. OpenShift's KServe publishes nothing unless the label says `exposed`.
+*/}}
+{{- define "kserve-lib.clusterLocal" -}}
+networking.kserve.io/visibility: cluster-local
 {{- end }}
 
 {{- define "kserve-lib.predictor" -}}
@@ -167,7 +175,9 @@ kind: InferenceGraph
 metadata:
   name: {{ .Release.Name }}-graph
   namespace: {{ .Release.Namespace | toYaml }}
-  labels: {{- include "kserve-lib.podLabels" . | nindent 4 }}
+  labels:
+    {{- include "kserve-lib.clusterLocal" . | nindent 4 }}
+    {{- include "kserve-lib.podLabels" . | nindent 4 }}
   annotations:
     serving.kserve.io/deploymentMode: Standard
     serving.kserve.io/autoscalerClass: none

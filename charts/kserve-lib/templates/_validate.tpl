@@ -213,6 +213,9 @@
 {{- fail (printf "inferenceservice.annotations sets %s, which is the chart's: it works in KServe's Standard mode alone, and `autoscaling` says what scales. Remove it" $key) -}}
 {{- end -}}
 {{- end -}}
+{{- if hasKey ($service.labels | default dict) "networking.kserve.io/visibility" -}}
+{{- fail "inferenceservice.labels sets networking.kserve.io/visibility, which is the chart's: a route that KServe makes leads past the token limits, and `exposeModel` publishes the model. Remove it" -}}
+{{- end -}}
 {{- $gpu := (.Values.platform).gpu | default dict -}}
 {{- if and (eq ($gpu.nodeLabel | default "") "eks.amazonaws.com/nodegroup") (hasKey $gpu "nodeLabelValue") (not $gpu.nodeLabelValue) (not .Values.clusterName) -}}
 {{- fail "platform.gpu.nodeLabel is eks.amazonaws.com/nodegroup, whose value is <clusterName>-gpu: set clusterName, or platform.gpu.nodeLabelValue" -}}
