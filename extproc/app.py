@@ -33,7 +33,9 @@ from extproc.ports.spool import Spool
 from extproc.ports.tenants import TenantStore
 from extproc.settings.load import SettingsError
 from extproc.settings.model import IdentitySettings, Settings
+from extproc.settings.secret_files import SecretFile
 from extproc.settings.server import TLSSettings
+from extproc.settings.webhook_secret import WebhookSecret, webhook_secret
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
 from extproc.stores.mongo.client import Mongo, MongoOptions
@@ -42,6 +44,7 @@ from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
+from extproc.stores.urls import StoreURL, mongo_url, redis_url
 
 
 class SystemClock:
@@ -86,13 +89,16 @@ def build_stores(settings: Settings) -> Stores:
     if redis.url.in_memory:
         counters = MemoryCounters()
     else:
-        counters = RedisCounters(
-            RedisOptions(redis.url.get_secret_value(), redis.max_connections, max_waiting=redis.max_waiting)
-        )
+        url = redis.url.get_secret_value()
+        followed = _followed("redis.url_file", redis.url_file, lambda text: redis_url(StoreURL(text)))
+        options = RedisOptions(url, redis.max_connections, max_waiting=redis.max_waiting, current_url=followed)
+        counters = RedisCounters(options)
     if mongodb.url.in_memory:
         memory = MemoryLedger()
         return Stores(counters, memory, memory, memory, MemoryTenants())
-    mongo = Mongo(MongoOptions(mongodb.url.get_secret_value(), mongodb.database, mongodb.timeout_s))
+    followed = _followed("mongo.url_file", mongodb.url_file, lambda text: mongo_url(StoreURL(text)))
+    url = mongodb.url.get_secret_value()
+    mongo = Mongo(MongoOptions(url, mongodb.database, mongodb.timeout_s, current_url=followed))
     ledger, records = MongoLedger(mongo), MongoRecords(mongo)
 
     async def create_indexes() -> None:
@@ -100,6 +106,16 @@ def build_stores(settings: Settings) -> Stores:
         await records.create_indexes()
 
     return Stores(counters, ledger, ledger, records, MongoTenants(mongo), create_indexes)
+
+
+def _followed(setting: str, path: str | None, check: Callable[[str], object]) -> Callable[[], str] | None:
+    """Return what tells the present text of a secret's file; None if the setting names no file."""
+    if path is None:
+        return None
+    try:
+        return SecretFile(setting, Path(path), check).value
+    except ValueError as error:
+        raise SettingsError(f"{setting}: {path} {error}") from None
 
 
 def defaults(settings: Settings) -> Defaults:
@@ -123,11 +139,15 @@ def build_alerts(settings: Settings, metrics: Metrics) -> Alerts:
     from extproc.alerts.webhook import Webhook, WebhookOptions
 
     proxy = alerts.webhook_proxy
+    followed = _followed(
+        "alerts.webhook_secret_file", alerts.webhook_secret_file, lambda text: webhook_secret(WebhookSecret(text))
+    )
     options = PostOptions(
         url=alerts.webhook_url.get_secret_value(),
         key=alerts.webhook_secret.key(),
         timeout_s=alerts.webhook_timeout_s,
         proxy_url=proxy.get_secret_value() if proxy is not None else None,
+        current_key=None if followed is None else lambda: WebhookSecret(followed()).key(),
     )
     post = Post(options, SystemClock())
     return Alerts(metrics, [Webhook(WebhookOptions(post.host), post, metrics)])

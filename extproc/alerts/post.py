@@ -7,6 +7,7 @@ from the environment and logs whole URLs.
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -59,14 +60,15 @@ class PostOptions:
     """Say where to post, and how.
 
     `timeout_s` bounds a whole attempt, and half of it the connecting with name resolution. `url` and `proxy_url`
-    must have passed `extproc.settings.webhook_urls`. `key` is the HMAC key. Fields that may contain a secret have
-    no repr.
+    must have passed `extproc.settings.webhook_urls`. `key` is the HMAC key. `current_key`, if given,
+    returns the key at each attempt. Fields that may contain a secret have no repr.
     """
 
     url: str = field(repr=False)
     key: bytes = field(repr=False)
     timeout_s: float = 5.0
     proxy_url: str | None = field(default=None, repr=False)
+    current_key: Callable[[], bytes] | None = field(default=None, repr=False)
 
 
 class Post:
@@ -75,7 +77,7 @@ class Post:
     def __init__(self, options: PostOptions, clock: Clock, tls: ssl.SSLContext | None = None) -> None:
         """Check certificates with `tls`; None: with the host's authorities (`SSL_CERT_FILE`)."""
         self._url = httpx.URL(options.url)
-        self._key = options.key
+        self._key = options.current_key or (lambda: options.key)
         self._timeout_s = options.timeout_s
         self._proxy = None if options.proxy_url is None else httpx.Proxy(options.proxy_url)
         self._clock = clock
@@ -121,7 +123,7 @@ class Post:
             "content-type": "application/json",
             "user-agent": f"tokenweir/{__version__}",
             # Each attempt has its own time and signature: receivers refuse old ones.
-            **signed_headers(self._key, id_of(alert), int(self._clock.now().timestamp()), payload),
+            **signed_headers(self._key(), id_of(alert), int(self._clock.now().timestamp()), payload),
         }
         # Connecting and the TLS handshake get half of the time each: if httpcore's own timeout ends a handshake,
         # httpcore closes the socket; after a cancellation it leaves the socket to the garbage collector.

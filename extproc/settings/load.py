@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from extproc.settings.environment import is_service_link
 from extproc.settings.model import Settings
+from extproc.settings.secret_files import IN_FILES, read_secret
 
 PREFIX: Final = "TOKENWEIR_"
 _NESTING: Final = "__"
@@ -31,6 +32,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     """Read the settings. Raise `SettingsError` with a line for each problem, which names its field."""
     values = _from_file(path) if path is not None else {}
     problems = _overlay(values, os.environ if environment is None else environment)
+    problems += _from_secret_files(values)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -103,6 +105,25 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> list[str
             _put(values, known[variable].split("."), None if text in ("", "null") else text)
         elif not is_service_link(variable, text, PREFIX):
             problems.append(f"{variable}: no such setting; see docs/settings.md")
+    return problems
+
+
+def _from_secret_files(values: dict[str, Any]) -> list[str]:
+    """Put the texts of secret files in the place of their settings. Return a line for each problem."""
+    problems: list[str] = []
+    for setting, file_setting in IN_FILES.items():
+        section, _, name = setting.partition(".")
+        inner = values.get(section)
+        path = inner.get(file_setting.partition(".")[2]) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict) or not isinstance(path, str):
+            continue
+        if inner.get(name) is not None:
+            problems.append(f"{file_setting}: {setting} is set too; remove one of them")
+            continue
+        try:
+            inner[name] = read_secret(Path(path))
+        except ValueError as error:
+            problems.append(f"{file_setting}: {path} {error}")
     return problems
 
 

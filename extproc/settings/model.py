@@ -21,6 +21,7 @@ from extproc.settings.types import (
     CheckedWebhookURL,
     DatabaseName,
     Entries,
+    FilePath,
     Header,
     HostAndPort,
     Level,
@@ -59,6 +60,10 @@ class RedisSettings(Section):
         default=StoreURL("redis://127.0.0.1:6379/0"),
         description="URL of counters and reservations; memory:// only for one replica, for trials.",
     )
+    url_file: FilePath | None = Field(
+        default=None,
+        description="File that holds the URL, instead of `redis.url`. If it changes, the login is read again.",
+    )
     max_connections: int = Field(
         default=64, ge=1, le=10_000, description="Maximum number of connections, per process and server."
     )
@@ -77,6 +82,10 @@ class MongoSettings(Section):
     url: MongoURL = Field(
         default=StoreURL("mongodb://127.0.0.1:27017"),
         description="URL of limits, ledger and usage; memory:// is lost with the process.",
+    )
+    url_file: FilePath | None = Field(
+        default=None,
+        description="File that holds the URL, instead of `mongo.url`; read again if it changes.",
     )
     database: DatabaseName = Field(default="modelToken", description="Name of the database.")
     timeout_s: Seconds = Field(default=5.0, description="Timeout of every call, in seconds.")
@@ -197,6 +206,10 @@ class AlertSettings(Section):
     webhook_secret: CheckedWebhookSecret | None = Field(
         default=None,
         description="Secret that signs the POSTs; required with webhook_url.",
+    )
+    webhook_secret_file: FilePath | None = Field(
+        default=None,
+        description="File that holds the secret, instead of `alerts.webhook_secret`; read again if it changes.",
     )
     webhook_timeout_s: Annotated[float, Field(ge=0.1, le=60.0)] = Field(
         default=5.0, description="Timeout of one attempt, in seconds. Attempts are repeated for an hour."

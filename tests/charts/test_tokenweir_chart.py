@@ -215,16 +215,21 @@ def test_names_are_short_enough_and_say_what_it_is(release):
 
 
 def loaded(documents, tmp_path, **secrets):
-    """The settings that the pod would have; files that it mounts are in `tmp_path`."""
+    """Return the settings that the pod would have, with its files in `tmp_path` and the values of `secrets`."""
     path = tmp_path / "tokenweir.yaml"
     path.write_text(settings_file(documents))
     values = {name: each.get("value", secrets.get(name)) for name, each in environment(documents).items()}
     values = {name: value.replace("/etc/tokenweir", str(tmp_path)) for name, value in values.items()}
+    volumes = {each["name"]: each for each in pick(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]}
     for mount in container(documents)["volumeMounts"]:
         if mount["mountPath"].startswith("/etc/tokenweir/") and "subPath" not in mount:
-            folder = tmp_path / mount["mountPath"].rpartition("/")[2]
-            folder.mkdir()
-            (folder / "ca.crt").write_text(Path(certifi.where()).read_text())
+            folder = tmp_path / mount["mountPath"].removeprefix("/etc/tokenweir/")
+            folder.mkdir(parents=True)
+            for item in volumes[mount["name"]].get("secret", {}).get("items", []):
+                secret = secrets.get(item["key"], "").replace("/etc/tokenweir", str(tmp_path))
+                (folder / item["path"]).write_text(secret)
+            if mount["name"].endswith("-ca"):
+                (folder / "ca.crt").write_text(Path(certifi.where()).read_text())
     return load(path, values)
 
 
@@ -249,9 +254,9 @@ def test_a_spool_elsewhere_or_nowhere_needs_no_volume(directory, tmp_path):
 
 
 SECRETS = {
-    "TOKENWEIR_REDIS__URL": "rediss://u:p@redis:6380/0?ssl_ca_certs=/etc/tokenweir/redis/ca.crt",
-    "TOKENWEIR_MONGO__URL": "mongodb://u:p@mongo/?tls=true&tlsCAFile=/etc/tokenweir/mongo/ca.crt",
-    "TOKENWEIR_ALERTS__WEBHOOK_SECRET": "s" * 32,
+    "redis-url": "rediss://u:p@redis:6380/0?ssl_ca_certs=/etc/tokenweir/redis/ca.crt",
+    "mongo-url": "mongodb://u:p@mongo/?tls=true&tlsCAFile=/etc/tokenweir/mongo/ca.crt",
+    "webhook-secret": "s" * 32,
 }
 
 
@@ -340,15 +345,25 @@ def test_a_change_of_the_settings_restarts_the_pods():
 # ---- stores and secrets --------------------------------------------------------------------------------------
 
 
-def test_urls_come_from_secrets_by_reference():
-    found = environment(render(CHART, CI["existing-secrets"], release="tokenweir"))
+def test_secrets_are_files_that_follow_their_secret():
+    """A variable keeps the value that the pod started with, and so does a mount with a subPath."""
+    documents = render(CHART, CI["existing-secrets"], release="tokenweir")
+    found = environment(documents)
+    mounts = {each["mountPath"]: each for each in container(documents)["volumeMounts"]}
+    volumes = {each["name"]: each for each in pick(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]}
     for name, key in {
         "TOKENWEIR_REDIS__URL": "redis-url",
         "TOKENWEIR_MONGO__URL": "mongo-url",
         "TOKENWEIR_ALERTS__WEBHOOK_SECRET": "webhook-secret",
     }.items():
-        assert found[name]["valueFrom"] == {"secretKeyRef": {"name": "tokenweir", "key": key}}
-        assert "value" not in found[name]
+        assert name not in found
+        folder, _, file = found[f"{name}_FILE"]["value"].rpartition("/")
+        assert "subPath" not in mounts[folder]
+        assert mounts[folder]["readOnly"]
+        assert volumes[mounts[folder]["name"]]["secret"] == {
+            "secretName": "tokenweir",
+            "items": [{"key": key, "path": file}],
+        }
 
 
 def test_a_url_that_is_secret_itself_stays_in_its_secret():

@@ -52,6 +52,7 @@ def test_every_setting_can_be_set_by_its_variable():
     given |= {"alerts.webhook_url": "null", "alerts.webhook_proxy": "http://proxy:3128"}
     given |= {"alerts.webhook_secret": "0123456789abcdef"}
     given |= {f"server.tls.{name}_file": "null" for name in ("certificate", "key", "client_ca")}
+    given |= dict.fromkeys(("redis.url_file", "mongo.url_file", "alerts.webhook_secret_file"), "null")
     given["server.tls.allowed_sans"] = "[]"
     given["identity.gateway_principals"] = "[cluster.local/ns/istio-system/sa/gateway]"
     for name in field_names():

@@ -39,7 +39,7 @@
 {{- end -}}
 
 {{- define "tokenweir.check.config" -}}
-{{- $elsewhere := dict "server.address" "listenAddress" "metrics.address" "listenAddress" "redis.url" "redis.url or redis.existingSecret" "mongo.url" "mongo.url or mongo.existingSecret" "alerts.webhook_url" "webhook.url" "alerts.webhook_secret" "webhook.existingSecret" -}}
+{{- $elsewhere := dict "server.address" "listenAddress" "metrics.address" "listenAddress" "redis.url" "redis.url or redis.existingSecret" "redis.url_file" "redis.existingSecret" "mongo.url_file" "mongo.existingSecret" "alerts.webhook_secret_file" "webhook.existingSecret" "mongo.url" "mongo.url or mongo.existingSecret" "alerts.webhook_url" "webhook.url" "alerts.webhook_secret" "webhook.existingSecret" -}}
 {{- range $name := list "tls" "allow_plaintext" -}}
 {{- if hasKey (($.Values.config | default dict).server | default dict) $name -}}
 {{- fail (printf "config.server.%s: leave it out: the mesh authenticates both sides, and the kubelet's probes speak plaintext" $name) -}}

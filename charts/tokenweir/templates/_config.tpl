@@ -49,17 +49,29 @@
 {{- $grace -}}
 {{- end -}}
 
-{{/* Variables of a store's URL. */}}
+{{/* The variable of a store's URL: of the file that holds it, where it is a secret. A file follows its Secret. */}}
 {{- define "tokenweir.storeEnv" -}}
 {{- $store := index .root.Values .store | default dict -}}
-{{- $secret := $store.existingSecret | default dict -}}
-- name: {{ printf "TOKENWEIR_%s__URL" (upper .store) | quote }}
-{{- if $secret.name }}
-  valueFrom:
-    secretKeyRef: {name: {{ $secret.name | quote }}, key: {{ $secret.key | default (printf "%s-url" .store) | quote }}}
+{{- if ($store.existingSecret).name }}
+- {name: {{ printf "TOKENWEIR_%s__URL_FILE" (upper .store) | quote }}, value: {{ printf "/etc/tokenweir/secrets/%s/url" .store | quote }}}
 {{- else }}
-  value: {{ include "tokenweir.storeURL" . | quote }}
+- {name: {{ printf "TOKENWEIR_%s__URL" (upper .store) | quote }}, value: {{ include "tokenweir.storeURL" . | quote }}}
 {{- end }}
+{{- end -}}
+
+{{/* The volume of one secret; empty where there is none. A mount with a subPath would not follow the Secret. */}}
+{{- define "tokenweir.secretVolume" -}}
+{{- $secret := (index .root.Values .of | default dict).existingSecret | default dict -}}
+{{- if $secret.name -}}
+{{- $items := list (dict "key" ($secret.key | default .key) "path" .path) -}}
+{{- dict "name" (printf "%s-secret" .of) "secret" (dict "secretName" $secret.name "items" $items) | toYaml -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tokenweir.secrets" -}}
+- {of: redis, key: redis-url, path: url}
+- {of: mongo, key: mongo-url, path: url}
+- {of: webhook, key: webhook-secret, path: secret}
 {{- end -}}
 
 {{/* The URL that is no secret, with its CA. */}}

@@ -54,9 +54,7 @@ capabilities: {drop: [ALL]}
 {{ include "tokenweir.storeEnv" (dict "root" . "store" "redis") }}
 {{ include "tokenweir.storeEnv" (dict "root" . "store" "mongo") }}
 {{- if $secret.name }}
-- name: TOKENWEIR_ALERTS__WEBHOOK_SECRET
-  valueFrom:
-    secretKeyRef: {name: {{ $secret.name | quote }}, key: {{ $secret.key | default "webhook-secret" | quote }}}
+- {name: TOKENWEIR_ALERTS__WEBHOOK_SECRET_FILE, value: /etc/tokenweir/secrets/webhook/secret}
 - name: TOKENWEIR_ALERTS__WEBHOOK_URL
   {{- if $webhook.url }}
   value: {{ $webhook.url | quote }}
@@ -100,6 +98,11 @@ livenessProbe:
 - {name: {{ $store }}-ca, mountPath: /etc/tokenweir/{{ $store }}, readOnly: true}
 {{- end }}
 {{- end }}
+{{- range include "tokenweir.secrets" . | fromYamlArray }}
+{{- if include "tokenweir.secretVolume" (merge (dict "root" $) .) }}
+- {name: {{ .of }}-secret, mountPath: /etc/tokenweir/secrets/{{ .of }}, readOnly: true}
+{{- end }}
+{{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
@@ -114,6 +117,11 @@ livenessProbe:
 {{- end }}
 {{- range $store := list "redis" "mongo" }}
 {{- with include "tokenweir.caVolume" (dict "root" $ "store" $store) }}
+- {{ . | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+{{- range include "tokenweir.secrets" . | fromYamlArray }}
+{{- with include "tokenweir.secretVolume" (merge (dict "root" $) .) }}
 - {{ . | nindent 2 | trim }}
 {{- end }}
 {{- end }}

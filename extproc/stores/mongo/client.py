@@ -1,15 +1,23 @@
 """Connect to MongoDB, name its collections, and translate the driver's exceptions."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, OperationFailure, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    InvalidOperation,
+    OperationFailure,
+    PyMongoError,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -40,21 +48,29 @@ Collection = AsyncCollection[dict[str, Any]]
 @dataclass(frozen=True, slots=True)
 class MongoOptions:
     """Configure the connection. `url` may contain user, password and TLS options. `timeout_s` bounds every
-    call.
+    call. `current_url` returns the URL as it is now.
     """
 
     url: str
     database: str = "modelToken"
     timeout_s: float = 5.0
+    current_url: Callable[[], str] | None = None
 
 
 class Mongo:
-    """Hold one client and its collections."""
+    """Hold one client and its collections. Replace the client when the URL changes: a password may rotate."""
 
     def __init__(self, options: MongoOptions) -> None:
+        self._options = options
+        self._url = options.url
+        self._closing: set[asyncio.Task[None]] = set()
+        self._connect()
+
+    def _connect(self) -> None:
+        options = self._options
         milliseconds = int(options.timeout_s * 1000)
-        self.client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            options.url,
+        self._client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            self._url,
             appname="tokenweir",
             connectTimeoutMS=milliseconds,
             serverSelectionTimeoutMS=milliseconds,
@@ -65,14 +81,39 @@ class Mongo:
             datetime_conversion=DatetimeConversion.DATETIME_AUTO,
             unicode_decode_error_handler="replace",
         )
-        self._database = self.client.get_database(
+        self._database = self._client.get_database(
             options.database,
             write_concern=WRITE,
             read_concern=ReadConcern("majority"),
         )
 
+    @property
+    def client(self) -> AsyncMongoClient[dict[str, Any]]:
+        """Return the client of the present URL. Ask for it again for each operation."""
+        self._follow()
+        return self._client
+
     def collection(self, name: str) -> Collection:
+        """Return a collection of the present client. Ask for it again for each operation."""
+        self._follow()
         return self._database[name]
+
+    def _follow(self) -> None:
+        current = self._options.current_url
+        if current is None or (url := current()) == self._url:
+            return
+        self._url = url
+        closing = asyncio.get_running_loop().create_task(self._close_later(self._client))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        self._connect()
+
+    async def _close_later(self, client: AsyncMongoClient[dict[str, Any]]) -> None:
+        """Let the operations in hand end: each is bounded by `timeout_s`."""
+        try:
+            await asyncio.sleep(2 * self._options.timeout_s)
+        finally:
+            await client.close()
 
     async def ping(self) -> None:
         """Return when the server answers. Raise `StoreError`."""
@@ -86,7 +127,25 @@ class Mongo:
         return "setName" in hello or hello.get("msg") == "isdbgrid"
 
     async def aclose(self) -> None:
-        await self.client.close()
+        """Close all connections."""
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._client.close()
+
+
+class Named:
+    """Give a store one collection, of the client that is in force when it is used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, store: "_OnMongo", _owner: type) -> Collection:
+        return store._mongo.collection(self._name)  # noqa: SLF001
+
+
+class _OnMongo(Protocol):
+    _mongo: Mongo
 
 
 @asynccontextmanager
@@ -98,6 +157,9 @@ async def translated() -> AsyncIterator[None]:
         raise StoreError(f"MongoDB can't be reached: {_brief(error)}", transient=True) from error
     except OperationFailure as error:
         raise StoreError(f"MongoDB refused: {_brief(error)}", transient=_passes(error)) from error
+    except InvalidOperation as error:
+        # The client was replaced in the middle of an operation: the next try has the new one.
+        raise StoreError(f"MongoDB: {_brief(error)}", transient=True) from error
     except PyMongoError as error:
         transient = getattr(error, "timeout", False)
         raise StoreError(f"MongoDB: {_brief(error)}", transient=bool(transient)) from error

@@ -18,7 +18,7 @@ from pymongo.errors import BulkWriteError, PyMongoError
 from extproc.core.quota.ledger import Entry
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import DailyUsage, UsageFilter
-from extproc.stores.mongo.client import BUCKETS, DAILY, LEDGER, WRITE, Mongo, only_duplicates, translated
+from extproc.stores.mongo.client import BUCKETS, DAILY, LEDGER, WRITE, Mongo, Named, only_duplicates, translated
 from extproc.stores.mongo.documents import (
     DAY_FIELDS,
     DayKey,
@@ -43,11 +43,12 @@ _TRIES = 5
 class MongoLedger:
     """Implement `ports.Ledger` and `ports.UsageReports`."""
 
+    _ledger = Named(LEDGER)
+    _daily = Named(DAILY)
+    _buckets = Named(BUCKETS)
+
     def __init__(self, mongo: Mongo) -> None:
         self._mongo = mongo
-        self._ledger = mongo.collection(LEDGER)
-        self._daily = mongo.collection(DAILY)
-        self._buckets = mongo.collection(BUCKETS)
         self._transactions: bool | None = None
         self._mending = Mending(mongo, transactions=True)
         self._models = ModelNames()

@@ -13,7 +13,7 @@ from typing import Any, Final
 from bson import ObjectId, encode
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from extproc.stores.mongo.client import DAILY, DAILY_ASIDE, LEDGER, WRITE, Mongo
+from extproc.stores.mongo.client import DAILY, DAILY_ASIDE, LEDGER, WRITE, Mongo, Named
 from extproc.stores.mongo.documents import (
     DAY_FIELDS,
     SUMS,
@@ -34,12 +34,13 @@ _log = logging.getLogger(__name__)
 class Mending:
     """Mend documents of daily usage."""
 
+    _ledger = Named(LEDGER)
+    _daily = Named(DAILY)
+    _aside = Named(DAILY_ASIDE)
+
     def __init__(self, mongo: Mongo, *, transactions: bool) -> None:
         self._mongo = mongo
         self._transactions = transactions
-        self._ledger = mongo.collection(LEDGER)
-        self._daily = mongo.collection(DAILY)
-        self._aside = mongo.collection(DAILY_ASIDE)
 
     async def mend(self, keys: Iterable[DayKey]) -> bool:
         """Mend the broken ones of these days. Return whether there was one. Raises the driver's exceptions."""

@@ -16,7 +16,7 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
 from extproc.ports.base import StoreError
 from extproc.ports.epochs import Used
-from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICAS, Mongo, only_duplicates, translated
+from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICAS, Mongo, Named, only_duplicates, translated
 from extproc.stores.pieces import in_pieces
 
 # Normally, the process that ended a reservation deletes it, or a rebuild that finds its end in the ledger. Any
@@ -39,11 +39,13 @@ class MongoRecords:
     `append`.
     """
 
+    _ledger = Named(LEDGER)
+    _buckets = Named(BUCKETS)
+    _open = Named(OPEN)
+    _replicas = Named(REPLICAS)
+
     def __init__(self, mongo: Mongo) -> None:
-        self._ledger = mongo.collection(LEDGER)
-        self._buckets = mongo.collection(BUCKETS)
-        self._open = mongo.collection(OPEN)
-        self._replicas = mongo.collection(REPLICAS)
+        self._mongo = mongo
 
     async def create_indexes(self) -> None:
         """Create missing indexes. Raise `StoreError`."""

@@ -10,7 +10,7 @@ from pymongo.results import UpdateResult
 from extproc.core.request.identity import TenantId
 from extproc.ports.base import ConflictError
 from extproc.ports.tenants import Document
-from extproc.stores.mongo.client import TENANTS, Mongo, translated
+from extproc.stores.mongo.client import TENANTS, Mongo, Named, translated
 
 _OURS = {"_id": 0}
 
@@ -18,9 +18,10 @@ _OURS = {"_id": 0}
 class MongoTenants:
     """Implement `ports.TenantStore`."""
 
+    _documents = Named(TENANTS)
+
     def __init__(self, mongo: Mongo) -> None:
         self._mongo = mongo
-        self._documents = mongo.collection(TENANTS)
 
     async def documents(self) -> list[Document]:
         async with translated():

@@ -8,6 +8,7 @@ from redis.exceptions import ClusterDownError, MovedError
 
 from extproc.ports.base import StoreError, UnreadyError
 from extproc.stores.redis.cluster import Cluster
+from extproc.stores.redis.credentials import with_current_login
 from extproc.stores.redis.faults import UNREACHABLE, store_error, translated
 from extproc.stores.redis.sentinel import BehindSentinels
 from extproc.stores.redis.server import Call, Server
@@ -127,9 +128,11 @@ class RedisClient:
 
 def _topology_of(options: RedisOptions) -> Topology:
     address = parse_address(options.url)
+    if options.current_url is not None:
+        address = with_current_login(address, options.current_url)
     match address.kind:
         case Kind.ONE:
-            return OneServer(options)
+            return OneServer(address, options)
         case Kind.CLUSTER:
             return Cluster(address, options)
         case Kind.SENTINEL:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -12,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from extproc.stores.redis.server import Server
+from extproc.stores.redis_addresses import Address
 
 _LOOK_EVERY_S: Final = 0.5
 
@@ -21,7 +23,8 @@ class RedisOptions:
     """`url` as in `addresses`. Bounds are per process, and per server.
 
     A call on one reservation takes at most `command_timeout_s`, one on many `batch_timeout_s`. While `max_waiting`
-    entries of a partition wait for the ledger, nothing new is reserved in it.
+    entries of a partition wait for the ledger, nothing new is reserved in it. `current_url` returns the present
+    URL; each new connection logs in with its user and password.
     """
 
     url: str
@@ -30,6 +33,7 @@ class RedisOptions:
     command_timeout_s: float = 1.0
     batch_timeout_s: float = 2.0
     max_waiting: int = 200_000
+    current_url: Callable[[], str] | None = None
 
 
 class Topology(Protocol):
@@ -56,8 +60,8 @@ class OneServer:
 
     apart = False
 
-    def __init__(self, options: RedisOptions) -> None:
-        pool = BlockingConnectionPool.from_url(options.url, **pool_options(options))
+    def __init__(self, address: Address, options: RedisOptions) -> None:
+        pool = BlockingConnectionPool(**(pool_options(options) | address.options))
         self._server = Server(Redis.from_pool(pool))
 
     async def server(self, partition: int) -> Server:  # noqa: ARG002 - there is but one
