@@ -158,7 +158,11 @@ async def test_a_node_that_hangs_holds_nothing_of_the_others_up_and_all_is_exact
         assert await one.recorded_of(HUNG) == sorted([(Outcome.SETTLED, 7), (Outcome.SETTLED, 8)] * len(HUNG))
         assert sorted(await one.recorded_of(OTHERS)) == here
         await until(lambda: _decides(one))
-        assert await one.counters.waiting(0, 100) == []
+
+        async def acknowledged():
+            return await one.counters.waiting(0, 100) == []
+
+        await until(acknowledged)
 
 
 async def _decides(replica):
