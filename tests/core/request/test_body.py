@@ -469,6 +469,33 @@ def test_reading_takes_time_in_proportion_to_the_size(name):
     assert large < max(100 * small, 0.05)
 
 
+FILLINGS = {"empty strings": '"",', "short strings": '"a",'}
+
+
+def nested(filling: str, depth: int, size: int) -> bytes:
+    """A chat whose innermost content has `size` bytes that are no content, and a picture at its very end."""
+    beside = "[" + filling * (size // len(filling)) + "0]"
+    opening, closing = '[{"type":"tool_result","content":' * depth, "}]" * depth
+    inner = '[{"type":"text","text":"x","beside":%s},{"type":"image_url","image_url":{"url":"u"}}]' % beside
+    return ('{"model":"m","messages":[{"role":"user","content":%s%s%s}]}' % (opening, inner, closing)).encode()
+
+
+@pytest.mark.parametrize("filling", FILLINGS)
+def test_media_is_found_in_the_time_of_a_few_readings_however_deep_it_lies(filling):
+    # A search of the whole rest at each level took up to 39 times as long as Python's own reader, now 5.
+    def best(reader: Callable[[bytes], object], text: bytes) -> float:
+        times = []
+        for _ in range(3):
+            before = time.thread_time()
+            reader(text)
+            times.append(time.thread_time() - before)
+        return min(times)
+
+    for depth in (0, 4, 10):
+        text = nested(FILLINGS[filling], depth, 1 << 20)
+        assert best(read_chat, text) < 12 * best(json.loads, text)
+
+
 # ---------------------------------------------------------------- what goes upstream
 
 

@@ -4,7 +4,6 @@ The payload of media is no prompt text, so the prompt's size excludes it. Only t
 media count as media. Text that looks like media, in a message or in a tool's arguments, counts as text.
 """
 
-import re
 from typing import Final, TypeVar
 
 import msgspec
@@ -28,8 +27,12 @@ _OF_ANY_SIZE: Final = frozenset(
 MEDIA_FIELDS: Final = _BY_THE_PIECE | _OF_ANY_SIZE | {"source"}  # `source` is Anthropic's
 # The fields that hold content: in a message, in the result of a tool, in a document.
 CONTAINERS: Final = frozenset({"content", "output"})
-# A cheap test before a message is parsed. A field's name may be written with escapes.
-_HINT: Final = re.compile(rb'"(?:%b|audio)"|\\u00' % "|".join(sorted(MEDIA_FIELDS)).encode())
+# One of these stands in each text that has a field of media; the last one, because a name may be written with
+# escapes. `find` searches for a fixed text 5 to 20 times faster than a regular expression searches for one of many.
+_HINTS: Final = (
+    *(b'_url"', b'"audio"', b'"input_audio"', b'"source"', b'"file"', b'"file_data"', b'"file_id"', b'_embeds"'),
+    b"\\u00",
+)
 # The deepest place that an API has for media: a part of a document in a tool's result. Each level is parsed again.
 _MAX_LEVELS: Final = 12
 # The most elements and fields to parse. Each takes a microsecond and blocks the event loop.
@@ -53,22 +56,29 @@ class Media:
         self.payload_bytes = 0
         self.unbounded = False
 
-    def find(self, raw: Raw, place: int = MESSAGE, level: int = 0) -> None:
-        """Search messages, or content parts if `place` is `PART`. Takes linear time. Raise `FieldError`."""
+    def find(self, raw: Raw, place: int = MESSAGE, level: int = 0, hint: int = 0) -> None:
+        """Search messages, or content parts if `place` is `PART`. Takes linear time. Raise `FieldError`.
+
+        `hint` is the first of `_HINTS` that the text around this value has. A text is searched once for each hint
+        that it lacks; a level below, the search begins with the hint that was found.
+        """
         first = head(raw)
-        if first not in (b"[", b"{") or level > _MAX_LEVELS or _HINT.search(raw) is None:
+        if first not in (b"[", b"{") or level > _MAX_LEVELS:
+            return
+        hint = _first_hint(raw, hint)
+        if hint == len(_HINTS):
             return
         if first == b"[":
             for element in self._open(_elements(raw)):
-                self.find(element, place, level + 1)
+                self.find(element, place, level + 1, hint)
             return
         members = self._members(raw)
         types = [(field, bytes(value)) for field, value in members if field == "type"]
         for field, value in members:
             if field in CONTAINERS:
-                self.find(value, PART, level + 1)
+                self.find(value, PART, level + 1, hint)
             elif place == PART and field == "source":
-                self._take_source(value, level + 1, of_image=("type", b'"image"') in types)
+                self._take_source(value, level + 1, hint, of_image=("type", b'"image"') in types)
             elif place == PART and field in _BY_THE_PIECE:
                 self._count(value, unbounded=False)
             elif place == PART and field in _OF_ANY_SIZE and bytes(value) != b"null":
@@ -90,7 +100,7 @@ class Media:
             raise FieldError(self._name, rule)
         return things
 
-    def _take_source(self, value: Raw, level: int, *, of_image: bool) -> None:
+    def _take_source(self, value: Raw, level: int, hint: int, *, of_image: bool) -> None:
         source = self._members(value) if head(value) == b"{" else []
         match [bytes(of) for name, of in source if name == "type"]:
             case [b'"base64"']:
@@ -100,9 +110,18 @@ class Media:
                 self._count(value, unbounded=not of_image)
             case types:  # text or content; any other type may become anything
                 self.unbounded = self.unbounded or types not in ([b'"text"'], [b'"content"'])
-                self.find(value, PART, level)
+                self.find(value, PART, level, hint)
 
     def _count(self, value: Raw, *, unbounded: bool) -> None:
         self.parts += 1
         self.payload_bytes += len(value)
         self.unbounded = self.unbounded or unbounded
+
+
+def _first_hint(raw: Raw, start: int) -> int:
+    """Return the index of the first hint from `start` on that the text has; `len(_HINTS)` if it has none."""
+    text = bytes(raw)
+    for index in range(start, len(_HINTS)):
+        if _HINTS[index] in text:
+            return index
+    return len(_HINTS)
