@@ -8,13 +8,11 @@ from array import array
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
 import msgspec
 
 from extproc.admin.errors import AdminError
-from extproc.cli.files import cause
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.ledger import Charge, Entry
 from extproc.core.quota.reservation import ReservationId
@@ -22,10 +20,12 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.quota.usage import Usage
 from extproc.core.request.addresses import ClientIP
 from extproc.core.request.identity import Identity, ServiceAccount, TenantId
+from extproc.given.files import GivenFileError, lines, opened
 from extproc.ports.ledger import UsageFilter
 from extproc.stores.mongo.documents import entry_document
 
 MAX_UNSORTED: Final = 10_000_000
+_MAX_LINE_BYTES: Final = 1 << 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_MS: Final = 253_402_300_799_999  # the end of the year 9999
 _MOST: Final = 2**53
@@ -114,29 +114,28 @@ def line_of(entry: Entry) -> str:
 
 def read_ledger(name: str, wanted: UsageFilter) -> Iterator[Entry]:
     """Yield the file's entries, oldest admission first. Raise `AdminError`, which names the line."""
-    path = Path(name)
     try:
-        with path.open("rb") as file:
+        with opened(name) as file:
             order = _order(file, name)
             file.seek(0)
-            lines = enumerate(file, start=1) if order is None else _picked(file, order)
-            for number, line in lines:
+            whole = enumerate(lines(file, _MAX_LINE_BYTES), start=1)
+            for number, line in whole if order is None else _picked(file, order):
                 if line.isspace():
                     continue
                 entry = _entry(_decoded(_LINES, line, name, number), name, number)
                 if wanted.fits(entry):
                     yield entry
+    except GivenFileError as error:
+        raise AdminError(f"{name}: {error}") from None
     except OSError as error:
-        raise AdminError(f"{name}: {cause(error)}") from None
+        raise AdminError(f"{name}: can't be read: {error.strerror or error}") from None
 
 
 def _order(file: BinaryIO, name: str) -> list[tuple[int, int]] | None:
     """Return line numbers and offsets in the order of admission; None if the file is in that order."""
-    if not file.seekable():
-        raise AdminError(f"{name}: must be a file, not a pipe: it is read twice")
     times, offsets, numbers = array("d"), array("Q"), array("Q")
     offset = 0
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(lines(file, _MAX_LINE_BYTES), start=1):
         if not line.isspace():
             moment = _decoded(_MOMENTS, line, name, number).admitted_at
             times.append(_instant(moment, name, number).timestamp())

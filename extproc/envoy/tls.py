@@ -9,6 +9,9 @@ from typing import Any, Final
 
 import grpc
 
+from extproc.given.files import GivenFileError, check
+
+_MAX_FILE_BYTES: Final = 4 << 20
 # A refused name is logged once, and no more of them than these: whoever is refused chooses it.
 _REFUSALS_TOLD: Final = 100
 
@@ -65,7 +68,10 @@ class Certificates:
         found = []
         for path in (self._options.certificate, self._options.key, self._options.client_ca):
             try:
+                check(path, _MAX_FILE_BYTES)
                 stat = path.stat()
+            except GivenFileError as error:
+                raise TLSFilesError(f"{path}: {error}") from None
             except OSError as error:
                 raise TLSFilesError(f"{path}: {error.strerror}") from None
             found.append((stat.st_mtime_ns, stat.st_ino, stat.st_size))

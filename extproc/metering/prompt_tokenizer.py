@@ -13,12 +13,14 @@ from threading import Semaphore
 from typing import Final
 
 from extproc.core.quota.limits import matches
+from extproc.given.files import GivenFileError, check
 
 # Counts the tokens of one text; several threads may call it. Text that looks like a special token is plain text.
 CountTokens = Callable[[str], int]
 
 # Each text counts this many bytes beside its own: a prompt can't have any number of empty texts.
 _BYTES_PER_TEXT: Final = 32
+_MAX_FILE_BYTES: Final = 256 << 20
 _INSTALL: Final = "install tokenweir[tokenizers]"
 
 
@@ -210,7 +212,10 @@ def _hugging_face(path: str) -> CountTokens:
     # Its own pool of threads would use every core of the host; ours is bounded.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        check(path, _MAX_FILE_BYTES)
         tokenizer = Tokenizer.from_file(path)
+    except GivenFileError as error:
+        raise TokenizerError(f"{path} can't be used as a tokenizer.json: {error}") from None
     except Exception as error:  # noqa: BLE001 - it raises nothing more special
         raise TokenizerError(f"{path} can't be used as a tokenizer.json: {error}") from None
     # A file may say that texts are cut to a model's length, or filled up to it.

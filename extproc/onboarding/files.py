@@ -1,18 +1,17 @@
 """Read values as they are in Git: a plain values file, or the `spec.values` of a Flux HelmRelease."""
 
 import re
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from extproc.given import files as given
 from extproc.onboarding import layering, reading
 from extproc.onboarding.charts import MODEL_CHARTS, PLAIN, WITH_CANARY
 from extproc.onboarding.errors import OnboardingError
 
-STDIN: Final = "-"
+STDIN: Final = given.STDIN
 BOM: Final = "\ufeff"
 CANARY_KEYS: Final = ("newStorageUri", "newImage", "newImageTag")
 
@@ -64,14 +63,9 @@ def _step(node: yaml.Node, key: str | int) -> tuple[int, yaml.Node] | None:
 def load(name: str) -> str:
     """Return a file's text; `-`: stdin. The size is bounded. Raise `OnboardingError`."""
     try:
-        if name == STDIN:
-            raw = sys.stdin.buffer.read(reading.MAX_BYTES + 1)
-        else:
-            with Path(name).open("rb") as file:
-                raw = file.read(reading.MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OnboardingError(f"{name}: can't be read: {reason}") from None
+        raw = given.read(name, reading.MAX_BYTES)
+    except given.GivenFileError as error:
+        raise OnboardingError(f"{name}: {error}") from None
     return decode(raw, name)
 
 

@@ -8,16 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from extproc.given.documents import GivenDocumentError, document
+from extproc.given.files import GivenFileError, read
 from extproc.settings.environment import is_service_link
 from extproc.settings.model import Settings
 from extproc.settings.secret_files import IN_FILES, read_secret
 
 PREFIX: Final = "TOKENWEIR_"
 _NESTING: Final = "__"
+_MAX_BYTES: Final = 1 << 20
 # Variables with our prefix that other parts of Tokenweir read.
 _NOT_SETTINGS: Final = frozenset(
     {"TOKENWEIR_CONFIG", "TOKENWEIR_SCHEMAS", "TOKENWEIR_FIXTURES", "TOKENWEIR_ENVOYS", "TOKENWEIR_HELM"}
@@ -73,20 +75,11 @@ def field_names(section: type[BaseModel] = Settings, prefix: str = "") -> list[s
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: can't be read: {error.strerror}") from None
-    except yaml.MarkedYAMLError as error:
-        # Only place and problem: the parser would quote the line, which may contain a password.
-        mark = error.problem_mark
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SettingsError(f"{path}: not valid YAML{where}: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+        values = document(read(path, _MAX_BYTES).decode())
+    except (GivenFileError, GivenDocumentError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+    except UnicodeDecodeError:
         raise SettingsError(f"{path}: not valid YAML: it must be printable UTF-8 text") from None
-    except ValueError as error:
-        raise SettingsError(f"{path}: not valid YAML: {error}") from None
-    except RecursionError:
-        raise SettingsError(f"{path}: nested too deeply") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

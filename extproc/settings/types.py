@@ -5,7 +5,6 @@ from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Any, ClassVar, Final, Literal
 from zoneinfo import ZoneInfo
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -19,6 +18,7 @@ from pydantic import (
 )
 
 from extproc.core.quota.limits import MAX_AMOUNT, Window
+from extproc.given.documents import GivenDocumentError, document
 from extproc.settings.webhook_secret import MAX_CHARS, MIN_CHARS, WebhookSecret, webhook_secret
 from extproc.settings.webhook_urls import ProxyURL, WebhookURL, proxy_url, webhook_url
 from extproc.stores.urls import StoreURL, mongo_url, redis_url
@@ -114,8 +114,8 @@ def listed(value: object) -> object:
     if not isinstance(value, str):
         return () if value is None else value
     try:
-        return yaml.safe_load(value) or ()
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return document(value) or ()
+    except GivenDocumentError:
         raise ValueError("must be a list, as YAML or JSON") from None
 
 

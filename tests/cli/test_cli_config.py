@@ -41,7 +41,7 @@ def test_every_problem_is_a_line_and_exit_code_2(run, file):
     ("text", "message"),
     [
         ("- a", "must be a mapping of sections"),
-        ("a: [", "not valid YAML at line 1"),
+        ("a: [", "not valid YAML at line 2"),
         ("", None),
         ("redis: {urll: x}", "redis.urll: no such setting; see docs/settings.md"),
         ("redis: 5", "redis: must be a section"),

@@ -1,6 +1,7 @@
 """Editing tenants' documents: single fields, lists, whole documents."""
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -525,9 +526,12 @@ def test_apply_reads_yaml_of_one_document_or_several(run, stored, file):
         ([{"tenant_id": "ok", "sa_limits": 1}], "tenant 'ok': 'sa_limits' is no field; use"),
         ([], "{file}: there is no document in it"),
         ("", "{file}: there is no document in it"),
-        ("a: [", "{file}: not valid YAML at line 1, column 5"),
-        ("\x07", "{file}: neither YAML nor JSON"),
-        ('{"tenant_id": "ok", "limits": [' + "[" * 50_000 + "]" * 50_000 + "]}", "{file}: neither YAML nor JSON"),
+        ("a: [", "{file}: not valid YAML at line 2, column 1"),
+        ("\x07", "{file}: not valid YAML: it must be printable UTF-8 text"),
+        (
+            '{"tenant_id": "ok", "limits": [' + "[" * 50_000 + "]" * 50_000 + "]}",
+            "{file}: not valid YAML at line 1, column 130: nested more than 100 deep",
+        ),
     ],
 )
 def test_where_one_document_can_not_be_used_none_is_written(run, database, file, content, message):
@@ -536,6 +540,21 @@ def test_where_one_document_can_not_be_used_none_is_written(run, database, file,
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"tokenweir: {message.replace('{file}', name)}")
     assert database.tenantLimitation.count_documents({}) == 0
+
+
+def test_a_pipe_a_device_and_a_bomb_of_merges_are_refused_at_once(run, tmp_path, file):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 30))]
+    for name, message in (
+        (str(fifo), "it is a pipe; name a regular file"),
+        ("/dev/zero", "it is a device; name a regular file"),
+        (file("\n".join(lines), "bomb.yaml"), "with what its anchors repeat it has more than 1,000,000 values"),
+    ):
+        done = run("tenant", "apply", "-f", name)
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith(f"tokenweir: {name}: ")
+        assert message in done.err
 
 
 def test_every_document_that_can_not_be_used_is_told_of(run, database, file):

@@ -153,7 +153,7 @@ def test_any_text_is_values_or_a_message(text):
 def test_a_large_file_is_not_read_to_its_end(tmp_path):
     path = tmp_path / "big.yaml"
     path.write_bytes(b"a" * 3_000_000)
-    with pytest.raises(OnboardingError, match="larger than 512 KiB: this is no values file"):
+    with pytest.raises(OnboardingError, match="larger than 512 KiB: split it, or name another file"):
         files.load(str(path))
 
 

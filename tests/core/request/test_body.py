@@ -476,8 +476,8 @@ def nested(filling: str, depth: int, size: int) -> bytes:
     """A chat whose innermost content has `size` bytes that are no content, and a picture at its very end."""
     beside = "[" + filling * (size // len(filling)) + "0]"
     opening, closing = '[{"type":"tool_result","content":' * depth, "}]" * depth
-    inner = '[{"type":"text","text":"x","beside":%s},{"type":"image_url","image_url":{"url":"u"}}]' % beside
-    return ('{"model":"m","messages":[{"role":"user","content":%s%s%s}]}' % (opening, inner, closing)).encode()
+    inner = '[{"type":"text","text":"x","beside":' + beside + '},{"type":"image_url","image_url":{"url":"u"}}]'
+    return f'{{"model":"m","messages":[{{"role":"user","content":{opening}{inner}{closing}}}]}}'.encode()
 
 
 @pytest.mark.parametrize("filling", FILLINGS)

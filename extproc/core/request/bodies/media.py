@@ -28,7 +28,7 @@ MEDIA_FIELDS: Final = _BY_THE_PIECE | _OF_ANY_SIZE | {"source"}  # `source` is A
 # The fields that hold content: in a message, in the result of a tool, in a document.
 CONTAINERS: Final = frozenset({"content", "output"})
 # One of these stands in each text that has a field of media; the last one, because a name may be written with
-# escapes. `find` searches for a fixed text 5 to 20 times faster than a regular expression searches for one of many.
+# escapes. One fixed text is found 5 to 20 times faster than one of many by a regular expression.
 _HINTS: Final = (
     *(b'_url"', b'"audio"', b'"input_audio"', b'"source"', b'"file"', b'"file_data"', b'"file_id"', b'_embeds"'),
     b"\\u00",
@@ -63,15 +63,15 @@ class Media:
         that it lacks; a level below, the search begins with the hint that was found.
         """
         first = head(raw)
-        if first not in (b"[", b"{") or level > _MAX_LEVELS:
-            return
-        hint = _first_hint(raw, hint)
-        if hint == len(_HINTS):
+        if first not in (b"[", b"{") or level > _MAX_LEVELS or (hint := _first_hint(raw, hint)) == len(_HINTS):
             return
         if first == b"[":
             for element in self._open(_elements(raw)):
                 self.find(element, place, level + 1, hint)
-            return
+        else:
+            self._find_in_object(raw, place, level, hint)
+
+    def _find_in_object(self, raw: Raw, place: int, level: int, hint: int) -> None:
         members = self._members(raw)
         types = [(field, bytes(value)) for field, value in members if field == "type"]
         for field, value in members:

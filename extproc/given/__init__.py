@@ -1,0 +1,1 @@
+"""Read what a person gives: files and YAML, within bounds."""
