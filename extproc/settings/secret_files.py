@@ -1,11 +1,11 @@
 """Read secrets from files, and follow the files while the process runs: a secret rotates without a restart."""
 
 import logging
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+from extproc.given import files
 
 MAX_BYTES: Final = 8192
 # The setting that a file may hold, and the setting that names the file.
@@ -20,20 +20,13 @@ _log = logging.getLogger(__name__)
 def read_secret(path: Path) -> str:
     """Return the text of a file of at most `MAX_BYTES`, without the line's end.
 
-    Raise `ValueError` with the reason if the file can't be read, is no regular file, is too large, is empty or
-    holds no UTF-8. The message does not quote the text.
+    Raise `ValueError` with the reason if the file can't be read, is too large, is empty or holds no UTF-8. The
+    message does not quote the text.
     """
     try:
-        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait forever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ValueError("is no regular file")
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"can't be read: {error.strerror}") from None
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"is larger than {MAX_BYTES} bytes")
+        content = files.read(path, MAX_BYTES)
+    except files.GivenFileError as error:
+        raise ValueError(str(error)) from None
     try:
         text = content.decode().strip()
     except UnicodeDecodeError:

@@ -20,7 +20,7 @@ def test_a_secret_is_the_text_without_the_lines_end(tmp_path):
     [
         (b"", "is empty"),
         (b" \n", "is empty"),
-        (b"x" * (MAX_BYTES + 1), f"is larger than {MAX_BYTES} bytes"),
+        (b"x" * (MAX_BYTES + 1), "larger than 8 KiB"),
         (b"\xff\xfe", "is no UTF-8 text"),
     ],
 )

@@ -213,8 +213,10 @@ def test_a_file_that_can_not_be_read_is_one_line_with_the_reason(tmp_path):
 def test_keys_that_are_no_text_and_a_file_that_contains_itself_are_named(file, tmp_path):
     assert problems(file("1: x")) == ["1: no such setting; see docs/settings.md"]
     assert problems(file("limits: &a {default: *a}")) == [
-        f"{tmp_path}/tokenweir.yaml: not valid YAML at line 1, column 9: an anchor refers to itself; "
-        "write the value out"
+        (
+            f"{tmp_path}/tokenweir.yaml: not valid YAML at line 1, column 9: an anchor refers to itself; "
+            "write the value out"
+        )
     ]
 
 
