@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from extproc.core.quota.costs import Bound, Cost, Costing, Weights, bound_of, cost_of, prompt_estimate
-from extproc.core.quota.learning import Learned
-from extproc.core.quota.models import Models
+from extproc.core.quota.costs import Bound, Cost, Weights, bound_of, cost_of, prompt_estimate
+from extproc.core.quota.learning import Learned, Start
+from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.quota.settlement import Outcome, Settlement
 from extproc.core.request.body import RequestFacts, prompt_texts
 from extproc.core.request.endpoints import Endpoint, Target
+from extproc.core.request.identity import TenantId
 from extproc.observe.metrics import Metrics
 
 # The texts of a larger prompt are read in a thread: reading them would delay other streams by a millisecond.
@@ -55,21 +56,21 @@ class Estimate:
     lesson: "Lesson | None"
 
 
-@dataclass(frozen=True, slots=True)
-class Lesson:
+class Lesson(NamedTuple):
     """Hold what is needed to learn from a request's usage.
 
-    `learned_as` names model and endpoint: a model's images teach nothing about its chats.
+    `learned_as` names model and endpoint: a model's images teach nothing about its chats. `start` is the model's
+    configuration at the time of the estimate.
     """
 
+    tenant: TenantId
     learned_as: str
+    start: Start
     prompt_bytes: int
     media_parts: int
     choices: int
     bounded: bool
     prompt_estimate: int
-    overhead_tokens: int
-    bytes_per_token: int
 
 
 class Estimator:
@@ -82,24 +83,31 @@ class Estimator:
         self._learned = Learned() if learn else None
 
     async def estimate(
-        self, endpoint: Endpoint, facts: RequestFacts, *, strict: bool, min_output_tokens: int | None = None
+        self,
+        tenant: TenantId,
+        endpoint: Endpoint,
+        facts: RequestFacts,
+        *,
+        strict: bool,
+        min_output_tokens: int | None = None,
     ) -> Estimate:
-        """Return the request's estimate, with a bound if it is `strict`.
+        """Return the estimate of a tenant's request, with a bound if it is `strict`.
 
         Wait only if the model has a tokenizer. `min_output_tokens` is the tenant's own setting.
         """
         profile = self._models.profile(facts.model)
         costing = profile.costing
+        learned_as = f"{endpoint}/{facts.model}"
         counted = await self._counted(endpoint, facts)
         if facts.prompt_tokens is not None:
             prompt = facts.prompt_tokens + costing.prompt_overhead_tokens
         elif counted is not None:
             prompt = counted + costing.prompt_overhead_tokens + facts.media_parts * costing.media_tokens
         else:
-            prompt = self._prompt(endpoint, facts, costing)
+            prompt = self._prompt(tenant, learned_as, facts, profile)
         bound = bound_of(facts, costing, counted, min_output_tokens) if strict else None
-        cost = cost_of(facts, prompt, self._typical_output(endpoint, facts, costing))
-        return Estimate(cost, bound, profile.weights, _lesson(endpoint, facts, costing, cost))
+        cost = cost_of(facts, prompt, self._typical_output(tenant, learned_as, profile))
+        return Estimate(cost, bound, profile.weights, _lesson(tenant, learned_as, facts, profile.start, cost))
 
     def learn(self, lesson: Lesson | None, settlement: Settlement, *, bounded: bool) -> None:
         """Learn from the end of a request. Only complete answers with the upstream's own usage count."""
@@ -110,14 +118,14 @@ class Estimator:
             self._metrics.estimated(lesson.prompt_estimate / usage.input)
         if self._learned is not None:
             self._learned.observe(
+                lesson.tenant,
                 lesson.learned_as,
+                lesson.start,
                 prompt_bytes=lesson.prompt_bytes,
-                overhead_tokens=lesson.overhead_tokens,
                 media_parts=lesson.media_parts,
                 prompt_tokens=usage.input,
                 output_per_choice=-(-usage.output // lesson.choices),
                 bounded=bounded or lesson.bounded,
-                start_bytes_per_token=lesson.bytes_per_token,
             )
 
     async def _counted(self, endpoint: Endpoint, facts: RequestFacts) -> int | None:
@@ -131,38 +139,28 @@ class Estimator:
             texts = prompt_texts(target, facts.prompt)
         return await self._counter.count(facts.model, texts) if texts is not None else None
 
-    def _prompt(self, endpoint: Endpoint, facts: RequestFacts, costing: Costing) -> int:
+    def _prompt(self, tenant: TenantId, learned_as: str, facts: RequestFacts, profile: ModelProfile) -> int:
         if self._learned is None:
-            return prompt_estimate(facts, costing)
-        tokens = self._learned.prompt_tokens(
-            _learned_as(endpoint, facts),
-            prompt_bytes=facts.prompt_bytes,
-            overhead_tokens=costing.prompt_overhead_tokens,
-            start_bytes_per_token=costing.prompt_bytes_per_token,
-        )
-        return tokens + facts.media_parts * costing.media_tokens
+            return prompt_estimate(facts, profile.costing)
+        tokens = self._learned.prompt_tokens(tenant, learned_as, profile.start, prompt_bytes=facts.prompt_bytes)
+        return tokens + facts.media_parts * profile.costing.media_tokens
 
-    def _typical_output(self, endpoint: Endpoint, facts: RequestFacts, costing: Costing) -> int:
-        start = costing.typical_output_tokens
+    def _typical_output(self, tenant: TenantId, learned_as: str, profile: ModelProfile) -> int:
         if self._learned is None:
-            return start
-        return self._learned.typical_output(_learned_as(endpoint, facts), start)
+            return profile.costing.typical_output_tokens
+        return self._learned.typical_output(tenant, learned_as, profile.start)
 
 
-def _learned_as(endpoint: Endpoint, facts: RequestFacts) -> str:
-    return f"{endpoint}/{facts.model}"
-
-
-def _lesson(endpoint: Endpoint, facts: RequestFacts, costing: Costing, cost: Cost) -> Lesson | None:
+def _lesson(tenant: TenantId, learned_as: str, facts: RequestFacts, start: Start, cost: Cost) -> Lesson | None:
     if not facts.counts_tokens:
         return None
     return Lesson(
-        learned_as=_learned_as(endpoint, facts),
+        tenant,
+        learned_as,
+        start,
         prompt_bytes=facts.prompt_bytes,
         media_parts=facts.media_parts,
         choices=max(1, facts.choices),
         bounded=facts.output_bound is not None,
         prompt_estimate=cost.prompt,
-        overhead_tokens=costing.prompt_overhead_tokens,
-        bytes_per_token=costing.prompt_bytes_per_token,
     )

@@ -91,7 +91,11 @@ class MeteringService:
 
     async def _decide(self, draft: Draft, ask: Ask, policy: Policy) -> Admitted | Denied | Unavailable:
         estimate = await self._estimator.estimate(
-            ask.endpoint, ask.facts, strict=draft.strict, min_output_tokens=policy.min_output_tokens
+            ask.identity.tenant,
+            ask.endpoint,
+            ask.facts,
+            strict=draft.strict,
+            min_output_tokens=policy.min_output_tokens,
         )
         reservation = draft.priced(estimate.cost, estimate.bound, estimate.weights)
         decision = await self._admission.decide(reservation, policy.on_store_failure)

@@ -79,7 +79,8 @@ class CostSettings(_Numbers):
     """Estimate and bound the cost of a request, and weigh its tokens."""
 
     learn: bool = Field(
-        default=True, description="Learn the estimates of prompt and output from settled usage, per model."
+        default=True,
+        description="Learn the estimates of prompt and output from settled usage, per tenant and model.",
     )
     output_bytes_per_token: int = Field(
         default=4, ge=1, le=16, description="Bytes of answer counted as one token, when estimating."

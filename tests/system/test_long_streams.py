@@ -7,7 +7,7 @@ import random
 import httpx
 import pytest
 
-from extproc.core.quota.learning import ENOUGH
+from extproc.core.quota.recent import ENOUGH
 from tests.sizes import sized
 
 from .callers import CHAT, chat
@@ -109,17 +109,18 @@ async def test_the_hold_grows_with_the_answer_and_others_see_it(pair_caller, ups
 
 
 async def test_the_hold_of_a_request_without_a_bound_follows_what_outputs_need(caller):
-    """Nobody is refused for an answer that the model never gives; it is learned from settled usage."""
+    """It is learned from settled usage. Small answers do not lower it below the configured value."""
     await caller.limit(sa_limit=1_000_000)
-    for _ in range(ENOUGH + 1):
-        assert (await caller.post(chat(model=SPARE_MODEL))).status_code == 200
+    for least in (None, *[400] * ENOUGH, None):
+        assert (await caller.post(chat(model=SPARE_MODEL, min_tokens=least))).status_code == 200
         await caller.settled()
-    first, *_, last = await caller.entries(ENOUGH + 1)
-    assert first["cost"]["output"] == 256
-    assert last["cost"]["output"] < 64
+    first, second, *_, last = await caller.entries(ENOUGH + 2)
+    assert first["usage"]["output"] < 64
+    assert (first["cost"]["output"], second["cost"]["output"]) == (256, 256)
+    assert last["cost"]["output"] >= 400
     bounded = await caller.post(chat(model=SPARE_MODEL, max_tokens=700))
     assert bounded.status_code == 200
-    assert (await caller.entries(ENOUGH + 2))[-1]["cost"]["output"] == 700
+    assert (await caller.entries(ENOUGH + 3))[-1]["cost"]["output"] == 700
 
 
 async def test_streams_of_any_length_that_end_in_any_way_leave_nothing_held(pair_caller, upstream):

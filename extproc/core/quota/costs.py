@@ -85,6 +85,19 @@ class Costing:
     typical_output_tokens: Annotated[
         int, Range(1, 1_000_000, "Held per choice if the client gave no output bound, until it is learned.")
     ] = 256
+    learned_output_min_tokens: Annotated[
+        int, Range(1, 1_000_000, "The least output per choice that is learned; at most `typical_output_tokens`.")
+    ] = 64
+    learned_output_max_tokens: Annotated[
+        int, Range(1, 1_000_000, "The most output per choice that is learned; at least `typical_output_tokens`.")
+    ] = 4096
+    learned_bytes_per_token_min: Annotated[
+        int, Range(1, 16, "The fewest bytes per token that are learned; at most `prompt_bytes_per_token`.")
+    ] = 1
+    # Prompts of few tokens must not teach that a dense prompt needs few tokens.
+    learned_bytes_per_token_max: Annotated[
+        int, Range(1, 16, "The most bytes per token that are learned; at least `prompt_bytes_per_token`.")
+    ] = 6
     # 1 for byte-level tokenizers without a normalization, 3 for NFC (Qwen's), 11 for NFKC (T5's, XLM-R's).
     prompt_bound_factor: Annotated[
         int, Range(1, 16, "Strict mode: how much longer, in bytes, a tokenizer's normalization can make a text.")
@@ -205,12 +218,21 @@ def prompt_estimate(facts: RequestFacts, costing: Costing) -> int:
 
 
 def cost_of(facts: RequestFacts, prompt: int, typical_output: int) -> Cost:
-    """Return prompt estimate + output bound x n. `typical_output` per choice replaces a missing bound."""
+    """Return prompt estimate + output bound x n.
+
+    `typical_output` per choice replaces a missing bound. It is also the least that is held where only some servers
+    read the field with the bound: the others answer as if there were none.
+    """
     if not facts.counts_tokens:
         return NO_COST
     if not facts.generates:
         return Cost(prompt, 0)
-    per_choice = facts.output_bound if facts.output_bound is not None else typical_output
+    if facts.output_bound is None:
+        per_choice = typical_output
+    elif facts.bound_is_common:
+        per_choice = facts.output_bound
+    else:
+        per_choice = max(facts.output_bound, typical_output)
     return Cost(prompt, per_choice * facts.choices)
 
 

@@ -1,185 +1,205 @@
-"""Learn estimates per model from settled usage: the length of its answers, and the tokens of its prompts.
+"""Learn estimates per tenant and model from settled usage: the length of answers, and the tokens of prompts.
 
 The estimates decide holds, never charges: a hold that was too large is given back when the request is settled. One
-rule applies to all: nine in ten of the latest requests needed no more. All numbers are integers, and the same
+rule applies to all: nine in ten of the tenant's latest requests needed no more. A tenant's requests never change
+the estimates of another tenant, with one exception: where enough tenants use a model, the median of what their
+requests show takes the place of the configured value (the `prior`). All numbers are integers, and the same
 observations always give the same estimates.
 """
 
-from array import array
-from bisect import bisect_left, insort
-from typing import Final
+from typing import Final, NamedTuple, Self
 
+from extproc.core.quota.costs import Costing
+from extproc.core.quota.profiles import Profile, ProfileTable
+from extproc.core.quota.recent import ENOUGH, Figures
 from extproc.core.request.body import MAX_TOKENS
 
-# The number of latest values that count: a tenth of them is still a dozen, and a change shows within minutes.
-WINDOW: Final = 128
-# With fewer values than this, the configured value has its share in the estimate.
-ENOUGH: Final = 32
 # In smaller prompts the template's part is too large to measure bytes per token.
 LARGE_PROMPT_BYTES: Final = 1024
-# Learned values stay near the configured ones, so that one caller's odd requests have little effect on the holds
-# of all others: typical output ...
-_LESS_OUTPUT: Final = 8
-_MORE_OUTPUT: Final = 16
-# ... bytes per token (and never beyond the possible range of a tokenizer) ...
-_RATIO_SPREAD: Final = 4
 _MILLI: Final = 1000
+# The possible range of a tokenizer, in thousandths of a byte per token.
 _MIN_RATIO, _MAX_RATIO = 1 * _MILLI, 16 * _MILLI
-# ... and tokens that a template adds beyond the configured ones: some contain a system prompt of their own.
+# The most that a template adds beyond the configured tokens: some templates contain a system prompt of their own.
 _MAX_EXTRA_TOKENS: Final = 2048
 
 
-class Learned:
-    """Keep estimates for at most `models` models (two or more). Not thread-safe.
+class Start(NamedTuple):
+    """Hold the values before anything is learned of a model, and the range of those that are learned.
 
-    Three quarters of the room are for models with enough observations, one quarter is for the others. Made-up
-    names therefore replace each other, not learned values. Reading is a lookup and changes nothing. The caller
-    must bound the length of names.
+    Outputs are tokens per choice; ratios are thousandths of a byte per token.
     """
 
-    def __init__(self, models: int = 512) -> None:
-        self._room_for_new = max(1, models // 4)
-        self._room_for_known = max(1, models - self._room_for_new)
-        # In both, the model that was observed last is at the end.
-        self._new: dict[str, _Profile] = {}
-        self._known: dict[str, _Profile] = {}
+    output: int
+    output_low: int
+    output_high: int
+    ratio: int
+    ratio_low: int
+    ratio_high: int
+    overhead_tokens: int
+
+    @classmethod
+    def of(cls, costing: Costing) -> Self:
+        """Return the configured values. Each is within its range, whatever the range is configured to be."""
+        output = _within(costing.typical_output_tokens, 1, MAX_TOKENS)
+        ratio = _within(costing.prompt_bytes_per_token * _MILLI, _MIN_RATIO, _MAX_RATIO)
+        return cls(
+            output=output,
+            output_low=max(1, min(output, costing.learned_output_min_tokens)),
+            output_high=min(MAX_TOKENS, max(output, costing.learned_output_max_tokens)),
+            ratio=ratio,
+            ratio_low=max(_MIN_RATIO, min(ratio, costing.learned_bytes_per_token_min * _MILLI)),
+            ratio_high=min(_MAX_RATIO, max(ratio, costing.learned_bytes_per_token_max * _MILLI)),
+            overhead_tokens=costing.prompt_overhead_tokens,
+        )
+
+
+class Learned:
+    """Keep estimates for at most `profiles` pairs of tenant and model (two or more). Not thread-safe.
+
+    Three quarters of the room are for pairs with enough observations, one quarter is for the others. Made-up names
+    therefore replace each other, not learned values; and in both, a tenant that uses many models loses its own
+    profiles first. Reading is a lookup and changes nothing. The caller must bound the length of names.
+    """
+
+    def __init__(self, profiles: int = 2048) -> None:
+        room_for_new = max(1, profiles // 4)
+        self._new = ProfileTable(room_for_new)
+        self._known = ProfileTable(max(1, profiles - room_for_new))
+        self._shared: dict[str, _Shared] = {}  # of each model that a known profile is of
 
     def __len__(self) -> int:
         return len(self._new) + len(self._known)
 
     def observe(
         self,
+        tenant: str,
         model: str,
+        start: Start,
         *,
         prompt_bytes: int,
-        overhead_tokens: int,
         media_parts: int,
         prompt_tokens: int,
         output_per_choice: int,
         bounded: bool,
-        start_bytes_per_token: int,
     ) -> None:
         """Take in one request that was settled on the usage of a complete answer. Never raise.
 
         Args:
+            tenant: the caller's tenant.
             model: the model's name.
+            start: the configuration at the time of the estimate.
             prompt_bytes: the value at the time of the estimate.
-            overhead_tokens: the value at the time of the estimate.
             media_parts: a prompt with images or audio is left out, because it says nothing about text.
             prompt_tokens: reported by the upstream; 0 means unknown.
             output_per_choice: reported by the upstream, divided by the choices and rounded up; 0 means unknown.
             bounded: a bound on the output went upstream, the client's or ours. Such an output is left out even
                 if it stayed under its bound: the estimate is for requests without one, and clients that set a
                 bound ask for other things than those that don't.
-            start_bytes_per_token: the configured value.
         """
-        profile = self._profile(model)
+        profile, shared = self._observed(tenant, model)
         if output_per_choice > 0 and not bounded:
             profile.outputs.add(min(output_per_choice, MAX_TOKENS))
+            shared.outputs.show(profile.outputs, profile.outputs.decile)
         if media_parts or prompt_bytes <= 0 or prompt_tokens <= 0:
             return
-        text_tokens = prompt_tokens - overhead_tokens
+        text_tokens = prompt_tokens - start.overhead_tokens
         if prompt_bytes >= LARGE_PROMPT_BYTES:
             ratio = prompt_bytes * _MILLI // max(1, text_tokens)
             profile.ratios.add(_within(ratio, _MIN_RATIO, _MAX_RATIO))
+            shared.ratios.show(profile.ratios, profile.ratios.decile)
         else:
-            extra = text_tokens - _tokens(prompt_bytes, profile.ratio(start_bytes_per_token))
+            extra = text_tokens - _tokens(prompt_bytes, _ratio(profile, shared, start))
             profile.extras.add(_within(extra, 0, _MAX_EXTRA_TOKENS))
+            shared.extras.show(profile.extras, profile.extras.decile)
 
-    def typical_output(self, model: str, start: int) -> int:
-        """Return tokens per choice that suffice for nine in ten of a model's unbounded answers.
+    def typical_output(self, tenant: str, model: str, start: Start) -> int:
+        """Return tokens per choice to hold for an answer without a bound: 1 to MAX_TOKENS.
 
-        The value is between start / 8 and start x 16, at least 1, at most MAX_TOKENS; `start` itself for an
-        unknown model.
+        They suffice for nine in ten of the tenant's latest unbounded answers, and are never less than the prior:
+        a tenant's own answers only raise them. The prior is the configured value; from `TENANTS` other tenants on,
+        it is the median of what suffices for each of them. What is learned is kept within the range of `start`.
         """
-        profile = self._find(model)
-        typical = start if profile is None else profile.outputs.ninth_decile(start)
-        return _within(_within(typical, start // _LESS_OUTPUT, start * _MORE_OUTPUT), 1, MAX_TOKENS)
+        outputs = self._find(tenant, model).outputs
+        prior, low, high = start.output, start.output_low, start.output_high
+        shared = self._shared.get(model)
+        if shared is not None:
+            prior = shared.outputs.prior(outputs.shown, prior, low, high)
+        own = outputs.estimate(prior, low, high)
+        return max(prior, own)
 
-    def prompt_tokens(
-        self, model: str, *, prompt_bytes: int, overhead_tokens: int, start_bytes_per_token: int
-    ) -> int:
-        """Return tokens that suffice for nine in ten prompts of this size and model, without media.
+    def prompt_tokens(self, tenant: str, model: str, start: Start, *, prompt_bytes: int) -> int:
+        """Return tokens that suffice for nine in ten of the tenant's prompts of this size, without media.
 
-        The value is between 1 and MAX_TOKENS and never falls as bytes grow. Bytes per token are between a quarter
-        and four times `start_bytes_per_token`, and between 1 and 16.
+        The value is between 1 and MAX_TOKENS and never falls as bytes grow. With few observations the prior has
+        its share, as in `typical_output`. What is learned is kept within the range of `start`.
         """
-        profile = self._find(model)
-        if profile is None:
-            ratio, extra = _ratio_near(start_bytes_per_token, start_bytes_per_token * _MILLI), 0
-        else:
-            ratio, extra = profile.ratio(start_bytes_per_token), profile.extras.ninth_decile(0)
-        return _within(_tokens(prompt_bytes, ratio) + overhead_tokens + extra, 1, MAX_TOKENS)
+        profile, shared = self._find(tenant, model), self._shared.get(model, _NOTHING)
+        extra = profile.extras.estimate(
+            shared.extras.prior(profile.extras.shown, 0, 0, _MAX_EXTRA_TOKENS), 0, _MAX_EXTRA_TOKENS
+        )
+        text = _tokens(prompt_bytes, _ratio(profile, shared, start))
+        return _within(text + start.overhead_tokens + extra, 1, MAX_TOKENS)
 
-    def _find(self, model: str) -> "_Profile | None":
-        return self._known.get(model) or self._new.get(model)
+    def _find(self, tenant: str, model: str) -> Profile:
+        return self._known.find(tenant, model) or self._new.find(tenant, model) or _UNKNOWN
 
-    def _profile(self, model: str) -> "_Profile":
-        """Return the profile for a new observation, and move it to the end of its table."""
-        profile = self._known.pop(model, None)
+    def _observed(self, tenant: str, model: str) -> "tuple[Profile, _Shared]":
+        """Return the profile for a new observation, and what all tenants' profiles of the model show."""
+        profile = self._known.find(tenant, model)
+        if profile is not None:
+            self._known.touch(tenant, model)
+            return profile, self._shared[model]
+        profile = self._new.find(tenant, model)
         if profile is None:
-            profile = self._new.pop(model, None) or _Profile()
+            profile = Profile()
+            self._new.add(tenant, model, profile)
         profile.observations += 1
-        known = profile.observations >= ENOUGH
-        models, room = (self._known, self._room_for_known) if known else (self._new, self._room_for_new)
-        models[model] = profile
-        if len(models) > room:
-            del models[next(iter(models))]
-        return profile
+        if profile.observations < ENOUGH:
+            self._new.touch(tenant, model)
+            return profile, self._shared.get(model, _NOTHING)
+        self._new.remove(tenant, model)
+        return profile, self._known_from_now(tenant, model, profile)
+
+    def _known_from_now(self, tenant: str, model: str, profile: Profile) -> "_Shared":
+        shared = self._shared.setdefault(model, _Shared())
+        shared.profiles += 1
+        forgotten = self._known.add(tenant, model, profile)
+        if forgotten is not None:
+            of_model = self._shared[forgotten.model]
+            of_model.withdraw(forgotten.profile)
+            if not of_model.profiles:
+                del self._shared[forgotten.model]
+        return shared
 
 
-class _Recent:
-    """Keep the last `WINDOW` values, in order of arrival and in order of size."""
+class _Shared:
+    """Hold what the known profiles of one model show: a figure of each tenant that has enough values."""
 
-    __slots__ = ("_arrived", "_oldest", "_sorted")
-
-    def __init__(self) -> None:
-        self._arrived = array("L")
-        self._sorted = array("L")
-        self._oldest = 0
-
-    def add(self, value: int) -> None:
-        if len(self._arrived) < WINDOW:
-            self._arrived.append(value)
-        else:
-            del self._sorted[bisect_left(self._sorted, self._arrived[self._oldest])]
-            self._arrived[self._oldest] = value
-            self._oldest = (self._oldest + 1) % WINDOW
-        insort(self._sorted, value)
-
-    def ninth_decile(self, start: int) -> int:
-        """Return the value that a tenth of the others, rounded down, are above."""
-        return self._blend(start, -1 - len(self._sorted) // 10)
-
-    def first_decile(self, start: int) -> int:
-        """Return the value that a tenth of the others, rounded down, are below."""
-        return self._blend(start, len(self._sorted) // 10)
-
-    def _blend(self, start: int, index: int) -> int:
-        values = min(len(self._sorted), ENOUGH)
-        if not values:
-            return start
-        return (start * (ENOUGH - values) + self._sorted[index] * values) // ENOUGH
-
-
-class _Profile:
-    """Hold the observations of one model: about 6 KB when all windows are full."""
-
-    __slots__ = ("extras", "observations", "outputs", "ratios")
+    __slots__ = ("extras", "outputs", "profiles", "ratios")
 
     def __init__(self) -> None:
-        self.observations = 0
-        self.outputs = _Recent()
-        self.ratios = _Recent()  # thousandths of a byte per token, of large prompts
-        self.extras = _Recent()  # tokens beyond bytes and configured overhead, of small prompts
+        self.profiles = 0
+        self.outputs = Figures()
+        self.ratios = Figures()
+        self.extras = Figures()
 
-    def ratio(self, start_bytes_per_token: int) -> int:
-        return _ratio_near(start_bytes_per_token, self.ratios.first_decile(start_bytes_per_token * _MILLI))
+    def withdraw(self, profile: Profile) -> None:
+        """Take out what a profile showed."""
+        self.profiles -= 1
+        self.outputs.show(profile.outputs, None)
+        self.ratios.show(profile.ratios, None)
+        self.extras.show(profile.extras, None)
 
 
-def _ratio_near(start_bytes_per_token: int, ratio: int) -> int:
-    start = start_bytes_per_token * _MILLI
-    return _within(_within(ratio, start // _RATIO_SPREAD, start * _RATIO_SPREAD), _MIN_RATIO, _MAX_RATIO)
+# Both stay empty: a profile shows a figure only with enough values, and is known by then.
+_UNKNOWN: Final = Profile()
+_NOTHING: Final = _Shared()
+
+
+def _ratio(profile: Profile, shared: _Shared, start: Start) -> int:
+    """Return bytes per token in thousandths."""
+    ratios, low, high = profile.ratios, start.ratio_low, start.ratio_high
+    return ratios.estimate(shared.ratios.prior(ratios.shown, start.ratio, low, high), low, high)
 
 
 def _tokens(size: int, ratio: int) -> int:

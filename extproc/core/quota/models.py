@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from extproc.core.quota.costs import EVEN, Costing, Weights
+from extproc.core.quota.learning import Start
 from extproc.core.quota.limits import matches
 from extproc.core.quota.usage import Usage
 
@@ -40,6 +41,10 @@ class ModelProfile:
     costing: Costing = field(default_factory=Costing)
     weights: Weights = EVEN
     prices: Prices = FREE
+    start: Start = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", Start.of(self.costing))
 
 
 class Models:

@@ -67,6 +67,8 @@ def estimated(facts: RequestFacts, costing: Costing | None = None) -> Cost:
         ({"output_bound": 5}, Cost(18, 5)),
         ({"output_bound": 5, "choices": 3}, Cost(18, 15)),
         ({"choices": 3}, Cost(18, 768)),
+        ({"output_bound": 5, "bound_is_common": False}, Cost(18, 256)),
+        ({"output_bound": 500, "choices": 2, "bound_is_common": False}, Cost(18, 1000)),
         ({"media_parts": 2}, Cost(18 + 2048, 256)),
     ],
 )

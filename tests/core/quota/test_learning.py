@@ -1,108 +1,221 @@
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.quota.learning import ENOUGH, LARGE_PROMPT_BYTES, WINDOW, Learned
+from extproc.core.quota.costs import Costing
+from extproc.core.quota.learning import LARGE_PROMPT_BYTES, Learned, Start
+from extproc.core.quota.recent import ENOUGH, TENANTS, WINDOW
 from extproc.core.request.body import MAX_TOKENS
 from tests.core.samples import FEWER
 
 START = 256
 RATIO = 3
 LARGE = 10 * LARGE_PROMPT_BYTES
+COSTING = Costing(
+    prompt_bytes_per_token=RATIO,
+    prompt_overhead_tokens=8,
+    typical_output_tokens=START,
+    learned_output_min_tokens=32,
+    learned_output_max_tokens=4096,
+    learned_bytes_per_token_min=1,
+    learned_bytes_per_token_max=6,
+)
 
 
-def observe(learned, model="m", **changes):
+def start_of(**changes):
+    return Start.of(replace(COSTING, **changes))
+
+
+def observe(learned, model="m", tenant="t", start=None, **changes):
     sample = {
         "prompt_bytes": LARGE,
-        "overhead_tokens": 8,
         "media_parts": 0,
         "prompt_tokens": LARGE // 4,
         "output_per_choice": 100,
         "bounded": False,
-        "start_bytes_per_token": RATIO,
     }
-    learned.observe(model, **(sample | changes))
+    learned.observe(tenant, model, start or start_of(), **(sample | changes))
 
 
-def taught(outputs, **changes):
-    learned = Learned()
+def taught(outputs, learned=None, **changes):
+    learned = Learned() if learned is None else learned
     for output in outputs:
         observe(learned, output_per_choice=output, **changes)
     return learned
 
 
-def estimate(learned, size=LARGE, model="m", overhead=8, start=RATIO):
-    return learned.prompt_tokens(model, prompt_bytes=size, overhead_tokens=overhead, start_bytes_per_token=start)
+def typical(learned, model="m", tenant="t", **changes):
+    return learned.typical_output(tenant, model, start_of(**changes))
+
+
+def estimate(learned, size=LARGE, model="m", tenant="t", **changes):
+    return learned.prompt_tokens(tenant, model, start_of(**changes), prompt_bytes=size)
 
 
 # Typical output.
 
 
 def test_of_an_unknown_model_the_typical_output_is_the_configured_one():
-    assert Learned().typical_output("m", START) == START
+    assert typical(Learned()) == START
 
 
 def test_nine_in_ten_answers_stay_within_the_typical_output():
     outputs = [*range(300, 300 + WINDOW)]
     random.Random(1).shuffle(outputs)
-    typical = taught(outputs).typical_output("m", START)
-    assert sum(output > typical for output in outputs) == WINDOW // 10
+    held = typical(taught(outputs))
+    assert sum(output > held for output in outputs) == WINDOW // 10
 
 
 def test_one_long_answer_among_many_does_not_move_the_typical_output():
-    assert taught([300] * 100 + [MAX_TOKENS]).typical_output("m", START) == 300
+    assert typical(taught([300] * 100 + [MAX_TOKENS])) == 300
 
 
 def test_the_configured_output_fades_out_with_the_first_answers():
-    seen = [taught([512] * count).typical_output("m", START) for count in range(ENOUGH + 1)]
+    seen = [typical(taught([512] * count)) for count in range(ENOUGH + 1)]
     assert seen[0] == START
     assert seen[ENOUGH // 2] == (START + 512) // 2
     assert seen[ENOUGH] == 512
     assert seen == sorted(seen)
 
 
+def test_a_first_answer_of_any_length_counts_as_one_of_the_longest_that_are_learned():
+    assert typical(taught([MAX_TOKENS])) == (START * (ENOUGH - 1) + 4096) // ENOUGH
+
+
 def test_only_the_latest_answers_count():
-    learned = taught([2000] * 500 + [300] * WINDOW)
-    assert learned.typical_output("m", START) == 300
+    assert typical(taught([2000] * 500 + [300] * WINDOW)) == 300
 
 
 def test_old_answers_leave_in_the_order_in_which_they_came():
     learned = taught([300] * WINDOW + [400] * (WINDOW // 2))
-    assert learned.typical_output("m", START) == 400
-    for _ in range(WINDOW // 2):
-        observe(learned, output_per_choice=300)
-    assert learned.typical_output("m", START) == 400
-    for _ in range(WINDOW // 2):
-        observe(learned, output_per_choice=300)
-    assert learned.typical_output("m", START) == 300
+    assert typical(learned) == 400
+    taught([300] * (WINDOW // 2), learned)
+    assert typical(learned) == 400
+    taught([300] * (WINDOW // 2), learned)
+    assert typical(learned) == 300
 
 
 def test_answers_to_requests_with_a_bound_teach_nothing_of_those_without():
-    assert taught([5] * WINDOW, bounded=True).typical_output("m", START) == START
+    assert typical(taught([900] * WINDOW, bounded=True)) == START
 
 
 def test_an_answer_without_output_teaches_nothing_of_outputs():
-    assert taught([0] * WINDOW + [-7] * WINDOW).typical_output("m", START) == START
+    assert typical(taught([0] * WINDOW + [-7] * WINDOW)) == START
 
 
-@pytest.mark.parametrize(
-    ("outputs", "expected"),
-    [([1] * WINDOW, START // 8), ([MAX_TOKENS] * WINDOW, START * 16), ([2**80] * WINDOW, START * 16)],
-)
-def test_what_answers_teach_stays_near_the_configured_output(outputs, expected):
-    assert taught(outputs).typical_output("m", START) == expected
+@pytest.mark.parametrize("outputs", [[1], [1] * WINDOW, [300] * WINDOW + [1] * WINDOW])
+def test_a_tenants_own_answers_never_lower_its_typical_output_below_the_configured_one(outputs):
+    assert typical(taught(outputs)) == START
+
+
+@pytest.mark.parametrize("outputs", [[MAX_TOKENS] * WINDOW, [2**80] * WINDOW])
+def test_answers_teach_no_more_output_than_is_configured(outputs):
+    assert typical(taught(outputs)) == 4096
+    assert typical(taught(outputs), learned_output_max_tokens=700) == 700
+
+
+def test_the_configured_output_is_possible_whatever_may_be_learned():
+    learned = taught([1] * WINDOW + [MAX_TOKENS] * WINDOW)
+    for output in (1, 5000, MAX_TOKENS):
+        assert typical(learned, typical_output_tokens=output) == max(output, 4096)
+        assert typical(Learned(), typical_output_tokens=output, learned_output_min_tokens=6000) == output
 
 
 def test_the_typical_output_is_a_token_count_for_any_start():
-    assert taught([1] * WINDOW).typical_output("m", 1) == 1
-    assert taught([MAX_TOKENS] * WINDOW).typical_output("m", MAX_TOKENS) == MAX_TOKENS
-    assert Learned().typical_output("m", 0) == 1
+    assert typical(taught([1] * WINDOW), typical_output_tokens=1) == 1
+    assert typical(taught([MAX_TOKENS] * WINDOW), typical_output_tokens=MAX_TOKENS) == MAX_TOKENS
+    assert typical(Learned(), typical_output_tokens=0) == 1
 
 
 def test_media_requests_teach_of_outputs_all_the_same():
-    assert taught([300] * WINDOW, media_parts=1).typical_output("m", START) == 300
+    assert typical(taught([300] * WINDOW, media_parts=1)) == 300
+
+
+# Other tenants.
+
+
+def teach_tenants(learned, values, **changes):
+    for number, value in enumerate(values):
+        taught([value] * ENOUGH, learned, tenant=f"tenant {number}", **changes)
+
+
+@pytest.mark.parametrize("count", [1, 3, 13, WINDOW])
+@pytest.mark.parametrize("output", [1, MAX_TOKENS])
+def test_one_tenant_moves_no_estimate_of_another(count, output):
+    learned = Learned()
+    taught([output] * count, learned, tenant="neighbour", prompt_tokens=LARGE)
+    taught([output] * count, learned, tenant="neighbour", prompt_bytes=60, prompt_tokens=3000)
+    assert typical(learned) == START
+    assert estimate(learned) == estimate(Learned())
+    assert estimate(learned, 60) == estimate(Learned(), 60)
+
+
+def test_from_enough_other_tenants_on_their_median_takes_the_place_of_the_configured_output():
+    for tenants in range(TENANTS + 3):
+        learned = Learned()
+        teach_tenants(learned, [100 + number for number in range(tenants)])
+        median = START if tenants < TENANTS else 100 + tenants // 2
+        assert typical(learned) == median
+        taught([700] * (ENOUGH // 2), learned)
+        assert typical(learned) == (median + 700) // 2
+
+
+def test_a_tenant_counts_from_enough_answers_on():
+    learned = Learned()
+    for number in range(TENANTS):
+        taught([100] * (ENOUGH - 1), learned, tenant=f"tenant {number}")
+    assert typical(learned) == START
+    for number in range(TENANTS):
+        assert typical(learned) == START
+        taught([100], learned, tenant=f"tenant {number}")
+    assert typical(learned) == 100
+
+
+def test_what_the_other_tenants_show_stays_within_its_bounds():
+    learned = Learned()
+    teach_tenants(learned, [1] * TENANTS)
+    assert typical(learned) == 32
+    assert typical(learned, learned_output_min_tokens=200) == 200
+    learned = Learned()
+    teach_tenants(learned, [MAX_TOKENS] * TENANTS)
+    assert typical(learned) == 4096
+    assert typical(learned, learned_output_max_tokens=1) == START
+
+
+@pytest.mark.parametrize("own", [1, 99, 100, 101, 500, 900])
+def test_what_a_tenant_holds_at_least_does_not_depend_on_its_own_answers(own):
+    """The other tenants' median counts, wherever the tenant's own figure stands among theirs."""
+    learned = Learned()
+    teach_tenants(learned, [98, 99, 100, 500, 900])
+    taught([own] * WINDOW, learned)
+    assert typical(learned) == max(100, own)
+
+
+@pytest.mark.parametrize("lie", [1, MAX_TOKENS])
+def test_a_minority_of_tenants_moves_the_median_only_between_figures_of_the_others(lie):
+    learned = Learned()
+    teach_tenants(learned, [300, 310, 320, lie, lie])
+    assert 300 <= typical(learned) <= 320
+
+
+def test_a_tenants_figure_follows_its_answers():
+    learned = Learned()
+    teach_tenants(learned, [100] * TENANTS)
+    for number in range(TENANTS):
+        taught([200] * WINDOW, learned, tenant=f"tenant {number}")
+    assert typical(learned) == 200
+
+
+def test_prompts_of_other_tenants_show_bytes_per_token_and_what_a_template_adds():
+    learned = Learned()
+    teach_tenants(learned, [5] * TENANTS, prompt_tokens=8 + LARGE // 5)
+    teach_tenants(learned, [5] * TENANTS, prompt_bytes=500, prompt_tokens=8 + 100 + 40)
+    assert estimate(learned) == 8 + LARGE // 5 + 40
+    assert estimate(learned, 500) == 8 + 100 + 40
+    assert estimate(learned, learned_bytes_per_token_max=4) == 8 + LARGE // 4 + 40
 
 
 # Prompts.
@@ -193,19 +306,21 @@ def test_a_request_that_says_nothing_about_text_does_not_calibrate(changes, size
 
 
 @pytest.mark.parametrize(
-    ("start", "tokens", "per_token"),
+    ("configured", "tokens", "per_token"),
     [
-        (3, MAX_TOKENS, 1),  # never less than a byte per token
-        (3, 9, 12),  # four times what is configured
-        (8, MAX_TOKENS, 2),  # a quarter of it
-        (16, 9, 16),  # never more than 16
+        ({}, MAX_TOKENS, 1),  # never less than a byte per token
+        ({}, 9, 6),
+        ({"learned_bytes_per_token_max": 16}, 1, 16),  # never more than 16
+        ({"learned_bytes_per_token_min": 2}, MAX_TOKENS, 2),
+        ({"prompt_bytes_per_token": 8}, 9, 8),  # the configured value is always possible
+        ({"prompt_bytes_per_token": 1, "learned_bytes_per_token_min": 4}, MAX_TOKENS, 1),
     ],
 )
-def test_what_prompts_teach_stays_near_the_configured_bytes_per_token(start, tokens, per_token):
-    learned = Learned()
+def test_what_prompts_teach_stays_within_the_configured_bytes_per_token(configured, tokens, per_token):
+    learned, start = Learned(), start_of(**configured)
     for _ in range(WINDOW):
-        observe(learned, prompt_bytes=LARGE, prompt_tokens=tokens, start_bytes_per_token=start)
-    assert estimate(learned, start=start) == 8 + -(-LARGE // per_token)
+        observe(learned, prompt_bytes=LARGE, prompt_tokens=tokens, start=start)
+    assert estimate(learned, **configured) == 8 + -(-LARGE // per_token)
 
 
 def test_what_a_template_may_add_is_bounded():
@@ -216,28 +331,38 @@ def test_what_a_template_may_add_is_bounded():
 
 
 def test_a_start_out_of_range_is_brought_into_it():
-    assert estimate(Learned(), 100, start=0) == 108
-    assert estimate(Learned(), 1600, start=99) == 108
+    assert estimate(Learned(), 100, prompt_bytes_per_token=0) == 108
+    assert estimate(Learned(), 1600, prompt_bytes_per_token=99) == 108
     learned = Learned()
-    observe(learned, start_bytes_per_token=0)
-    observe(learned, prompt_bytes=60, start_bytes_per_token=-4)
-    assert estimate(learned, 100, start=0) >= 1
+    observe(learned, start=start_of(prompt_bytes_per_token=0))
+    observe(learned, prompt_bytes=60, start=start_of(prompt_bytes_per_token=-4))
+    assert estimate(learned, 100, prompt_bytes_per_token=0) >= 1
 
 
 # All of it.
 
 ANY = st.integers(-(2**70), 2**70) | st.integers(0, 5000)
+STARTS = st.builds(
+    start_of,
+    prompt_bytes_per_token=st.integers(-2, 40),
+    prompt_overhead_tokens=ANY,
+    typical_output_tokens=ANY,
+    learned_output_min_tokens=ANY,
+    learned_output_max_tokens=ANY,
+    learned_bytes_per_token_min=st.integers(-2, 40),
+    learned_bytes_per_token_max=st.integers(-2, 40),
+)
 OBSERVATIONS = st.lists(
     st.fixed_dictionaries(
         {
+            "tenant": st.sampled_from("xyz"),
             "model": st.sampled_from("ab"),
+            "start": STARTS,
             "prompt_bytes": ANY,
-            "overhead_tokens": ANY,
             "media_parts": st.integers(0, 1),
             "prompt_tokens": ANY,
             "output_per_choice": ANY,
             "bounded": st.booleans(),
-            "start_bytes_per_token": st.integers(-2, 40),
         }
     ),
     max_size=60,
@@ -245,15 +370,15 @@ OBSERVATIONS = st.lists(
 
 
 @FEWER
-@given(OBSERVATIONS, st.integers(1, MAX_TOKENS), st.integers(1, 16), st.lists(st.integers(0, 2**27), max_size=6))
-def test_estimates_are_token_counts_and_grow_with_the_prompt_whatever_was_observed(seen, start, ratio, sizes):
-    learned = Learned()
+@given(OBSERVATIONS, STARTS, st.lists(st.integers(0, 2**27), max_size=6))
+def test_estimates_are_token_counts_and_grow_with_the_prompt_whatever_was_observed(seen, start, sizes):
+    learned = Learned(profiles=3)
     for observation in seen:
         learned.observe(**observation)
     for model in ("a", "b", "never seen"):
-        typical = learned.typical_output(model, start)
-        assert max(1, start // 8) <= typical <= min(MAX_TOKENS, start * 16)
-        estimates = [estimate(learned, size, model, start=ratio) for size in sorted(sizes)]
+        held = learned.typical_output("x", model, start)
+        assert 1 <= start.output_low <= start.output <= held <= start.output_high <= MAX_TOKENS
+        estimates = [learned.prompt_tokens("x", model, start, prompt_bytes=size) for size in sorted(sizes)]
         assert estimates == sorted(estimates)
         assert all(1 <= tokens <= MAX_TOKENS for tokens in estimates)
 
@@ -265,63 +390,89 @@ def test_the_same_observations_give_the_same_estimates(seen):
     for observation in seen:
         one.observe(**observation)
         other.observe(**observation)
-        one.typical_output("b", START)  # reading changes nothing
-        estimate(one, model="a")
-    assert [one.typical_output(model, START) for model in "ab"] == [
-        other.typical_output(model, START) for model in "ab"
-    ]
-    assert estimate(one, model="a") == estimate(other, model="a")
+        typical(one, model="b", tenant="x")  # reading changes nothing
+        estimate(one, model="a", tenant="x")
+    for tenant in "xyz":
+        for model in "ab":
+            assert typical(one, model, tenant) == typical(other, model, tenant)
+            assert estimate(one, model=model, tenant=tenant) == estimate(other, model=model, tenant=tenant)
 
 
 @FEWER
 @given(st.lists(st.integers(1, 2000), min_size=ENOUGH, max_size=3 * WINDOW))
-def test_the_typical_output_is_the_ninth_decile_of_the_window(outputs):
+def test_the_typical_output_is_the_ninth_decile_of_the_window_or_the_configured_one(outputs):
     window = sorted(outputs[-WINDOW:])
-    expected = min(max(window[len(window) - 1 - len(window) // 10], START // 8), START * 16)
-    assert taught(outputs).typical_output("m", START) == expected
+    assert typical(taught(outputs)) == max(window[len(window) - 1 - len(window) // 10], START)
+
+
+# Room.
 
 
 def test_models_are_learned_one_by_one():
     learned = taught([300] * WINDOW)
     for _ in range(WINDOW):
         observe(learned, "other", output_per_choice=900, prompt_tokens=LARGE)
-    assert learned.typical_output("m", START) == 300
-    assert learned.typical_output("other", START) == 900
+    assert typical(learned) == 300
+    assert typical(learned, "other") == 900
     assert estimate(learned, model="other") > estimate(learned, model="m")
 
 
-def test_a_flood_of_names_neither_grows_without_bound_nor_pushes_out_what_was_learned():
-    learned = Learned(models=40)
-    for _ in range(ENOUGH):
-        observe(learned, "real", output_per_choice=900)
+@pytest.mark.parametrize("of", ["model", "tenant"])
+def test_a_flood_of_names_neither_grows_without_bound_nor_pushes_out_what_was_learned(of):
+    learned = Learned(profiles=40)
+    taught([900] * ENOUGH, learned, model="real")
     for number in range(10_000):
-        observe(learned, f"made up {number}")
+        observe(learned, **{of: f"made up {number}"})
     assert len(learned) == 11
-    assert learned.typical_output("real", START) == 900
+    assert typical(learned, "real") == 900
 
 
-def test_of_many_known_models_the_one_that_was_observed_least_lately_is_forgotten():
-    learned = Learned(models=4)  # room for three
+def test_a_tenants_flood_of_models_that_are_all_learned_takes_no_profile_of_another_tenant():
+    learned = Learned(profiles=40)  # room for thirty that are known
     for model in ("a", "b", "c"):
-        for _ in range(ENOUGH):
-            observe(learned, model, output_per_choice=900)
+        taught([900] * ENOUGH, learned, model=model)
+    for number in range(200):
+        taught([700] * ENOUGH, learned, model=f"made up {number}", tenant="flood")
+    assert [typical(learned, model) for model in "abc"] == [900, 900, 900]
+    assert typical(learned, "made up 199", "flood") == 700
+    assert len(learned) == 30
+
+
+def test_of_a_tenants_many_models_the_one_that_was_observed_least_lately_is_forgotten():
+    learned = Learned(profiles=4)  # room for three
+    for model in ("a", "b", "c"):
+        taught([900] * ENOUGH, learned, model=model)
     observe(learned, "a", output_per_choice=900)
-    for _ in range(ENOUGH):
-        observe(learned, "d", output_per_choice=900)
+    taught([900] * ENOUGH, learned, model="d")
     assert len(learned) == 3
-    assert [learned.typical_output(model, START) for model in "abcd"] == [900, START, 900, 900]
+    assert [typical(learned, model) for model in "abcd"] == [900, START, 900, 900]
 
 
 def test_of_many_new_models_the_one_that_was_observed_least_lately_is_forgotten():
-    learned = Learned(models=8)  # room for two
+    learned = Learned(profiles=8)  # room for two
     for model in ("a", "b", "a", "c"):
         observe(learned, model, output_per_choice=900)
-    assert [learned.typical_output(model, START) > START for model in "abc"] == [True, False, True]
+    assert [typical(learned, model) > START for model in "abc"] == [True, False, True]
 
 
 def test_there_is_room_for_a_model_however_little_was_asked_for():
-    learned = Learned(models=0)
+    learned = Learned(profiles=0)
     for model in ("a", "b"):
-        for _ in range(ENOUGH):
-            observe(learned, model, output_per_choice=900)
-    assert [learned.typical_output(model, START) for model in "ab"] == [START, 900]
+        taught([900] * ENOUGH, learned, model=model)
+    assert [typical(learned, model) for model in "ab"] == [START, 900]
+
+
+def test_what_a_forgotten_profile_showed_does_not_count_any_more():
+    learned = Learned(profiles=8)  # room for six
+    teach_tenants(learned, [100] * TENANTS)
+    teach_tenants(learned, [100] * TENANTS, prompt_bytes=500, prompt_tokens=8 + 100 + 40)
+    assert typical(learned) == 100
+    assert estimate(learned, 0) > estimate(Learned(), 0)
+    for number in range(3):
+        taught([700] * ENOUGH, learned, model="other", tenant=f"other {number}")
+    assert typical(learned) == START
+    assert estimate(learned, 0) == estimate(Learned(), 0)
+    for number in range(3, 6):
+        taught([700] * ENOUGH, learned, model="other", tenant=f"other {number}")
+    assert len(learned._shared) == 1
+    assert typical(learned, "other") == 700

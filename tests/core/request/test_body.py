@@ -157,6 +157,21 @@ def test_of_two_output_bounds_the_larger_one_is_held(bounds, expected):
 
 
 @pytest.mark.parametrize(
+    ("bounds", "common"),
+    [
+        ({}, True),
+        ({"max_tokens": 5}, True),
+        ({"max_completion_tokens": 5}, True),
+        ({"max_tokens": 5, "n_predict": 5}, True),
+        ({"n_predict": 5}, False),
+        ({"max_tokens": None, "n_predict": 5}, False),
+    ],
+)
+def test_a_bound_that_most_servers_ignore_is_marked(bounds, common):
+    assert facts(body(**bounds)).bound_is_common is common
+
+
+@pytest.mark.parametrize(
     ("options", "wanted"),
     [
         (None, False),

@@ -64,6 +64,7 @@ def test_a_form_may_bound_the_output():
     assert form_facts(part("max_completion_tokens", b"7")).output_bound == 7
     assert form_facts(part("max_completion_tokens", str(MAX_TOKENS).encode())).output_bound == MAX_TOKENS
     assert form_facts(part("n", b""), part("max_completion_tokens", b" ")).choices == 1
+    assert form_facts(part("max_completion_tokens", b"7")).bound_is_common is False
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,12 @@ def test_the_field_of_each_api_bounds_the_output(endpoint, field):
         assert problem(endpoint, **{field: value}).param == field
 
 
+@pytest.mark.parametrize(("field", "common"), [("max_tokens", True), ("n_predict", False)])
+def test_a_completions_bound_that_most_servers_ignore_is_marked(field, common):
+    assert facts(COMPLETIONS, **{field: 7}).bound_is_common is common
+    assert facts(COMPLETIONS, **{field: None}).bound_is_common is True
+
+
 def test_a_message_needs_no_bound_that_we_would_ask_for():
     assert facts(MESSAGES, max_tokens=...).output_bound is None
 

@@ -30,7 +30,8 @@ class RequestFacts:
     bound. `unbounded_prompt`: the server adds text that the body does not show (an earlier conversation, remote
     media, a search), so no bound on the prompt can be proven. `further_bytes` is the size of unknown fields that
     are too small to be in `prompt_bytes`; they may still become prompt. `usual_bound` is the output bound that
-    servers assume if the request has none.
+    servers assume if the request has none. `bound_is_common` is False if the bound is only in fields that many
+    servers ignore.
     """
 
     model: str
@@ -49,6 +50,7 @@ class RequestFacts:
     counts_tokens: bool = True
     further_bytes: int = 0
     usual_bound: int | None = None
+    bound_is_common: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ def _facts(read: _Read, prompt: bytes, prompt_bytes: int, *, media_parts: int) -
         media_parts=media_parts,
         wants_usage=True,  # these APIs have no option to ask for usage
         prompt=prompt,
+        bound_is_common=False,  # vLLM's transcriptions read it, pictures and speech do not
     )
 
 
