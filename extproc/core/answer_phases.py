@@ -64,7 +64,13 @@ class AdmittedRequest:
     @property
     def estimates(self) -> Estimates:
         """Return what a settlement without usage is made of."""
-        return Estimates.of(self.admitted.reservation, self.rules.bytes_per_output_token)
+        bound, choices = self.facts.output_bound, self.facts.choices
+        return Estimates.of(
+            self.admitted.reservation,
+            self.rules.bytes_per_output_token,
+            bound=None if bound is None else bound * choices,
+            choices=choices,
+        )
 
     def close(self, settlement: Settlement, status: int) -> Step:
         """End the reservation, and finish."""
@@ -144,7 +150,8 @@ class Answered(Forwarded):
         if not self._kept.keep(reader.kept_bytes):
             out = reader.spill(out)  # less of it is read; it passes all the same
             self._kept.keep(0)
-        return self, [BodyReply(None if out is event.data else out), *self._grown()]
+        # The hold grows before the client gets what it is for.
+        return self, [*self._grown(), BodyReply(None if out is event.data else out)]
 
     def response_trailers(self, event: ResponseTrailers) -> Step:
         """Settle. An event that the reader still held back is not sent: clients drop an event without its end."""

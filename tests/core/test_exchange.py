@@ -625,11 +625,11 @@ def test_the_bound_is_written_where_the_operator_says():
 def test_what_an_upstream_generates_beyond_its_bound_is_never_charged():
     exchange, _ = strictly(CHAT, JSON)
     *_, close, finish = exchange.receive(
-        ResponseBody(PLAIN.replace(b'"completion_tokens":16', b'"completion_tokens":5000'), end_of_stream=True)
+        ResponseBody(PLAIN.replace(b'"completion_tokens":16', b'"completion_tokens":3000'), end_of_stream=True)
     )
     assert finish == Finish()
     assert (close.settlement.charge, close.settlement.reason) == (60 + 25, "overran")
-    assert close.settlement.usage.output == 5000
+    assert close.settlement.usage.output == 3000
 
 
 @pytest.mark.parametrize(("output", "reason"), [(25, "usage"), (26, "overran"), (60, "overran")])
@@ -663,8 +663,8 @@ def test_a_stream_that_ignores_its_bound_is_cut_off():
 def test_the_hold_of_a_stream_grows_with_it_and_what_was_generated_is_charged():
     exchange = answering(STREAM, SSE)
     assert exchange.receive(ResponseBody(piece("x") * 29, end_of_stream=False)) == [BodyReply()]
-    reply, grow = exchange.receive(ResponseBody(piece("x"), end_of_stream=False))
-    assert reply == BodyReply()
+    grow, reply = exchange.receive(ResponseBody(piece("x"), end_of_stream=False))
+    assert reply == BodyReply()  # after it: what the client gets is held
     assert grow == Grow(replace(HELD, extra_output=64))
     assert (grow.reservation.held, grow.reservation.output_held) == (50 + 64, 30 + 64)
     assert exchange.receive(ResponseBody(piece("x") * 50, end_of_stream=False)) == [BodyReply()]
@@ -679,24 +679,67 @@ def test_a_large_hold_doubles():
     exchange = asked(STREAM)
     exchange.receive(Decided(wide, NOW))
     exchange.receive(ResponseHead(200, SSE, end_of_stream=False))
-    _, grow = exchange.receive(ResponseBody(piece("x") * 110, end_of_stream=False))
+    grow, _ = exchange.receive(ResponseBody(piece("x") * 110, end_of_stream=False))
     assert (grow.reservation.cost, grow.reservation.output_held) == (Cost(20, 100), 210)
-    _, again = exchange.receive(ResponseBody(piece("x") * 100, end_of_stream=False))
+    again, _ = exchange.receive(ResponseBody(piece("x") * 100, end_of_stream=False))
     assert again.reservation.output_held == 420
 
 
 def test_an_answer_as_long_as_its_client_allowed_holds_no_more_than_that():
     exchange = answering(json.dumps(json.loads(STREAM) | {"max_tokens": 30}).encode(), SSE)
     assert exchange.receive(ResponseBody(piece("x") * 30, end_of_stream=False)) == [BodyReply()]
-    _, grow = exchange.receive(ResponseBody(piece("x"), end_of_stream=False))
+    grow, _ = exchange.receive(ResponseBody(piece("x"), end_of_stream=False))
     assert grow.reservation.output_held == 31 + 64
 
 
-def test_only_streams_and_only_holds_that_are_no_bound_grow():
+def test_a_hold_that_is_a_bound_does_not_grow():
     exchange, _ = strictly(output=25)
     assert exchange.receive(ResponseBody(piece("x") * 25, end_of_stream=False)) == [BodyReply()]
-    exchange = answering(CHAT, SSE)
-    assert exchange.receive(ResponseBody(piece("x") * 50, end_of_stream=False)) == [BodyReply()]
+
+
+# A plain answer without a bound: its text, then what follows it.
+UNBOUNDED = json.dumps({"model": "tiny", "messages": []}).encode()
+TEXT = "a word " * 1000
+SAID = json.dumps({"choices": [{"message": {"content": TEXT}, "logprobs": {"content": [{"token": "a"}] * 900}}]})
+AT = SAID.index('"logprobs"')
+
+
+def left(body, answer, headers=JSON, *, size=500, rules=RULES):
+    """The effects of a plain answer that comes in pieces of `size` and that the client leaves at its end."""
+    exchange = answering(body, headers, rules=rules)
+    effects = []
+    for at in range(0, len(answer), size):
+        effects += exchange.receive(ResponseBody(answer[at : at + size], end_of_stream=False))
+    return effects + exchange.receive(StreamClosed())
+
+
+def test_a_plain_answer_that_is_left_after_its_text_is_charged_for_it_and_held_it_first():
+    *effects, close, finish = left(UNBOUNDED, SAID[:AT].encode())
+    assert finish == Finish()
+    grown = [effect for effect in effects if isinstance(effect, Grow)]
+    assert 2 <= len(grown) <= 8
+    assert close.reservation == grown[-1].reservation
+    assert close.settlement.usage.output == 2000  # words: more than a quarter of the bytes
+    assert close.settlement.charge == 20 + 2000 <= close.reservation.held
+    assert (close.settlement.outcome, close.settlement.reason) == (Outcome.ESTIMATED, "cut_off")
+
+
+def test_what_follows_the_text_of_a_plain_answer_adds_nothing():
+    close = left(UNBOUNDED, SAID.encode())[-2]
+    assert close.settlement.charge == 20 + 2000
+
+
+def test_a_plain_answer_is_never_estimated_above_the_bound_of_its_client():
+    *effects, close, _ = left(CHAT, SAID.encode())
+    assert not any(isinstance(effect, Grow) for effect in effects)
+    assert close.settlement.charge == 20 + 30
+
+
+def test_usage_that_was_delivered_before_the_client_left_is_charged():
+    answer = SAID[:-1] + ', "usage": {"prompt_tokens": 10, "completion_tokens": 1600}, "prompt_logprobs": [1, 2'
+    close = left(UNBOUNDED, answer.encode())[-2]
+    assert (close.settlement.outcome, close.settlement.reason) == (Outcome.SETTLED, "cut_off")
+    assert close.settlement.charge == 1610 <= close.reservation.held
 
 
 # ---------------------------------------------------------------- requests that only count as one

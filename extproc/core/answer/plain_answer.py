@@ -1,54 +1,75 @@
-"""Reading an answer that is no stream: one JSON text, whole where it fits, else by its edges."""
+"""Read an answer that is no stream: one JSON text, or text alone, measured while it passes."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec.structs import replace
 
-from extproc.core.answer.edges import Edges
+from extproc.core.answer.json_scan import JsonScan, Text
 from extproc.core.answer.reading import BEFORE_JSON, Reading, read_answer
 from extproc.core.answer.stream_answer import StreamAnswer
 from extproc.core.answer.tally import Tally
-from extproc.core.answer.usage_reader import Absence
+from extproc.core.answer.usage_reader import Absence, together
 from extproc.core.quota.settlement import Estimates, Settlement
 from extproc.core.quota.usage import Usage
 
-# A JSON answer up to this size is read whole; of a larger one only the edges. Memory per exchange is bounded.
-MAX_ANSWER_BYTES: Final = 8 << 20
+# A JSON answer up to this size is also kept, and read as a whole once it is complete. Of a larger one only the
+# members that the scan keeps are read.
+MAX_ANSWER_BYTES: Final = 256 << 10
+# A picture or a sound, encoded: about as many bytes as there are for each token of an image at high quality.
+MEDIA_BYTES_PER_TOKEN: Final = 512
+# What usage stands in. An answer that has not ended is believed only if one of them has.
+_USAGE_MEMBERS: Final = (b"usage", b"x_groq", b"meta", b"meta_info", b"choices")
 
 
 class JsonAnswer:
-    """A plain answer: passes untouched and is read once it is complete.
+    """A plain answer: passes untouched, and is measured on the way.
 
-    One beyond the bound is flagged only. What can't be JSON, for it does not begin so, is not kept; where it is a
-    stream of events that is called something else, it is read as one, but passes whole.
+    What can't be JSON, because it does not begin so, counts as text; where it is a stream of events that is called
+    something else, it is read as one, but passes whole.
     """
 
     changes_body = False
 
     def __init__(self, estimates: Estimates, *, output_bound: int | None = None, generates: bool = True) -> None:
+        """With `generates` False no output is counted, whatever the answer holds."""
         self.estimates = estimates
         self._bound = output_bound
         self._generates = generates
         self._kept = bytearray()  # pieces may be of a byte each: a list of them would be many times as large
         self._bytes = 0
         self._begun = False  # with more than white space
-        self._keeps = True
+        self._whole = True  # all so far is kept
         self._complete = False
-        self._edges: Edges | None = None
+        self._scan: JsonScan | None = None
+        self._raw = Text()  # of what is no JSON
+        self._binary = False
         self._stream: StreamAnswer | None = None
-        self._tally: Tally | None = None
+        self._said = _Said()
+        self._final: Tally | None = None
 
     @property
     def output_tokens(self) -> int:
+        """Return the tokens delivered so far: those reported, else those that the text is likely to have.
+
+        An estimate is never more than the client's own bound.
+        """
         if self._stream is not None:
             return self._stream.output_tokens
-        return self._tally.output_tokens if self._tally is not None else 0
+        if self._final is not None:
+            return self._final.output_tokens
+        if not self._generates or self._binary:
+            return 0
+        reading = self._passing()
+        if isinstance(reading.usage, Usage):
+            return self.estimates.believable(reading.usage, self._possible()).output
+        return self.estimates.tokens(reading.content_bytes, reading.pieces)
 
     @property
     def overran(self) -> bool:
         if self._stream is not None:
             return self._stream.overran
-        usage = self._tally.reported if self._tally is not None else None
+        usage = self._final.reported if self._final is not None else None
         return self._bound is not None and usage is not None and usage.output > self._bound
 
     def feed(self, chunk: bytes) -> bytes:
@@ -57,9 +78,13 @@ class JsonAnswer:
             self._begin(start)
         if self._stream is not None:
             self._stream.feed(chunk)
-        elif self._edges is not None:
-            self._edges.feed(chunk)
-        elif self._keeps:
+        elif self._scan is not None:
+            self._scan.feed(chunk if self._scan.bytes else chunk.lstrip(BEFORE_JSON))
+            self._said.take(self._scan)
+        elif self._begun:
+            self._raw.add(chunk)
+            self._binary = self._binary or b"\0" in chunk
+        if self._whole:
             self._keep(chunk)
         return chunk
 
@@ -70,15 +95,14 @@ class JsonAnswer:
     def spill(self, out: bytes) -> bytes:
         if self._stream is not None:
             self._stream.spill(b"")
-        elif self._kept:
-            self._keep_edges()
+        self._let_go()
         return out
 
     def finish(self) -> bytes:
         self._complete = True
         if self._stream is not None:
             self._stream.finish()
-        self._read()
+        self._tally()
         return b""
 
     def settlement(self, *, complete: bool) -> Settlement:
@@ -87,45 +111,123 @@ class JsonAnswer:
         if self._stream is not None and self._stream.has_events:
             self._stream.estimates = self.estimates
             return self._stream.settlement(complete=complete)
-        tally = self._read()
+        tally = self._tally()
         tally.estimates = self.estimates
         return tally.settlement(complete=complete)
 
     def _begin(self, start: bytes) -> None:
         self._begun = True
-        self._keeps = start[:1] in {b"{", b"["}
-        if not self._keeps:
-            self._kept.clear()
+        if start[:1] in {b"{", b"["}:
+            self._scan = JsonScan()
+            return
+        self._let_go()
         if start[:1] in {b"d", b"e", b":"} and self._generates:  # data, event or a comment, it seems
             self._stream = StreamAnswer(self.estimates, hide_usage=False, output_bound=self._bound)
 
     def _keep(self, chunk: bytes) -> None:
         self._kept += chunk
         if self._bytes > MAX_ANSWER_BYTES:
-            self._keep_edges()
+            self._let_go()
 
-    def _keep_edges(self) -> None:
-        self._keeps = False
-        self._edges = Edges()
-        self._edges.feed(bytes(self._kept))
+    def _let_go(self) -> None:
+        self._whole = False
         self._kept = bytearray()
 
-    def _read(self) -> Tally:
-        if self._tally is None:
+    def _tally(self) -> Tally:
+        """Return what there is to settle on. It is read once."""
+        if self._final is None:
             reading = self._reading()
             absence = reading.usage if isinstance(reading.usage, Absence) else Absence.MISSING
-            self._tally = Tally(self.estimates, absence)
-            self._tally.add(reading)
-            self._kept = bytearray()
-        return self._tally
+            self._final = Tally(self.estimates, absence)
+            self._final.add(reading, self._possible())
+            self._let_go()
+        return self._final
 
     def _reading(self) -> Reading:
-        if self._edges is not None and self._complete:
-            reading = Reading(self._edges.usage(), content_bytes=self._bytes, pieces=1)
+        if self._complete and self._whole and self._kept:
+            reading = read_answer(bytes(self._kept))
         else:
-            reading = read_answer(bytes(self._kept)) if self._kept else Reading(Absence.UNREADABLE)
+            reading = self._passing()
+            if self._scan is not None and _holds_no_text(self._scan):
+                # Its size is no measure of its cost. It was asked for: at least what was held for it.
+                reading = replace(reading, pieces=max(reading.pieces, self.estimates.cost.output))
         if not self._generates:
             return replace(reading, content_bytes=0, pieces=0)
-        if isinstance(reading.usage, Usage) or reading.error or reading.content_bytes:
-            return reading
-        return replace(reading, content_bytes=self._bytes)
+        told = isinstance(reading.usage, Usage) or reading.error or reading.content_bytes or reading.pieces
+        return replace(reading, content_bytes=self._bytes) if self._complete and not told else reading
+
+    def _passing(self) -> Reading:
+        """Return what the answer has said so far, as far as that is known without keeping it."""
+        scan = self._scan
+        if scan is None:
+            size = self._bytes if self._begun else 0
+            return Reading(Absence.UNREADABLE, content_bytes=size, pieces=self._raw.words)
+        guessed = not (scan.text.size or scan.tokens)
+        text = scan.unknown if guessed else scan.text
+        # Where text was not looked for, there is as much of it as elsewhere.
+        unread = text.size * scan.unread_bytes // max(1, scan.bytes - scan.unread_bytes)
+        media = -(-scan.media_bytes // MEDIA_BYTES_PER_TOKEN)
+        usage, error = self._said.usage(scan), self._said.error
+        if usage is Absence.MISSING and ((guessed and text.size) or (self._complete and not scan.complete)):
+            usage = Absence.UNREADABLE
+        return Reading(
+            usage,
+            content_bytes=text.size + unread,
+            pieces=max(text.words, scan.tokens) + media,
+            error=error,
+        )
+
+    def _possible(self) -> int:
+        """Return the most output tokens that the bytes so far can be: none is shorter than a byte."""
+        scan = self._scan
+        if scan is None:
+            return self._bytes
+        unseen = scan.media_bytes + scan.sealed_bytes + scan.unread_bytes
+        return scan.text.size + scan.unknown.size + scan.tokens + unseen
+
+
+class _Said:
+    """Read usage and errors out of the members that a scan keeps; each of them once."""
+
+    __slots__ = ("_answers", "_read", "_unknown", "_usage", "error")
+
+    def __init__(self) -> None:
+        self.error = False
+        self._answers: Usage | None = None  # of the answers of a list that have ended, together
+        self._unknown = False  # one of them has none
+        self._usage: Usage | Absence = Absence.MISSING  # of the answer, or of the last one of a list
+        self._read = 0  # how many members were kept when it was read
+
+    def take(self, scan: JsonScan) -> None:
+        """Take the answers of a list that have ended, and let go of them."""
+        for members in scan.ended:
+            usage = read_answer(_document(members)).usage
+            usage = together([self._answers, usage]) if self._answers and isinstance(usage, Usage) else usage
+            if isinstance(usage, Usage):
+                self._answers = usage
+            else:
+                self._unknown = True
+        scan.ended.clear()
+
+    def usage(self, scan: JsonScan) -> Usage | Absence:
+        """Return the usage so far. Counts that stand alone are believed at the end, when all of them are there."""
+        if self._answers or self._unknown:
+            known = scan.complete and not self._unknown and not scan.overfull
+            return self._answers if known and self._answers else Absence.MISSING
+        if scan.values != self._read:
+            self._read = scan.values
+            reading = read_answer(_document(scan.kept))
+            self._usage, self.error = reading.usage, reading.error
+        if self._usage is Absence.MISSING and scan.overfull:
+            return Absence.UNREADABLE
+        early = not scan.complete and not any(name in scan.kept for name in _USAGE_MEMBERS)
+        return Absence.MISSING if early and isinstance(self._usage, Usage) else self._usage
+
+
+def _holds_no_text(scan: JsonScan) -> bool:
+    """Tell whether the answer so far holds a picture or a sound, or only what is encrypted."""
+    return bool(scan.media_bytes or (scan.sealed_bytes and not scan.text.size))
+
+
+def _document(members: Mapping[bytes, bytes]) -> bytes:
+    return b"{%b}" % b",".join(b'"%b":%b' % member for member in members.items())

@@ -11,10 +11,12 @@ from typing import Final, Protocol
 
 from extproc.core.answer.inflate import Inflater, can_inflate
 from extproc.core.answer.plain_answer import JsonAnswer
+from extproc.core.answer.reading import Reading, read_answer
 from extproc.core.answer.stream_answer import StreamAnswer
+from extproc.core.answer.tally import Tally
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
-from extproc.core.quota.usage import NO_USAGE
+from extproc.core.quota.usage import NO_USAGE, Usage
 from extproc.core.request.endpoints import Endpoint
 
 _OK: Final = range(200, 300)
@@ -31,7 +33,8 @@ class AnswerReader(Protocol):
 
     Attributes:
         output_tokens: tokens generated so far, as far as is known: what was reported or, where that is more, the
-            pieces counted. 0 where there is nothing to count, and for a plain answer until it is complete.
+            pieces counted; for a plain answer, what its text so far is likely to have. 0 where there is nothing to
+            count.
         overran: whether the upstream generated more than the bound that it was told; known as `output_tokens` is.
         estimates: what is held. A hold that grew is set here; the last one counts.
         changes_body: whether the client may get other bytes than the upstream sent: `content-length` must go.
@@ -53,7 +56,7 @@ class AnswerReader(Protocol):
     def kept_bytes(self) -> int: ...
 
     def spill(self, out: bytes) -> bytes:
-        """Keeps no more of the answer than its edges. `out` is what `feed` gave; returned is what the client gets
+        """Keeps no more of the answer than its usage. `out` is what `feed` gave; returned is what the client gets
         instead: the same object where nothing changes.
         """
 
@@ -92,7 +95,8 @@ def answer_reader(
         return TokenlessAnswer(estimates)
     media = headers.get("content-type", "").strip().lower()
     if media.startswith(_BINARY):
-        return OpaqueAnswer(estimates, "binary")
+        usage = _in_header(headers) if endpoint in _SILENT else None
+        return OpaqueAnswer(estimates, "binary") if usage is None else DescribedAnswer(estimates, usage)
     codings = [coding.strip().lower() for coding in headers.get("content-encoding", "").split(",")]
     codings = [coding for coding in codings if coding not in ("", "identity")]
     plain = not codings
@@ -161,21 +165,44 @@ class OpaqueAnswer(_Passing):
     def __init__(self, estimates: Estimates, reason: str = "encoded") -> None:
         self.estimates = estimates
         self._reason = reason
-        self._bytes = 0
+        self.bytes = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        self._bytes += len(chunk)
+        self.bytes += len(chunk)
         return chunk
 
-    def settlement(self, *, complete: bool) -> Settlement:  # noqa: ARG002 - an estimate either way
-        return self.estimates.estimate(self._bytes, 1 if self._bytes else 0, self._reason)
+    def settlement(self, *, complete: bool, tokens: int = 0) -> Settlement:  # noqa: ARG002 - an estimate either way
+        """`tokens` that are known count instead of the size."""
+        if tokens:
+            return self.estimates.estimate(0, tokens, self._reason)
+        return self.estimates.estimate(self.bytes, 1 if self.bytes else 0, self._reason)
+
+
+class DescribedAnswer(_Passing):
+    """A binary answer whose usage stands in a header: vectors as bytes."""
+
+    def __init__(self, estimates: Estimates, usage: Usage) -> None:
+        self.estimates = estimates
+        self._tally = Tally(estimates)
+        self._tally.add(Reading(usage))
+
+    def settlement(self, *, complete: bool) -> Settlement:
+        self._tally.estimates = self.estimates
+        return self._tally.settlement(complete=complete)
+
+
+def _in_header(headers: Mapping[str, str]) -> Usage | None:
+    """The usage in the header that vLLM describes vectors in, which it sends as bytes."""
+    usage = read_answer(headers.get("metadata", "").encode()).usage
+    return usage if isinstance(usage, Usage) else None
 
 
 class EncodedAnswer:
     """A compressed answer: passes untouched, is inflated for reading only, within the bounds of `core/inflate.py`.
 
     Nothing can be taken out of it: a usage chunk passes to the client, and a stream that goes beyond its bound is
-    flagged only. What can't be inflated to its end, for it is corrupt or too large, is estimated from its size.
+    flagged only. If it can't be inflated to its end, because it is corrupt or too large, the rest is taken to have
+    as many tokens for each byte as what was read. If that had none, it is estimated from its size.
     """
 
     changes_body = False
@@ -184,6 +211,7 @@ class EncodedAnswer:
         self._reader = reader
         self._inflater = inflater
         self._opaque = OpaqueAnswer(estimates)
+        self._read_bytes = 0  # that came before inflating failed
 
     @property
     def estimates(self) -> Estimates:
@@ -195,7 +223,12 @@ class EncodedAnswer:
 
     @property
     def output_tokens(self) -> int:
-        return self._reader.output_tokens
+        read = self._reader.output_tokens
+        if not self._inflater.failed:
+            return read
+        whole = read * self._opaque.bytes // max(1, self._read_bytes)
+        bound = self.estimates.bound
+        return max(read, whole if bound is None else min(whole, bound))
 
     @property
     def overran(self) -> bool:
@@ -204,7 +237,10 @@ class EncodedAnswer:
     def feed(self, chunk: bytes) -> bytes:
         for piece in self._inflater.feed(chunk):
             self._reader.feed(piece)
-        return self._opaque.feed(chunk)
+        self._opaque.feed(chunk)
+        if not self._inflater.failed:
+            self._read_bytes = self._opaque.bytes
+        return chunk
 
     @property
     def kept_bytes(self) -> int:
@@ -219,5 +255,6 @@ class EncodedAnswer:
         return b""
 
     def settlement(self, *, complete: bool) -> Settlement:
-        reader = self._opaque if self._inflater.failed else self._reader
-        return reader.settlement(complete=complete)
+        if not self._inflater.failed:
+            return self._reader.settlement(complete=complete)
+        return self._opaque.settlement(complete=complete, tokens=self.output_tokens)

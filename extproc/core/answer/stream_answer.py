@@ -5,7 +5,7 @@ from typing import Final
 from extproc.core.answer.cutoff import OpenChoices
 from extproc.core.answer.reading import Reading, read_answer
 from extproc.core.answer.sse import Event, Framer
-from extproc.core.answer.tally import Tally
+from extproc.core.answer.tally import Tally, possible_tokens
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.settlement import Estimates, Settlement
 
@@ -102,7 +102,7 @@ class StreamAnswer:
             return b"" if self._hidden else event.raw
         self.has_events = True
         reading = read_answer(event.data)
-        self._tally.add(reading)
+        self._tally.add(reading, possible_tokens(reading, len(event.data)))
         self._silent += not reading.pieces and reading.usage is Absence.MISSING
         self._failed = self._failed or reading.error
         if not self._ended and self._bound is not None and self._goes_beyond(event.data, reading):

@@ -27,6 +27,7 @@ class Tally:
         "_guessed",
         "_outputs",
         "_part",
+        "_possible",
         "_stale",
         "_usage",
         "estimates",
@@ -47,10 +48,15 @@ class Tally:
         self._apart = False  # usage is of one choice each
         self._alone: dict[bytes, Usage] = {}  # of each answer to one of several prompts, by its index
         self._all = NO_USAGE  # their sum
+        self._possible = 0  # the most tokens that what was delivered can be
         self.pieces = 0
 
-    def add(self, reading: Reading) -> None:
-        """Takes one reading in. The last usage seen counts; where it comes in parts, the last of each."""
+    def add(self, reading: Reading, possible: int = 0) -> None:
+        """Takes one reading in. The last usage seen counts; where it comes in parts, the last of each.
+
+        `possible` is the most output tokens that the bytes of this reading can be: see `possible_tokens`.
+        """
+        self._possible += possible
         self._content_bytes += reading.content_bytes
         self.pieces += reading.pieces
         self._error = self._error or reading.error
@@ -81,7 +87,7 @@ class Tally:
     def output_tokens(self) -> int:
         """Output tokens so far: what was reported or, where that is more, one for each piece."""
         usage = self.reported
-        return max(self.pieces, usage.output if usage is not None else 0)
+        return max(self.pieces, self._believed(usage).output if usage is not None else 0)
 
     def settlement(self, *, complete: bool) -> Settlement:
         """How the reservation ends; `complete` is False where the answer was cut off."""
@@ -101,6 +107,10 @@ class Tally:
 
         That is usage which only opens a stream (Anthropic's `message_start`), or an output of 0 for content.
         """
+        believed = self._believed(usage)
+        if believed is not usage:
+            settled = self.estimates.settle(believed, complete=complete)
+            return replace(settled, outcome=Outcome.ESTIMATED, reason="implausible")
         if self._stale or (self.pieces and not usage.output):
             reason = (Absence.MISSING if usage.output else Absence.ABSURD) if complete else "cut_off"
             counted = self.estimates.estimate(self._content_bytes, self.pieces, reason).usage.output
@@ -109,6 +119,9 @@ class Tally:
                 settled = self.estimates.settle(_with_output(usage, counted), complete=False)
                 return replace(settled, outcome=Outcome.ESTIMATED, reason=reason)
         return self.estimates.settle(usage, complete=complete)
+
+    def _believed(self, usage: Usage) -> Usage:
+        return self.estimates.believable(usage, self._possible)
 
     def _with_others(self, index: bytes, usage: Usage) -> Usage | Absence:
         """Usage of all answers so far: llama.cpp reports each for itself, its prompt too."""
@@ -133,6 +146,14 @@ class Tally:
         self._choice = reading.choice
         if reading.choice in self._outputs or len(self._outputs) < _MAX_CHOICES:
             self._outputs[reading.choice] = usage.output
+
+
+def possible_tokens(reading: Reading, size: int) -> int:
+    """The most output tokens that an event of `size` bytes can be: none is shorter than a byte.
+
+    Text that is understood is all that counts. Of a sound, of a picture, and of what nobody understands all does.
+    """
+    return reading.content_bytes or (size if reading.pieces or not reading.choices else 0)
 
 
 def _with_output(usage: Usage, output: int) -> Usage:

@@ -6,19 +6,20 @@ from typing import Final
 from extproc.core.quota.reservation import Reservation
 from extproc.core.request.body import RequestFacts
 
-# The smallest step by which the hold of a long stream grows.
+# The smallest step by which the hold of a long answer grows.
 _GROWTH_TOKENS: Final = 64
 
 
 def outgrown(reservation: Reservation, facts: RequestFacts, written: int) -> Reservation | None:
     """Return the reservation with a larger hold for `written` output tokens; None if the present hold is enough.
 
-    The hold must grow, or others would be admitted to tokens that are already used. The hold doubles each time, so
-    a long answer needs few calls. If a strict limit binds, everything is held from the start.
+    The hold must grow, or others would be admitted to tokens that are already used, and a client that leaves would
+    be charged less than what it got. The hold doubles each time, so a long answer needs few calls. If a strict
+    limit binds, everything is held from the start.
     """
     # An answer that reached the client's bound is complete; an answer without a bound may go on.
     enough = written <= reservation.output_held if facts.output_bound else written < reservation.output_held
-    if enough or reservation.strict or not (facts.stream and facts.counts_tokens):
+    if enough or reservation.strict or not (facts.generates and facts.counts_tokens):
         return None
     more = written - reservation.cost.output + max(_GROWTH_TOKENS, reservation.output_held)
     return replace(reservation, extra_output=more)

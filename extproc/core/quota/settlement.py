@@ -1,13 +1,21 @@
 """End a reservation on reported usage, on an estimate or on nothing, and compute its charge."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import assert_never
+from typing import Final, assert_never
 
 from extproc.core.quota.costs import EVEN, Cost, Weights
 from extproc.core.quota.limits import Limit, Mode, Unit
 from extproc.core.quota.reservation import Reservation
 from extproc.core.quota.usage import NO_USAGE, Usage, estimated_output
+from extproc.core.request.body import MAX_TOKENS
+
+# Output that a server may report beyond what it was told to keep to: it counts differently, or stops late ...
+SLACK_TOKENS: Final = 4096
+# ... that a choice may have though nobody sees it and no details tell of it ...
+UNSEEN_TOKENS: Final = 8192
+# ... and the most that is believed to be reasoning of a choice, where the client set no bound.
+REASONING_TOKENS: Final = 131_072
 
 
 class Outcome(StrEnum):
@@ -39,7 +47,8 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """Hold the inputs of a settlement: the cost that was held, bytes per output token, and weights.
+    """Hold the inputs of a settlement: the cost that was held, bytes per output token, weights, and the client's
+    own bound on the output of all `choices`.
 
     `cost.output` is the output that was held. With `all_strict` nothing above the hold is ever charged: the limits
     hold whatever the upstream does, and any excess shows in the usage only. If other limits bind beside a strict
@@ -52,12 +61,53 @@ class Estimates:
     held: int | None = None
     strict: bool = False
     all_strict: bool = False
+    bound: int | None = None
+    choices: int = 1
 
     @classmethod
-    def of(cls, reservation: Reservation, bytes_per_token: int) -> "Estimates":
-        cost = Cost(reservation.cost.prompt, reservation.output_held)
-        strict, all_strict = reservation.strict, reservation.all_strict
-        return cls(cost, bytes_per_token, reservation.weights, reservation.held, strict, all_strict)
+    def of(
+        cls, reservation: Reservation, bytes_per_token: int, *, bound: int | None = None, choices: int = 1
+    ) -> "Estimates":
+        """Return the inputs for a reservation. `bound` is the client's own, on the output of all `choices`."""
+        return cls(
+            Cost(reservation.cost.prompt, reservation.output_held),
+            bytes_per_token,
+            reservation.weights,
+            reservation.held,
+            reservation.strict,
+            reservation.all_strict,
+            bound,
+            choices,
+        )
+
+    def tokens(self, content_bytes: int, pieces: int) -> int:
+        """Estimate the output tokens of text so far: at most the client's own bound."""
+        output = estimated_output(content_bytes, pieces, self.bytes_per_token)
+        return output if self.bound is None else min(output, self.bound)
+
+    def believable(self, usage: Usage, possible: int) -> Usage:
+        """Return the usage, with no more output than there can be; the same object if it is believable.
+
+        `possible` is the most tokens that the delivered bytes can be. Beyond it there may be tokens that nobody
+        sees: reasoning, and what a server generates beyond the client's bound.
+        """
+        claimed = usage.total - usage.input
+        hidden = max(usage.reasoning, claimed - usage.output)
+        if self.bound is None:
+            most = max(possible, UNSEEN_TOKENS * self.choices) + min(hidden, REASONING_TOKENS * self.choices)
+        else:
+            room = SLACK_TOKENS + min(hidden, UNSEEN_TOKENS * self.choices)
+            most = max(possible, 2 * self.bound + room)
+        if claimed <= most:
+            return usage
+        output = min(usage.output, most)
+        return replace(
+            usage,
+            output=output,
+            total=usage.input + most,
+            reasoning=min(usage.reasoning, output),
+            audio_output=min(usage.audio_output, output),
+        )
 
     def settle(self, usage: Usage, *, complete: bool) -> Settlement:
         # A cut-off answer never costs more than was held, whatever usage the upstream reports.
@@ -70,7 +120,7 @@ class Estimates:
 
     def estimate(self, content_bytes: int, pieces: int, reason: str, *, complete: bool = False) -> Settlement:
         """Settle on the counted content. Only a `complete` answer may be charged more than its hold."""
-        output = estimated_output(content_bytes, pieces, self.bytes_per_token)
+        output = max(min(pieces, MAX_TOKENS), self.tokens(content_bytes, pieces))
         if not complete or self.strict:
             output = min(self.cost.output, output)
         usage = Usage(self.cost.prompt, output, total=self.cost.prompt + output)

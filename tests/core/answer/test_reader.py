@@ -183,7 +183,7 @@ def test_content_that_is_no_json_counts_but_empty_keep_alives_do_not():
         ([piece("a" * 18)], Outcome.ESTIMATED, 20 + 5, "cut_off"),
         ([piece("a" * 4000)], Outcome.ESTIMATED, 20 + 30, "cut_off"),
         ([piece("a"), usage_chunk()], Outcome.SETTLED, 26, "cut_off"),
-        ([piece("a"), usage_chunk(10, 9000)], Outcome.SETTLED, 50, "cut_off"),
+        ([piece("a"), usage_chunk(10, 900)], Outcome.SETTLED, 50, "cut_off"),
         ([piece("a", usage={"prompt_tokens": 10, "completion_tokens": 1})], Outcome.SETTLED, 11, "cut_off"),
         ([event({"error": {"code": 500}})], Outcome.RELEASED, 0, "upstream_error"),
         ([piece("abcd"), event({"error": {"code": 500}})], Outcome.ESTIMATED, 20 + 1, "cut_off"),
@@ -197,7 +197,7 @@ def test_a_stream_that_is_cut_off_is_charged_what_was_seen_and_never_more_than_w
 
 
 def test_a_complete_stream_is_charged_what_was_used_even_above_what_was_held():
-    assert run(stream(hide=False), [usage_chunk(10, 9000)])[1].charge == 9010
+    assert run(stream(hide=False), [usage_chunk(10, 900)])[1].charge == 910
 
 
 @FEWER
@@ -270,8 +270,10 @@ def test_a_plain_answer_is_charged(body, outcome, charge, reason):
     ("body", "outcome", "charge"),
     [
         (b"", Outcome.ESTIMATED, 20),
-        (PLAIN[:8], Outcome.ESTIMATED, 22),
-        (PLAIN[:-1], Outcome.ESTIMATED, 20 + 25),
+        (PLAIN[:8], Outcome.ESTIMATED, 20),
+        (PLAIN[: PLAIN.index(b"}")], Outcome.ESTIMATED, 20 + 2),
+        (PLAIN[: PLAIN.index(b"16")], Outcome.ESTIMATED, 20 + 2),
+        (PLAIN[:-1], Outcome.SETTLED, 26),
         (PLAIN, Outcome.SETTLED, 26),
         (PLAIN.replace(b"16", b"1600"), Outcome.SETTLED, 50),
         (b'{"error":{}}', Outcome.RELEASED, 0),
@@ -585,14 +587,17 @@ def test_of_a_plain_answer_too_large_to_keep_the_usage_is_read_all_the_same(body
     assert settlement == Settlement(Outcome.SETTLED, Usage(10, 0, total=10), 10, "usage")
 
 
-def test_of_a_large_answer_that_is_cut_off_nothing_is_believed():
+def test_of_a_large_answer_that_is_cut_off_usage_counts_once_it_was_seen():
     body = EDGED["after the data"]
-    settlement = run(reader_of(endpoint=Endpoint.EMBEDDINGS), [body], complete=False)[1]
+    settlement = run(reader_of(endpoint=Endpoint.EMBEDDINGS), [body[:-9]], complete=False)[1]
     assert (settlement.outcome, settlement.usage) == (Outcome.ESTIMATED, Usage(1000, 0, total=1000))
+    settlement = run(reader_of(endpoint=Endpoint.EMBEDDINGS), [body], complete=False)[1]
+    assert (settlement.outcome, settlement.usage) == (Outcome.SETTLED, Usage(10, 0, total=10))
 
 
-def test_a_large_answer_that_counts_no_output_for_what_it_carries_is_estimated():
-    settlement = run(reader_of(), [EDGED["after the data"]])[1]
+def test_a_large_answer_that_counts_no_output_for_its_text_is_estimated():
+    body = large(before='"choices":[{"text":"' + "word " * 90_000 + '"}]', after=USAGE)
+    settlement = run(reader_of(), [body])[1]
     assert (settlement.outcome, settlement.reason, settlement.usage.output) == (Outcome.ESTIMATED, "absurd", 5000)
 
 
