@@ -256,6 +256,7 @@ def exchange_rules(settings: Settings) -> ExchangeRules:
         denied_style=settings.denied.style,
         bytes_per_output_token=settings.cost.output_bytes_per_token,
         buffers=Buffers(max(settings.server.max_buffered_bytes, 2 * settings.server.max_body_bytes)),
+        refuse_without_usage=settings.cost.refuse_without_usage,
     )
 
 

@@ -37,7 +37,8 @@ class ProtocolError(Exception):
 class ExchangeRules:
     """Hold what is the same for every exchange.
 
-    `max_body_bytes` bounds the memory of one request, `buffers` the memory of all of them together.
+    `max_body_bytes` bounds the memory of one request, `buffers` the memory of all of them together. With
+    `refuse_without_usage` a request is refused if its answer would come without usage.
     """
 
     identity: IdentityRules
@@ -46,6 +47,7 @@ class ExchangeRules:
     bytes_per_output_token: int = 4
     store_retry_after_s: int = 1
     buffers: Buffers = field(default_factory=Buffers)
+    refuse_without_usage: bool = True
 
 
 class Phase:

@@ -32,6 +32,12 @@ from extproc.core.request.endpoints import Endpoint, PathProblem, Target, classi
 from extproc.core.request.identity import Identity, UnusableIdentity, identify
 
 _MAX_REQUEST_ID_CHARS = 128
+_WITHOUT_USAGE = Malformed(
+    "'encoding_format' must not be 'bytes_only': the answer would come without usage. Use 'bytes', 'base64' or"
+    " 'float'.",
+    "encoding_format",
+    "answer_without_usage",
+)
 
 
 class Started(Phase):
@@ -181,6 +187,8 @@ class ReadingBody(_WithBody):
         if isinstance(facts, Malformed):
             return self.rejected(rejections.malformed(facts, self.endpoint))
         request = self._request
+        if not facts.tells_usage and request.rules.refuse_without_usage:
+            return self.rejected(rejections.malformed(_WITHOUT_USAGE, self.endpoint))
         ask = Ask(request.identity, request.target.endpoint, facts, request.request_id, request.route)
         return Deciding(request, self._body, facts), [Reserve(ask)]
 

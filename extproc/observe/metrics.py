@@ -82,6 +82,7 @@ class Metrics:
         self._decisions.labels("unavailable", "store")
         self._closed.labels("expired", "expired")
         self._closed.labels("settled", "overran")
+        self._closed.labels("estimated", "implausible")
         for reason in ("too_large", "busy", "slow", "failed"):
             self._uncounted.labels(reason)
         for outcome in ("delivered", "failed", "refused"):

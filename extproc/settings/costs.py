@@ -90,6 +90,11 @@ class CostSettings(_Numbers):
         description="Strict mode: refuse requests without a bound (an earlier conversation by its id, files,"
         " films, tools that the server runs). false: admit them; usage beyond the hold is recorded, not charged.",
     )
+    refuse_without_usage: bool = Field(
+        default=True,
+        description="Refuse requests whose answer would come without usage: embeddings as `bytes_only`."
+        " false: admit them; their charge is an estimate.",
+    )
     weights: WeightSettings = WeightSettings()
     currency: str = Field(
         default="USD", min_length=1, max_length=8, description="Currency of the prices, for reports."

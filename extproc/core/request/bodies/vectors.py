@@ -1,7 +1,10 @@
 """Read the bodies of endpoints that read text and generate none: embeddings, rerank, score."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from extproc.core.request.bodies.facts import FieldError, RequestFacts
 from extproc.core.request.bodies.json_body import JsonBody
@@ -16,7 +19,11 @@ DOCUMENTS: Final = ("documents", "texts", "items", "text_2", "data_2")
 _ADDING: Final = ("chat_template", "mm_processor_kwargs", "media_io_kwargs")
 _FURTHER_PROMPT: Final = ("chat_template", "chat_template_kwargs", "instruction", "instruct")
 
-EMBEDDING_FIELDS: Final = frozenset({"model", *EMBEDDING_PROMPT, *_FURTHER_PROMPT, *_ADDING})
+# How the vectors come. vLLM's `bytes` has usage in a header, `bytes_only` has none at all.
+ENCODING_FORMAT: Final = "encoding_format"
+_WITHOUT_USAGE: Final = "bytes_only"
+
+EMBEDDING_FIELDS: Final = frozenset({"model", ENCODING_FORMAT, *EMBEDDING_PROMPT, *_FURTHER_PROMPT, *_ADDING})
 PAIR_FIELDS: Final = frozenset({"model", *QUERIES, *DOCUMENTS, *_FURTHER_PROMPT, *_ADDING})
 _TEXTS_RULE: Final = "a string, an array of strings or objects, token ids or an array of such arrays"
 
@@ -37,7 +44,9 @@ def read_embedding(body: JsonBody) -> RequestFacts:
         media.find(body.fields[name], MESSAGE if chat else PART)
     exact = texts[0].tokens if len(texts) == 1 else None
     count = sum(text.count for text in texts)
-    return _facts(body, model, (*EMBEDDING_PROMPT, *_FURTHER_PROMPT), media, messages=count, tokens=exact)
+    facts = _facts(body, model, (*EMBEDDING_PROMPT, *_FURTHER_PROMPT), media, messages=count, tokens=exact)
+    form = body.read(ENCODING_FORMAT, msgspec.json.decode, "valid JSON", absent=None)
+    return replace(facts, tells_usage=form != _WITHOUT_USAGE)
 
 
 def read_pairs(body: JsonBody) -> RequestFacts:
