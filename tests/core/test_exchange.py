@@ -742,6 +742,42 @@ def test_usage_that_was_delivered_before_the_client_left_is_charged():
     assert close.settlement.charge == 1610 <= close.reservation.held
 
 
+def test_a_claim_holds_no_more_than_there_can_be():
+    exchange = answering(CHAT, SSE)
+    grow, _ = exchange.receive(ResponseBody(piece("x") + usage_chunk(10, 9_999_990), end_of_stream=False))
+    assert grow.reservation.output_held < 10_000
+    close, _ = exchange.receive(StreamClosed())
+    assert close.settlement.reason == "implausible"
+    assert close.settlement.charge <= 10 + 4096 + 60
+
+
+def test_the_hold_of_what_generates_nothing_does_not_grow():
+    exchange = Exchange(RULES)
+    exchange.receive(head(__path="/v1/embeddings"))
+    exchange.receive(RequestBody(json.dumps({"model": "tiny", "input": "x"}).encode(), end_of_stream=True))
+    exchange.receive(Decided(ADMITTED, NOW))
+    exchange.receive(ResponseHead(200, JSON, end_of_stream=False))
+    data = ResponseBody(b'{"data":[{"embedding":"' + b"A" * 9000, end_of_stream=False)
+    assert exchange.receive(data) == [BodyReply()]
+
+
+# ---------------------------------------------------------------- vectors as bytes
+
+VECTORS = json.dumps({"model": "tiny", "input": "x", "encoding_format": "bytes_only"}).encode()
+
+
+def test_vectors_whose_usage_nobody_would_tell_are_refused_unless_that_is_allowed():
+    exchange = Exchange(RULES)
+    exchange.receive(head(__path="/v1/embeddings"))
+    answer = rejection(exchange.receive(RequestBody(VECTORS, end_of_stream=True)))
+    error = json.loads(answer.body)["error"]
+    assert (answer.status, error["param"], error["code"]) == (400, "encoding_format", "answer_without_usage")
+    exchange = Exchange(replace(RULES, refuse_without_usage=False))
+    exchange.receive(head(__path="/v1/embeddings"))
+    (reserve,) = exchange.receive(RequestBody(VECTORS, end_of_stream=True))
+    assert isinstance(reserve, Reserve)
+
+
 # ---------------------------------------------------------------- requests that only count as one
 
 UNCOUNTED = admitted(replace(HELD, cost=Cost(0, 0), endpoint=Endpoint.PREDICT), [Count(100, 0)])

@@ -1,7 +1,7 @@
 """Pass over JSON values without reading them, at the speed of the C functions of `bytes`."""
 
 import re
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Final
 
 # A string's content up to its closing quote, or to the end; a backslash at the very end is left.
@@ -10,6 +10,7 @@ _STEP: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
 _LEVELS: Final = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 _CLOSING: Final = b"\xff"
+_QUOTE: Final = ord('"')
 # Windows grow, so that a small value costs little and a large one few calls.
 _LEAST_BYTES: Final = 256
 _MOST_BYTES: Final = 64 << 10
@@ -64,14 +65,9 @@ class PassingOver:
 
     def _place(self, window: bytes, brackets: int) -> int:
         """Return the place behind the bracket of this number, counted from 1."""
-        at = 0
-        if self._in_string:
-            at = _end_of_string(window, int(self._escaped))
-        for step in _STEP.finditer(window, at):
-            brackets -= window[step.start()] != ord('"')
-            if not brackets:
-                return step.end()
-        return len(window)  # never: the bracket is there
+        at = _end_of_string(window, int(self._escaped)) if self._in_string else 0
+        ends = (step.end() for step in _STEP.finditer(window, at) if window[step.start()] != _QUOTE)
+        return next(islice(ends, brackets - 1, None))
 
     def _count(self, outside: bytes) -> None:
         self.commas += outside.count(b",")

@@ -1,6 +1,7 @@
 """Reading answers in passing: the client loses nothing but the usage chunk, and the charge never depends on the cuts."""
 
 import gzip
+import json
 import zlib
 
 import pytest
@@ -599,6 +600,136 @@ def test_a_large_answer_that_counts_no_output_for_its_text_is_estimated():
     body = large(before='"choices":[{"text":"' + "word " * 90_000 + '"}]', after=USAGE)
     settlement = run(reader_of(), [body])[1]
     assert (settlement.outcome, settlement.reason, settlement.usage.output) == (Outcome.ESTIMATED, "absurd", 5000)
+
+
+BEHIND = b'{"choices":[{"message":{"content":"' + b"word " * 400 + b'"}}],%b}'
+LOGPROBS = b'"prompt_logprobs":[%bnull]' % (b'{"12":{"logprob":-1.25,"rank":1,"decoded_token":" a"}},' * 320_000)
+COUNTED = b'"usage":{"prompt_tokens":10,"completion_tokens":350,"total_tokens":360}'
+
+
+@pytest.mark.parametrize("rest", [LOGPROBS + b"," + COUNTED, COUNTED + b"," + LOGPROBS], ids=["behind", "before"])
+def test_usage_is_found_behind_and_before_17_mb_of_something_else_in_bounded_memory(rest):
+    body = BEHIND % rest
+    assert len(body) > 17_000_000
+    reader, most = reader_of(), 0
+    for at in range(0, len(body), 1 << 16):
+        reader.feed(body[at : at + (1 << 16)])
+        most = max(most, reader.kept_bytes)
+    assert most <= MAX_ANSWER_BYTES
+    reader.finish()
+    assert reader.settlement(complete=True) == Settlement(Outcome.SETTLED, Usage(10, 350, total=360), 360, "usage")
+
+
+@pytest.mark.parametrize(("complete", "reason"), [(True, "missing"), (False, "cut_off")])
+def test_without_usage_a_large_answer_is_estimated_from_its_text(complete, reason):
+    settlement = run(reader_of(), [BEHIND % LOGPROBS], complete=complete)[1]
+    assert (settlement.outcome, settlement.usage.output, settlement.reason) == (Outcome.ESTIMATED, 500, reason)
+
+
+def test_text_that_could_not_be_looked_for_counts_as_there_is_elsewhere():
+    body = b'{"choices":[{"text":"' + b"word " * 400 + b'"},' + b'{"a":1},' * 20_000 + b'{"text":"'
+    reader = reader_of()
+    reader.feed(body)
+    assert 500 < reader.output_tokens < len(body) / 4
+    bounded = reader_of(estimates=Estimates(Cost(20, 30), 4, bound=30))
+    bounded.feed(body)
+    assert bounded.output_tokens == 30
+
+
+def test_a_large_list_of_answers_has_the_usage_of_all_of_them():
+    one = {"text": "word " * 40, "meta_info": {"prompt_tokens": 5, "completion_tokens": 41}}
+    body = json.dumps([one] * 2000).encode()
+    assert len(body) > MAX_ANSWER_BYTES
+    for answer, outcome, output in (
+        (body, Outcome.SETTLED, 82_000),
+        (body[:-1] + b",{}]", Outcome.ESTIMATED, 100_000),  # its text is known
+        (body[:-1], Outcome.ESTIMATED, 5000),
+    ):
+        settlement = run(reader_of(), [answer[at : at + 9999] for at in range(0, len(answer), 9999)])[1]
+        assert (settlement.outcome, settlement.usage.output) == (outcome, output)
+
+
+def test_usage_too_large_to_be_one_is_unreadable():
+    body = b'{"choices":[{"text":"abc"}],"usage":{"a":"%b"},"x":"%b"}' % (b"x" * 70_000, b"x" * MAX_ANSWER_BYTES)
+    assert run(reader_of(), [body])[1].reason == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("body", "output"),
+    [
+        (b'{"data":[{"b64_json":"' + b"QUJD" * 2000, 30),  # as much as was held
+        (b'{"data":[{"b64_json":"' + b"QUJD" * 12_800, 100),
+        (b'{"data":[{"url":"https://a/b"', 30),
+        (b'{"data":[{"embedding":[0.5,', 0),
+        (b'{"output":[{"type":"compaction","encrypted_content":"QUJD', 30),
+        (b'{"output":[{"type":"reasoning","encrypted_content":"QUJD"},{"text":"' + b"abcd" * 7, 7),
+        (b'{"predictions":["' + b"abcd" * 7, 7),
+        (b'{"id":"chatcmpl-0123456789","object":"chat.completion","choices":[', 0),
+    ],
+)
+def test_what_was_delivered_of_an_answer_that_is_left_is_charged_by_what_it_is(body, output):
+    reader = reader_of(estimates=Estimates(Cost(20, 30), 4))
+    for piece_of in parts(body, [9, 99, 999]):
+        reader.feed(piece_of)
+    reader.estimates = Estimates(Cost(20, max(30, reader.output_tokens)), 4)  # as it grows
+    assert reader.settlement(complete=False).usage == Usage(20, output, total=20 + output)
+
+
+def test_text_that_is_no_json_counts_while_it_passes_and_a_sound_does_not():
+    reader = reader_of({"content-type": "text/plain"}, Endpoint.TRANSCRIPTIONS)
+    reader.feed(b"word " * 400)
+    assert reader.output_tokens == 500
+    sound = reader_of({}, Endpoint.SPEECH)
+    sound.feed(b"ID3\x04\0" + b"x" * 4000)
+    assert sound.output_tokens == 0
+    assert reader_of().output_tokens == 0
+
+
+def test_usage_holds_as_much_as_it_tells_before_the_answer_ends():
+    reader = reader_of()
+    reader.feed(b'{"choices":[{"text":"abc"}],"usage":{"prompt_tokens":10,"completion_tokens":350}')
+    assert reader.output_tokens == 350
+    reader = reader_of()
+    reader.feed(b'{"content":"abc","tokens_predicted":350,')  # the rest of it is still to come
+    assert reader.output_tokens == 1
+    silent = reader_of(endpoint=Endpoint.EMBEDDINGS)
+    silent.feed(b'{"content":"abc","usage":{"prompt_tokens":10,"completion_tokens":350}')
+    assert silent.output_tokens == 0
+
+
+DESCRIBED = '{"id":"e-1","data":[{"index":0}],"usage":{"prompt_tokens":7,"total_tokens":7}}'
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_vectors_as_bytes_are_charged_what_the_header_says(complete):
+    headers = {"content-type": "application/octet-stream", "metadata": DESCRIBED}
+    reader = reader_of(headers, Endpoint.EMBEDDINGS)
+    reader.estimates = ROOMY
+    out, settlement = run(reader, [bytes(4096)], complete=complete)
+    assert out == bytes(4096)
+    assert settlement == Settlement(
+        Outcome.SETTLED, Usage(7, 0, total=7), 7, "usage" if complete else "cut_off", capped=not complete
+    )
+
+
+@pytest.mark.parametrize("said", [{}, {"metadata": "x"}, {"metadata": '{"usage":{"prompt_tokens":-1}}'}])
+def test_vectors_as_bytes_without_usage_are_estimated(said):
+    headers = {"content-type": "application/octet-stream"} | said
+    assert run(reader_of(headers, Endpoint.EMBEDDINGS), [bytes(4096)])[1].reason == "binary"
+
+
+def test_a_header_of_something_else_is_not_believed():
+    headers = {"content-type": "audio/mpeg", "metadata": DESCRIBED}
+    assert run(reader_of(headers, Endpoint.SPEECH), [bytes(4096)])[1].reason == "binary"
+
+
+@pytest.mark.parametrize(("bound", "output"), [(None, 6000), (100, 100)])
+def test_of_what_stops_inflating_the_rest_is_as_the_part_that_was_read(bound, output):
+    packed = gzip.compress(b'{"choices":[{"text":"' + b"word " * 1600)
+    roomy = Estimates(Cost(20, 9000), 4, bound=bound)
+    reader = reader_of(JSON | {"content-encoding": "gzip"}, estimates=roomy)
+    settlement = run(reader, [packed, b"\xff" * 2 * len(packed)], complete=False)[1]
+    assert (settlement.reason, settlement.usage.output, reader.output_tokens) == ("encoded", output, output)
 
 
 def test_a_large_answer_that_is_compressed_is_read_too():

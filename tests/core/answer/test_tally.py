@@ -117,6 +117,26 @@ def test_an_error_releases_only_what_had_no_content(complete):
     assert tallied(audio, error).settlement(complete=complete).charge == 21
 
 
+# Claims.
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_claim_of_more_than_there_can_be_is_capped_marked_and_holds_no_more(complete):
+    found = Tally(Estimates(Cost(20, 30), 4, bound=5))
+    found.add(piece(), 4)
+    found.add(Reading(Usage(10, 9_999_990, total=10_000_000)), 60)
+    assert ends(found, complete=complete) == (ESTIMATED, Usage(10, 4106, total=4116), "implausible")
+    assert found.settlement(complete=complete).charge == (4116 if complete else 50)
+    assert found.output_tokens == 4106
+
+
+def test_what_can_be_is_the_text_that_was_understood_else_all_that_came():
+    assert tally.possible_tokens(piece(), 300) == 4
+    assert tally.possible_tokens(Reading(Absence.MISSING, pieces=1), 300) == 300  # a sound
+    assert tally.possible_tokens(Reading(Absence.MISSING), 300) == 300  # of a shape that nobody knows
+    assert tally.possible_tokens(Reading(Absence.MISSING, choices=True), 300) == 0
+
+
 # Output so far.
 
 

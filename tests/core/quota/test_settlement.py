@@ -150,6 +150,65 @@ def test_estimates_without_a_hold_of_their_own_hold_their_cost():
     assert plain.settle(Usage(10**6, 0, total=10**6), complete=False).charge == 2 * 20 + 4 * 30
 
 
+# What a server reports against what it can have generated.
+
+
+def claim(output, *, reasoning=0, total=None):
+    return Usage(
+        10, output, reasoning=reasoning, total=10 + output if total is None else total, audio_output=output
+    )
+
+
+def bounded(bound, choices=1):
+    return Estimates(HELD, 4, bound=bound, choices=choices)
+
+
+@pytest.mark.parametrize(
+    ("bound", "choices", "possible", "usage", "most"),
+    [
+        (5, 1, 60, claim(9_999_990), 10 + 4096),
+        (5, 1, 60, claim(9_999_990, reasoning=9_999_990), 10 + 4096 + 8192),
+        (5, 1, 60, claim(5, total=9_999_999), 10 + 4096 + 8192),
+        (5, 1, 30_000, claim(9_999_990), 30_000),
+        (20_000, 2, 60, claim(9_999_990), 40_000 + 4096),
+        (None, 1, 60, claim(9_999_990), 8192),
+        (None, 3, 60, claim(9_999_990), 3 * 8192),
+        (None, 1, 30_000, claim(9_999_990), 30_000),
+        (None, 1, 60, claim(9_999_990, reasoning=9_999_990), 8192 + 131_072),
+    ],
+)
+def test_more_output_than_there_can_be_is_capped(bound, choices, possible, usage, most):
+    believed = bounded(bound, choices).believable(usage, possible)
+    assert believed.total - believed.input == most
+    assert believed.output == min(usage.output, most)
+    assert believed.reasoning <= believed.output
+    assert believed.audio_output <= believed.output
+
+
+@pytest.mark.parametrize(
+    ("bound", "possible", "usage"),
+    [
+        (5, 20, claim(5)),
+        (64, 20, claim(3000)),  # a server that ignores the bound, or counts what nobody sees
+        (100, 40, claim(1100, reasoning=1000)),  # xAI: reasoning is beside the bound
+        (None, 200, claim(4160)),  # a picture by its address
+        (None, 30_000, claim(30_000)),  # each token is a byte at least
+        (None, 40, claim(60_000, reasoning=59_990)),
+        (None, 40, claim(20, total=40_000)),  # Gemini: thoughts are in the total only
+    ],
+)
+def test_what_servers_do_report_is_believed_as_it_is(bound, possible, usage):
+    assert bounded(bound).believable(usage, possible) is usage
+
+
+def test_an_estimate_of_text_stays_within_the_bound_of_its_client():
+    assert bounded(None).tokens(4000, 7) == 1000
+    assert bounded(300).tokens(4000, 7) == 300
+    assert bounded(300).estimate(4000, 7, "missing", complete=True).usage.output == 300
+    # More pieces than the bound were counted one by one.
+    assert bounded(300).estimate(4000, 400, "missing", complete=True).usage.output == 400
+
+
 # Released and expired.
 
 

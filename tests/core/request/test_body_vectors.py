@@ -36,6 +36,21 @@ def test_each_kind_needs_a_model_and_no_field_twice(endpoint):
 # ---------------------------------------------------------------- embeddings
 
 
+@pytest.mark.parametrize("form", [..., None, "float", "base64", "bytes", "bytes_only ", 5])
+def test_most_forms_of_vectors_come_with_usage(form):
+    assert facts(EMBEDDINGS, encoding_format=form).tells_usage
+
+
+def test_bytes_alone_come_without_usage_however_the_name_is_written():
+    assert not facts(EMBEDDINGS, encoding_format="bytes_only").tells_usage
+    escaped = text_of(EMBEDDINGS)[:-1] + b',"encoding_format":"bytes\\u005fonly"}'
+    assert not read(EMBEDDINGS, escaped).tells_usage
+    twice = text_of(EMBEDDINGS)[:-1] + b',"encoding_format":"bytes_only","encoding_format":"float"}'
+    assert read(EMBEDDINGS, twice).code == "duplicate_field"
+    assert problem(EMBEDDINGS, Encoding_Format="bytes_only").param == "encoding_format"
+    assert facts(RERANK, encoding_format="bytes_only").tells_usage
+
+
 @pytest.mark.parametrize(
     ("value", "texts", "tokens"),
     [
