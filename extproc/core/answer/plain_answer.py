@@ -9,15 +9,17 @@ from extproc.core.answer.json_scan import JsonScan, Text
 from extproc.core.answer.reading import BEFORE_JSON, Reading, read_answer
 from extproc.core.answer.stream_answer import StreamAnswer
 from extproc.core.answer.tally import Tally
-from extproc.core.answer.usage_reader import Absence, together
+from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.settlement import Estimates, Settlement
 from extproc.core.quota.usage import Usage
+from extproc.core.request.body import MAX_TOKENS
 
 # A JSON answer up to this size is also kept, and read as a whole once it is complete. Of a larger one only the
 # members that the scan keeps are read.
 MAX_ANSWER_BYTES: Final = 256 << 10
 # A picture or a sound, encoded: about as many bytes as there are for each token of an image at high quality.
 MEDIA_BYTES_PER_TOKEN: Final = 512
+_COUNTS: Final = Usage.__match_args__
 # What usage stands in. An answer that has not ended is believed only if one of them has.
 _USAGE_MEMBERS: Final = (b"usage", b"x_groq", b"meta", b"meta_info", b"choices")
 
@@ -189,11 +191,12 @@ class JsonAnswer:
 class _Said:
     """Read usage and errors out of the members that a scan keeps; each of them once."""
 
-    __slots__ = ("_answers", "_read", "_unknown", "_usage", "error")
+    __slots__ = ("_is_list", "_read", "_sums", "_unknown", "_usage", "error")
 
     def __init__(self) -> None:
         self.error = False
-        self._answers: Usage | None = None  # of the answers of a list that have ended, together
+        self._is_list = False  # an answer of a list has ended
+        self._sums = [0] * len(_COUNTS)  # of the usage of all those
         self._unknown = False  # one of them has none
         self._usage: Usage | Absence = Absence.MISSING  # of the answer, or of the last one of a list
         self._read = 0  # how many members were kept when it was read
@@ -202,18 +205,18 @@ class _Said:
         """Take the answers of a list that have ended, and let go of them."""
         for members in scan.ended:
             usage = read_answer(_document(members)).usage
-            usage = together([self._answers, usage]) if self._answers and isinstance(usage, Usage) else usage
             if isinstance(usage, Usage):
-                self._answers = usage
-            else:
-                self._unknown = True
+                self._sums = [sum_ + getattr(usage, name) for name, sum_ in zip(_COUNTS, self._sums, strict=True)]
+            self._unknown = self._unknown or not isinstance(usage, Usage)
+            self._is_list = True
         scan.ended.clear()
 
     def usage(self, scan: JsonScan) -> Usage | Absence:
         """Return the usage so far. Counts that stand alone are believed at the end, when all of them are there."""
-        if self._answers or self._unknown:
+        if self._is_list:
             known = scan.complete and not self._unknown and not scan.overfull
-            return self._answers if known and self._answers else Absence.MISSING
+            total = Usage(*self._sums)
+            return total if known and total.total <= MAX_TOKENS else Absence.MISSING
         if scan.values != self._read:
             self._read = scan.values
             reading = read_answer(_document(scan.kept))
