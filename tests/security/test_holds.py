@@ -3,13 +3,17 @@
 A burst is a number of requests that are all admitted before the first of them ends.
 """
 
+import json
+
 import pytest
 
 from extproc.core.quota.costs import Costing
+from extproc.core.quota.drafting import Ask
 from extproc.core.quota.reservation import Admitted, Denied
 from extproc.core.quota.settlement import Outcome, Settlement
 from extproc.core.quota.usage import Usage
-from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.body import read_request
+from extproc.core.request.endpoints import Endpoint, Target
 from extproc.core.request.identity import Identity
 from tests.metering.world import World, ask
 
@@ -99,6 +103,27 @@ async def test_the_holds_of_a_burst_never_exceed_what_is_left(lesson):
     held = [d.reservation.held for d in decisions if isinstance(d, Admitted)]
     assert sum(held) <= max(0, left)
     assert all(each >= COSTING.typical_output_tokens for each in held)
+
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        (Endpoint.CHAT_COMPLETIONS, {"messages": MESSAGES, "n_predict": 1}),
+        (Endpoint.CHAT_COMPLETIONS, {"messages": MESSAGES, "n_predict": 1, "max_tokens": None}),
+        (Endpoint.COMPLETIONS, {"prompt": "hi", "n_predict": 1}),
+        (Endpoint.IMAGES, {"prompt": "hi", "max_completion_tokens": 1}),
+        (Endpoint.SPEECH, {"input": "hi", "max_completion_tokens": 1}),
+    ],
+)
+async def test_a_bound_that_the_server_ignores_makes_a_burst_no_larger(endpoint, body):
+    world = World(limit=LIMIT, costing=COSTING)
+    facts = read_request(Target(endpoint, None), json.dumps({"model": "m"} | body).encode(), "application/json")
+    decisions = [await world.service.reserve(Ask(ATTACKER, endpoint, facts, "q")) for _ in range(BURST)]
+    admitted = sum(isinstance(decision, Admitted) for decision in decisions)
+    assert 0 < admitted <= LIMIT // COSTING.typical_output_tokens
 
 
 async def test_answers_that_other_accounts_of_the_tenant_get_lower_no_hold_either():
