@@ -6,7 +6,8 @@ import time
 import traceback
 from collections import Counter
 
-from .world import simulate
+from .bursts import Bursts
+from .world import World, simulate
 
 
 def main():
@@ -14,15 +15,17 @@ def main():
     parser.add_argument("seed", type=int, nargs="?", default=0)
     parser.add_argument("--seeds", type=int, default=1, help="how many, from `seed` on")
     parser.add_argument("--quiet", action="store_true", help="without the steps")
+    parser.add_argument("--bursts", action="store_true", help="with a tenant that asks for much at once")
     options = parser.parse_args()
+    world = Bursts if options.bursts else World
     if options.seeds == 1:
-        return _one(options.seed, None if options.quiet else print)
-    return _many(range(options.seed, options.seed + options.seeds))
+        return _one(options.seed, None if options.quiet else print, world)
+    return _many(range(options.seed, options.seed + options.seeds), world)
 
 
-def _one(seed, trace):
+def _one(seed, trace, world):
     try:
-        report = simulate(seed, trace)
+        report = simulate(seed, trace, world)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what the seed shows
         if not isinstance(error, AssertionError):
             traceback.print_exc()
@@ -32,19 +35,22 @@ def _one(seed, trace):
     return 0
 
 
-def _many(seeds):
+def _many(seeds, world):
+    overshoot = 0.0
     began, seen, exceptions, failed = time.perf_counter(), Counter(), Counter(), []
     for seed in seeds:
         try:
-            report = simulate(seed)
+            report = simulate(seed, world=world)
         except Exception as error:  # noqa: BLE001 - as above
             failed.append(seed)
             print(f"seed {seed}: {error}\n    replay: python -m tests.simulation {seed}")
         else:
             seen.update(report.seen)
             exceptions.update(report.exceptions)
+            overshoot = max(overshoot, report.overshoot)
     took = time.perf_counter() - began
     print(f"{len(seeds)} seeds in {took:.1f} s, {len(failed)} failed; {dict(seen)}")
+    print(f"largest overshoot: {overshoot:.2f} of what it can be")
     for what, times in exceptions.most_common():
         print(f"{times:6}  {what}")
     return 1 if failed else 0

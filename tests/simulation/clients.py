@@ -76,7 +76,8 @@ async def exchange(what, process, oracle, loop, limit_s):
     oracle.decided(type(decision).__name__, took, limit_s)
     if not isinstance(decision, Admitted):
         return decision
-    request = oracle.admitted(decision.reservation, process)
+    unbounded = what.prompt + what.output if what.bound is None else 0
+    request = oracle.admitted(decision.reservation, process, unbounded)
     reader = _Stream(what, request, process, oracle)
     try:
         await reader.read()

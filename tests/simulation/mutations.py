@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from unittest import mock
 
+from extproc.core.quota.learning import Learned
 from extproc.core.quota.reservation import Admitted
 from extproc.metering.admission import Admission
 from extproc.metering.expiry import Expiry
@@ -19,6 +20,7 @@ from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
 
 from . import nemesis
+from .bursts import Bursts
 
 
 async def _nothing(*_, **__):
@@ -108,6 +110,10 @@ def _own_time(self):
     return self._own.now()
 
 
+def _as_its_answers(self, tenant, model, start):
+    return self._find(tenant, model).outputs.estimate(start.output, 1, start.output_high)
+
+
 MUTATIONS = {
     "a replica that registers restores nothing": (Holdings, "to_restore", lambda self, partition: []),
     "a store takes commands of any epoch": (MemoryCounters, "_life", _no_epoch_check),
@@ -130,6 +136,7 @@ MUTATIONS = {
     "what is admitted alone is not written down": (LocalAdmission, "_written", _not_written_down),
     "each replica goes by its own clock": (SharedClock, "now", _own_time),
     "what does not fit is admitted": (MemoryCounters, "reserve", _reserves_without_asking),
+    "small answers lower the holds of long ones": (Learned, "typical_output", _as_its_answers),
 }
 
 # Some seeds that find each of them: tried first. When the product's calls come in another order, other seeds do.
@@ -146,7 +153,12 @@ FOUND_BY = {
     "each replica alone admits up to the whole limit": (5, 8, 13),
     "what is admitted alone is not written down": (83, 159, 241),
     "each replica goes by its own clock": (6, 7, 16),
+    "small answers lower the holds of long ones": (10, 11, 12),
 }
+
+
+# These show in other worlds than the usual ones.
+IN = {"small answers lower the holds of long ones": Bursts}
 
 
 # What is found out by one seed in hundreds: in these worlds it is aimed at the moments that matter.

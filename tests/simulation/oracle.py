@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from extproc.core.quota.limits import Mode
+from extproc.core.quota.limits import Mode, Unit
 from extproc.core.quota.reservation import Reservation
 from extproc.core.quota.settlement import Outcome, Settlement, charges, expiry
 
@@ -26,6 +26,7 @@ class Request:
     at: float
     keys: tuple
     holds: list
+    unbounded: int = 0  # what it needs in all, where its client gave no output bound
     written: int = 0
     settlement: Settlement | None = None
     ended_at: float = 0.0
@@ -33,10 +34,17 @@ class Request:
 
 
 class Oracle:
-    """Books of what was granted, kept apart from the product's."""
+    """Books of what was granted, kept apart from the product's.
 
-    def __init__(self, loop):
+    `least` is what the product promises to hold at least for a request without an output bound.
+    """
+
+    def __init__(self, loop, least):
         self._loop = loop
+        self._least = least
+        self.used = Counter()  # what was charged, as soon as it is known
+        self.largest = Counter()  # key -> the most that a request without an output bound needs
+        self.overshoot = 0.0  # the largest one, as a part of what is promised to be the most
         self.requests = {}
         self.by_key = defaultdict(list)
         self.limits = {}  # key -> the largest amount that it had
@@ -59,11 +67,11 @@ class Oracle:
         if took > limit_s + 1e-6:
             raise BrokenError(f"a decision took {took * 1000:.1f} ms")
 
-    def admitted(self, reservation, process):
+    def admitted(self, reservation, process, unbounded=0):
         tenant = reservation.identity.tenant
         keys = tuple((tenant, bucket.key) for bucket in reservation.buckets)
         holds = [reservation.hold(bucket.limit) for bucket in reservation.buckets]
-        request = Request(reservation, process, self._loop.time(), keys, holds, states=[reservation])
+        request = Request(reservation, process, self._loop.time(), keys, holds, unbounded, states=[reservation])
         self.seen["admitted alone"] += reservation.local
         if reservation.id in self.requests:
             raise BrokenError(f"{reservation.id} was granted twice")
@@ -71,6 +79,7 @@ class Oracle:
         for key, bucket, hold in zip(keys, reservation.buckets, holds, strict=True):
             self.by_key[key].append(request)
             self.limits[key] = max(bucket.limit.amount, self.limits.get(key, 0))
+            self.largest[key] = max(unbounded, self.largest[key])
             self.granted[key] += hold
             if reservation.local:
                 self._granted_locally(key, bucket.limit, request, hold)
@@ -98,6 +107,8 @@ class Oracle:
             self.outgrown[key] += max(0, charge - hold)
             if bucket.limit.mode is Mode.STRICT and charge > hold:
                 raise BrokenError(f"{reservation.id}: a strict bucket was charged {charge}, it held {hold}")
+            self.used[key] += charge
+            self._check_overshoot(key, bucket.limit)
 
     # ------------------------------------------------ over-admission
 
@@ -123,19 +134,36 @@ class Oracle:
         if over > 0:
             self._over_admitted(key, over, most)
 
+    def _check_overshoot(self, key, limit):
+        """The bound of docs/guarantees.md: n x (M - f), where n holds of f fit into the limit."""
+        if limit.shadow or limit.mode is not Mode.RESERVE or limit.unit is not Unit.TOKENS:
+            return
+        most = self.limits[key] // self._least * max(0, self.largest[key] - self._least)
+        over = self.used[key] - self.limits[key]
+        over -= sum(self._stands(r, key) for r in self.by_key[key] if r.reservation.local)
+        if over <= 0:
+            return
+        self.overshoot = max(self.overshoot, over / most if most else 0.0)
+        if over > most and over - most > self._covered(key, "used too much"):
+            raise BrokenError(f"{key}: {over} were used beyond {self.limits[key]}, at most {most} can be")
+
     def _stands(self, request, key):
         i = request.keys.index(key)
         if request.settlement is None:
             return request.holds[i]
         return charges(request.reservation, request.settlement)[i]
 
-    def _over_admitted(self, key, over, most):
+    def _covered(self, key, what):
         covered = 0
         for request in self.by_key[key]:
             exception = self.is_unknown(request)
             if exception is not None:
                 covered += self._stands(request, key)
-                self.exceptions[f"over-admitted: {exception}"] += 1
+                self.exceptions[f"{what}: {exception}"] += 1
+        return covered
+
+    def _over_admitted(self, key, over, most):
+        covered = self._covered(key, "over-admitted")
         if over > covered:
             raise BrokenError(
                 f"over-admitted {key}: granted {self.granted[key]}, at most {most}, covered by exceptions {covered}"

@@ -32,6 +32,8 @@ MODELS = Models(
         )
     )
 )
+# A prompt of a token, and what is configured as typical output.
+LEAST_HOLD = 1 + 20
 BARRIER_S = 5.0
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
 

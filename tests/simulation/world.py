@@ -19,11 +19,11 @@ from tests.virtual_loop import run
 from . import clients, nemesis
 from .network import Host
 from .oracle import BrokenError, Oracle
-from .replica import EPOCH, Replica
+from .replica import EPOCH, LEAST_HOLD, Replica
 from .servers import FEW, Redis, few_partitions, live_counts
 from .spool import Disk
 
-_ZONE = ZoneInfo("UTC")
+ZONE = ZoneInfo("UTC")
 _QUIET_WITHIN_S = 150.0
 DECISION_S = 0.1
 
@@ -34,6 +34,7 @@ class Report:
     seen: dict
     exceptions: dict
     virtual_s: float
+    overshoot: float = 0.0
 
     def told(self):
         seen = ", ".join(f"{times} {what}" for what, times in self.seen.items() if times)
@@ -65,7 +66,7 @@ class World:
         self.start_s = rng.choice((43_170.0, 43_190.0, 86_370.0, 40_000.0))
         self.length_s = rng.choice((3.0, 6.0, 12.0))
         self.check_s = rng.choice((0.25, 0.5, 1.0))
-        self.oracle = Oracle(loop)
+        self.oracle = Oracle(loop, LEAST_HOLD)
         self.oracle.share = 0.1
         self.redis = Host(loop, rng, "redis", self.trace, give_up_s=1.0)
         self.mongo = Host(loop, rng, "mongo", self.trace, give_up_s=2.0)
@@ -107,7 +108,7 @@ class World:
             accounts = [ServiceAccount(f"sa{number}") for number in range(rng.randint(1, 2))]
             identities += [Identity(tenant, account, ClientIP("10.0.0.1")) for account in accounts]
             failure = StoreFailure.ALLOW if rng.random() < 0.4 else StoreFailure.DENY
-            policies[tenant] = Policy(tenant, tuple(_limits(rng)), _ZONE, on_store_failure=failure)
+            policies[tenant] = Policy(tenant, tuple(_limits(rng)), ZONE, on_store_failure=failure)
         return identities, Limits(policies)
 
     def start_replica(self, slot):
@@ -133,6 +134,7 @@ class World:
             self.start_replica(slot)
         await asyncio.sleep(1.0)
         self.start(self._arrivals())
+        self._further()
         self.start(nemesis.trouble(self))
         self.in_trouble = True
         await self._until(self.length_s)
@@ -147,11 +149,15 @@ class World:
         await self._quiet()
         self._check_books()
         await self._alive()
-        return Report(self.seed, dict(self.oracle.seen), dict(self.oracle.exceptions), self.loop.time())
+        oracle = self.oracle
+        return Report(self.seed, dict(oracle.seen), dict(oracle.exceptions), self.loop.time(), oracle.overshoot)
 
     def start(self, coroutine):
         """Something that goes on until all faults are over."""
         self.background.append(self.loop.create_task(coroutine, context=self.outside))
+
+    def _further(self):
+        """Worlds with more in them start it here."""
 
     async def _until(self, seconds):
         try:
@@ -174,13 +180,14 @@ class World:
             serving = self.open
             if not serving:
                 return
-            process = rng.choice(serving)
-            what = clients.plan(rng, self.identities, self.ttl_s)
-            if process.paused:
-                continue  # its client would wait
-            task = process.serve(clients.exchange(what, process, self.oracle, self.loop, DECISION_S))
-            if what.leaves_after_s is not None:
-                self.loop.call_later(what.leaves_after_s, task.cancel, context=self.outside)
+            self.asks(rng.choice(serving), clients.plan(rng, self.identities, self.ttl_s))
+
+    def asks(self, process, what):
+        if process.paused:
+            return  # its client would wait
+        task = process.serve(clients.exchange(what, process, self.oracle, self.loop, DECISION_S))
+        if what.leaves_after_s is not None:
+            self.loop.call_later(what.leaves_after_s, task.cancel, context=self.outside)
 
     # ------------------------------------------------ the end
 
@@ -293,22 +300,22 @@ def _limits(rng):
         yield Limit(Scope.SERVICE_ACCOUNT, Window.DAY, amount // 2, Unit.OUTPUT_TOKENS, shadow=True)
 
 
-def simulate(seed, trace=None):
-    """Plays one seed. Raises `BrokenError` where an invariant does not hold."""
+def simulate(seed, trace=None, world=World):
+    """Plays one seed in a kind of world. Raises `BrokenError` where an invariant does not hold."""
     logging.getLogger("extproc").setLevel(logging.CRITICAL)
 
     state = random.getstate()
     random.seed(f"product {seed}")  # some of the product's pauses are random
     try:
         with few_partitions():
-            return _play(seed, trace)
+            return _play(seed, trace, world)
     finally:
         random.setstate(state)
 
 
-def _play(seed, trace):
+def _play(seed, trace, kind):
     async def main(loop):
-        world = World(seed, loop, trace)
+        world = kind(seed, loop, trace)
         try:
             return await world.play()
         finally:
