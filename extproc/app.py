@@ -2,10 +2,12 @@
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from extproc.alerts.alerts import Alerts
@@ -14,7 +16,7 @@ from extproc.core.quota.models import Models
 from extproc.core.quota.policies import Defaults
 from extproc.core.quota.reservation import ReservationId
 from extproc.core.request.buffers import Buffers
-from extproc.core.request.identity import SPIFFE, IdentityRules
+from extproc.core.request.identity import SPIFFE, IdentityRules, derived_tenant
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.tls import TLSOptions
 from extproc.metering.build import Metering, MeteringOptions, MeteringStores
@@ -39,6 +41,7 @@ from extproc.settings.webhook_secret import WebhookSecret, webhook_secret
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
 from extproc.stores.mongo.client import Mongo, MongoOptions
+from extproc.stores.mongo.daily_migration import DailyMigration
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.tenants import MongoTenants
@@ -64,9 +67,17 @@ async def _nothing_to_prepare() -> None:
     """Prepare stores in memory."""
 
 
+async def _nothing_to_migrate(replica: str) -> None:
+    """Migrate stores in memory."""
+    del replica
+
+
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Hold the adapters of the stores, as ports. `prepare` makes what is missing in them; safe to repeat."""
+    """Hold the adapters of the stores, as ports.
+
+    `prepare` makes what is missing in them; safe to repeat. `migrate` runs while a replica serves; it may end.
+    """
 
     counters: CounterStore
     ledger: Ledger
@@ -74,6 +85,7 @@ class Stores:
     records: Records
     tenants: TenantStore
     prepare: Callable[[], Awaitable[None]] = _nothing_to_prepare
+    migrate: Callable[[str], Coroutine[Any, Any, None]] = _nothing_to_migrate
 
     async def aclose(self) -> None:
         """Give all connections back."""
@@ -99,13 +111,17 @@ def build_stores(settings: Settings) -> Stores:
     followed = _followed("mongo.url_file", mongodb.url_file, lambda text: mongo_url(StoreURL(text)))
     url = mongodb.url.get_secret_value()
     mongo = Mongo(MongoOptions(url, mongodb.database, mongodb.timeout_s, current_url=followed))
-    ledger, records = MongoLedger(mongo), MongoRecords(mongo)
+    tenant_of = partial(derived_tenant, identity_rules(settings.identity).tenant_pattern)
+    ledger, records = MongoLedger(mongo, tenant_of), MongoRecords(mongo)
 
     async def create_indexes() -> None:
         await ledger.create_indexes()
         await records.create_indexes()
 
-    return Stores(counters, ledger, ledger, records, MongoTenants(mongo), create_indexes)
+    async def migrate(replica: str) -> None:
+        await DailyMigration(mongo, tenant_of, replica).run()
+
+    return Stores(counters, ledger, ledger, records, MongoTenants(mongo), create_indexes, migrate)
 
 
 def _followed(setting: str, path: str | None, check: Callable[[str], object]) -> Callable[[], str] | None:

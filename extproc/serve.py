@@ -62,7 +62,7 @@ async def serve(settings: Settings) -> int:
         at_the_end.callback(_serve_metrics(settings.metrics.address, metrics))
         at_the_end.push_async_callback(_deregister, metering)  # when no more heartbeats can follow
         background: asyncio.Future[Any] = asyncio.gather(
-            parts.limits.run(), parts.alerts.run(), _run(settings, metering, started)
+            parts.limits.run(), parts.alerts.run(), _run(settings, parts.stores, metering, started)
         )
         stopped: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
         at_the_end.push_async_callback(_cancel, background, stopped)
@@ -109,7 +109,7 @@ def _parts(settings: Settings, metrics: Metrics, at_the_end: AsyncExitStack) -> 
     return _Parts(stores, limits, alerts, metering)
 
 
-async def _run(settings: Settings, metering: Metering, started: asyncio.Event) -> None:
+async def _run(settings: Settings, stores: app.Stores, metering: Metering, started: asyncio.Event) -> None:
     """Run what goes on beside the streams, once the stores were there for the first time.
 
     Not before: nothing may expire by a clock that is not the counters'.
@@ -117,6 +117,7 @@ async def _run(settings: Settings, metering: Metering, started: asyncio.Event) -
     await started.wait()
     async with asyncio.TaskGroup() as group:
         group.create_task(metering.run())
+        group.create_task(stores.migrate(metering.membership.replica))
         directory = settings.spool.directory
         if directory is not None:
             group.create_task(metering.replay.run(lambda: left_behind(directory)))

@@ -64,10 +64,11 @@ class By(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """Hold the usage of one service account, client IP or tenant over all dates asked for; `price` as in
-    `Entry`.
+    `Entry`. `tenant` is the tenant of a service account: several tenants may have accounts of one name.
     """
 
     name: str
+    tenant: str | None
     usage: int
     input: int
     output: int
@@ -127,11 +128,11 @@ class Admin:
         days = await self._reports.daily(checked_filter(wanted, self._ipv6_prefix), _MAX_SUMMED + 1)
         if len(days) > _MAX_SUMMED:
             raise AdminError(f"more than {_MAX_SUMMED} days of usage to sum up: give dates or a tenant")
-        totals: dict[str, Ranked] = {}
+        totals: dict[tuple[str, str | None], Ranked] = {}
         for day in days:
-            name = _name(day, by)
-            total = totals.get(name, Ranked(name, 0, 0, 0, 0, 0))
-            totals[name] = replace(
+            key = (_name(day, by), day.tenant if by is By.SERVICE_ACCOUNT else None)
+            total = totals.get(key, Ranked(*key, 0, 0, 0, 0, 0))
+            totals[key] = replace(
                 total,
                 usage=total.usage + day.usage,
                 input=total.input + day.input,
@@ -140,7 +141,7 @@ class Admin:
                 denied=total.denied + day.denied,
                 price=total.price + day.price,
             )
-        return sorted(totals.values(), key=lambda total: (-total.usage, total.name))[:at_most]
+        return sorted(totals.values(), key=lambda total: (-total.usage, total.name, total.tenant or ""))[:at_most]
 
     async def explain(
         self,

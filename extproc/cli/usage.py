@@ -55,9 +55,10 @@ class DailyRow:
 
 @dataclass(frozen=True, slots=True)
 class TopRow:
-    """Hold a line of `usage top --json`."""
+    """Hold a line of `usage top --json`. `tenant` is null unless the rows are service accounts."""
 
     name: str
+    tenant: str | None
     usage: int
     input: int
     output: int
@@ -153,8 +154,11 @@ def top(
     if json:
         output.as_json([TopRow(**_priced(each, currency)) for each in ranked])
         return
-    rows = [(r.name, r.usage, r.input, r.output, r.requests, r.denied) for r in ranked]
-    columns = (by.value.replace("-", " ").replace("ip", "IP"), "usage", "input", "output", "requests", "denied")
+    names = [(r.name, r.tenant) if by is By.SERVICE_ACCOUNT else (r.name,) for r in ranked]
+    sums = [(r.usage, r.input, r.output, r.requests, r.denied) for r in ranked]
+    rows = [(*name, *each) for name, each in zip(names, sums, strict=True)]
+    named = ("service account", "tenant") if by is By.SERVICE_ACCOUNT else (by.value.replace("-ip", " IP"),)
+    columns = (*named, "usage", "input", "output", "requests", "denied")
     _print_priced(columns, rows, [each.price for each in ranked], currency)
 
 

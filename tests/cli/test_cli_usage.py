@@ -97,16 +97,28 @@ def test_daily_says_when_there_is_more_than_it_shows(run, usage):
 @pytest.mark.parametrize(
     ("by", "head", "rows"),
     [
-        ("service-account", "service account", [["sa1", "150"], ["sa2", "70"], ["[red]old", "5"]]),
-        ("client-ip", "client IP", [["10.0.0.1", "170"], ["10.0.0.2", "50"], ["10.0.0.3", "5"]]),
-        ("tenant", "tenant", [["acme", "150"], ["other", "70"], ["-", "5"]]),
+        ("service-account", ["service account", "tenant"], ["sa1 acme 150", "sa2 other 70", "[red]old - 5"]),
+        ("client-ip", ["client IP"], ["10.0.0.1 170", "10.0.0.2 50", "10.0.0.3 5"]),
+        ("tenant", ["tenant"], ["acme 150", "other 70", "- 5"]),
     ],
 )
 def test_top_ranks_by_what_is_asked_for(run, usage, by, head, rows):
     done = run("usage", "top", "--by", by)
     assert (done.code, done.err) == (0, "")
-    assert done.rows[0] == [head, "usage", "input", "output", "requests", "denied"]
-    assert [row[:2] for row in done.rows[1:]] == rows
+    assert done.rows[0] == [*head, "usage", "input", "output", "requests", "denied"]
+    assert [" ".join(row[: len(head) + 1]) for row in done.rows[1:]] == rows
+
+
+def test_accounts_of_one_name_are_ranked_and_listed_by_tenant(run, usage):
+    row = {"serviceAccount": "sa1", "clientIP": "10.0.0.1", "date": "2026-01-01", "tenant_id": "other", "usage": 7}
+    usage.sa_ip_usage_daily.insert_one(row)
+    ranked = run("usage", "top", "--sa", "sa1", "--json").json
+    assert [(row["name"], row["tenant"], row["usage"]) for row in ranked] == [
+        ("sa1", "acme", 150),
+        ("sa1", "other", 7),
+    ]
+    days = run("usage", "daily", "--tenant", "other", "--sa", "sa1", "--json").json
+    assert [day["usage"] for day in days] == [7]
 
 
 def test_top_ranks_by_service_account_where_nothing_is_said(run, usage):
@@ -128,7 +140,7 @@ def test_every_filter_of_top_filters(run, usage, options, names):
     done = run("usage", "top", *options, "--json")
     assert [row["name"] for row in done.json] == names
     assert list(done.json[0]) == [
-        "name", "usage", "input", "output", "requests", "denied", "price_billionths", "cost", "currency",
+        "name", "tenant", "usage", "input", "output", "requests", "denied", "price_billionths", "cost", "currency",
     ]  # fmt: skip
 
 

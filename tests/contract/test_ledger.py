@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 
@@ -21,7 +21,7 @@ async def summed(ledger):
     """Daily usage as the sum over the ledger, in the plainest way."""
     days = {}
     for each in await ledger.entries(ALL, 10_000):
-        key = (each.identity.service_account, each.identity.client_ip, each.date)
+        key = (*astuple(each.identity), each.date)
         day = days.setdefault(key, dict.fromkeys(_SUMS, 0))
         if each.outcome is Outcome.DENIED:
             day["denied"] += 1
@@ -37,7 +37,7 @@ async def summed(ledger):
 
 async def stored(ledger):
     return {
-        (day.service_account, day.client_ip, day.date): {name: getattr(day, name) for name in _SUMS}
+        (day.tenant, day.service_account, day.client_ip, day.date): {name: getattr(day, name) for name in _SUMS}
         for day in await ledger.daily(ALL, 10_000)
     }
 
@@ -68,6 +68,20 @@ async def test_daily_usage_is_the_sum_of_a_day_per_service_account_and_ip(ledger
     first, second = await ledger.daily(ALL, 10)
     assert first == DailyUsage("acme", "sa", "10.0.0.1", "2026-03-01", 38, 19, 19, 9, 3, 1, 1)
     assert second == DailyUsage("acme", "sa", "10.0.0.2", "2026-03-01", 5, 3, 2, 1, 1, 0, 0)
+
+
+async def test_tenants_with_one_service_account_name_have_days_of_their_own(ledger):
+    accounts = ("sa", "anonymous")
+    for _ in range(2):
+        made = [entry(n, identity=who(t, a)) for a in accounts for n, t in enumerate(("t1", "t2", "t3"), start=1)]
+        await ledger.append([*made, entry(0, identity=who("t1"), outcome=Outcome.DENIED)])
+    days = await ledger.daily(ALL, 10)
+    assert {(day.tenant, day.service_account): (day.usage, day.denied) for day in days} == {
+        (tenant, account): (2 * n, 2 * (account == "sa" and tenant == "t1"))
+        for account in accounts
+        for n, tenant in enumerate(("t1", "t2", "t3"), start=1)
+    }
+    assert [day.usage for day in await ledger.daily(UsageFilter(tenant="t2"), 10)] == [4, 4]
 
 
 async def test_daily_usage_has_the_price_of_what_was_used(ledger):
@@ -141,7 +155,7 @@ async def test_daily_usage_is_the_sum_over_the_ledger_after_every_append(ledger)
     made = []
     for _ in range(12):
         for _ in range(dice.randint(1, 6)):
-            identity = who(account=dice.choice("ab"), ip=dice.choice(["1", "2"]))
+            identity = who(dice.choice(["acme", "t"]), dice.choice("ab"), dice.choice(["1", "2"]))
             outcome = dice.choice([Outcome.SETTLED, Outcome.ESTIMATED, Outcome.EXPIRED, Outcome.DENIED])
             date = dice.choice(["2026-03-01", "2026-03-02"])
             price = 0 if outcome is Outcome.DENIED else dice.choice([0, dice.randint(1, 10**10)])
@@ -151,13 +165,13 @@ async def test_daily_usage_is_the_sum_over_the_ledger_after_every_append(ledger)
 
 
 async def test_hostile_names_never_share_a_day_and_come_back_unharmed(ledger):
-    made = [entry(n, identity=who(*names)) for n, names in enumerate(HOSTILE, start=1) if names[1:] != ("a", "c")]
+    made = [entry(n, identity=who(*names)) for n, names in enumerate(HOSTILE, start=1)]
     await ledger.append(made)
     found = {(d.tenant, d.service_account, d.client_ip): d.usage for d in await ledger.daily(ALL, 100)}
     assert found == {(e.identity.tenant, e.identity.service_account, e.identity.client_ip): e.charge for e in made}
     assert await ledger.entries(ALL, 100) == made[::-1]
     for each in made:
-        wanted = UsageFilter(service_account=each.identity.service_account, client_ip=each.identity.client_ip)
+        wanted = UsageFilter(*astuple(each.identity))
         assert [day.usage for day in await ledger.daily(wanted, 10)] == [each.charge]
 
 

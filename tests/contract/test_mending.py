@@ -17,7 +17,7 @@ from .reservations import entry, who
 
 ALL = UsageFilter()
 MIB = 1024 * 1024
-KEY = {"serviceAccount": "sa", "clientIP": "10.0.0.1", "date": "2026-03-01"}
+KEY = {"tenant_id": "acme", "serviceAccount": "sa", "clientIP": "10.0.0.1", "date": "2026-03-01"}
 BROKEN = [
     {"usage": "500"},
     {"usage": None},

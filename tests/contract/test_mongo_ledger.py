@@ -14,7 +14,7 @@ from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, MongoOptions, tran
 from extproc.stores.mongo.documents import ModelNames
 from extproc.stores.mongo.ledger import MongoLedger
 
-from .reservations import entry, who
+from .reservations import entry
 
 ALL = UsageFilter()
 TALK = {"serviceAccount": "sa", "clientIP": "10.0.0.1", "date": "2026-03-01", "usage": 500}
@@ -31,29 +31,22 @@ async def test_the_server_tells_whether_it_has_transactions(mongo, mongo_url, mo
     assert await mongo.has_transactions() is (mongo_url == mongo_replica_set)
 
 
-async def test_a_document_of_the_talk_is_added_to_and_not_replaced(replica_set):
-    ledger = MongoLedger(replica_set)
-    daily = replica_set.collection(DAILY)
-    await daily.insert_one(TALK | {"usage": 500.0, "note": "theirs"})
-    await ledger.append([entry(20), entry(0, outcome=Outcome.DENIED)])
-    document = await daily.find_one({}, {"_id": 0})
-    assert document["usage"] == 520
-    assert document["note"] == "theirs"
-    assert (document["requests"], document["denied"]) == (1, 1)
-
-
-async def test_without_transactions_a_document_of_the_talk_never_shrinks(mongo_standalone, mongo, ledger):
-    await mongo.collection(DAILY).insert_one(dict(TALK))
-    await ledger.append([entry(20)])
-    assert (await ledger.daily(ALL, 1))[0].usage >= 500
-
-
 async def test_documents_of_the_talk_are_in_reports(ledger, mongo):
     await mongo.collection(DAILY).insert_many([dict(TALK), TALK | {"date": "2026-03-02", "usage": 7.0}])
     assert await ledger.daily(UsageFilter(since="2026-01-01"), 10) == [
         DailyUsage("", "sa", "10.0.0.1", "2026-03-02", 7),
         DailyUsage("", "sa", "10.0.0.1", "2026-03-01", 500),
     ]
+
+
+async def test_documents_of_the_talk_are_reported_as_their_tenants(mongo):
+    ledger = MongoLedger(mongo, {"sa@zone": "zone"}.get)
+    accounts = ("sa@zone", "other")
+    await mongo.collection(DAILY).insert_many([TALK | {"serviceAccount": account} for account in accounts])
+    await mongo.collection(DAILY).insert_one(TALK | {"date": "2026-03-02", "tenant_id": "acme"})
+    for tenant, found in {"zone": ["sa@zone"], "": ["other"], "acme": ["sa"]}.items():
+        assert [day.service_account for day in await ledger.daily(UsageFilter(tenant=tenant), 1)] == found
+    assert len(await ledger.daily(ALL, 2)) == 2
 
 
 @pytest.mark.parametrize(
@@ -155,7 +148,7 @@ async def test_indexes_are_made_once_and_keep_days_unique(ledger, mongo):
 
 async def test_days_that_are_not_unique_are_a_fault_that_names_the_index(mongo):
     await mongo.collection(DAILY).insert_many([dict(TALK), dict(TALK)])
-    with pytest.raises(StoreError, match="serviceAccount") as caught:
+    with pytest.raises(StoreError, match="tenant_id") as caught:
         await MongoLedger(mongo).create_indexes()
     assert not caught.value.transient
 
@@ -224,8 +217,3 @@ class _With:
 
     def __getattr__(self, name):
         return getattr(self._inner, name)
-
-
-async def test_who_shares_a_service_account_and_ip_shares_the_day(ledger):
-    await ledger.append([entry(1, identity=who("t1")), entry(2, identity=who("t2"))])
-    assert [day.usage for day in await ledger.daily(ALL, 10)] == [3]

@@ -97,7 +97,7 @@ def identify(
     if account is None:
         account = ANONYMOUS
     elif tenant is None:
-        tenant = _derived_tenant(rules.tenant_pattern, account)
+        tenant = derived_tenant(rules.tenant_pattern, account)
     # At a sidecar the address comes from X-Forwarded-For: the gateway or the peer itself wrote it.
     address = client_ip(source_address, rules.ipv6_prefix) if principal is None else UNKNOWN_IP
     return Identity(TenantId(tenant or ANONYMOUS), ServiceAccount(account), address)
@@ -133,7 +133,8 @@ def _named(
     return None
 
 
-def _derived_tenant(pattern: re.Pattern[str] | None, account: str) -> str | None:
+def derived_tenant(pattern: re.Pattern[str] | None, account: str) -> str | None:
+    """Return the tenant that a service account leads to by the pattern; None if it leads to none."""
     found = pattern.search(account) if pattern is not None else None
     if found is None:
         return None

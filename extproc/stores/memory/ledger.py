@@ -30,11 +30,11 @@ class MemoryLedger:
             self._entries.setdefault(entry.id, entry)
 
     async def daily(self, wanted: UsageFilter, at_most: int) -> list[DailyUsage]:
-        days: dict[tuple[str, str, str], DailyUsage] = {}
+        days: dict[tuple[str, str, str, str], DailyUsage] = {}
         for entry in self._entries.values():
             who = entry.identity
-            key = (who.service_account, who.client_ip, entry.date)
-            day = days.get(key) or DailyUsage(who.tenant, *key, usage=0)
+            key = (who.tenant, who.service_account, who.client_ip, entry.date)
+            day = days.get(key) or DailyUsage(*key, usage=0)
             days[key] = _added(day, entry)
         rows = sorted(filter(wanted.fits, days.values()), key=lambda day: day.usage, reverse=True)
         rows.sort(key=lambda day: day.date, reverse=True)

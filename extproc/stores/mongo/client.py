@@ -30,12 +30,16 @@ LEDGER: Final = "token_ledger"
 OPEN: Final = "token_open"
 REPLICAS: Final = "token_replicas"
 BUCKETS: Final = "token_bucket_usage"
+MIGRATIONS: Final = "token_migrations"
+
+# A heartbeat with this mark is of a replica that keeps daily usage by tenant. Version 0.1 writes no mark.
+BY_TENANT: Final = {"daily_usage": "by_tenant"}
 
 # An acknowledged write is on a majority and in the journal. Weaker settings were seen to lose writes. A
 # transaction does not inherit this from its collections, so it is passed explicitly.
 WRITE: Final = WriteConcern("majority", j=True)
 
-_DUPLICATE: Final = 11000
+DUPLICATE: Final = 11000
 
 # Permanent failures, because the request itself is wrong: bad values, types and field names, unknown commands,
 # documents that break a rule or are too large, duplicate keys. Missing rights and wrong passwords are not among
@@ -171,7 +175,7 @@ def only_duplicates(error: BulkWriteError) -> bool:
     """Return whether all refused writes are duplicates."""
     details: Mapping[str, Any] = error.details or {}
     failed = details.get("writeErrors") or []
-    return bool(failed) and not details.get("writeConcernErrors") and all(f["code"] == _DUPLICATE for f in failed)
+    return bool(failed) and not details.get("writeConcernErrors") and all(f["code"] == DUPLICATE for f in failed)
 
 
 def _passes(error: OperationFailure) -> bool:

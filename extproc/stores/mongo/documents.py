@@ -1,7 +1,7 @@
 """Convert ledger entries to documents and back, and compute the increments of daily usage."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, date, datetime, time, timedelta
@@ -17,10 +17,12 @@ from extproc.core.request.addresses import ClientIP
 from extproc.core.request.identity import Identity, ServiceAccount, TenantId
 from extproc.ports.ledger import DailyUsage, UsageFilter
 
-DayKey = tuple[str, str, str]  # serviceAccount, clientIP, date: the unique key of daily usage
+DayKey = tuple[str, str, str, str]  # the values of DAY_FIELDS: the unique key of daily usage
 _USAGE = tuple(field.name for field in fields(Usage))
 _OK = range(200, 300)
-DAY_FIELDS = ("serviceAccount", "clientIP", "date")
+DAY_FIELDS = ("tenant_id", "serviceAccount", "clientIP", "date")
+FORMER_DAY_FIELDS = DAY_FIELDS[1:]  # the unique key in version 0.1
+SHARED = "shared"  # marks a row that was added to for another tenant than its own
 SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated", "price")
 
 
@@ -114,7 +116,22 @@ def bucket_sums(entries: Sequence[Entry]) -> dict[tuple[str, str], tuple[int, in
 
 
 def day_key(entry: Entry) -> DayKey:
-    return (entry.identity.service_account, entry.identity.client_ip, entry.date)
+    who = entry.identity
+    return (who.tenant, who.service_account, who.client_ip, entry.date)
+
+
+def day_filter(key: DayKey) -> dict[str, Any]:
+    """Return the filter of a row: values stand behind `$eq`, so a name can't inject an operator."""
+    return _equal(DAY_FIELDS, key)
+
+
+def former_filter(key: DayKey) -> dict[str, Any]:
+    """Return the filter of a row by the key of version 0.1, which has no tenant."""
+    return _equal(FORMER_DAY_FIELDS, key[1:])
+
+
+def _equal(names: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
+    return {name: {"$eq": value} for name, value in zip(names, values, strict=True)}
 
 
 class ModelNames:
@@ -143,11 +160,11 @@ class ModelNames:
         return _field_name(model)
 
 
-def increments(entries: Sequence[Entry], models: ModelNames) -> dict[DayKey, tuple[str, dict[str, int]]]:
-    """Return the increments of daily usage: for each day its tenant and the sums, per model too."""
-    days: dict[DayKey, tuple[str, Counter[str]]] = {}
+def increments(entries: Iterable[Entry], models: ModelNames) -> dict[DayKey, dict[str, int]]:
+    """Return the increments of daily usage: the sums of each row, per model too."""
+    days: dict[DayKey, Counter[str]] = {}
     for entry in entries:
-        _, sums = days.setdefault(day_key(entry), (entry.identity.tenant, Counter()))
+        sums = days.setdefault(day_key(entry), Counter())
         if entry.outcome is Outcome.DENIED:
             sums["denied"] += 1
             continue
@@ -160,13 +177,22 @@ def increments(entries: Sequence[Entry], models: ModelNames) -> dict[DayKey, tup
         sums["estimated"] += entry.outcome is Outcome.ESTIMATED
         if entry.charge and entry.status in _OK:  # a request that the upstream refused counts for no model
             sums[f"models.{models.field(entry.date, entry.model)}"] += entry.charge
-    return {key: (tenant, {"usage": 0} | dict(sums)) for key, (tenant, sums) in days.items()}
+    return {key: {"usage": 0} | dict(sums) for key, sums in days.items()}
 
 
-def daily_usage(document: dict[str, Any]) -> DailyUsage:
-    """Read a daily document. The short form with `usage` only is accepted too."""
+def total(rows: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Return the sum of several rows' sums."""
+    sums: Counter[str] = Counter()
+    for row in rows:
+        sums.update(row)
+    return {"usage": 0} | dict(sums)
+
+
+def daily_usage(document: dict[str, Any], tenant_of: Callable[[str], str | None]) -> DailyUsage:
+    """Read a daily document. The short form with `usage` only is accepted too: its account leads to its tenant."""
+    tenant = document.get("tenant_id")
     return DailyUsage(
-        tenant=str(document.get("tenant_id", "")),
+        tenant=str(tenant if tenant is not None else tenant_of(str(document.get("serviceAccount", ""))) or ""),
         service_account=str(document.get("serviceAccount", "")),
         client_ip=str(document.get("clientIP", "")),
         date=str(document.get("date", "")),

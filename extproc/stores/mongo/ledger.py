@@ -5,7 +5,7 @@ changes nothing. A standalone server has no transactions: there the ledger is wr
 are then summed again from the ledger. The result is as exact, but costs more for days with many entries.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -13,31 +13,44 @@ from urllib.parse import quote
 
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from extproc.core.quota.ledger import Entry
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import DailyUsage, UsageFilter
 from extproc.stores.mongo.client import BUCKETS, DAILY, LEDGER, WRITE, Mongo, Named, only_duplicates, translated
+from extproc.stores.mongo.client import Collection as MongoCollection
 from extproc.stores.mongo.documents import (
     DAY_FIELDS,
+    FORMER_DAY_FIELDS,
+    SHARED,
     DayKey,
     ModelNames,
     admission_query,
     bucket_sums,
     daily_usage,
+    day_filter,
     day_key,
     document_entry,
     entry_document,
+    former_filter,
     increments,
     query,
     readable_entries,
+    total,
 )
 from extproc.stores.mongo.mending import Mending
+from extproc.stores.pieces import in_pieces
 
 _ADMISSION = [("admitted_at", ASCENDING), ("_id", ASCENDING)]
 _BATCH = 1000
 _TRIES = 5
+_AT_ONCE = 100
+
+
+def _unknown_tenant(account: str) -> None:
+    """Derive no tenant from a service account."""
+    del account
 
 
 class MongoLedger:
@@ -47,8 +60,10 @@ class MongoLedger:
     _daily = Named(DAILY)
     _buckets = Named(BUCKETS)
 
-    def __init__(self, mongo: Mongo) -> None:
+    def __init__(self, mongo: Mongo, tenant_of: Callable[[str], str | None] = _unknown_tenant) -> None:
+        """Take rows of daily usage without a tenant for those of `tenant_of` their service account."""
         self._mongo = mongo
+        self._tenant_of = tenant_of
         self._transactions: bool | None = None
         self._mending = Mending(mongo, transactions=True)
         self._models = ModelNames()
@@ -56,9 +71,12 @@ class MongoLedger:
     async def create_indexes(self) -> None:
         """Create missing indexes. Raise `StoreError`, for example if existing data is not unique."""
         async with translated():
-            await self._daily.create_index([(name, ASCENDING) for name in DAY_FIELDS], unique=True)
+            if (
+                await former_index(self._daily) is None
+            ):  # else `DailyMigration` makes the index, beside version 0.1
+                await self._daily.create_index([(name, ASCENDING) for name in DAY_FIELDS], unique=True)
             await self._daily.create_index([("tenant_id", ASCENDING), ("date", DESCENDING)])
-            await self._ledger.create_index([(name, ASCENDING) for name in DAY_FIELDS])
+            await self._ledger.create_index([(name, ASCENDING) for name in FORMER_DAY_FIELDS])
             await self._ledger.create_index([("tenant_id", ASCENDING), ("ended_at", DESCENDING)])
             await self._ledger.create_index(_ADMISSION)
 
@@ -77,9 +95,19 @@ class MongoLedger:
                 await self._write_and_sum(unique)
 
     async def daily(self, wanted: UsageFilter, at_most: int) -> list[DailyUsage]:
+        fits = query(wanted)
+        if wanted.tenant is not None:
+            fits["tenant_id"] = {"$in": [wanted.tenant, None]}
+        rows: list[DailyUsage] = []
         async with translated():
-            found = self._daily.find(query(wanted)).sort([("date", DESCENDING), ("usage", DESCENDING)])
-            return [daily_usage(document) async for document in found.limit(at_most)]
+            found = self._daily.find(fits).sort([("date", DESCENDING), ("usage", DESCENDING)])
+            async for document in found:
+                row = daily_usage(document, self._tenant_of)
+                if wanted.tenant in (None, row.tenant):
+                    rows.append(row)
+                if len(rows) == at_most:
+                    break
+        return rows
 
     async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
         async with translated():
@@ -108,13 +136,15 @@ class MongoLedger:
     async def _write_new(self, entries: Sequence[Entry]) -> None:
         """Write the entries that the ledger does not have yet. Handles repeated calls and concurrent writers."""
         refused = False
+        shared: Collection[DayKey] = ()
         for _ in range(_TRIES):
             try:
-                await self._write_together(entries)
+                await self._write_together(entries, shared)
             except BulkWriteError as error:
                 if only_duplicates(error):
                     entries = await self._unknown(entries)
-                elif not await self._mending.mend(map(day_key, entries)):
+                    shared = await self._shared(entries)
+                elif not await self._mending.mend(_rows(entries, shared)):
                     if refused:
                         raise
                     refused = True  # another writer may have mended the document meanwhile: try once more
@@ -124,13 +154,14 @@ class MongoLedger:
         # new nor known.
         raise StoreError("MongoDB: the same entries are being written by others", transient=True)
 
-    async def _write_together(self, entries: Sequence[Entry]) -> None:
+    async def _write_together(self, entries: Sequence[Entry], shared: Collection[DayKey]) -> None:
         if not entries:
             return
 
         async def write(session: AsyncClientSession) -> None:
             await self._ledger.insert_many([entry_document(e) for e in entries], session=session)
-            await self._daily.bulk_write(_day_updates(entries, self._models), session=session, ordered=False)
+            days = _day_updates(entries, self._models, shared)
+            await self._daily.bulk_write(days, session=session, ordered=False)
             if sums := _bucket_updates(entries):
                 await self._buckets.bulk_write(sums, session=session, ordered=False)
 
@@ -142,6 +173,20 @@ class MongoLedger:
         known = {d["_id"] async for d in self._ledger.find({"_id": {"$in": ids}}, {"_id": 1})}
         return [entry for entry in entries if entry.id not in known]
 
+    async def _shared(self, entries: Sequence[Entry]) -> set[DayKey]:
+        """Return the days whose own row the unique index of version 0.1 refuses, because of another tenant's."""
+        if await former_index(self._daily) is None:
+            return set()
+        days = sorted(set(map(day_key, entries)))
+        tenants: dict[tuple[str, ...], object] = {}
+        for some in in_pieces(days, _AT_ONCE):
+            async for row in self._daily.find(
+                {"$or": [former_filter(day) for day in some]}, dict.fromkeys(DAY_FIELDS, 1)
+            ):
+                tenants[tuple(row[name] for name in FORMER_DAY_FIELDS)] = row.get("tenant_id")
+        # Of several tenants without a row yet, the first one gets it.
+        return {day for day in days if tenants.setdefault(day[1:], day[0]) != day[0]}
+
     async def _write_and_sum(self, entries: Sequence[Entry]) -> None:
         try:
             await self._ledger.insert_many([entry_document(e, summed=False) for e in entries], ordered=False)
@@ -149,16 +194,30 @@ class MongoLedger:
             if not only_duplicates(error):
                 raise
         for key in dict.fromkeys(map(day_key, entries)):
-            await self._sum_day(key)
+            await self._sum_day(key, day_filter(key), {})
 
-    async def _sum_day(self, key: DayKey) -> None:
-        day = dict(zip(DAY_FIELDS, key, strict=True))
-        found = self._ledger.find({name: {"$eq": value} for name, value in day.items()})
+    async def _sum_day(self, key: DayKey, day: Mapping[str, Any], further: Mapping[str, Any]) -> None:
+        # In order, so that the same models have sums of their own each time.
+        found = self._ledger.find(day).sort([("ended_at", ASCENDING), ("_id", ASCENDING)])
         whole = readable_entries(await found.to_list())
-        await self._mending.mend([key])
-        for tenant, sums in increments(whole, ModelNames()).values():
+        await self._mending.mend([day])
+        sums = total(increments(whole, ModelNames()).values())
+        try:
             # Sums only grow: of two concurrent sums the larger one saw more of the ledger.
-            await self._daily.update_one(day, {"$max": sums, "$setOnInsert": {"tenant_id": tenant}}, upsert=True)
+            await self._daily.update_one(day, {"$max": sums, **further}, upsert=True)
+        except DuplicateKeyError:
+            if further or await former_index(self._daily) is None:
+                raise
+            # Another tenant's row has the key of version 0.1.
+            await self._sum_day(key, former_filter(key), _sharing(key))
+
+
+async def former_index(daily: MongoCollection) -> str | None:
+    """Return the name of the unique index of version 0.1, which has no tenant; None if there is none."""
+    for name, index in (await daily.index_information()).items():
+        if index.get("unique") and {field for field, _ in index["key"]} == set(FORMER_DAY_FIELDS):
+            return name
+    return None
 
 
 def _read(document: dict[str, Any]) -> Entry:
@@ -176,16 +235,23 @@ def _no_entry(document: dict[str, Any], why: str) -> StoreError:
     return StoreError(f"document {document['_id']!r} of the ledger is no entry: {why}", transient=False)
 
 
-def _day_updates(entries: Sequence[Entry], models: ModelNames) -> list[UpdateOne]:
+def _rows(entries: Sequence[Entry], shared: Collection[DayKey]) -> list[dict[str, Any]]:
+    days = dict.fromkeys(map(day_key, entries))
+    return [former_filter(day) if day in shared else day_filter(day) for day in days]
+
+
+def _day_updates(entries: Sequence[Entry], models: ModelNames, shared: Collection[DayKey]) -> list[UpdateOne]:
     # Sorted, so that two replicas that write the same days can't deadlock.
     return [
-        UpdateOne(
-            dict(zip(DAY_FIELDS, key, strict=True)),
-            {"$inc": sums, "$setOnInsert": {"tenant_id": tenant}},
-            upsert=True,
-        )
-        for key, (tenant, sums) in sorted(increments(entries, models).items())
+        UpdateOne(former_filter(key), {"$inc": sums, **_sharing(key)}, upsert=True)
+        if key in shared
+        else UpdateOne(day_filter(key), {"$inc": sums}, upsert=True)
+        for key, sums in sorted(increments(entries, models).items())
     ]
+
+
+def _sharing(key: DayKey) -> dict[str, Any]:
+    return {"$set": {SHARED: True}, "$setOnInsert": {"tenant_id": key[0]}}
 
 
 def _bucket_updates(entries: Sequence[Entry]) -> list[UpdateOne]:

@@ -6,7 +6,7 @@ are computed again from the ledger. Valid sums stay: they may include usage that
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any, Final
 
@@ -16,11 +16,12 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from extproc.stores.mongo.client import DAILY, DAILY_ASIDE, LEDGER, WRITE, Mongo, Named
 from extproc.stores.mongo.documents import (
     DAY_FIELDS,
+    SHARED,
     SUMS,
-    DayKey,
     ModelNames,
     increments,
     readable_entries,
+    total,
 )
 
 # A document may have 16 MiB. A refused document near that size is full. Ours have some ten KiB.
@@ -42,11 +43,13 @@ class Mending:
         self._mongo = mongo
         self._transactions = transactions
 
-    async def mend(self, keys: Iterable[DayKey]) -> bool:
-        """Mend the broken ones of these days. Return whether there was one. Raises the driver's exceptions."""
+    async def mend(self, days: Iterable[Mapping[str, Any]]) -> bool:
+        """Mend the broken ones of the rows that these filters find. Return whether there was one.
+
+        Raises the driver's exceptions.
+        """
         mended = False
-        for key in dict.fromkeys(keys):
-            day = {name: {"$eq": value} for name, value in zip(DAY_FIELDS, key, strict=True)}
+        for day in days:
             document = await self._daily.find_one(day)
             if document is None or not is_broken(document):
                 continue
@@ -54,19 +57,18 @@ class Mending:
             mended = True
             _log.error(
                 "mongodb: a daily usage document can't be incremented: copied aside and summed from the ledger",
-                extra={"document": str(document["_id"]), "date": key[2], "aside": DAILY_ASIDE},
+                extra={"document": str(document["_id"]), "date": str(document["date"]), "aside": DAILY_ASIDE},
             )
         return mended
 
-    async def _mend(self, day: dict[str, Any]) -> None:
+    async def _mend(self, day: Mapping[str, Any]) -> None:
         async def write(session: AsyncClientSession | None) -> None:
             document = await self._daily.find_one(day, session=session)
             if document is None or not is_broken(document):
                 return  # another process was faster
             await self._aside.insert_one(document | {"_id": ObjectId()}, session=session)
             whole = await self._ledger.find(day, session=session).to_list()
-            sums = increments(readable_entries(whole), ModelNames())
-            ledger = next(iter(sums.values()))[1] if sums else {"usage": 0}
+            ledger = total(increments(readable_entries(whole), ModelNames()).values())
             await self._daily.replace_one({"_id": document["_id"]}, mended(document, ledger), session=session)
 
         if not self._transactions:
@@ -92,7 +94,7 @@ def mended(document: dict[str, Any], ledger: dict[str, int]) -> dict[str, Any]:
     fields.
     """
     full = len(encode(document)) > _FULL
-    kept = {"_id", "tenant_id", *DAY_FIELDS, *SUMS}
+    kept = {"_id", *DAY_FIELDS, *SUMS, SHARED}
     result = {name: value for name, value in document.items() if not full or name in kept}
     for name in SUMS:
         if name in document and not _is_sum(document[name]):

@@ -16,7 +16,17 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
 from extproc.ports.base import StoreError
 from extproc.ports.epochs import Used
-from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICAS, Mongo, Named, only_duplicates, translated
+from extproc.stores.mongo.client import (
+    BUCKETS,
+    BY_TENANT,
+    LEDGER,
+    OPEN,
+    REPLICAS,
+    Mongo,
+    Named,
+    only_duplicates,
+    translated,
+)
 from extproc.stores.pieces import in_pieces
 
 # Normally, the process that ended a reservation deletes it, or a rebuild that finds its end in the ledger. Any
@@ -92,7 +102,7 @@ class MongoRecords:
     async def beat(self, replica: str) -> dict[str, int]:
         async with translated():
             # A repeated beat only confirms that the replica is alive: nothing is summed from it.
-            beaten = {"$inc": {"beats": 1}, "$set": {"at": datetime.now(UTC)}}
+            beaten = {"$inc": {"beats": 1}, "$set": {"at": datetime.now(UTC)} | BY_TENANT}
             await self._replicas.update_one({"_id": {"$eq": replica}}, beaten, upsert=True)
             return {d["_id"]: d["beats"] async for d in self._replicas.find({}, {"beats": 1})}
 
