@@ -90,7 +90,7 @@ async def test_decisions_come_within_100_ms_and_soon_at_once(plant, rng, figure,
         assert took.waited <= TIMEOUTS
     else:
         # Relative to requests that need no store, at the same time: on a busy machine anything may be slow.
-        assert took.usual <= WITHIN_S + took.slack
+        assert took.usual <= WITHIN_S + 2 * took.slack
         assert took.waited <= LEAST // 2
     holds_exactly(balance)
 
