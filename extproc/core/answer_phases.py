@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from extproc.core import rejections
-from extproc.core.answer.reader import AnswerReader, OpaqueAnswer, answer_reader, flagged
+from extproc.core.answer.reader import AnswerReader, OpaqueAnswer, answer_reader, Steps, feed_in_steps, flagged, is_long
 from extproc.core.events import (
     BodyReply,
     Close,
@@ -13,11 +13,13 @@ from extproc.core.events import (
     Finish,
     Grow,
     HeadReply,
+    Pause,
     RequestBody,
     RequestTrailers,
     ResponseBody,
     ResponseHead,
     ResponseTrailers,
+    Resumed,
     StreamClosed,
     TrailersReply,
 )
@@ -141,8 +143,17 @@ class Answered(Forwarded):
 
     def response_body(self, event: ResponseBody) -> Step:
         """Pass a piece on, without usage that the client did not ask for."""
+        if is_long(self._reader_of_body, event.data):
+            return ReadingPiece(self, event), [Pause()]
+        return self.passed(event, self._reader_of_body.feed(event.data))
+
+    def in_steps(self, data: bytes) -> Steps:
+        """Read a piece in steps."""
+        return feed_in_steps(self._reader_of_body, data)
+
+    def passed(self, event: ResponseBody, out: bytes) -> Step:
+        """Pass a piece on that was read; the client gets `out` for it."""
         reader = self._reader_of_body
-        out = reader.feed(event.data)
         if event.end_of_stream:
             rest = reader.finish()
             phase, effects = self.settled(complete=True)
@@ -180,3 +191,24 @@ class Answered(Forwarded):
         request.admitted = replace(request.admitted, reservation=grown)
         reader.estimates = request.estimates
         return [Grow(grown)]
+
+
+class ReadingPiece(Phase):
+    """Read a piece of the answer that may need long, one step each time."""
+
+    def __init__(self, answered: Answered, event: ResponseBody) -> None:
+        self._answered = answered
+        self._event = event
+        self._steps = answered.in_steps(event.data)
+
+    def resumed(self, event: Resumed) -> Step:  # noqa: ARG002 - it says no more than that
+        """Do the next step; pass the piece on after the last."""
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            return self._answered.passed(self._event, end.value)
+        return self, [Pause()]
+
+    def stream_closed(self, event: StreamClosed) -> Step:
+        """Settle on what was read so far."""
+        return self._answered.stream_closed(event)

@@ -80,6 +80,11 @@ class ResponseTrailers:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """Answer `Pause`: the loop was free for others."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamClosed:
     """Report that Envoy's stream is gone: the client left, the upstream broke off, or the exchange was over.
 
@@ -98,6 +103,7 @@ Event = (
     | ResponseHead
     | ResponseBody
     | ResponseTrailers
+    | Resumed
     | StreamClosed
 )
 
@@ -118,6 +124,11 @@ class Inspect:
     identity: Identity
     subject: Subject
     route: Route = NO_ROUTE
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Stop before the next step of long work, so that others can go on. `Resumed` answers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,4 +183,4 @@ class Finish:
 
 
 Reply = HeadReply | BodyReply | TrailersReply | Reject
-Effect = Reserve | Inspect | Reply | Grow | Close | Finish
+Effect = Reserve | Inspect | Pause | Reply | Grow | Close | Finish

@@ -18,6 +18,7 @@ from extproc.core.events import (
     ResponseBody,
     ResponseHead,
     ResponseTrailers,
+    Resumed,
     StreamClosed,
 )
 from extproc.core.rejections import DeniedStyle, Rejection
@@ -80,6 +81,8 @@ class Phase:
                 return self.response_trailers(event)
             case Inspected():
                 return self.inspected(event)
+            case Resumed():
+                return self.resumed(event)
             case _:
                 assert_never(event)
 
@@ -116,6 +119,10 @@ class Phase:
 
     def response_trailers(self, event: ResponseTrailers) -> "Step":
         """Take the end of an answer that has trailers."""
+        raise self._unexpected(event)
+
+    def resumed(self, event: Resumed) -> "Step":
+        """Take the answer to `Pause`."""
         raise self._unexpected(event)
 
     def stream_closed(self, event: StreamClosed) -> "Step":

@@ -19,9 +19,11 @@ from extproc.core.events import (
     Grow,
     Inspect,
     Inspected,
+    Pause,
     Reject,
     RequestHead,
     Reserve,
+    Resumed,
     StreamClosed,
 )
 from extproc.core.exchange import Exchange
@@ -30,6 +32,7 @@ from extproc.core.quota.routes import LIMITS_KEY, NO_ROUTE, ROUTE_KEY, BadRoute,
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.patience import Patience, Waits
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
+from extproc.envoy.turns import Turn, Turns
 from extproc.metering.service import MeteringService
 from extproc.observe import logs
 from extproc.observe.metrics import Metrics
@@ -75,6 +78,7 @@ class Servicer:
         self._metering = metering
         self._metrics = metrics
         self._now = now
+        self._turns = Turns()
 
     async def serve(self, channel: Channel, route: Route = NO_ROUTE) -> None:
         """Serves one stream to its end, with the limits that its route has of its own. Raises `ProtocolError`, or
@@ -86,8 +90,9 @@ class Servicer:
         exchange = Exchange(self._rules, route)
         effects: deque[Effect] = deque()
         patience = Patience(self._waits, lambda: exchange.awaits_request)
+        turn = Turn(self._turns)
         try:
-            await self._converse(exchange, effects, channel, patience)
+            await self._converse(exchange, effects, channel, patience, turn)
         except asyncio.CancelledError:
             if not patience.lost:
                 raise
@@ -101,7 +106,7 @@ class Servicer:
                     self._metering.close(effect.reservation, effect.settlement)
 
     async def _converse(
-        self, exchange: Exchange, effects: deque[Effect], channel: Channel, patience: Patience
+        self, exchange: Exchange, effects: deque[Effect], channel: Channel, patience: Patience, turn: Turn
     ) -> None:
         """Until all is said. `effects` are those not begun yet."""
         while (message := await channel.read()) is not None:
@@ -109,13 +114,19 @@ class Servicer:
             event = self._codec.event(message)
             if isinstance(event, RequestHead):
                 logs.request_id.set(event.headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS])
+            await turn.rest()
+            turn.begin()
             effects.extend(exchange.receive(event))
+            turn.end()
             while effects:
                 if isinstance(effects[0], Finish):
                     return
                 # First out of the queue: once its write begins Envoy may have it, even if the write then fails.
                 effect = effects.popleft()
-                effects.extendleft(reversed(await self._perform(exchange, event, effect, channel)))
+                if isinstance(effect, Pause):
+                    effects.extend(await _resumed(exchange, turn))
+                else:
+                    effects.extendleft(reversed(await self._perform(exchange, event, effect, channel)))
 
     async def _part(self, exchange: Exchange, channel: Channel) -> None:
         """Ends a stream that took too long: with an answer, where its request is the reason."""
@@ -148,6 +159,17 @@ class Servicer:
                     _log.debug("rejected", extra={"reason": effect.rejection.reason})
                 await channel.write(reply_message(event, effect))
         return []
+
+
+async def _resumed(exchange: Exchange, turn: Turn) -> list[Effect]:
+    """Does a slice of long work, once it is its turn."""
+    await turn.wait()
+    turn.begin()
+    effects: list[Effect] = [Pause()]
+    while effects and isinstance(effects[0], Pause) and not turn.over:
+        effects = exchange.receive(Resumed())
+    turn.end()
+    return effects
 
 
 class GrpcServicer:

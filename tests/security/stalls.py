@@ -23,6 +23,8 @@ from tests.envoy.messages import EXCHANGE, NOW, REPLIES, Books, kinds
 
 # Turns of the loop that a message takes through gRPC, in each direction.
 _HOPS = 2
+_METRICS = Metrics()
+_EVERY_S = 0.002
 _ALONE = 50  # exchanges of the bystander before the attack: what one takes by itself
 
 
@@ -123,14 +125,15 @@ async def _attack(
     loop = asyncio.get_running_loop()
     assert isinstance(loop, _MeteredLoop)
     stall = Stall()
-    attacked, asked = _servicer(rules, theirs), _servicer(rules, Books())
-    alone = statistics.median([await _ask(asked, stall) for _ in range(_ALONE)])
+    attacked = _servicer(rules, theirs)
+    alone = statistics.median([await _ask(rules, stall) for _ in range(_ALONE)])
     stall.asked = 0
     loop.longest_turn_s, begun = 0.0, time.thread_time()
     attackers = [asyncio.create_task(_send(attacked, shape, messages, stall)) for _ in range(shape.attackers)]
     times = []
     while not all(task.done() for task in attackers):
-        times.append(await _ask(asked, stall))
+        times.append(await _ask(rules, stall))
+        await asyncio.sleep(_EVERY_S)
     await asyncio.gather(*attackers)
     stall.spent = 1000 * (time.thread_time() - begun)
     stall.longest_turn = 1000 * loop.longest_turn_s
@@ -141,7 +144,7 @@ async def _attack(
 
 def _servicer(rules: ExchangeRules, books: Books) -> Servicer:
     codec = Codec(rules.identity, MetadataKeys())
-    return Servicer(rules, codec, books, Metrics(), lambda: NOW)  # type: ignore[arg-type]
+    return Servicer(rules, codec, books, _METRICS, lambda: NOW)  # type: ignore[arg-type]
 
 
 async def _send(servicer: Servicer, shape: Shape, messages: Sequence[pb.ProcessingRequest], stall: Stall) -> None:
@@ -152,9 +155,9 @@ async def _send(servicer: Servicer, shape: Shape, messages: Sequence[pb.Processi
         stall.passed.append(line.written)
 
 
-async def _ask(servicer: Servicer, stall: Stall) -> float:
+async def _ask(rules: ExchangeRules, stall: Stall) -> float:
     """Ask once as the bystander; return the processor time from the first message to the last reply."""
-    line = _Line(EXCHANGE)
+    line, servicer = _Line(EXCHANGE), _servicer(rules, Books())
     begun = time.thread_time()
     await servicer.serve(line)
     took = time.thread_time() - begun

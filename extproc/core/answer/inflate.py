@@ -1,7 +1,7 @@
-"""Incremental inflating of gzip (RFC 1952) and deflate (RFC 1950, or bare RFC 1951) for reading; bounded.
+"""Inflate gzip (RFC 1952) and deflate (RFC 1950, or bare RFC 1951) for reading, as they come and in small steps.
 
-The bytes of an answer are inflated once, as they come. Small data that inflates to a lot costs no more than the
-bounds below: over them, or where the data is corrupt, reading ends for good.
+The bytes of an answer are inflated once. Small data that inflates to a lot costs no more than the bounds below: over
+them, or if the data is corrupt, reading ends.
 """
 
 import zlib
@@ -11,10 +11,12 @@ from typing import Final
 # An answer that inflates to more is not read. A million tokens streamed as chunks of 250 bytes would be four times
 # as much, but nobody streams them compressed; an answer of JSON is read up to 8 MiB only.
 MAX_INFLATED_BYTES: Final = 64 << 20
-# For one chunk of the answer: the event loop is not held up longer than it takes to inflate and read this much.
+# For one chunk of the answer.
 MAX_INFLATED_PER_FEED_BYTES: Final = 8 << 20
-# Output comes in pieces of this size, so that memory is bounded by it and not by the chunk.
-_PIECE_BYTES: Final = 64 << 10
+# Output comes in pieces of this size: memory, and the work between two pieces, are bounded by it and not by the chunk.
+PIECE_BYTES: Final = 4 << 10
+# Steps without output, of empty members, that are one step to the caller.
+_EMPTY_STEPS: Final = 64
 # Input goes in by slices of this size: what zlib gives back unread is copied, and the copies must stay small.
 _SLICE_BYTES: Final = 4 << 10
 
@@ -40,23 +42,27 @@ class Inflater:
         self.failed = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """What `chunk` inflates to, in pieces, none of them empty. Cost is linear, and bounded for each chunk."""
+        """Yield the inflated bytes of `chunk`, in pieces. A piece is empty after many steps without output.
+
+        Work is linear, and bounded for each piece and for each chunk.
+        """
         if self._zlib is None:
             chunk = self._head = self._head + chunk
             if len(chunk) < _ZLIB_HEADER_BYTES:
                 return
             self._zlib = zlib.decompressobj(self._bits if _is_zlib(chunk) else -zlib.MAX_WBITS)
-        room = MAX_INFLATED_PER_FEED_BYTES
+        room, steps = MAX_INFLATED_PER_FEED_BYTES, 0
         for start in range(0, len(chunk), _SLICE_BYTES):
             data, full = chunk[start : start + _SLICE_BYTES], False
             while (data or full) and not self.failed:
                 piece, data = self._step(self._zlib, data)
-                full = len(piece) == _PIECE_BYTES  # zlib may hold back more, though it has read all
+                full = len(piece) == PIECE_BYTES  # zlib may hold back more, though it has read all
+                steps += 1
                 room -= len(piece)
                 self._inflated += len(piece)
                 if room < 0 or self._inflated > MAX_INFLATED_BYTES:
                     self.failed = True
-                elif piece:
+                elif piece or steps % _EMPTY_STEPS == 0:
                     yield piece
 
     def _step(self, inflating: "zlib._Decompress", data: bytes) -> tuple[bytes, bytes]:
@@ -67,7 +73,7 @@ class Inflater:
                 return b"", b""
             inflating = self._zlib = zlib.decompressobj(self._bits)
         try:
-            piece = inflating.decompress(data, _PIECE_BYTES)
+            piece = inflating.decompress(data, PIECE_BYTES)
         except zlib.error:
             self.failed = True
             return b"", b""

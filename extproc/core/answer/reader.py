@@ -5,7 +5,7 @@ reservation ends. Two things only are ever kept from a client: the usage chunk o
 and what an upstream generates beyond the output that it was told to keep to.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -26,6 +26,13 @@ _CHUNKED: Final = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
 # They read, and generate nothing: what their answers weigh says nothing of tokens.
 _SILENT: Final = (Endpoint.EMBEDDINGS, Endpoint.RERANK, Endpoint.SCORE)
 _TOKENLESS: Final = (Endpoint.PREDICT, Endpoint.INFER, Endpoint.ROUTE)
+
+
+# What is fed in one step, and what is read at once: about a millisecond of work, if it is all of the dearest kind.
+STEP_BYTES: Final = 4 << 10
+
+# Gives way after each step; returns what the client gets.
+Steps = Generator[None, None, bytes]
 
 
 class AnswerReader(Protocol):
@@ -109,6 +116,25 @@ def answer_reader(
     else:
         reader = JsonAnswer(estimates, output_bound=output_bound, generates=endpoint not in _SILENT)
     return reader if plain else EncodedAnswer(reader, Inflater(codings[0]), estimates)
+
+
+def is_long(reader: AnswerReader, chunk: bytes) -> bool:
+    """Tell whether reading `chunk` may need more work than one step: use `feed_in_steps` then."""
+    return isinstance(reader, EncodedAnswer) or len(chunk) + reader.kept_bytes > STEP_BYTES
+
+
+def feed_in_steps(reader: AnswerReader, chunk: bytes) -> Steps:
+    """Feed `chunk` in steps of bounded work. Return what the client gets: the same object where nothing changes."""
+    if isinstance(reader, EncodedAnswer):
+        return (yield from reader.steps(chunk))
+    if isinstance(reader, _Passing):
+        return reader.feed(chunk)
+    given = []
+    for start in range(0, len(chunk), STEP_BYTES):
+        given.append(reader.feed(chunk[start : start + STEP_BYTES]))
+        yield
+    out = b"".join(given)
+    return chunk if out == chunk else out
 
 
 def flagged(settlement: Settlement, reader: AnswerReader) -> Settlement:
@@ -235,9 +261,16 @@ class EncodedAnswer:
         return self._reader.overran
 
     def feed(self, chunk: bytes) -> bytes:
+        for _ in self.steps(chunk):
+            pass
+        return chunk
+
+    def steps(self, chunk: bytes) -> Steps:
+        """Feed `chunk` in steps of bounded work; it passes as it is."""
+        self._opaque.feed(chunk)
         for piece in self._inflater.feed(chunk):
             self._reader.feed(piece)
-        self._opaque.feed(chunk)
+            yield
         if not self._inflater.failed:
             self._read_bytes = self._opaque.bytes
         return chunk

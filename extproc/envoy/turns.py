@@ -1,0 +1,101 @@
+"""Share the event loop out between long work, which is done in slices, and everything else."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+from typing import Final
+
+# The longest slice, but for its last step. A message of another exchange waits for one slice at a time.
+SLICE_S: Final = 0.0005
+# Work that took less than this counts as short, and nobody waits for it.
+SHORT_S: Final = 0.0002
+# After each slice all long work rests for this many times as long as the slice took.
+_REST: Final = 2
+# So much rest may be left out: timers are no finer than a millisecond.
+_TIMER_S: Final = 0.0005
+_PAUSE_S: Final = 0.001
+
+
+class Turns:
+    """Let one exchange after the other do a slice of long work, for a third of the time at the most.
+
+    Of the exchanges that wait, the one that has worked least is next.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._free_at = clock()
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = count()
+        self._due = False
+
+    async def wait(self, worked_s: float) -> None:
+        """Wait for the next slice of an exchange that has worked for `worked_s` seconds."""
+        if not self._waiting and self._is_free():
+            return
+        turn = asyncio.get_running_loop().create_future()
+        heappush(self._waiting, (worked_s, next(self._order), turn))
+        self._call_next()
+        await turn
+
+    def worked(self, seconds: float) -> None:
+        """Note that a slice took so long."""
+        self._free_at = max(self._free_at, self._clock()) + _REST * seconds
+
+    def _is_free(self) -> bool:
+        return self._free_at - self._clock() < _TIMER_S
+
+    def _call_next(self) -> None:
+        if not self._due:
+            self._due = True
+            pause = max(_PAUSE_S, self._free_at - self._clock())
+            asyncio.get_running_loop().call_later(pause, self._next)
+
+    def _next(self) -> None:
+        self._due = False
+        while self._waiting and self._is_free():
+            turn = heappop(self._waiting)[2]
+            if not turn.done():  # its exchange was not cancelled
+                turn.set_result(None)
+                break
+        if self._waiting:
+            self._call_next()
+
+
+class Turn:
+    """Hold what one exchange has worked, and wait on its behalf."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._worked_s = 0.0
+        self._begun = 0.0
+        self._owes = False
+
+    def begin(self) -> None:
+        """Begin a piece of work."""
+        self._begun = time.perf_counter()
+
+    @property
+    def over(self) -> bool:
+        """Tell whether the piece of work has taken as long as a slice may take."""
+        return time.perf_counter() - self._begun > SLICE_S
+
+    def end(self) -> None:
+        """End a piece of work. After long work, `rest` waits."""
+        took = time.perf_counter() - self._begun
+        if took > SHORT_S:
+            self._owes = True
+            self._worked_s += took
+            self._turns.worked(took)
+
+    async def wait(self) -> None:
+        """Wait for a slice of long work."""
+        self._owes = False
+        await self._turns.wait(self._worked_s)
+
+    async def rest(self) -> None:
+        """Wait, if the work before was long."""
+        if self._owes:
+            await self.wait()
