@@ -31,7 +31,8 @@ _OVERWRITE: Final = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _REQUEST_HEADERS = frozenset(
     {":method", ":path", "content-encoding", "content-length", "content-type", "x-request-id"}
 )
-_RESPONSE_HEADERS = frozenset({":status", "content-type", "content-encoding"})
+# vLLM describes vectors that it sends as bytes in `metadata`, with their usage.
+_RESPONSE_HEADERS = frozenset({":status", "content-type", "content-encoding", "metadata"})
 _BAD_STATUS: Final = 500
 
 

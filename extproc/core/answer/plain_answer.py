@@ -36,6 +36,7 @@ class JsonAnswer:
     def __init__(self, estimates: Estimates, *, output_bound: int | None = None, generates: bool = True) -> None:
         """With `generates` False no output is counted, whatever the answer holds."""
         self.estimates = estimates
+        self._held_at_first = estimates.cost.output
         self._bound = output_bound
         self._generates = generates
         self._kept = bytearray()  # pieces may be of a byte each: a list of them would be many times as large
@@ -151,8 +152,8 @@ class JsonAnswer:
         else:
             reading = self._passing()
             if self._scan is not None and _holds_no_text(self._scan):
-                # Its size is no measure of its cost. It was asked for: at least what was held for it.
-                reading = replace(reading, pieces=max(reading.pieces, self.estimates.cost.output))
+                # Its size is a poor measure. It was asked for: at least what was held for it at first.
+                reading = replace(reading, pieces=max(reading.pieces, self._held_at_first))
         if not self._generates:
             return replace(reading, content_bytes=0, pieces=0)
         told = isinstance(reading.usage, Usage) or reading.error or reading.content_bytes or reading.pieces
