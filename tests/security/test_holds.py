@@ -9,6 +9,7 @@ import pytest
 
 from extproc.core.quota.costs import Costing
 from extproc.core.quota.drafting import Ask
+from extproc.core.quota.learning import Learned
 from extproc.core.quota.reservation import Admitted, Denied
 from extproc.core.quota.settlement import Outcome, Settlement
 from extproc.core.quota.usage import Usage
@@ -193,11 +194,12 @@ async def test_the_prompts_of_one_tenant_move_no_hold_of_another(facts):
 
 async def test_a_neighbours_flood_of_models_makes_nothing_that_was_learned_forgotten():
     world = World(limit=10**9, costing=COSTING)
+    world.service._estimator._learned = Learned(20)  # as many profiles as a flood of seconds can fill
     await Caller(world, VICTIM).sends(40, output=900)
     flood = Caller(world, ATTACKER)
-    for number in range(100):
+    for number in range(50):
         await flood.sends(33, output=1, at_once=True, model=f"made up {number}")
-    for number in range(3_000):
+    for number in range(200):
         await flood.sends(1, output=1, model=f"made up too {number}")
     (decision,) = await Caller(world, VICTIM).asks()
     assert decision.reservation.cost.output == 900

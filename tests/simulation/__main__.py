@@ -43,7 +43,9 @@ def _many(seeds, world):
             report = simulate(seed, world=world)
         except Exception as error:  # noqa: BLE001 - as above
             failed.append(seed)
-            print(f"seed {seed}: {error}\n    replay: python -m tests.simulation {seed}")
+            print(
+                f"seed {seed}: {error}\n    replay: python -m tests.simulation {seed}{' --bursts' if world is Bursts else ''}"
+            )
         else:
             seen.update(report.seen)
             exceptions.update(report.exceptions)

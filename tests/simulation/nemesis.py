@@ -304,7 +304,8 @@ def exception(world, request):
     # Before the kill: until it had told the new life of the counters.
     told_s = 2 * world.check_s + 3.0 + (10.0 if world.redis.stormy or world.mongo.stormy else 0.0)
     for lost_at, kept_until in world.server_machine.losses:
-        soon = process.killed_at <= lost_at + told_s + world.mongo.away_s(lost_at, process.killed_at)
+        told_by = lost_at + told_s + world.mongo.away_s(lost_at, process.killed_at)
+        soon = process.killed_at <= told_by + process.stood_still_s(lost_at, process.killed_at)
         # The loss may have come between a decision and its answer, which is when a request is known to be admitted.
         if soon and request.at - ANSWERED_S <= lost_at <= until and changed_at >= kept_until:
             return "its replica was killed and the counters lost, before it was durable"

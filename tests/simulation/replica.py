@@ -178,6 +178,10 @@ class Replica(Process):
             self.longest_pause_s = max(paused_s, self.longest_pause_s)
             self.loop.resume(self)
 
+    def stood_still_s(self, since, until):
+        """How long it was paused between two times."""
+        return sum(max(0.0, min(end, until) - max(began, since)) for began, end in self.pauses_at)
+
     def kill(self):
         """As by SIGKILL: none of its callbacks ever runs again."""
         self.killed = True

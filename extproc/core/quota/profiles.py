@@ -6,7 +6,7 @@ from extproc.core.quota.recent import Recent
 
 
 class Profile:
-    """Hold the observations of one tenant and model: about 4 KB when all windows are full."""
+    """Hold the observations of one tenant and model: about 3 kB when all windows are full."""
 
     __slots__ = ("extras", "observations", "outputs", "ratios")
 
