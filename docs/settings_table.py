@@ -17,6 +17,7 @@ _FORMS = {
     "server.tls.key_file": "path, or null",
     "server.tls.client_ca_file": "path, or null",
     "server.tls.allowed_sans": "list of names, such as `spiffe://cluster.local/ns/istio-system/sa/gateway`",
+    "server.allowed_parameters": "list of names, such as `priority`",
     "metrics.address": "`host:port`; port 0: any free one",
     "redis.url": "URL: `redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`, `memory://`",
     "mongo.url": "URL: `mongodb://`, `mongodb+srv://`, `memory://`",

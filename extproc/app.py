@@ -18,6 +18,7 @@ from extproc.core.quota.reservation import ReservationId
 from extproc.core.request.buffers import Buffers
 from extproc.core.request.identity import SPIFFE, IdentityRules, derived_tenant
 from extproc.envoy.codec import Codec, MetadataKeys
+from extproc.envoy.reading import FUNCTION, BodyReader, ReadApart, ReadHere
 from extproc.envoy.tls import TLSOptions
 from extproc.metering.build import Metering, MeteringOptions, MeteringStores
 from extproc.metering.build import build_metering as build
@@ -25,6 +26,7 @@ from extproc.metering.estimator import NoCounter, PromptCounter
 from extproc.metering.expiry import ExpiryOptions
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
 from extproc.metering.prompt_tokenizer import Assignment, TokenizerError, load_counter
+from extproc.metering.service import MeteringService
 from extproc.metering.settler import SettlerOptions
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock
@@ -48,6 +50,11 @@ from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
 from extproc.stores.urls import StoreURL, mongo_url, redis_url
+from extproc.workers.pool import Pool, PoolOptions
+
+# A body of this size is read in 4 ms at the most, and takes 0.3 ms more if it is read in another process.
+DIRECT_BYTES = 64 << 10
+_ALL_BYTES = 1 << 62
 
 
 class SystemClock:
@@ -271,9 +278,21 @@ def exchange_rules(settings: Settings) -> ExchangeRules:
         max_body_bytes=settings.server.max_body_bytes,
         denied_style=settings.denied.style,
         bytes_per_output_token=settings.cost.output_bytes_per_token,
+        direct_bytes=DIRECT_BYTES if settings.server.body_readers else _ALL_BYTES,
+        counts_prompts=any(model.tokenizer is not None for model in settings.models),
+        allowed=frozenset(settings.server.allowed_parameters),
         buffers=Buffers(max(settings.server.max_buffered_bytes, 2 * settings.server.max_body_bytes)),
         refuse_without_usage=settings.cost.refuse_without_usage,
     )
+
+
+def build_body_reader(settings: Settings, service: MeteringService) -> tuple[BodyReader, Pool | None]:
+    """Build what reads large bodies, and its pool of processes; None if they are read on the event loop."""
+    server = settings.server
+    if not server.body_readers:
+        return ReadHere(), None
+    pool = Pool(FUNCTION, PoolOptions(processes=server.body_readers, memory_bytes=server.max_body_bytes))
+    return ReadApart(pool, service.screen), pool
 
 
 def build_codec(settings: Settings) -> Codec:

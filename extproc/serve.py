@@ -16,6 +16,7 @@ from extproc import app
 from extproc.alerts.alerts import Alerts
 from extproc.envoy.patience import Waits
 from extproc.envoy.rate_limit import RateLimitServicer
+from extproc.envoy.reading import BodyReader
 from extproc.envoy.server import BindError, Server, ServerOptions
 from extproc.envoy.servicer import GrpcServicer, Servicer
 from extproc.metering.build import Metering
@@ -57,7 +58,10 @@ async def serve(settings: Settings) -> int:
         ProcessCollector(registry=metrics.registry)
         parts = _parts(settings, metrics, at_the_end)
         metering = parts.metering
-        server = _server(settings, metering, metrics)
+        reader, readers = app.build_body_reader(settings, metering.service)
+        if readers is not None:
+            at_the_end.push_async_callback(readers.aclose)
+        server = _server(settings, metering, metrics, reader)
         address = server.bind()
         at_the_end.callback(_serve_metrics(settings.metrics.address, metrics))
         at_the_end.push_async_callback(_deregister, metering)  # when no more heartbeats can follow
@@ -68,6 +72,8 @@ async def serve(settings: Settings) -> int:
         at_the_end.push_async_callback(_cancel, background, stopped)
         if await _ready(parts, stopping):
             started.set()
+            if readers is not None:
+                readers.start()
             await server.start()
             metrics.ready(serving=True)
             _log.info("serving", extra={"address": address, "metrics": settings.metrics.address})
@@ -131,12 +137,12 @@ async def _deregister(metering: Metering) -> None:
         _log.debug("shutdown: not deregistered: others will notice", extra={"error": str(error)})
 
 
-def _server(settings: Settings, metering: Metering, metrics: Metrics) -> Server:
+def _server(settings: Settings, metering: Metering, metrics: Metrics, reader: BodyReader) -> Server:
     rules, codec = app.exchange_rules(settings), app.build_codec(settings)
     options = settings.server
     waits = Waits(options.request_timeout_s, options.idle_timeout_s)
     metrics.watch_buffers(lambda: rules.buffers.kept_bytes)
-    servicer = Servicer(rules, codec, metering.service, metrics, metering.clock.now, waits=waits)
+    servicer = Servicer(rules, codec, metering.service, metrics, metering.clock.now, waits=waits, reader=reader)
     rate_limits = RateLimitServicer(
         metering.service.hit,
         metrics,

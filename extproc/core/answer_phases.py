@@ -5,7 +5,15 @@ from datetime import datetime
 from typing import Final
 
 from extproc.core import rejections
-from extproc.core.answer.reader import AnswerReader, OpaqueAnswer, answer_reader, Steps, feed_in_steps, flagged, is_long
+from extproc.core.answer.reader import (
+    AnswerReader,
+    OpaqueAnswer,
+    Steps,
+    answer_reader,
+    feed_in_steps,
+    flagged,
+    is_long,
+)
 from extproc.core.events import (
     BodyReply,
     Close,
@@ -201,7 +209,7 @@ class ReadingPiece(Phase):
         self._event = event
         self._steps = answered.in_steps(event.data)
 
-    def resumed(self, event: Resumed) -> Step:  # noqa: ARG002 - it says no more than that
+    def resumed(self, event: Resumed) -> Step:
         """Do the next step; pass the piece on after the last."""
         try:
             next(self._steps)

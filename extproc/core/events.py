@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from extproc.core.quota.drafting import Ask
+from extproc.core.quota.drafting import Ask, Caller
 from extproc.core.quota.insight import Insight
 from extproc.core.quota.limits import Subject
-from extproc.core.quota.reservation import Decision, Reservation, Unavailable
+from extproc.core.quota.reservation import Decision, Denied, Reservation, Suspended, Unavailable
 from extproc.core.quota.routes import NO_ROUTE, Route
 from extproc.core.quota.settlement import Settlement
 from extproc.core.rejections import Rejection
+from extproc.core.request.apart import BodyFacts, Reading, Unread
+from extproc.core.request.bodies.facts import Malformed
 from extproc.core.request.identity import Identity
 
 Headers = Mapping[str, str]
@@ -43,6 +45,17 @@ class RequestBody:
 @dataclass(frozen=True, slots=True)
 class RequestTrailers:
     """Report that the request ends with trailers, without an end of stream on its last body chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyRead:
+    """Answer `ReadBody`. `now` is the time of the answer.
+
+    `Suspended` and `Denied`: the caller was refused before its body was read.
+    """
+
+    result: BodyFacts | Malformed | Unread | Suspended | Denied
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +111,7 @@ Event = (
     RequestHead
     | RequestBody
     | RequestTrailers
+    | BodyRead
     | Decided
     | Inspected
     | ResponseHead
@@ -108,6 +122,18 @@ Event = (
 )
 
 # ---------------------------------------------------------------- effects
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBody:
+    """Ask for the facts of a large body, read where it delays nobody. They come back as `BodyRead`.
+
+    `caller` describes the request without its body, to refuse a caller that is suspended or has nothing left.
+    """
+
+    reading: Reading
+    body: bytes
+    caller: Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,4 +209,4 @@ class Finish:
 
 
 Reply = HeadReply | BodyReply | TrailersReply | Reject
-Effect = Reserve | Inspect | Pause | Reply | Grow | Close | Finish
+Effect = ReadBody | Reserve | Inspect | Pause | Reply | Grow | Close | Finish

@@ -4,8 +4,10 @@ The order of effects is the order in which they are carried out. After each `Adm
 `Close`, whatever happens; after `Finish` nothing follows.
 
     Started -> ReadingBody -> Deciding -> Forwarded -> Answered -> Done
-       |            |            |
-       |            +------------+--> rejected: Done
+       |         |  |   ^        ^ |
+       |         |  v   |        | |
+       |         | ReadingApart -+ |          (a large body)
+       |         +-----------------+--> rejected: Done
        +--> Inspecting --> Done          (a caller that asks for its quota)
        +--> Done                         (a path that is not metered)
 

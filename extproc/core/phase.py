@@ -5,6 +5,7 @@ from typing import assert_never
 
 from extproc.core import rejections
 from extproc.core.events import (
+    BodyRead,
     Decided,
     Effect,
     Event,
@@ -39,7 +40,9 @@ class ExchangeRules:
     """Hold what is the same for every exchange.
 
     `max_body_bytes` bounds the memory of one request, `buffers` the memory of all of them together. With
-    `refuse_without_usage` a request is refused if its answer would come without usage.
+    `refuse_without_usage` a request is refused if its answer would come without usage. Bodies of more than
+    `direct_bytes` are read apart, and so are smaller ones that take as long to read. A caller may use the
+    parameters and headers of `STEERING` that are `allowed`. `counts_prompts`: a tokenizer needs texts of prompts.
     """
 
     identity: IdentityRules
@@ -49,6 +52,9 @@ class ExchangeRules:
     store_retry_after_s: int = 1
     buffers: Buffers = field(default_factory=Buffers)
     refuse_without_usage: bool = True
+    direct_bytes: int = 1 << 62
+    allowed: frozenset[str] = frozenset()
+    counts_prompts: bool = False
 
 
 class Phase:
@@ -60,7 +66,7 @@ class Phase:
 
     awaits_request = False  # whether the request is not whole yet
 
-    def receive(self, event: Event) -> "Step":
+    def receive(self, event: Event) -> "Step":  # noqa: C901 - one case for each event
         """Return the next phase and the effects of an event. Raise `ProtocolError`, and nothing else."""
         match event:
             case ResponseBody():
@@ -79,6 +85,8 @@ class Phase:
                 return self.request_trailers(event)
             case ResponseTrailers():
                 return self.response_trailers(event)
+            case BodyRead():
+                return self.body_read(event)
             case Inspected():
                 return self.inspected(event)
             case Resumed():
@@ -100,6 +108,10 @@ class Phase:
 
     def inspected(self, event: Inspected) -> "Step":
         """Take the answer to `Inspect`."""
+        raise self._unexpected(event)
+
+    def body_read(self, event: BodyRead) -> "Step":
+        """Take the answer to `ReadBody`."""
         raise self._unexpected(event)
 
     def decided(self, event: Decided) -> "Step":

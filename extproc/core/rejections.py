@@ -135,6 +135,19 @@ def overloaded(retry_after_s: int, endpoint: Endpoint | None = None) -> Rejectio
     )
 
 
+def unread(retry_after_s: int, endpoint: Endpoint | None = None) -> Rejection:
+    """Answer a request whose body was not read, because the process that read it failed or took too long."""
+    return _error(
+        503,
+        "The request's body could not be read in time; try again shortly.",
+        "body_not_read",
+        endpoint,
+        kind="server_error",
+        reason="unread",
+        extra=(("retry-after", str(retry_after_s)),),
+    )
+
+
 def too_slow(endpoint: Endpoint | None = None) -> Rejection:
     message = "The request did not arrive in time; send it again."
     return _error(408, message, "request_timeout", endpoint, reason="too_slow")

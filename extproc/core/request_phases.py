@@ -6,6 +6,7 @@ from typing import assert_never
 from extproc.core import rejections
 from extproc.core.answer_phases import AdmittedRequest, Forwarded, hides_usage
 from extproc.core.events import (
+    BodyRead,
     BodyReply,
     Decided,
     Effect,
@@ -13,6 +14,7 @@ from extproc.core.events import (
     HeadReply,
     Inspect,
     Inspected,
+    ReadBody,
     RequestBody,
     RequestHead,
     RequestTrailers,
@@ -22,14 +24,25 @@ from extproc.core.events import (
     TrailersReply,
 )
 from extproc.core.phase import Done, ExchangeRules, Phase, Step
-from extproc.core.quota.drafting import Ask
+from extproc.core.quota.drafting import Ask, Caller
 from extproc.core.quota.insight import asked_about, quota_document
 from extproc.core.quota.reservation import Admitted, Denied, Reservation, Suspended, Unavailable, Unbounded
 from extproc.core.quota.routes import Route
-from extproc.core.request.body import Malformed, RequestFacts, read_request, upstream_body
+from extproc.core.request.apart import BodyFacts, Reading, Unread
+from extproc.core.request.bodies.multipart import is_multipart
+from extproc.core.request.bodies.steering import STEERING_HEADERS, steers
+from extproc.core.request.body import (
+    Malformed,
+    RequestFacts,
+    read_request,
+    reads_body,
+    upstream_body,
+    upstream_body_of,
+)
 from extproc.core.request.buffers import PIECE_BYTES, Kept, declared_bytes
 from extproc.core.request.endpoints import Endpoint, PathProblem, Target, classify
 from extproc.core.request.identity import Identity, UnusableIdentity, identify
+from extproc.core.request.layout import Layout
 
 _MAX_REQUEST_ID_CHARS = 128
 _WITHOUT_USAGE = Malformed(
@@ -37,6 +50,17 @@ _WITHOUT_USAGE = Malformed(
     " 'float'.",
     "encoding_format",
     "answer_without_usage",
+)
+# A form's boundary has at most 70 characters. Each parameter of a content type takes a microsecond to read.
+_MAX_CONTENT_TYPE_CHARS = 512
+# Up to this size a body is read at once whatever it consists of.
+_TINY_BYTES = 8192
+# A field or a part of a form takes a hundred times as long to read as a byte.
+_DIRECT_FIELDS = 1000
+_LONG_CONTENT_TYPE = Malformed(
+    f"'content-type' must have at most {_MAX_CONTENT_TYPE_CHARS} characters.",
+    "content-type",
+    "invalid_content_type",
 )
 
 
@@ -70,6 +94,12 @@ class Started(Phase):
 
     def _body_of(self, event: RequestHead, target: Target, identity: Identity) -> Step:
         headers, rules = event.headers, self._rules
+        steering = STEERING_HEADERS.intersection(headers) - rules.allowed
+        if steering:
+            return self.rejected(rejections.malformed(steers(min(steering)), target.endpoint))
+        content_type = headers.get("content-type", "")
+        if len(content_type) > _MAX_CONTENT_TYPE_CHARS:
+            return self.rejected(rejections.malformed(_LONG_CONTENT_TYPE, target.endpoint))
         encoding = headers.get("content-encoding") or "identity"
         if encoding.lower() != "identity":
             return self.rejected(rejections.compressed(encoding, target.endpoint))
@@ -83,7 +113,7 @@ class Started(Phase):
             target=target,
             identity=identity,
             request_id=headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS],
-            content_type=headers.get("content-type", ""),
+            content_type=content_type,
         )
         reading = ReadingBody(request, _Body(rules))
         return reading.whole() if event.end_of_stream else (reading, [])
@@ -112,6 +142,26 @@ class _Request:
     identity: Identity
     request_id: str
     content_type: str
+
+    def is_direct(self, body: bytes) -> bool:
+        """Tell whether the body takes so little time to read that nobody is delayed."""
+        size, most = len(body), self.rules.direct_bytes
+        if not reads_body(self.target):
+            return True
+        if size <= _TINY_BYTES or size > most:
+            return size <= most
+        return not is_multipart(self.content_type) and body.count(b":") <= _DIRECT_FIELDS
+
+    def read(self, body: bytes) -> RequestFacts | Malformed:
+        """Read the body now."""
+        return read_request(self.target, body, self.content_type, self.rules.allowed)
+
+    def read_apart(self, body: bytes) -> ReadBody:
+        """Return the effect that reads the body elsewhere."""
+        rules = self.rules
+        reading = Reading(self.target, self.content_type, rules.allowed, rules.counts_prompts)
+        caller = Caller(self.identity, self.target.endpoint, self.target.model, self.request_id)
+        return ReadBody(reading, body, caller)
 
 
 class _Body:
@@ -174,7 +224,9 @@ class ReadingBody(_WithBody):
             return self.rejected(rejections.too_large(rules.max_body_bytes, self.endpoint))
         if not kept:
             return self.rejected(rejections.overloaded(rules.store_retry_after_s, self.endpoint))
-        return self.whole() if event.end_of_stream or self._is_whole() else (self, [])
+        if event.end_of_stream:
+            return self.whole()
+        return self._is_whole(event.data) if len(self._body.pieces) == 1 else (self, [])
 
     def request_trailers(self, event: RequestTrailers) -> Step:
         """Read the body: trailers end the request."""
@@ -183,33 +235,73 @@ class ReadingBody(_WithBody):
 
     def whole(self) -> Step:
         """Read the whole body, and ask for a reservation."""
-        facts = self._read(b"".join(self._body.pieces))
-        if isinstance(facts, Malformed):
-            return self.rejected(rejections.malformed(facts, self.endpoint))
-        request = self._request
-        if not facts.tells_usage and request.rules.refuse_without_usage:
-            return self.rejected(rejections.malformed(_WITHOUT_USAGE, self.endpoint))
-        ask = Ask(request.identity, request.target.endpoint, facts, request.request_id, request.route)
-        return Deciding(request, self._body, facts), [Reserve(ask)]
+        body = b"".join(self._body.pieces)
+        if self._request.is_direct(body):
+            return _taken(self._request, self._body, self._request.read(body), self)
+        return ReadingApart(self._request, self._body), [self._request.read_apart(body)]
 
-    def _is_whole(self) -> bool:
-        """Tell whether the first piece is a whole request, though more is announced: trailers, as a rule.
+    def _is_whole(self, piece: bytes) -> Step:
+        """Read the first piece, in case that it is a whole request though more is announced: trailers, as a rule.
 
         Envoy shows the trailers only when the pieces before them were answered, so waiting for them would never
         end. Envoy's `buffer` filter gives the body in one piece, and whatever follows a JSON object does not
         change it.
         """
-        return len(self._body.pieces) == 1 and isinstance(self._read(self._body.pieces[0]), RequestFacts)
+        if not self._request.is_direct(piece):
+            return ReadingApart(self._request, self._body, otherwise=self), [self._request.read_apart(piece)]
+        facts = self._request.read(piece)
+        if isinstance(facts, Malformed):
+            return self, []
+        return _taken(self._request, self._body, facts, self)
 
-    def _read(self, body: bytes) -> RequestFacts | Malformed:
-        return read_request(self._request.target, body, self._request.content_type)
+
+class ReadingApart(_WithBody):
+    """Wait for the facts of a body that is read apart. `otherwise` waits for more of it, if it is not whole."""
+
+    def __init__(self, request: _Request, body: _Body, otherwise: Phase | None = None) -> None:
+        super().__init__(request, body)
+        self._otherwise = otherwise
+
+    def body_read(self, event: BodyRead) -> Step:
+        """Ask for a reservation, or reject the request."""
+        rules = self._request.rules
+        match event.result:
+            case BodyFacts(facts, layout):
+                return _taken(self._request, self._body, facts, self, layout)
+            case Malformed() as problem:
+                if self._otherwise is not None:
+                    return self._otherwise, []
+                return self.rejected(rejections.malformed(problem, self.endpoint))
+            case Suspended(reason):
+                return self.rejected(rejections.suspended(reason, self.endpoint))
+            case Denied() as denied:
+                return self.rejected(rejections.over_limit(denied, event.now, rules.denied_style, self.endpoint))
+            case Unread.BUSY:
+                return self.rejected(rejections.overloaded(rules.store_retry_after_s, self.endpoint))
+            case Unread.FAILED:
+                return self.rejected(rejections.unread(rules.store_retry_after_s, self.endpoint))
+            case _:
+                assert_never(event.result)
+
+
+def _taken(
+    request: _Request, body: _Body, facts: RequestFacts | Malformed, phase: Phase, layout: Layout | None = None
+) -> Step:
+    """Ask for a reservation for the facts of a body."""
+    if isinstance(facts, Malformed):
+        return phase.rejected(rejections.malformed(facts, phase.endpoint))
+    if not facts.tells_usage and request.rules.refuse_without_usage:
+        return phase.rejected(rejections.malformed(_WITHOUT_USAGE, phase.endpoint))
+    ask = Ask(request.identity, request.target.endpoint, facts, request.request_id, request.route)
+    return Deciding(request, body, facts, layout), [Reserve(ask)]
 
 
 class Deciding(_WithBody):
     """Wait for the decision; then forward the request, or reject it."""
 
-    def __init__(self, request: _Request, body: _Body, facts: RequestFacts) -> None:
+    def __init__(self, request: _Request, body: _Body, facts: RequestFacts, layout: Layout | None = None) -> None:
         super().__init__(request, body)
+        self._layout = layout
         self._facts = replace(facts, prompt=b"")  # most of a body: not to be kept as long as the answer takes
 
     def decided(self, event: Decided) -> Step:
@@ -256,4 +348,8 @@ class Deciding(_WithBody):
             return None
         bound_field = reservation.bound.field if reservation.bound is not None else None
         body = b"".join(self._body.pieces)
-        return upstream_body(target, body, add_usage=add_usage, output_bound=bound, bound_field=bound_field)
+        if self._layout is None:
+            return upstream_body(target, body, add_usage=add_usage, output_bound=bound, bound_field=bound_field)
+        return upstream_body_of(
+            target, body, self._layout, add_usage=add_usage, output_bound=bound, bound_field=bound_field
+        )

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import grpc
 
 from extproc.core.events import (
+    BodyRead,
     Close,
     Decided,
     Effect,
@@ -20,6 +21,7 @@ from extproc.core.events import (
     Inspect,
     Inspected,
     Pause,
+    ReadBody,
     Reject,
     RequestHead,
     Reserve,
@@ -32,6 +34,7 @@ from extproc.core.quota.routes import LIMITS_KEY, NO_ROUTE, ROUTE_KEY, BadRoute,
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.patience import Patience, Waits
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
+from extproc.envoy.reading import BodyReader, ReadHere
 from extproc.envoy.turns import Turn, Turns
 from extproc.metering.service import MeteringService
 from extproc.observe import logs
@@ -39,6 +42,7 @@ from extproc.observe.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _WAITS = Waits()
+_READ_HERE = ReadHere()
 # An answer to one who is slow: how long he may take to take it.
 _LAST_WORD_S = 1.0
 _MAX_REQUEST_ID_CHARS = 128
@@ -71,6 +75,7 @@ class Servicer:
         now: Callable[[], datetime],
         *,
         waits: Waits = _WAITS,
+        reader: BodyReader = _READ_HERE,
     ) -> None:
         self._rules = rules
         self._waits = waits
@@ -79,6 +84,7 @@ class Servicer:
         self._metrics = metrics
         self._now = now
         self._turns = Turns()
+        self._reader = reader
 
     async def serve(self, channel: Channel, route: Route = NO_ROUTE) -> None:
         """Serves one stream to its end, with the limits that its route has of its own. Raises `ProtocolError`, or
@@ -144,6 +150,8 @@ class Servicer:
         match effect:
             case Reserve(ask):
                 return exchange.receive(Decided(await self._metering.reserve(ask), self._now()))
+            case ReadBody():
+                return exchange.receive(BodyRead(await self._reader.read(effect), self._now()))
             case Inspect(identity, subject, route):
                 insight = await self._metering.inspect(identity, subject, route)
                 return exchange.receive(Inspected(insight, self._now()))
@@ -151,7 +159,7 @@ class Servicer:
                 self._metering.grow(reservation)
             case Close(reservation, settlement):
                 self._metering.close(reservation, settlement)
-            case Finish():
+            case Finish() | Pause():
                 pass
             case _:
                 if isinstance(effect, Reject):

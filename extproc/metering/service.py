@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from extproc.core.quota.binding import Policy
-from extproc.core.quota.drafting import Ask, Draft, Drafter
+from extproc.core.quota.drafting import Ask, Caller, Draft, Drafter
 from extproc.core.quota.hits import Hit
 from extproc.core.quota.insight import Insight
 from extproc.core.quota.limits import Subject
@@ -28,6 +28,7 @@ from extproc.core.quota.usage import NO_USAGE
 from extproc.core.request.identity import Identity
 from extproc.metering.admission import Admission
 from extproc.metering.estimator import Estimator
+from extproc.metering.exhausted import Exhausted
 from extproc.metering.leases import Lease, Leases
 from extproc.metering.ledger_writer import LedgerWriter
 from extproc.metering.quota_view import insight_into
@@ -73,6 +74,7 @@ class MeteringService:
         self._new_id = new_id
         self._metrics = metrics
         self._record_denied = record_denied
+        self._exhausted = Exhausted()
         self._view_timeout_s = view_timeout_s
 
     async def reserve(self, ask: Ask) -> Decision:
@@ -89,6 +91,26 @@ class MeteringService:
         self._record_denial(draft.reservation, draft.refused_for)
         return draft.refusal
 
+    def screen(self, caller: Caller) -> Suspended | Denied | None:
+        """Refuse a request whose body was not read: its caller is suspended, or known to have used up a limit.
+
+        Ask no store. Return None for any other request, which is then read and decided as usual.
+        """
+        now = self._clock.now()
+        policy = self._limits.policy(caller.identity.tenant)
+        draft = self._drafter.draft_unread(caller, policy, now, self._new_id())
+        if isinstance(draft.refusal, Suspended):
+            self._metrics.decided("denied", draft.refused_for)
+            self._record_denial(draft.reservation, draft.refused_for)
+            return draft.refusal
+        state = self._exhausted.among(draft.reservation.buckets, now.timestamp())
+        if state is None:
+            return None
+        scope = state.bucket.limit.scope
+        self._metrics.decided("denied", scope)
+        self._record_denial(draft.reservation, scope)
+        return Denied(state, 1)
+
     async def _decide(self, draft: Draft, ask: Ask, policy: Policy) -> Admitted | Denied | Unavailable:
         estimate = await self._estimator.estimate(
             ask.identity.tenant,
@@ -103,6 +125,7 @@ class MeteringService:
             shadow = tuple(state.bucket.limit.kind for state in decision.shadowed)
             self._leases.add(Lease(decision.reservation, estimate.lesson, shadow))
         elif isinstance(decision, Denied):
+            self._exhausted.note(decision.state, self._clock.now().timestamp())
             self._record_denial(reservation, decision.state.bucket.limit.scope)
         return decision
 

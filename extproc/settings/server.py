@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from extproc.settings.types import Address, FilePath, Names, Seconds, Section, is_local
+from extproc.settings.types import Address, FilePath, Names, Seconds, Section, SteeringNames, is_local
 
 
 class TLSSettings(Section):
@@ -60,6 +60,16 @@ class ServerSettings(Section):
         ge=1024,
         le=64 << 30,
         description="Bytes of bodies that all streams together keep; then 503. Two of max_body_bytes always fit.",
+    )
+    body_readers: int = Field(
+        default=2,
+        ge=0,
+        le=16,
+        description="Processes that read large bodies, about 30 MiB each; 0: the event loop reads them.",
+    )
+    allowed_parameters: SteeringNames = Field(
+        default=(),
+        description="Parameters and headers that steer a model server, such as priority, which callers may set.",
     )
     request_timeout_s: Seconds = Field(
         default=30.0, description="Seconds that a stream may take for its whole request; then 408."

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from extproc.core.quota.limits import MAX_AMOUNT, Window
+from extproc.core.request.bodies.steering import STEERING
 from extproc.given.documents import GivenDocumentError, document
 from extproc.settings.webhook_secret import MAX_CHARS, MIN_CHARS, WebhookSecret, webhook_secret
 from extproc.settings.webhook_urls import ProxyURL, WebhookURL, proxy_url, webhook_url
@@ -119,6 +120,13 @@ def listed(value: object) -> object:
         raise ValueError("must be a list, as YAML or JSON") from None
 
 
+def _steering(values: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(value.lower() for value in values)
+    if unknown := next((name for name in names if name not in STEERING), None):
+        raise ValueError(f"'{unknown}' is not refused: leave it out. Refused are: {', '.join(sorted(STEERING))}")
+    return names
+
+
 def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(values)) < len(values):
         raise ValueError("names a threshold twice")
@@ -127,6 +135,7 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
 
 Entries = Annotated[tuple[dict[str, Any], ...], BeforeValidator(listed)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], BeforeValidator(listed)]
+SteeringNames = Annotated[Names, AfterValidator(_steering)]
 Percent = Annotated[int, Field(strict=True, ge=1, le=1000)]  # over 100: soft mode can exceed a limit
 Thresholds = Annotated[
     tuple[Percent, ...], Field(max_length=10), BeforeValidator(listed), AfterValidator(_ascending)

@@ -1,12 +1,15 @@
 """Reserve -> settle | release | expire: each once, whatever the stores do."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from extproc.core.quota.costs import Cost
-from extproc.core.quota.reservation import Admitted, Denied, Unavailable
+from extproc.core.quota.drafting import Caller
+from extproc.core.quota.reservation import Admitted, Denied, Suspended, Unavailable
 from extproc.core.quota.settlement import Outcome, released
+from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 from extproc.metering import settler as books_module
 
@@ -17,6 +20,41 @@ from .world import DECISION_TIMEOUT_S, WHO, World, away, refused, usage
 async def spin(times=50):
     for _ in range(times):
         await asyncio.sleep(0)
+
+
+# ---------------------------------------------------------------- before the body is read
+
+
+CALL = Caller(WHO, Endpoint.CHAT_COMPLETIONS, None, "request-1")
+
+
+async def test_a_caller_that_is_suspended_is_refused_before_its_body_is_read():
+    world = World(limit=100)
+    world.limits.documents[WHO.tenant] = {"suspended": "unpaid"}
+    assert world.service.screen(CALL) == Suspended("unpaid")
+    await world.drained()
+    (entry,) = await world.entries()
+    assert (entry.outcome, entry.reason, entry.model) == (Outcome.DENIED, "suspended", "")
+    assert world.counted("decisions_total", outcome="denied", reason="suspended") == 1
+
+
+async def test_a_caller_that_has_used_all_of_a_limit_is_refused_for_a_moment_without_asking_the_counters():
+    world = World(limit=20)
+    reservation = await world.admitted(cost=20)
+    assert isinstance(await world.reserve(1), Denied)
+    assert world.service.screen(CALL) is None  # held is not used: it may be given back
+    world.service.close(reservation, usage(20))
+    await world.drained()
+    assert isinstance(await world.reserve(1), Denied)
+    refused = world.service.screen(CALL)
+    assert isinstance(refused, Denied)
+    assert (refused.state.count.used, refused.need) == (20, 1)
+    assert world.service.screen(replace(CALL, identity=Identity("acme", "other", "10.0.0.1"))) is None
+    world.limits.documents[WHO.tenant] = {"sa_limit": 21}
+    assert world.service.screen(CALL) is None  # more was granted
+    del world.limits.documents[WHO.tenant]
+    world.clock.passes(5)
+    assert world.service.screen(CALL) is None
 
 
 # ---------------------------------------------------------------- reserving

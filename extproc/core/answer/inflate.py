@@ -1,7 +1,7 @@
 """Inflate gzip (RFC 1952) and deflate (RFC 1950, or bare RFC 1951) for reading, as they come and in small steps.
 
-The bytes of an answer are inflated once. Small data that inflates to a lot costs no more than the bounds below: over
-them, or if the data is corrupt, reading ends.
+The bytes of an answer are inflated once. Small data that inflates to a lot costs no more than the bounds below.
+Reading ends over the bounds, or if the data is corrupt.
 """
 
 import zlib
@@ -13,7 +13,7 @@ from typing import Final
 MAX_INFLATED_BYTES: Final = 64 << 20
 # For one chunk of the answer.
 MAX_INFLATED_PER_FEED_BYTES: Final = 8 << 20
-# Output comes in pieces of this size: memory, and the work between two pieces, are bounded by it and not by the chunk.
+# Output comes in pieces of this size. It bounds memory, and the work between two pieces, whatever the chunk is.
 PIECE_BYTES: Final = 4 << 10
 # Steps without output, of empty members, that are one step to the caller.
 _EMPTY_STEPS: Final = 64

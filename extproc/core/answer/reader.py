@@ -124,7 +124,7 @@ def is_long(reader: AnswerReader, chunk: bytes) -> bool:
 
 
 def feed_in_steps(reader: AnswerReader, chunk: bytes) -> Steps:
-    """Feed `chunk` in steps of bounded work. Return what the client gets: the same object where nothing changes."""
+    """Feed `chunk` in steps of bounded work. Return what the client gets: the same object if nothing changes."""
     if isinstance(reader, EncodedAnswer):
         return (yield from reader.steps(chunk))
     if isinstance(reader, _Passing):

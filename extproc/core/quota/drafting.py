@@ -26,6 +26,16 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Describe a request whose body was not read: its caller, its endpoint, and the model if the path names it."""
+
+    identity: Identity
+    endpoint: Endpoint
+    model: str | None
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drafter:
     """Draft the reservations of one replica.
 
@@ -62,6 +72,26 @@ class Drafter:
             replica=self.replica,
         )
         return Draft(reservation, refusal, strict=bool(strict), weights=binding.weights)
+
+    def draft_unread(self, caller: Caller, policy: Policy, now: datetime, new_id: ReservationId) -> "Draft":
+        """Bind a request whose body was not read to the limits of its tenant that count all requests."""
+        subject = Subject(caller.model or "", caller.endpoint)
+        binding = bind_request(policy, caller.identity, now, subject)
+        reservation = Reservation(
+            id=new_id,
+            request_id=caller.request_id,
+            identity=caller.identity,
+            endpoint=caller.endpoint,
+            model=caller.model or "",
+            stream=False,
+            cost=NO_COST,
+            buckets=binding.buckets,
+            admitted_at=now,
+            date=local_date(now, policy.zone),
+            deadline=now.timestamp() + self.ttl_s,
+            replica=self.replica,
+        )
+        return Draft(reservation, _refusal(binding))
 
     def draft_hit(self, hit: Hit, policy: Policy, now: datetime, new_id: ReservationId) -> "Draft":
         """Bind a request that counts only as requests. Its draft has no cost, and is strict for nothing."""

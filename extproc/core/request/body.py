@@ -4,7 +4,7 @@ Only fields that matter for metering are read. The upstream judges all others. T
 per kind of body.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from extproc.core.request.bodies import forms, generation, multipart, vectors
@@ -18,8 +18,10 @@ from extproc.core.request.bodies.facts import (
 )
 from extproc.core.request.bodies.json_body import JsonBody, json_body
 from extproc.core.request.bodies.prompts import prompt_texts
-from extproc.core.request.bodies.rewriting import upstream_body
+from extproc.core.request.bodies.rewriting import changed_fields, is_rewritten, upstream_body
+from extproc.core.request.bodies.steering import STEERING_FIELDS, steers
 from extproc.core.request.endpoints import MAX_MODEL_CHARS, Endpoint, Target
+from extproc.core.request.layout import Layout
 
 __all__ = [
     "MAX_CHOICES",
@@ -29,7 +31,9 @@ __all__ = [
     "RequestFacts",
     "prompt_texts",
     "read_request",
+    "reads_body",
     "upstream_body",
+    "upstream_body_of",
 ]
 
 
@@ -53,8 +57,12 @@ _KINDS: Final = {
 }
 
 
-def read_request(target: Target, body: bytes, content_type: str) -> RequestFacts | Malformed:
+def read_request(
+    target: Target, body: bytes, content_type: str, allowed: Collection[str] = ()
+) -> RequestFacts | Malformed:
     """Return the facts of a request, or the first error in it. Never raise.
+
+    `allowed` are the parameters of `STEERING_FIELDS` that a caller may use.
 
     A body is read as JSON whatever its content type says, as servers do, unless the content type says that it is a
     form. Endpoints that count requests and no tokens don't need the body: the model is in the path.
@@ -64,8 +72,8 @@ def read_request(target: Target, body: bytes, content_type: str) -> RequestFacts
         return _without_body(target)
     try:
         if multipart.is_multipart(content_type):
-            return _read_form(kind, body, content_type)
-        read = json_body(body, kind.fields)
+            return _read_form(kind, body, content_type, allowed)
+        read = json_body(body, kind.fields, STEERING_FIELDS - frozenset(allowed) if allowed else STEERING_FIELDS)
         return read if isinstance(read, Malformed) else kind.read(read)
     except FieldError as error:
         return error.malformed
@@ -73,11 +81,38 @@ def read_request(target: Target, body: bytes, content_type: str) -> RequestFacts
         return Malformed("The body is nested too deeply.", code="invalid_json")
 
 
-def _read_form(kind: _Kind, body: bytes, content_type: str) -> RequestFacts | Malformed:
+def upstream_body_of(
+    target: Target,
+    body: bytes,
+    layout: Layout,
+    *,
+    add_usage: bool,
+    output_bound: int | None,
+    bound_field: str | None = None,
+) -> bytes | None:
+    """Return the same as `upstream_body` for a body whose layout is known, without parsing it again."""
+    if not is_rewritten(target, add_usage=add_usage, output_bound=output_bound):
+        return None
+    fields = layout.fields()
+    changes = changed_fields(
+        target, fields, add_usage=add_usage, output_bound=output_bound, bound_field=bound_field
+    )
+    return layout.joined(body, fields | changes) if changes else None
+
+
+def _read_form(kind: _Kind, body: bytes, content_type: str, allowed: Collection[str]) -> RequestFacts | Malformed:
     if kind.form is None:
         return Malformed("'content-type' must be application/json here.", "content-type", "invalid_content_type")
     form = multipart.read_form(content_type, body)
-    return form if isinstance(form, Malformed) else kind.form(form)
+    if isinstance(form, Malformed):
+        return form
+    steering = next((name for name, _ in form.fields if name in STEERING_FIELDS and name not in allowed), None)
+    return steers(steering) if steering is not None else kind.form(form)
+
+
+def reads_body(target: Target) -> bool:
+    """Return whether `read_request` parses the body. It does not where requests are counted, and no tokens."""
+    return target.endpoint in _KINDS
 
 
 def _without_body(target: Target) -> RequestFacts | Malformed:

@@ -6,7 +6,7 @@ import pytest
 
 from extproc.core.quota.binding import Policy, bind
 from extproc.core.quota.costs import EVEN, NO_COST, Bound, Cost, Weights
-from extproc.core.quota.drafting import Ask, Drafter, is_recorded
+from extproc.core.quota.drafting import Ask, Caller, Drafter, is_recorded
 from extproc.core.quota.hits import Hit
 from extproc.core.quota.limits import Limit, Mode, Scope, Subject, Unit, Window
 from extproc.core.quota.reservation import Suspended, Unbounded
@@ -113,3 +113,15 @@ def test_a_hit_of_a_suspended_caller_is_refused():
 def test_the_ends_of_hits_do_not_go_to_the_ledger():
     assert is_recorded(draft(policy(DAILY)).reservation)
     assert not is_recorded(DRAFTER.draft_hit(Hit(CALLER, "m", 1), policy(), NOW, "r1").reservation)
+
+
+def test_a_request_whose_body_was_not_read_is_bound_without_its_cost():
+    made = DRAFTER.draft_unread(Caller(CALLER, Endpoint.EMBEDDINGS, None, "q-1"), policy(DAILY), NOW, "r1")
+    assert made.refusal is None
+    reservation = made.reservation
+    assert [bucket.limit for bucket in reservation.buckets] == [DAILY]
+    assert (reservation.model, reservation.endpoint, reservation.request_id) == ("", Endpoint.EMBEDDINGS, "q-1")
+    assert (reservation.held, reservation.replica) == (0, DRAFTER.replica)
+    caller = Caller(CALLER, Endpoint.CHAT_COMPLETIONS, "m", "q-1")
+    made = DRAFTER.draft_unread(caller, policy(DAILY, suspended="unpaid"), NOW, "r1")
+    assert (made.refusal, made.reservation.buckets, made.reservation.model) == (Suspended("unpaid"), (), "m")

@@ -20,6 +20,7 @@ from extproc.core.request.bodies.facts import (
     Malformed,
     is_model,
 )
+from extproc.core.request.bodies.steering import steers
 
 _Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 _TokensOrNone = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
@@ -126,8 +127,11 @@ class JsonBody:
 _objects: Final = msgspec.json.Decoder(list[AnyObject]).decode
 
 
-def json_body(body: bytes, read: Collection[str]) -> JsonBody | Malformed:
-    """Return the fields of a body that `read` names, or an error. A field that is read may occur only once."""
+def json_body(body: bytes, read: Collection[str], refused: Collection[str] = ()) -> JsonBody | Malformed:
+    """Return the fields of a body that `read` names, or an error. A field that is read may occur only once.
+
+    A field that `refused` names may be null, and nothing else.
+    """
     if not body.strip():
         return Malformed("The request has no body; send a JSON object.", code="empty_body")
     try:
@@ -142,6 +146,9 @@ def json_body(body: bytes, read: Collection[str]) -> JsonBody | Malformed:
         return Malformed(f"The body is not valid JSON: {_reason(error)}.", code="invalid_json")
     except RecursionError:
         return Malformed("The body is nested too deeply.", code="invalid_json")
+    for name, value in members:
+        if name in refused and head(value, 5) != b"null":
+            return steers(name)
     twice = jsonkeys.repeated(members, read)
     if twice is not None:
         return Malformed(f"'{twice}' is given more than once.", twice, "duplicate_field")

@@ -42,6 +42,8 @@ def prompt_texts(target: Target, prompt: bytes) -> list[str] | None:
     Return None if the texts are unknown, or exceed `MAX_TEXT_CHARS` or `MAX_TEXTS`; the estimate by bytes then
     remains. Never raise. Takes linear time: run it in a thread, not on the event loop.
     """
+    if prompt.count(b"[") + prompt.count(b"{") > MAX_TEXTS:
+        return None  # before millions of lists are built
     try:
         written = {name: raw for name, raw in _object.decode(prompt).items() if name not in FORM_MEDIA}
         values = {name: _value(target, name, raw) for name, raw in written.items()}
@@ -82,7 +84,7 @@ def _leaves(value: object, place: int) -> list[str]:
     """Return all strings in a value that become prompt, in order."""
     found: list[str] = []
     rest: list[tuple[object, int]] = [(value, place)]
-    while rest:
+    while rest and len(found) <= MAX_TEXTS:
         node, place = rest.pop()
         if isinstance(node, str):
             found.append(node)

@@ -27,6 +27,12 @@ _ASKED_FOR_USAGE: Final = frozenset({Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLET
 # Anthropic's smallest budget for thinking. It has to be less than max_tokens.
 _LEAST_THINKING_TOKENS: Final = 1024
 
+_AFTER_A_BOUND: Final = ("min_tokens", "thinking")
+# All fields that may be written, by endpoint.
+REWRITTEN: Final = {
+    endpoint: frozenset({*names, *_AFTER_A_BOUND, "stream_options"}) for endpoint, names in _BOUNDS.items()
+}
+
 _object: Final = msgspec.json.Decoder(dict[str, Raw] | None)
 _integer: Final = msgspec.json.Decoder(int)
 _Fields = Mapping[str, Raw]
@@ -47,11 +53,27 @@ def upstream_body(
     too. Thinking is turned off if the bound leaves too little for it. If a field that is not read occurs twice,
     the last one stays. Kinds that are not boundable stay unchanged.
     """
-    adds_usage = add_usage and target.endpoint in _ASKED_FOR_USAGE
-    names = _BOUNDS.get(target.endpoint, ()) if output_bound is not None else ()
-    if not adds_usage and not names:
+    if not is_rewritten(target, add_usage=add_usage, output_bound=output_bound):
         return None
     fields = _object.decode(body) or {}
+    changes = changed_fields(
+        target, fields, add_usage=add_usage, output_bound=output_bound, bound_field=bound_field
+    )
+    return msgspec.json.encode(dict(fields) | changes) if changes else None
+
+
+def is_rewritten(target: Target, *, add_usage: bool, output_bound: int | None) -> bool:
+    """Return whether a body may have to be changed: the upstream has to be asked for usage, or bounded."""
+    asks = add_usage and target.endpoint in _ASKED_FOR_USAGE
+    return asks or (output_bound is not None and target.endpoint in _BOUNDS)
+
+
+def changed_fields(
+    target: Target, fields: _Fields, *, add_usage: bool, output_bound: int | None, bound_field: str | None = None
+) -> dict[str, Raw]:
+    """Return the fields that the upstream gets instead of the client's; see `upstream_body`."""
+    adds_usage = add_usage and target.endpoint in _ASKED_FOR_USAGE
+    names = _BOUNDS.get(target.endpoint, ()) if output_bound is not None else ()
     changes: dict[str, Raw] = {}
     if adds_usage:
         changes["stream_options"] = _with_usage(fields)
@@ -60,7 +82,7 @@ def upstream_body(
             names = (bound_field, *names)
         default = COMPLETION_DEFAULT_TOKENS if target.endpoint is Endpoint.COMPLETIONS else None
         changes |= _bounded(fields, names, output_bound, default)
-    return msgspec.json.encode(dict(fields) | changes) if changes else None
+    return changes
 
 
 def _with_usage(fields: _Fields) -> Raw:

@@ -1,0 +1,1 @@
+"""Do work that takes long in processes of their own, so that the event loop serves others meanwhile."""
