@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from extproc.core.quota.costs import Bound, Cost, Weights, bound_of, cost_of, prompt_estimate
@@ -46,8 +45,7 @@ class NoCounter:
         """Do nothing: there are no threads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Hold a request's expected cost, its largest possible need (for strict limits), and its lesson."""
 
     cost: Cost

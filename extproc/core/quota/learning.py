@@ -99,18 +99,18 @@ class Learned:
         profile, shared = self._observed(tenant, model)
         if output_per_choice > 0 and not bounded:
             profile.outputs.add(min(output_per_choice, MAX_TOKENS))
-            shared.outputs.show(profile.outputs, profile.outputs.decile)
+            shared.outputs.follow(profile.outputs)
         if media_parts or prompt_bytes <= 0 or prompt_tokens <= 0:
             return
         text_tokens = prompt_tokens - start.overhead_tokens
         if prompt_bytes >= LARGE_PROMPT_BYTES:
             ratio = prompt_bytes * _MILLI // max(1, text_tokens)
             profile.ratios.add(_within(ratio, _MIN_RATIO, _MAX_RATIO))
-            shared.ratios.show(profile.ratios, profile.ratios.decile)
+            shared.ratios.follow(profile.ratios)
         else:
             extra = text_tokens - _tokens(prompt_bytes, _ratio(profile, shared, start))
             profile.extras.add(_within(extra, 0, _MAX_EXTRA_TOKENS))
-            shared.extras.show(profile.extras, profile.extras.decile)
+            shared.extras.follow(profile.extras)
 
     def typical_output(self, tenant: str, model: str, start: Start) -> int:
         """Return tokens per choice to hold for an answer without a bound: 1 to MAX_TOKENS.
@@ -186,9 +186,9 @@ class _Shared:
     def withdraw(self, profile: Profile) -> None:
         """Take out what a profile showed."""
         self.profiles -= 1
-        self.outputs.show(profile.outputs, None)
-        self.ratios.show(profile.ratios, None)
-        self.extras.show(profile.extras, None)
+        self.outputs.withdraw(profile.outputs)
+        self.ratios.withdraw(profile.ratios)
+        self.extras.withdraw(profile.extras)
 
 
 # Both stay empty: a profile shows a figure only with enough values, and is known by then.

@@ -66,10 +66,16 @@ class Figures:
     def __init__(self) -> None:
         self._sorted = array(_FOUR_BYTES)
 
-    def show(self, recent: Recent, figure: int | None) -> None:
-        """Replace what stands for one tenant by `figure`; None takes it out."""
-        if figure == recent.shown:
-            return
+    def follow(self, recent: Recent) -> None:
+        """Let the present decile stand for a tenant, once it has enough values."""
+        if (figure := recent.decile) != recent.shown:
+            self._replace(recent, figure)
+
+    def withdraw(self, recent: Recent) -> None:
+        """Take out what stands for a tenant."""
+        self._replace(recent, None)
+
+    def _replace(self, recent: Recent, figure: int | None) -> None:
         if recent.shown is not None:
             del self._sorted[bisect_left(self._sorted, recent.shown)]
         if figure is not None:
