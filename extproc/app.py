@@ -22,6 +22,7 @@ from extproc.envoy.reading import FUNCTION, BodyReader, ReadApart, ReadHere
 from extproc.envoy.tls import TLSOptions
 from extproc.metering.build import Metering, MeteringOptions, MeteringStores
 from extproc.metering.build import build_metering as build
+from extproc.metering.denials import DenialOptions
 from extproc.metering.estimator import NoCounter, PromptCounter
 from extproc.metering.expiry import ExpiryOptions
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
@@ -222,6 +223,7 @@ def _metering_options(settings: Settings) -> MeteringOptions:
         decision_timeout_s=reservation.decision_timeout_s,
         reservation_ttl_s=reservation.ttl_s,
         record_denied=settings.denied.record,
+        denials=DenialOptions(settings.denied.singly_per_minute),
         refuse_unbounded=settings.cost.refuse_unbounded,
         learn=settings.cost.learn,
         allow_share=reservation.allow_share,

@@ -93,6 +93,7 @@ class _Line(msgspec.Struct, frozen=True):
     shadow: tuple[str, ...] = ()
     price: _Int = 0
     charges: tuple[_Charge, ...] = ()
+    count: _Int = 1
 
 
 class _Moment(msgspec.Struct, frozen=True):
@@ -202,6 +203,7 @@ def _entry(line: _Line, name: str, number: int) -> Entry:
         shadow=line.shadow,
         price=whole(line.price),
         charges=tuple(Charge(each.k, whole(each.u), whole(each.n)) for each in line.charges),
+        count=max(1, whole(line.count)),
     )
 
 

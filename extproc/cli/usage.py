@@ -80,6 +80,7 @@ class EntryRow:
     endpoint: str
     model: str
     outcome: str
+    count: int
     reason: str
     held: int
     charge: int
@@ -185,6 +186,8 @@ def entries(
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
     found = with_admin(context, lambda admin: admin.entries(wanted, limit + 1))
     rows = [_entry_row(entry) for entry in _at_most(found, limit)]
+    if any(row.count > 1 for row in rows):
+        output.note("A count above 1: requests that were denied like others of their minute, in one line.")
     if json:
         output.as_json(rows)
         return
@@ -288,6 +291,7 @@ def _entry_row(entry: Entry) -> EntryRow:
         endpoint=entry.endpoint,
         model=entry.model,
         outcome=entry.outcome.value,
+        count=entry.count,
         reason=entry.reason,
         held=entry.held,
         charge=entry.charge,

@@ -11,6 +11,7 @@ from extproc.core.quota.models import Models
 from extproc.core.quota.reservation import ReservationId
 from extproc.metering.admission import Admission
 from extproc.metering.circuit_breaker import CircuitBreaker, CircuitBreakerOptions
+from extproc.metering.denials import DenialOptions, Denials
 from extproc.metering.epoch_follower import EpochFollower
 from extproc.metering.estimator import Estimator, PromptCounter
 from extproc.metering.expiry import Expiry, ExpiryOptions
@@ -48,6 +49,7 @@ class MeteringOptions:
     decision_timeout_s: float = 0.1
     reservation_ttl_s: float = 900.0
     record_denied: bool = True
+    denials: DenialOptions = field(default_factory=DenialOptions)
     refuse_unbounded: bool = True
     learn: bool = True
     allow_share: float = 0.1
@@ -138,6 +140,7 @@ def build_metering(
         records,
         spool,
         fence=fence,
+        denials=Denials(new_id, options.denials),
         metrics=metrics,
         linger_s=options.ledger_linger_s,
     )

@@ -5,6 +5,7 @@ can't, any replica finds it in the journal (journal_sweeper.py). The ledger know
 written twice.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from extproc.core.quota.ledger import Entry, denied_entry
 from extproc.core.quota.partitions import partition_of
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
+from extproc.core.request.identity import TenantId
 from extproc.metering.delivery_queue import DeliveryOptions
+from extproc.metering.denials import Denials
 from extproc.metering.exclusive_delivery import ExclusiveDelivery
 from extproc.metering.shards import Part, ShardQueues, part_of, parts_of
 from extproc.metering.write_fence import WriteFence
@@ -28,7 +31,7 @@ from extproc.ports.spool import Spool
 
 # Entries beyond this number are left in the journal. An entry takes some kilobytes of memory.
 _ENTRIES_AT_MOST: Final = 20_000
-# Denials are recorded only while this many entries wait: the rest of the room is for what was charged.
+# Denials are queued only while fewer entries wait: the rest of the room is for what was charged.
 _DENIED_AT_MOST: Final = 10_000
 
 
@@ -57,10 +60,12 @@ class LedgerWriter:
         spool: Spool,
         *,
         fence: WriteFence,
+        denials: Denials,
         metrics: Metrics,
         linger_s: float,
     ) -> None:
         """Write nothing while the fence is closed. Wait `linger_s` seconds for more entries to fill a batch."""
+        self._denials = denials
         self._counters = counters
         self._journal = journal
         self._ledger = ledger
@@ -91,16 +96,28 @@ class LedgerWriter:
         if record.receipt is None or not self._queue.full(self._part_of(record.entry)):
             self._queue.put(record)
 
-    def deny(self, reservation: Reservation, reason: str) -> None:
-        """Queue the entry of a request that was denied.
+    def deny(self, reservation: Reservation, reason: str, bucket: str) -> None:
+        """Record a request that was denied: the first of a minute and bucket singly, the others in a sum.
 
-        In a long outage of the ledger some are lost, and counted.
+        In a long outage of the ledger, denials of more callers than there is room for are lost, and counted.
         """
-        waiting, share = self._queue.beside(reservation.identity.tenant), _DENIED_AT_MOST // len(self._parts)
-        if len(self._queue) < _DENIED_AT_MOST or waiting < share:
+        tenant = reservation.identity.tenant
+        if self._denials.is_single(reservation, bucket) and self._has_room(tenant):
             self._queue.put(Record(denied_entry(reservation, reason)))
-        else:
-            self._metrics.lost("denied", 1)
+            return
+        if not self._denials.add(reservation, reason):
+            self._put_sums()
+            if not self._denials.add(reservation, reason):
+                self._metrics.lost("denied", 1)
+
+    def _has_room(self, tenant: TenantId) -> bool:
+        waiting, share = self._queue.beside(tenant), _DENIED_AT_MOST // len(self._parts)
+        return len(self._queue) < _DENIED_AT_MOST or waiting < share
+
+    def _put_sums(self, *, beyond: bool = False) -> None:
+        """Queue what was counted of denials, as far as there is room."""
+        while (beyond or len(self._queue) < _DENIED_AT_MOST) and (entry := self._denials.pop()) is not None:
+            self._queue.put(Record(entry), beyond=beyond)
 
     async def append(self, entries: Sequence[Entry]) -> None:
         """Write entries of one part now. Raise `StoreError`."""
@@ -124,7 +141,7 @@ class LedgerWriter:
 
     def lost_if_stopped(self) -> int:
         """Return how many entries wait in this process alone."""
-        return sum(record.receipt is None for record in self._queue)
+        return sum(record.receipt is None for record in self._queue) + len(self._denials)
 
     async def outcomes(
         self, ids: Iterable[ReservationId], partitions: Iterable[int]
@@ -171,7 +188,14 @@ class LedgerWriter:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        await self._queue.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._queue.run())
+            group.create_task(self._write_sums())
+
+    async def _write_sums(self) -> None:
+        while True:
+            await asyncio.sleep(self._denials.options.write_s)
+            self._put_sums()
 
     def release(self) -> None:
         """Open the fence for good: this process ends."""
@@ -179,6 +203,7 @@ class LedgerWriter:
 
     async def drained(self) -> None:
         """Return when all that was queued is written. From now on no batch waits to fill."""
+        self._put_sums(beyond=True)
         await self._queue.drained()
 
     async def written(self, ids: Sequence[ReservationId], receipts: Sequence[Receipt]) -> None:

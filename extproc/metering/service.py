@@ -88,7 +88,7 @@ class MeteringService:
         if draft.refusal is None:
             return await self._decide(draft, ask, policy)
         self._metrics.decided("denied", draft.refused_for)
-        self._record_denial(draft.reservation, draft.refused_for)
+        self._record_denial(draft.reservation, draft.refused_for, ask.identity.service_account)
         return draft.refusal
 
     def screen(self, caller: Caller) -> Suspended | Denied | None:
@@ -101,14 +101,14 @@ class MeteringService:
         draft = self._drafter.draft_unread(caller, policy, now, self._new_id())
         if isinstance(draft.refusal, Suspended):
             self._metrics.decided("denied", draft.refused_for)
-            self._record_denial(draft.reservation, draft.refused_for)
+            self._record_denial(draft.reservation, draft.refused_for, caller.identity.service_account)
             return draft.refusal
         state = self._exhausted.among(draft.reservation.buckets, now.timestamp())
         if state is None:
             return None
         scope = state.bucket.limit.scope
         self._metrics.decided("denied", scope)
-        self._record_denial(draft.reservation, scope)
+        self._record_denial(draft.reservation, scope, state.bucket.key)
         return Denied(state, 1)
 
     async def _decide(self, draft: Draft, ask: Ask, policy: Policy) -> Admitted | Denied | Unavailable:
@@ -125,8 +125,9 @@ class MeteringService:
             shadow = tuple(state.bucket.limit.kind for state in decision.shadowed)
             self._leases.add(Lease(decision.reservation, estimate.lesson, shadow))
         elif isinstance(decision, Denied):
+            bucket = decision.state.bucket
             self._exhausted.note(decision.state, self._clock.now().timestamp())
-            self._record_denial(reservation, decision.state.bucket.limit.scope)
+            self._record_denial(reservation, bucket.limit.scope, bucket.key)
         return decision
 
     async def hit(self, hit: Hit) -> HitDecision:
@@ -165,6 +166,6 @@ class MeteringService:
         """End a reservation, exactly once on the counters however often this is called. Return at once."""
         self._settler.end(self._leases.end(reservation), settlement, recorded=True)
 
-    def _record_denial(self, reservation: Reservation, reason: str) -> None:
+    def _record_denial(self, reservation: Reservation, reason: str, bucket: str) -> None:
         if self._record_denied:
-            self._writer.deny(reservation, reason)
+            self._writer.deny(reservation, reason, bucket)

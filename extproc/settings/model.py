@@ -230,7 +230,11 @@ class DeniedSettings(Section):
         default=DeniedStyle.OPENAI,
         description="openai: 429 with an error object. talk: 400 with a line of text.",
     )
-    record: bool = Field(default=True, description="Write a ledger entry for denied requests too.")
+    record: bool = Field(default=True, description="Record denied requests in ledger and daily usage too.")
+    singly_per_minute: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=10,
+        description="Denied requests of a minute and bucket with ledger entries of their own; others are counted.",
+    )
 
 
 class ReservationSettings(Section):

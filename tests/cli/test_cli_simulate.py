@@ -27,25 +27,25 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 def made(number, tokens=10, *, tenant="acme", account="sa", outcome=Outcome.SETTLED, **further):
     denied = outcome is Outcome.DENIED
     at = START + timedelta(minutes=number)
-    return Entry(
-        id=f"r{number}",
-        request_id=f"q{number}",
-        identity=Identity(tenant, account, "10.0.0.1"),
-        date="2026-03-01",
-        endpoint="chat_completions",
-        model="m",
-        stream=False,
-        outcome=outcome,
-        reason="usage",
-        held=0 if denied else tokens + 1,
-        charge=0 if denied else tokens,
-        usage=NO_USAGE if denied else Usage(tokens - tokens // 2, tokens // 2, total=tokens),
-        status=200,
-        admitted_at=at,
-        ended_at=at + timedelta(seconds=0 if denied else 1),
-        cost=Cost(tokens - tokens // 2, tokens // 2 + 1),
-        **further,
-    )
+    fields = {
+        "id": f"r{number}",
+        "request_id": f"q{number}",
+        "identity": Identity(tenant, account, "10.0.0.1"),
+        "date": "2026-03-01",
+        "endpoint": "chat_completions",
+        "model": "m",
+        "stream": False,
+        "outcome": outcome,
+        "reason": "usage",
+        "held": 0 if denied else tokens + 1,
+        "charge": 0 if denied else tokens,
+        "usage": NO_USAGE if denied else Usage(tokens - tokens // 2, tokens // 2, total=tokens),
+        "status": 200,
+        "admitted_at": at,
+        "ended_at": at + timedelta(seconds=0 if denied else 1),
+        "cost": Cost(tokens - tokens // 2, tokens // 2 + 1),
+    }
+    return Entry(**(fields | further))
 
 
 PAST = [
@@ -353,6 +353,7 @@ def test_entries_are_shown_the_last_one_first(run, ledger):
         "endpoint": "chat_completions",
         "model": "m",
         "outcome": "settled",
+        "count": 1,
         "reason": "usage",
         "held": 6,
         "charge": 5,
@@ -366,6 +367,19 @@ def test_entries_are_shown_the_last_one_first(run, ledger):
     assert table.rows[1][0] == "2026-03-01T12:06:00Z"
     assert table.err == "There is more: these are the first 1 rows. Use a filter or --limit.\n"
     assert run("usage", "entries", "--tenant", "nobody").err == "No request on record that fits.\n"
+
+
+def test_denied_requests_that_were_counted_together_are_one_line_that_says_so(run, ledger, file):
+    ledger([made(1, outcome=Outcome.DENIED, count=40, cost=Cost(400, 40))])
+    listed = run("usage", "entries", "--json")
+    assert [row["count"] for row in listed.json] == [40]
+    assert listed.err == "A count above 1: requests that were denied like others of their minute, in one line.\n"
+    assert [day["denied"] for day in run("usage", "daily", "--json").json] == [40]
+    exported = file(run("usage", "export").out, "ledger.jsonl")
+    for source in ([], ["--ledger", exported]):
+        limits = file(json.dumps(LIMIT), "limits.json")
+        summary = run("simulate", "--limits", limits, *source, "--json").json["summary"]
+        assert summary["newly_admitted"] == 9
 
 
 def test_usage_has_a_cost_where_models_have_prices(run, ledger, environment):

@@ -24,7 +24,8 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Record one request and its effect on its buckets.
+    """Record one request and its effect on its buckets; or, with a `count` above 1, so many denied requests of one
+    caller, with the sum of their costs.
 
     `charge` was counted as used and `held` was held, both in weighted tokens. `cost` is the estimate at admission,
     also for a denied request. `shadow` names the shadow limits (their kinds) that would have denied it. `price` is
@@ -51,6 +52,7 @@ class Entry:
     shadow: tuple[str, ...] = ()
     price: int = 0
     charges: tuple[Charge, ...] = ()
+    count: int = 1
 
 
 def closed_entry(

@@ -8,9 +8,10 @@ while requests are in flight; the charges are the same.
 """
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import repeat
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
 
@@ -111,7 +112,11 @@ class Simulation:
         self.report = Report()
 
     def take(self, entry: Entry) -> None:
-        """Decide on one request anew. Never raise."""
+        """Decide on one request anew, or on each of those that a denied entry counts. Never raise."""
+        for each in _single(entry):
+            self._take(each)
+
+    def _take(self, entry: Entry) -> None:
         now = entry.admitted_at.timestamp()
         self._settle_until(now)
         self._taken += 1
@@ -258,6 +263,15 @@ def _extra_output(entry: Entry, weights: Weights) -> int:
     elif weights.any_output:
         output = (entry.held * THOUSAND - weights.any_input * entry.cost.prompt) // weights.any_output
     return max(0, output - entry.cost.output)
+
+
+def _single(entry: Entry) -> Iterator[Entry]:
+    """Yield an entry for each request. Requests that were counted together have equal shares of the cost."""
+    if entry.count == 1:
+        yield entry
+        return
+    share = Cost(entry.cost.prompt // entry.count, entry.cost.output // entry.count)
+    yield from repeat(replace(entry, count=1, cost=share, ended_at=entry.admitted_at), entry.count)
 
 
 def _capped(entry: Entry, *, strict: bool) -> bool:

@@ -139,7 +139,7 @@ def _added(day: DailyUsage, entry: Entry) -> DailyUsage:
         output=day.output + entry.usage.output,
         cached=day.cached + entry.usage.cached,
         requests=day.requests + (not denied),
-        denied=day.denied + denied,
+        denied=day.denied + entry.count * denied,
         estimated=day.estimated + (entry.outcome is Outcome.ESTIMATED),
         price=day.price + entry.price,
     )

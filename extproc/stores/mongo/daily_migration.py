@@ -4,7 +4,6 @@ docs/architecture.md ("One row of daily usage") describes the steps. Each step c
 at once too: only `token_migrations` says that all are done.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -34,6 +33,7 @@ from extproc.stores.mongo.client import (
 from extproc.stores.mongo.documents import DAY_FIELDS, FORMER_DAY_FIELDS, SHARED, total
 from extproc.stores.mongo.ledger import former_index
 from extproc.stores.mongo.splitting import ledger_sums, row_fields, row_sums, split, sums_of
+from extproc.timing.periodic import periodically
 
 _NAME: Final = "daily_usage_by_tenant"
 # An index or a scan of a large collection takes longer than the time-out of a usual call.
@@ -78,12 +78,13 @@ class DailyMigration:
 
     async def run(self) -> None:
         """Migrate whenever it is necessary, until cancelled."""
-        while True:
-            try:
-                await self.step()
-            except StoreError as error:
-                _log.warning("mongodb: daily usage not migrated yet: tried again", extra={"error": str(error)})
-            await asyncio.sleep(self._every_s)
+
+        def failed(error: StoreError) -> None:
+            _log.warning("mongodb: daily usage not migrated yet: tried again", extra={"error": str(error)})
+
+        await periodically(
+            self.step, self._every_s, expected=StoreError, on_failure=failed, jitter=0.2, at_once=True
+        )
 
     async def step(self) -> bool:
         """Migrate if it is necessary and possible now. Return whether nothing is left to do.

@@ -52,6 +52,7 @@ def entry_document(entry: Entry, *, summed: bool = True) -> dict[str, Any]:
         "cost": {"prompt": entry.cost.prompt, "output": entry.cost.output},
         **({"shadow": list(entry.shadow)} if entry.shadow else {}),
         **({"price": entry.price} if entry.price else {}),
+        **({"count": entry.count} if entry.count > 1 else {}),
         **_charges(entry.charges, summed=summed),
         "admitted_at": entry.admitted_at,
         "ended_at": entry.ended_at,
@@ -85,6 +86,7 @@ def document_entry(document: dict[str, Any]) -> Entry:
         shadow=tuple(document.get("shadow", ())),
         price=document.get("price", 0),
         charges=tuple(Charge(each["k"], each["u"], each["n"]) for each in document.get("charges", ())),
+        count=_count(document.get("count", 1)),
     )
 
 
@@ -95,6 +97,12 @@ def readable_entries(documents: Iterable[dict[str, Any]]) -> list[Entry]:
         with suppress(KeyError, TypeError, ValueError, AttributeError):
             entries.append(document_entry(document))
     return entries
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"no count of requests: {value!r}")
+    return value
 
 
 def _charges(charges: Sequence[Charge], *, summed: bool) -> dict[str, Any]:
@@ -166,7 +174,7 @@ def increments(entries: Iterable[Entry], models: ModelNames) -> dict[DayKey, dic
     for entry in entries:
         sums = days.setdefault(day_key(entry), Counter())
         if entry.outcome is Outcome.DENIED:
-            sums["denied"] += 1
+            sums["denied"] += entry.count
             continue
         sums["usage"] += entry.charge
         sums["input"] += entry.usage.input

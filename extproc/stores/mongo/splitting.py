@@ -39,7 +39,7 @@ def sums_of(day: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "$group": {
                 "_id": group,
-                "n": {"$sum": 1},
+                "n": {"$sum": {"$ifNull": ["$count", 1]}},
                 "usage": {"$sum": "$charge"},
                 "price": {"$sum": "$price"},
                 **parts,

@@ -634,3 +634,11 @@ def test_a_replay_of_other_limits_decides_as_they_would_have(truth, proposed, ma
     assert {
         (Identity(k.tenant, k.service_account, k.client_ip), k.limit): t.requests for k, t in report.tolls.items()
     } == told
+
+
+def test_denied_requests_that_were_counted_together_are_decided_one_by_one():
+    together = entry(45, outcome=Outcome.DENIED, count=4, cost=Cost(20, 21))
+    report = replayed([together], under(DAY))
+    assert (report.newly_admitted, report.newly_admitted_tokens) == (4, 40)
+    few = replayed([together], under(replace(DAY, amount=25)))
+    assert (few.newly_admitted, few.newly_admitted_tokens) == (2, 20)
