@@ -285,6 +285,7 @@ def exchange_rules(settings: Settings) -> ExchangeRules:
         allowed=frozenset(settings.server.allowed_parameters),
         buffers=Buffers(max(settings.server.max_buffered_bytes, 2 * settings.server.max_body_bytes)),
         refuse_without_usage=settings.cost.refuse_without_usage,
+        models=models(settings),
     )
 
 

@@ -46,6 +46,16 @@ _PER_REQUEST: Final = Settlement(Outcome.SETTLED, NO_USAGE, 0, "request")
 _USAGE_ON_REQUEST: Final = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
 
 
+def asks_continuously(rules: ExchangeRules, endpoint: Endpoint, facts: RequestFacts) -> bool:
+    """Tell whether usage in every chunk is asked for on our account only."""
+    return (
+        endpoint in _USAGE_ON_REQUEST
+        and facts.stream
+        and not facts.wants_continuous
+        and rules.models.profile(facts.model).continuous_usage
+    )
+
+
 def hides_usage(endpoint: Endpoint, facts: RequestFacts) -> bool:
     """Tell whether usage is asked for on our account only, so that the client must not see it."""
     return endpoint in _USAGE_ON_REQUEST and facts.stream and not facts.wants_usage
@@ -132,6 +142,7 @@ class Forwarded(Phase):
             reservation.endpoint,
             request.estimates,
             hide_usage=request.hides_usage,
+            strip_usage=asks_continuously(request.rules, request.endpoint, request.facts),
             output_bound=reservation.output_held if reservation.output_bound is not None else None,
         )
 

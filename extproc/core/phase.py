@@ -22,6 +22,7 @@ from extproc.core.events import (
     Resumed,
     StreamClosed,
 )
+from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.rejections import DeniedStyle, Rejection
 from extproc.core.request.buffers import Buffers
 from extproc.core.request.endpoints import Endpoint
@@ -43,6 +44,7 @@ class ExchangeRules:
     `refuse_without_usage` a request is refused if its answer would come without usage. Bodies of more than
     `direct_bytes` are read apart, and so are smaller ones that take as long to read. A caller may use the
     parameters and headers of `STEERING` that are `allowed`. `counts_prompts`: a tokenizer needs texts of prompts.
+    `models` says of which models usage is asked for in every chunk.
     """
 
     identity: IdentityRules
@@ -55,6 +57,7 @@ class ExchangeRules:
     direct_bytes: int = 1 << 62
     allowed: frozenset[str] = frozenset()
     counts_prompts: bool = False
+    models: Models = field(default_factory=lambda: Models(ModelProfile()))
 
 
 class Phase:

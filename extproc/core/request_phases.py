@@ -1,10 +1,11 @@
 """Define the phases of an exchange up to its decision: identify the caller, read the request, reserve."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 from extproc.core import rejections
-from extproc.core.answer_phases import AdmittedRequest, Forwarded, hides_usage
+from extproc.core.answer_phases import AdmittedRequest, Forwarded, asks_continuously, hides_usage
 from extproc.core.events import (
     BodyRead,
     BodyReply,
@@ -343,13 +344,13 @@ class Deciding(_WithBody):
     def _upstream_body(self, reservation: Reservation) -> bytes | None:
         """Return the body as the upstream gets it; None if nothing changes."""
         target, bound = self._request.target, reservation.output_bound
-        add_usage = hides_usage(target.endpoint, self._facts)
+        continuous = asks_continuously(self._request.rules, target.endpoint, self._facts)
+        add_usage = continuous or hides_usage(target.endpoint, self._facts)
         if not add_usage and bound is None:
             return None
         bound_field = reservation.bound.field if reservation.bound is not None else None
         body = b"".join(self._body.pieces)
-        if self._layout is None:
-            return upstream_body(target, body, add_usage=add_usage, output_bound=bound, bound_field=bound_field)
-        return upstream_body_of(
-            target, body, self._layout, add_usage=add_usage, output_bound=bound, bound_field=bound_field
+        rewrite = upstream_body if self._layout is None else partial(upstream_body_of, layout=self._layout)
+        return rewrite(
+            target, body, add_usage=add_usage, output_bound=bound, bound_field=bound_field, continuous=continuous
         )

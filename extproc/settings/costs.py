@@ -113,6 +113,7 @@ class ModelSettings(_ModelNumbers):
     weights: WeightSettings | None = None
     prices: PriceSettings | None = None
     tokenizer: Tokenizer | None = None
+    continuous_usage: bool = False
 
     def profile(self, general: ModelProfile) -> ModelProfile:
         """Return the general profile with the overrides of this entry."""
@@ -121,6 +122,7 @@ class ModelSettings(_ModelNumbers):
             costing=replace(general.costing, **{name: value for name, value in own.items() if value is not None}),
             weights=self.weights.parsed() if self.weights is not None else general.weights,
             prices=self.prices.parsed() if self.prices is not None else general.prices,
+            continuous_usage=self.continuous_usage,
         )
 
 

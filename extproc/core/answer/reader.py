@@ -85,6 +85,7 @@ def answer_reader(
     *,
     hide_usage: bool,
     output_bound: int | None = None,
+    strip_usage: bool = False,
 ) -> AnswerReader:
     """The reader for an answer with this head.
 
@@ -94,6 +95,7 @@ def answer_reader(
         endpoint: that was asked. It decides what stands in for usage; how usage is written it does not.
         estimates: what was held.
         hide_usage: whether a usage chunk is there on our account only.
+        strip_usage: whether usage in the other chunks is there on our account only.
         output_bound: output tokens, of all choices together, that the upstream was told to keep to.
     """
     if status not in _OK:
@@ -112,7 +114,7 @@ def answer_reader(
     reader: AnswerReader
     if media.startswith("text/event-stream"):
         hides = hide_usage and endpoint in _CHUNKED
-        reader = StreamAnswer(estimates, hide_usage=hides, output_bound=output_bound)
+        reader = StreamAnswer(estimates, hide_usage=hides, strip_usage=strip_usage, output_bound=output_bound)
     else:
         reader = JsonAnswer(estimates, output_bound=output_bound, generates=endpoint not in _SILENT)
     return reader if plain else EncodedAnswer(reader, Inflater(codings[0]), estimates)

@@ -5,6 +5,7 @@ from typing import Final
 from extproc.core.answer.cutoff import OpenChoices
 from extproc.core.answer.reading import Reading, read_answer
 from extproc.core.answer.sse import Event, Framer
+from extproc.core.answer.stripping import without_usage
 from extproc.core.answer.tally import Tally, possible_tokens
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.settlement import Estimates, Settlement
@@ -19,6 +20,7 @@ class StreamAnswer:
     """A stream of events: each passes as it comes and is read on the way.
 
     With `hide_usage` the chunk that carries nothing but usage is taken out, because it is there on our account.
+    With `strip_usage` usage is taken out of all other chunks.
     With `output_bound` a stream of chunks that goes beyond it is ended there, well formed, and what the upstream
     still sends is read but not passed on; a stream of another shape is flagged and passes. In either case an event
     is passed on when it is complete: before that, no client can read it either.
@@ -27,8 +29,16 @@ class StreamAnswer:
         has_events: whether there was any event with data to read.
     """
 
-    def __init__(self, estimates: Estimates, *, hide_usage: bool, output_bound: int | None = None) -> None:
+    def __init__(
+        self,
+        estimates: Estimates,
+        *,
+        hide_usage: bool,
+        output_bound: int | None = None,
+        strip_usage: bool = False,
+    ) -> None:
         self._hide_usage = hide_usage
+        self._strip_usage = strip_usage
         self._bound = output_bound
         self._framer = Framer()
         self._tally = Tally(estimates)
@@ -38,7 +48,7 @@ class StreamAnswer:
         self.has_events = False
         self._silent = 0  # events that said nothing that we understand
         self._failed = False
-        self.changes_body = hide_usage or output_bound is not None
+        self.changes_body = hide_usage or strip_usage or output_bound is not None
 
     @property
     def estimates(self) -> Estimates:
@@ -109,7 +119,9 @@ class StreamAnswer:
             self._ended = self._hidden = True
             return self._choices.closing()
         self._hidden = self._ended or (self._hide_usage and reading.only_usage)
-        return b"" if self._hidden else event.raw
+        if self._hidden:
+            return b""
+        return without_usage(event.raw, event.data) if self._strip_usage and not reading.only_usage else event.raw
 
     def _goes_beyond(self, data: bytes, reading: Reading) -> bool:
         """Whether the stream is to end before this event: it carries more, and there is a choice to end."""

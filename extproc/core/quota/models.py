@@ -36,11 +36,15 @@ FREE: Final = Prices()
 
 @dataclass(frozen=True, slots=True)
 class ModelProfile:
-    """Hold the settings of one model, or of all models without settings of their own."""
+    """Hold the settings of one model, or of all models without settings of their own.
+
+    `continuous_usage`: ask the upstream for usage in every chunk of a stream.
+    """
 
     costing: Costing = field(default_factory=Costing)
     weights: Weights = EVEN
     prices: Prices = FREE
+    continuous_usage: bool = False
     start: Start = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

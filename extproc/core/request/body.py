@@ -89,13 +89,19 @@ def upstream_body_of(
     add_usage: bool,
     output_bound: int | None,
     bound_field: str | None = None,
+    continuous: bool = False,
 ) -> bytes | None:
     """Return the same as `upstream_body` for a body whose layout is known, without parsing it again."""
     if not is_rewritten(target, add_usage=add_usage, output_bound=output_bound):
         return None
     fields = layout.fields()
     changes = changed_fields(
-        target, fields, add_usage=add_usage, output_bound=output_bound, bound_field=bound_field
+        target,
+        fields,
+        add_usage=add_usage,
+        output_bound=output_bound,
+        bound_field=bound_field,
+        continuous=continuous,
     )
     return layout.joined(body, fields | changes) if changes else None
 

@@ -432,6 +432,26 @@ def test_continuous_usage_is_exact_to_the_last_chunk_seen(name):
         assert settlement == Settlement(Outcome.SETTLED, expected, 9 + count, "cut_off", capped=True)
 
 
+@pytest.mark.parametrize("name", RECORDED_STREAMS[2:])
+@pytest.mark.parametrize("cut", [1, 7, 1 << 20])
+def test_usage_that_only_we_asked_for_in_every_chunk_is_read_and_taken_out(name, cut):
+    body = recorded(f"{name}.body")
+    pieces = [body[i : i + cut] for i in range(0, len(body), cut)]
+    plain = run(reader_of(SSE), pieces)[1]
+    for hide in (False, True):
+        reader = answer_reader(200, SSE, Endpoint.CHAT_COMPLETIONS, ROOMY, hide_usage=hide, strip_usage=True)
+        assert reader.changes_body
+        out, settlement = run(reader, pieces)
+        assert settlement == plain
+        before, after = ([line for line in text.split(b"\n\n") if line] for text in (body, out))
+        assert len(before) - len(after) == hide
+        for old, new in zip(before, after, strict=False):
+            chunk = old.removeprefix(b"data: ")
+            if chunk.startswith(b"{") and json.loads(chunk)["choices"]:
+                wanted = {name: value for name, value in json.loads(chunk).items() if name != "usage"}
+                assert json.loads(new.removeprefix(b"data: ")) == wanted
+
+
 @pytest.mark.parametrize("sample", ANSWERS.values(), ids=ANSWERS)
 def test_a_plain_answer_of_any_server_is_settled_on_its_usage(sample):
     for chunks in ([sample.body], bytewise(sample.body)):

@@ -31,7 +31,8 @@ class RequestFacts:
     media, a search), so no bound on the prompt can be proven. `further_bytes` is the size of unknown fields that
     are too small to be in `prompt_bytes`; they may still become prompt. `usual_bound` is the output bound that
     servers assume if the request has none. `bound_is_common` is False if the bound is only in fields that many
-    servers ignore. `tells_usage` is False if the answer was asked for in a form without usage.
+    servers ignore. `tells_usage` is False if the answer was asked for in a form without usage. `wants_continuous`:
+    the client asked for usage in every chunk.
     """
 
     model: str
@@ -52,6 +53,7 @@ class RequestFacts:
     usual_bound: int | None = None
     bound_is_common: bool = True
     tells_usage: bool = True
+    wants_continuous: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def read_chat(body: JsonBody) -> RequestFacts:
     media = Media("messages")
     media.find(body.fields["messages"])
     prompt, prompt_bytes = body.prompt(CHAT_PROMPT)
+    wants_usage, wants_continuous = _usage_options(body)
     return RequestFacts(
         model=model,
         stream=stream,
@@ -68,7 +69,8 @@ def read_chat(body: JsonBody) -> RequestFacts:
         prompt_bytes=prompt_bytes - media.payload_bytes,
         further_bytes=body.small_bytes,
         media_parts=media.parts,
-        wants_usage=_wants_usage(body),
+        wants_usage=wants_usage,
+        wants_continuous=wants_continuous,
         prompt=prompt,
         messages=messages,
         boundable=True,
@@ -93,6 +95,7 @@ def read_completion(body: JsonBody) -> RequestFacts:
     bound = body.tokens(*COMPLETION_BOUNDS, least=0)
     choices = _bounded_choices("n", body.choices(*_COUNTS) * max(1, prompts.count))
     prompt, prompt_bytes = body.prompt(COMPLETION_PROMPT)
+    wants_usage, wants_continuous = _usage_options(body)
     return RequestFacts(
         model=model,
         stream=stream,
@@ -101,7 +104,8 @@ def read_completion(body: JsonBody) -> RequestFacts:
         prompt_bytes=prompt_bytes,
         further_bytes=body.small_bytes,
         media_parts=0,
-        wants_usage=_wants_usage(body),
+        wants_usage=wants_usage,
+        wants_continuous=wants_continuous,
         prompt=prompt,
         messages=max(1, prompts.count),
         prompt_tokens=None if body.given("suffix") else prompts.tokens,
@@ -234,9 +238,10 @@ def _bounded_choices(name: str, count: int) -> int:
     return count
 
 
-def _wants_usage(body: JsonBody) -> bool:
+def _usage_options(body: JsonBody) -> tuple[bool, bool]:
+    """Return whether usage is asked for, and whether in every chunk. The second one means nothing on its own."""
     if not body.given("stream_options"):
-        return False
+        return False, False
     name = "stream_options"
     options: list[tuple[str, Raw]] = body.read(name, jsonkeys.members, "an object")
     twice = jsonkeys.repeated(options, _OPTIONS)
@@ -244,4 +249,6 @@ def _wants_usage(body: JsonBody) -> bool:
         raise FieldError(f"{name}.{twice}", "given once")
     if any(option not in _OPTIONS and option.casefold() in _OPTIONS for option, _ in options):
         raise FieldError(name, "spelled in lower case")
-    return JsonBody({f"{name}.{option}": value for option, value in options}, 0).flag(f"{name}.include_usage")
+    flags = JsonBody({f"{name}.{option}": value for option, value in options}, 0)
+    asked = flags.flag(f"{name}.include_usage")
+    return asked, asked and flags.flag(f"{name}.continuous_usage_stats")

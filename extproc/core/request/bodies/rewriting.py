@@ -39,13 +39,19 @@ _Fields = Mapping[str, Raw]
 
 
 def upstream_body(
-    target: Target, body: bytes, *, add_usage: bool, output_bound: int | None, bound_field: str | None = None
+    target: Target,
+    body: bytes,
+    *,
+    add_usage: bool,
+    output_bound: int | None,
+    bound_field: str | None = None,
+    continuous: bool = False,
 ) -> bytes | None:
     """Return the body for the upstream, or None to forward the client's own. `read_request` must have accepted it.
 
-    `add_usage` asks for usage in a stream of chunks; other kinds of endpoint always report it. A client that left
-    out `include_usage` gets no continuous statistics either, even if it asked for them: they mean nothing on their
-    own, and with `include_usage` they would show up in its chunks.
+    `add_usage` asks for usage in a stream of chunks, with `continuous` in each of them; other kinds of endpoint
+    always report it. Else a client that left out `include_usage` gets no continuous statistics either, even if it
+    asked for them: they mean nothing on their own, and with `include_usage` they would show up in its chunks.
 
     `output_bound` (at least 1; tokens per choice) lowers each bound of the client. The bound is also written to
     the field that the upstream obeys: `bound_field` for chats whose upstream needs another name than `max_tokens`,
@@ -57,7 +63,12 @@ def upstream_body(
         return None
     fields = _object.decode(body) or {}
     changes = changed_fields(
-        target, fields, add_usage=add_usage, output_bound=output_bound, bound_field=bound_field
+        target,
+        fields,
+        add_usage=add_usage,
+        output_bound=output_bound,
+        bound_field=bound_field,
+        continuous=continuous,
     )
     return msgspec.json.encode(dict(fields) | changes) if changes else None
 
@@ -69,14 +80,20 @@ def is_rewritten(target: Target, *, add_usage: bool, output_bound: int | None) -
 
 
 def changed_fields(
-    target: Target, fields: _Fields, *, add_usage: bool, output_bound: int | None, bound_field: str | None = None
+    target: Target,
+    fields: _Fields,
+    *,
+    add_usage: bool,
+    output_bound: int | None,
+    bound_field: str | None = None,
+    continuous: bool = False,
 ) -> dict[str, Raw]:
     """Return the fields that the upstream gets instead of the client's; see `upstream_body`."""
     adds_usage = add_usage and target.endpoint in _ASKED_FOR_USAGE
     names = _BOUNDS.get(target.endpoint, ()) if output_bound is not None else ()
     changes: dict[str, Raw] = {}
     if adds_usage:
-        changes["stream_options"] = _with_usage(fields)
+        changes["stream_options"] = _with_usage(fields, continuous=continuous)
     if output_bound is not None and names:
         if target.endpoint is Endpoint.CHAT_COMPLETIONS and bound_field is not None:
             names = (bound_field, *names)
@@ -85,10 +102,12 @@ def changed_fields(
     return changes
 
 
-def _with_usage(fields: _Fields) -> Raw:
+def _with_usage(fields: _Fields, *, continuous: bool) -> Raw:
     options = _object.decode(fields["stream_options"]) if "stream_options" in fields else None
     changed = dict(options or {}) | {"include_usage": Raw(b"true")}
-    if "continuous_usage_stats" in changed:
+    if continuous:
+        changed["continuous_usage_stats"] = Raw(b"true")
+    elif "continuous_usage_stats" in changed:
         changed["continuous_usage_stats"] = Raw(b"false")
     return Raw(msgspec.json.encode(changed))
 

@@ -1,0 +1,61 @@
+"""Usage in every chunk: asked for where a model is set so, and hidden from clients that did not ask."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from extproc.core.events import (
+    BodyRead,
+    BodyReply,
+    Close,
+    Decided,
+    ReadBody,
+    RequestBody,
+    ResponseBody,
+    ResponseHead,
+    StreamClosed,
+)
+from extproc.core.exchange import Exchange
+from extproc.core.quota.models import ModelProfile, Models
+from extproc.core.request.apart import packed, perform, unpacked
+
+from .samples import NOW
+from .test_exchange import ADMITTED, RULES, SSE, head
+
+
+@pytest.mark.parametrize("asked", [None, {"include_usage": True}, {"continuous_usage_stats": True}])
+@pytest.mark.parametrize("apart", [False, True])
+def test_usage_in_every_chunk_is_asked_for_where_a_model_is_set_so_and_hidden_again(asked, apart):
+    models = Models(ModelProfile(), [("tiny*", ModelProfile(continuous_usage=True))])
+    exchange = Exchange(replace(RULES, models=models, direct_bytes=0 if apart else RULES.direct_bytes))
+    body = {"model": "tiny", "messages": [], "stream": True} | ({"stream_options": asked} if asked else {})
+    exchange.receive(head())
+    (effect,) = exchange.receive(RequestBody(json.dumps(body).encode(), end_of_stream=True))
+    if isinstance(effect, ReadBody):
+        read = unpacked(perform(packed(effect.reading), effect.body))
+        (effect,) = exchange.receive(BodyRead(read, NOW))
+    _, forwarded = exchange.receive(Decided(ADMITTED, NOW))
+    options = json.loads(forwarded.data)["stream_options"]
+    assert options == {"include_usage": True, "continuous_usage_stats": True}
+    exchange.receive(ResponseHead(200, SSE, end_of_stream=False))
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]%b}\n\n'
+    usage = b',"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}'
+    assert exchange.receive(ResponseBody(chunk % usage, end_of_stream=False)) == [BodyReply(chunk % b"")]
+    (close,) = [each for each in exchange.receive(StreamClosed()) if isinstance(each, Close)]
+    assert (close.settlement.reason, close.settlement.usage.total) == ("cut_off", 10)
+
+
+def test_who_asks_for_usage_in_every_chunk_gets_it():
+    models = Models(ModelProfile(continuous_usage=True))
+    exchange = Exchange(replace(RULES, models=models))
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"model": "tiny", "messages": [], "stream": True, "stream_options": options}
+    exchange.receive(head())
+    exchange.receive(RequestBody(json.dumps(body).encode(), end_of_stream=True))
+    assert exchange.receive(Decided(ADMITTED, NOW))[1] == BodyReply()
+    exchange.receive(ResponseHead(200, SSE, end_of_stream=False))
+    chunk = ResponseBody(
+        b'data: {"choices":[{"delta":{"content":"x"}}],"usage":{"total_tokens":1}}\n\n', end_of_stream=False
+    )
+    assert exchange.receive(chunk) == [BodyReply()]
