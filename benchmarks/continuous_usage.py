@@ -1,4 +1,4 @@
-"""Measure the processor time of one streamed chunk: plain, with usage in it, and with usage that is taken out again."""
+"""Measure the processor time of one streamed chunk: plain, with usage in it, with usage that is taken out."""
 
 import time
 
