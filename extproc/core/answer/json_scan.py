@@ -10,8 +10,8 @@ from extproc.core.answer.members import AT_THE_TOP, INSIDE, OF_LOGPROBS, Role
 from extproc.core.answer.passing_over import STRING_CONTENT, PassingOver
 
 # One value that is kept, and all of them together. Usage has less than 4 KiB.
-MAX_VALUE_BYTES: Final = 64 << 10
-MAX_KEPT_BYTES: Final = 1 << 20
+MAX_VALUE_BYTES: Final = 16 << 10
+MAX_KEPT_BYTES: Final = 64 << 10
 _MAX_NAME_BYTES: Final = 64
 _MAX_DEPTH: Final = 32
 # Structure is read step by step while it is as sparse as in real answers. Beyond that, one member of the answer is
@@ -26,6 +26,8 @@ _SPACE: Final = b" \t\r\n"
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
 _READ: Final = frozenset({Role.ANSWER, Role.LIST, Role.TEXT, Role.UNKNOWN, Role.LOGPROBS, Role.ITEMS})
+_PASSED_OVER: Final = frozenset({Role.KEPT, Role.NUMBERS, Role.WRITTEN})
+_STRINGS: Final = frozenset({Role.TEXT, Role.STRING, Role.WRITTEN})
 _OUTER: Final = frozenset({Role.ANSWER, Role.LIST})
 _OPENING: Final = {ord("{"): True, ord("["): False}
 _CLOSING: Final = {ord("}"): True, ord("]"): False}
@@ -71,8 +73,19 @@ class JsonScan:
     """
 
     __slots__ = (
-        *("_escaped", "_expects_name", "_gave_up", "_in_string", "_kept_bytes", "_lost", "_member", "_name"),
-        *("_naming", "_next", "_objects", "_outer", "_over", "_roles", "_steps", "_tokens", "_value", "bytes"),
+        *(
+            "_escaped",
+            "_expects_name",
+            "_gave_up",
+            "_ids",
+            "_in_string",
+            "_items",
+            "_kept_bytes",
+            "_lost",
+            "_member",
+            "_name",
+        ),
+        *("_naming", "_next", "_objects", "_outer", "_over", "_roles", "_steps", "_value", "bytes"),
         *(
             "complete",
             "ended",
@@ -113,15 +126,20 @@ class JsonScan:
         self._kept_bytes = 0
         self._over: PassingOver | None = None
         self._lost = False  # what is passed over may have text in it
-        self._tokens = 0
+        self._ids = 0  # of tokens that were listed
+        self._items = 0  # log probabilities of tokens
         self._steps = 0
         self._gave_up = False
 
     @property
     def tokens(self) -> int:
-        """Return the elements so far of arrays that have one for each token."""
+        """Return the tokens that the answer has listed so far: by their ids, or with their log probabilities."""
+        return max(self._items, self._listed)
+
+    @property
+    def _listed(self) -> int:
         over = self._over
-        return self._tokens + (over.commas + 1 if self._next is Role.NUMBERS and over and over.filled else 0)
+        return self._ids + (over.commas + 1 if self._next is Role.NUMBERS and over and over.filled else 0)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. The result does not depend on how the answer is cut."""
@@ -184,20 +202,20 @@ class JsonScan:
         """Begin an object or array, or pass over it. Return the place to go on from."""
         role, parent = self._next, self._roles[-1] if self._roles else None
         if parent is Role.ITEMS:
-            self._tokens += 1
+            self._items += 1
         role = _container(role, parent, is_object=is_object)
         if role is Role.KEPT:
             self._keep(b"{" if is_object else b"[")
         if role not in _READ or len(self._roles) == _MAX_DEPTH:
-            self._next = role if role in {Role.KEPT, Role.NUMBERS} else Role.SKIP
+            self._next = role if role in _PASSED_OVER else Role.SKIP
+            self.text.begin()
             self._over, self._lost = PassingOver(), False
             flat = _FLAT.match(data, at) if self._next is not Role.NUMBERS else None
             if flat is None:
                 return at
             self._over = None
-            if self._next is Role.KEPT:
-                self._keep(flat.group())
-                self._end_value()
+            self._passed(flat.group())
+            self._end_value()
             return flat.end()
         self._outer += role in _OUTER
         self._roles.append(role)
@@ -219,17 +237,22 @@ class JsonScan:
 
     def _pass_over(self, over: PassingOver, data: bytes, at: int) -> int:
         end, done = over.feed(data, at)
-        if self._next is Role.KEPT:
-            self._keep(data[at:end])
-        elif self._lost:
-            self.unread_bytes += end - at
+        self._passed(data[at:end])
+        self.unread_bytes += self._lost * (end - at)
         if done:
             if self._next is Role.NUMBERS:
-                self._tokens = self.tokens
+                self._ids = self._listed
                 self._next = Role.SKIP
             self._end_value()
             self._over = None
         return end
+
+    def _passed(self, piece: bytes) -> None:
+        """Take a piece of what is passed over."""
+        if self._next is Role.KEPT:
+            self._keep(piece)
+        elif self._next is Role.WRITTEN:
+            self.text.add(piece)
 
     def _begin_string(self) -> None:
         self._in_string = True
@@ -241,7 +264,7 @@ class JsonScan:
         if self._next is Role.KEPT:
             self._keep(b'"')
         elif self._roles[-1] is Role.ITEMS:
-            self._tokens += 1
+            self._items += 1
         self.text.begin()
         self.unknown.begin()
 
@@ -264,7 +287,7 @@ class JsonScan:
         """Take a piece of a string."""
         if self._naming:
             self._name += piece[: _MAX_NAME_BYTES + 1 - len(self._name)]
-        elif self._next in {Role.TEXT, Role.STRING}:
+        elif self._next in _STRINGS:
             self.text.add(piece)
         elif self._next is Role.UNKNOWN:
             self.unknown.add(piece)

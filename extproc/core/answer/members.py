@@ -25,6 +25,7 @@ class Role(IntEnum):
     ITEMS = 10  # an array with one element for each token
     NUMBERS = 11  # an array with one number for each token
     KEPT = 12  # read as a whole, with its name
+    WRITTEN = 13  # all of it was generated, its names too: the arguments of a tool
 
 
 _KEPT: Final = (
@@ -32,6 +33,8 @@ _KEPT: Final = (
     *("tokens_evaluated", "tokens_predicted", "prompt_eval_count", "prompt_eval_cached_count", "eval_count"),
 )
 _NUMBERS: Final = ("token_ids", "output_ids", "tokens")
+# Their names are the caller's: no name in them says what is no text.
+_WRITTEN: Final = ("input", "arguments", "parameters", "args")
 _SEALED: Final = ("encrypted_content", "signature")
 _MEDIA: Final = ("b64_json", "data", "result", "url", "image_url", "image")
 _PASSED_OVER: Final = (
@@ -67,6 +70,7 @@ INSIDE: Final[dict[bytes, Role]] = {
     **dict.fromkeys(map(str.encode, _NUMBERS), Role.NUMBERS),
     **dict.fromkeys(map(str.encode, _MEDIA), Role.MEDIA),
     **dict.fromkeys(map(str.encode, _SEALED), Role.SEALED),
+    **dict.fromkeys(map(str.encode, _WRITTEN), Role.WRITTEN),
     b"logprobs": Role.LOGPROBS,
 }
 # The arrays of `logprobs`: in chat completions and Responses, and in completions.

@@ -71,11 +71,12 @@ def seen(scan):
         ({"choices": [choice(content="") | {"token_ids": {"a": [1, 2]}}]}, 0, 0, 0),
         ({"choices": [choice(content="a") | {"logprobs": {"content": {"a": 1}}}]}, 1, 1, 0),
         ({"choices": [choice(content="a") | {"logprobs": {"text_offset": [0, 1]}}]}, 1, 1, 0),
+        ({"content": [{"type": "text", "text": "abc"}, {"type": "tool_use", "id": "t", "name": "de"}]}, 5, 2, 0),
         (
-            {"content": [{"type": "text", "text": "abc"}, {"type": "tool_use", "id": "t", "input": {"q": "de"}}]},
-            5,
-            2,
-            0,
+            {"choices": [choice(content="a") | {"token_ids": [1, 2], "logprobs": {"content": [{}, {}, {}]}}]},
+            1,
+            1,
+            3,
         ),
         ({"content": [{"type": "thinking", "thinking": "abc", "signature": "A" * 99}]}, 3, 1, 0),
         ({"content": "llama.cpp's own", "prompt": "all of it", "tokens": [1, 2]}, 15, 2, 2),
@@ -107,6 +108,21 @@ def test_text_and_tokens_are_counted_and_nothing_else(fields, size, words, token
             scan = scanned(body, step)
             assert (scan.text.size, scan.text.words, scan.tokens, scan.complete) == (size, words, tokens, True)
             assert scan.unread_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "size", "words"),
+    [
+        (b'{"content":[{"type":"tool_use","input":{"url":["a b"],"id":{"prompt":"c"}}}]}', 34, 2),
+        (b'{"message":{"tool_calls":[{"function":{"arguments":{"url":"a b"}}}]}}', 12, 2),
+        (b'{"content":[{"type":"text","text":"a"},{"input":{"status":"c d e"}}]}', 18, 4),
+        (b'{"content":[{"input":"a b"},{"input":[]},{"input":{}},{"input":[[1, 2]]}]}', 12, 6),
+    ],
+)
+def test_what_a_model_writes_for_a_tool_is_text_whatever_its_caller_has_named_it(body, size, words):
+    for step in (1, 2, 3, 1 << 16):
+        scan = scanned(body, step)
+        assert (scan.text.size, scan.text.words, scan.complete) == (size, words, True)
 
 
 def test_pictures_sounds_and_what_is_encrypted_are_apart():
