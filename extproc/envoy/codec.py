@@ -20,6 +20,7 @@ from extproc.core.events import (
     TrailersReply,
 )
 from extproc.core.phase import ProtocolError
+from extproc.core.request.bodies.steering import STEERING_HEADERS
 from extproc.core.request.identity import IdentityRules
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 
@@ -29,7 +30,7 @@ _ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
 DETAILS: Final = "tokenweir"
 _OVERWRITE: Final = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _REQUEST_HEADERS = frozenset(
-    {":method", ":path", "content-encoding", "content-length", "content-type", "x-request-id"}
+    {":method", ":path", "content-encoding", "content-length", "content-type", "x-request-id", *STEERING_HEADERS}
 )
 # vLLM describes vectors that it sends as bytes in `metadata`, with their usage.
 _RESPONSE_HEADERS = frozenset({":status", "content-type", "content-encoding", "metadata"})
@@ -107,26 +108,24 @@ def reply_message(event: Event, reply: Reply) -> pb.ProcessingResponse:
             return pb.ProcessingResponse(immediate_response=immediate)
         case HeadReply():
             common = pb.CommonResponse(header_mutation=_mutation(reply.set_headers, reply.remove_headers))
-            response = pb.HeadersResponse(response=common)
+            headers = pb.HeadersResponse(response=common)
             if isinstance(event, ResponseHead):
-                return pb.ProcessingResponse(response_headers=response)
-            return pb.ProcessingResponse(request_headers=response)
+                return pb.ProcessingResponse(response_headers=headers)
+            return pb.ProcessingResponse(request_headers=headers)
         case BodyReply():
-            body = _body(reply)
-            if isinstance(event, ResponseBody):
-                return pb.ProcessingResponse(response_body=body)
-            return pb.ProcessingResponse(request_body=body)
+            response = pb.ProcessingResponse()
+            part = response.response_body if isinstance(event, ResponseBody) else response.request_body
+            part.SetInParent()
+            if reply.data:
+                # In place: each message that is given to another one's constructor is copied, with its body.
+                part.response.body_mutation.body = reply.data
+            elif reply.data is not None:
+                part.response.body_mutation.clear_body = True
+            return response
         case TrailersReply():
             if isinstance(event, ResponseTrailers):
                 return pb.ProcessingResponse(response_trailers=pb.TrailersResponse())
             return pb.ProcessingResponse(request_trailers=pb.TrailersResponse())
-
-
-def _body(reply: BodyReply) -> pb.BodyResponse:
-    if reply.data is None:
-        return pb.BodyResponse()
-    mutation = pb.BodyMutation(body=reply.data) if reply.data else pb.BodyMutation(clear_body=True)
-    return pb.BodyResponse(response=pb.CommonResponse(body_mutation=mutation))
 
 
 def _mutation(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> pb.HeaderMutation:

@@ -11,6 +11,7 @@ from typing import Final
 
 from extproc.workers.child import JOB, RESULT
 
+_SLICE_BYTES: Final = 256 << 10
 _CHILD: Final = "extproc.workers.child"
 
 
@@ -73,7 +74,11 @@ class Worker:
 
     async def do(self, head: bytes, payload: bytes) -> bytes:
         """Return the result of one job. Raise `JobError` or `WorkerError`. Once cancelled, do no more jobs."""
-        self._shared[: len(payload)] = payload
+        whole = memoryview(payload)
+        for at in range(0, len(whole), _SLICE_BYTES):
+            piece = whole[at : at + _SLICE_BYTES]
+            self._shared[at : at + len(piece)] = piece
+            await asyncio.sleep(0)  # copying a large payload at once would delay others by milliseconds
         self._writer.write(JOB.pack(len(head), len(payload)) + head)
         done, result = await self._result()
         if not done:

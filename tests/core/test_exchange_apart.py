@@ -77,8 +77,8 @@ def test_a_large_body_that_nothing_is_asked_of_goes_upstream_as_it_is():
     [
         ("/v1/chat/completions", "application/json", chat()[:20_000], True),
         ("/v1/chat/completions", "application/json", b"[" * 8192, False),
-        ("/v1/chat/completions", "application/json", b":" * 1000 + b"[" * 9000, False),
-        ("/v1/chat/completions", "application/json", b":" * 1001 + b"[" * 9000, True),
+        ("/v1/chat/completions", "application/json", b":" * 1500 + b"1" * 9000, False),
+        ("/v1/chat/completions", "application/json", b":[{" * 501 + b"1" * 9000, True),
         ("/v1/audio/transcriptions", "multipart/form-data; boundary=x", b"x" * 8192, False),
         ("/v1/audio/transcriptions", "multipart/form-data; boundary=x", b"x" * 8193, True),
         ("/v2/models/m/infer", "application/json", chat(), None),

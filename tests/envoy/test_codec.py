@@ -180,3 +180,11 @@ def test_a_rejection_is_an_immediate_answer_that_names_us():
     answer = reply(REQUEST, value).immediate_response
     assert (answer.status.code, answer.body, answer.details) == (429, b'{"error":1}', "tokenweir")
     assert [(o.header.key, o.header.raw_value) for o in answer.headers.set_headers] == [("retry-after", b"3")]
+
+
+def test_a_header_that_steers_a_model_server_is_seen():
+    event = Codec(IdentityRules(), MetadataKeys()).event(
+        request_head([("x-data-parallel-rank", "0"), ("x-other", "1")])
+    )
+    assert event.headers["x-data-parallel-rank"] == "0"
+    assert "x-other" not in event.headers
