@@ -22,7 +22,7 @@ from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.names import named, tenant_id
 from extproc.core.quota.binding import Policy, Terms, TopUp, limits_of
 from extproc.core.quota.limits import Limit, Unit
-from extproc.core.quota.policies import BadDocument, Defaults, policy_from
+from extproc.core.quota.policies import BadDocument, Defaults, Repaired, policy_from, repaired_policy
 from extproc.core.request.addresses import UNKNOWN_IP
 from extproc.core.request.identity import Identity, ServiceAccount, TenantId
 from extproc.ports.base import ConflictError
@@ -36,7 +36,7 @@ _STAY = "; to use the defaults, delete the tenant; to lift all limits, set it un
 
 @dataclass(frozen=True, slots=True)
 class TenantView:
-    """Describe a tenant's limits as stored; `problem` is the reason if they can't be used.
+    """Describe a tenant's limits as stored; `problem` names the fields that can't be used.
 
     An amount that is no whole number of tokens is shown as its stored text. `limits` is the number of the tenant's
     own limits that bind the whole tenant, the two short ones included. `defaults` are the default limits that bind
@@ -66,7 +66,7 @@ class TermsView:
 
 @dataclass(frozen=True, slots=True)
 class TenantDetail:
-    """Describe everything in a tenant's document; only the document itself if it can't be used."""
+    """Describe everything in a tenant's document that can be used, and the document itself."""
 
     view: TenantView
     document: Document
@@ -92,11 +92,12 @@ class TenantLimits:
         document = await self._tenants.document(tenant_id(tenant))
         if document is None:
             raise NotFoundError(f"tenant '{tenant}' has no limits of its own; the defaults bind it")
-        policy = policy_from(document, self._defaults)
+        read = repaired_policy(document, self._defaults)
         view = self._view(document)
-        if isinstance(policy, BadDocument):
+        if isinstance(read, BadDocument):
             return TenantDetail(view, document, (), (), ())
-        return TenantDetail(view, document, tuple(sources(document, policy)), _terms(policy), policy.top_ups)
+        limits = tuple(sources(read.document, read.policy))
+        return TenantDetail(view, document, limits, _terms(read.policy), read.policy.top_ups)
 
     async def set(self, tenant: str, changes: dict[str, object]) -> tuple[TenantView, bool]:
         """Set fields of `edits.SETTABLE` (None: remove the field); others stay. Return True if the tenant is
@@ -190,17 +191,20 @@ class TenantLimits:
             raise AdminError(f"nothing would be set{_STAY}")
 
     def _view(self, document: Document) -> TenantView:
-        read = policy_from(document, self._defaults)
+        read = repaired_policy(document, self._defaults)
+        if isinstance(read, BadDocument):
+            read = Repaired(self._defaults.policy(TenantId("")), {}, (read.message,))
+        policy = read.policy
         return TenantView(
             tenant=str(document.get("tenant_id", "")),
             sa_limit=_shown(document.get("sa_limit")),
             ip_limit=_shown(document.get("ip_limit")),
             timezone=str(document.get("timezone") or self._defaults.zone.key),
-            problem=read.message if isinstance(read, BadDocument) else None,
-            suspended=read.suspended if isinstance(read, Policy) else None,
-            limits=len(own_limits(document)),
-            defaults=_defaults_beside(document, read) if isinstance(read, Policy) else (),
-            on_store_failure=(read if isinstance(read, Policy) else self._defaults).on_store_failure.value,
+            problem="; ".join(read.problems) or None,
+            suspended=policy.suspended,
+            limits=len(own_limits(read.document)),
+            defaults=_defaults_beside(read.document, policy),
+            on_store_failure=policy.on_store_failure.value,
         )
 
 
@@ -213,11 +217,13 @@ def version_of(document: Document) -> int | None:
 
 
 def policy_of(document: Document | None, tenant: TenantId, defaults: Defaults) -> tuple[Policy, str | None]:
-    """Return the tenant's policy, and the reason if its document can't be used."""
-    read = policy_from(document, defaults) if document is not None else defaults.policy(tenant)
+    """Return the tenant's policy, and the fields of its document that can't be used."""
+    if document is None:
+        return defaults.policy(tenant), None
+    read = repaired_policy(document, defaults)
     if isinstance(read, BadDocument):
         return defaults.policy(tenant), read.message
-    return read, None
+    return read.policy, "; ".join(read.problems) or None
 
 
 def _account(text: str | None) -> str | None:

@@ -64,7 +64,7 @@ def explain(
         output.as_json(_document(found))
         return
     if found.problem is not None:
-        output.note(f"The stored limits can't be used ({found.problem}): the defaults bind.")
+        output.note(output.unusable(f"Fields of the stored limits can't be used ({found.problem})"))
     elif not found.known:
         output.note(f"Tenant '{tenant}' has no limits of its own: the defaults bind.")
     if found.insight.suspended is not None:

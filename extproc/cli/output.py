@@ -36,3 +36,8 @@ def as_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: st
 def note(text: str) -> None:
     """Print a line to stderr that is not part of the result."""
     typer.echo(visible(text), err=True)
+
+
+def unusable(what: str) -> str:
+    """Return a note about fields of stored limits that can't be used."""
+    return f"{what}: replicas use their last good values, else the defaults, which are shown here."

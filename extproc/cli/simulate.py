@@ -142,7 +142,9 @@ async def _from_file(name: str, wanted: UsageFilter) -> AsyncIterator[Entry]:
 
 def _note_problems(proposal: Proposal) -> None:
     for tenant, problem in sorted(proposal.problems.items()):
-        output.note(f"The stored limits of tenant '{tenant}' can't be used ({problem}): the defaults bind.")
+        output.note(
+            f"Fields of the stored limits of tenant '{tenant}' can't be used ({problem}): their defaults bind."
+        )
 
 
 @contextmanager

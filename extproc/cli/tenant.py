@@ -57,7 +57,7 @@ def show(context: typer.Context, tenant: Name, json: Json = False) -> None:
     detail = with_admin(context, lambda admin: admin.limits.detail(tenant))
     if json:
         if detail.view.problem is not None:
-            output.note(f"The document can't be used ({detail.view.problem}): the defaults bind.")
+            output.note(output.unusable(f"Fields of the document can't be used ({detail.view.problem})"))
         output.as_json(plain(detail.document))
     else:
         print_detail(detail)

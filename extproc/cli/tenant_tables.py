@@ -25,7 +25,7 @@ def print_edited(tenant: str, done: tuple[TenantView, bool], json: bool) -> None
     """Print the result of an edit of a tenant."""
     view, new = done
     if view.problem is not None:
-        output.note(f"What is stored beside it can't be used ({view.problem}): the defaults bind.")
+        output.note(output.unusable(f"Other fields of the document can't be used ({view.problem})"))
     if json:
         output.as_json(view)
         return
@@ -38,7 +38,7 @@ def print_edited(tenant: str, done: tuple[TenantView, bool], json: bool) -> None
 def print_detail(detail: TenantDetail) -> None:
     print_views([detail.view], "")
     if detail.view.problem is not None:
-        return
+        output.note(output.unusable(f"Fields of the document can't be used ({detail.view.problem})"))
     typer.echo()
     rows = [
         (source.whose or "all", *limit_cells(source.limit), source.field or "(default)")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from extproc.core.quota.binding import Policy
-from extproc.core.quota.policies import BadDocument, Defaults, policy_from
+from extproc.core.quota.policies import BadDocument, Defaults, Repaired, repaired_policy
 from extproc.core.request.identity import TenantId
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock, StoreError
@@ -45,7 +45,8 @@ class LimitsCache:
         self._metrics = metrics
         self._options = options
         self._policies: dict[TenantId, Policy] = {}
-        self._complained: dict[str, str] = {}
+        self._last_good: dict[TenantId, Document] = {}
+        self._complained: dict[str, tuple[object, str]] = {}
         self._changed = asyncio.Event()
         self._watching = False
         self._loading = asyncio.Lock()  # two reads at once could arrive in the wrong order
@@ -56,7 +57,7 @@ class LimitsCache:
     async def load(self) -> None:
         """Read all limits. Raise `StoreError`; the known limits stay then.
 
-        If a document can't be used, its tenant keeps the limits it had, else it gets the defaults.
+        A field that can't be used keeps its last good value, else its default. All others apply.
         """
         async with self._loading:
             self._take(await self._store.documents())
@@ -69,29 +70,44 @@ class LimitsCache:
 
     def _take(self, documents: Sequence[Document]) -> None:
         policies: dict[TenantId, Policy] = {}
-        problems: dict[str, str] = {}
+        good: dict[TenantId, Document] = {}
+        problems: dict[str, tuple[object, str]] = {}
+        fields = 0
         for document in documents:
-            read = policy_from(document, self._defaults)
-            if isinstance(read, Policy):
-                policies[read.tenant] = read
-                continue
-            problems[read.tenant or "?"] = read.message
-            kept = self._kept(read)
-            if kept is not None:
-                policies.setdefault(kept.tenant, kept)
-        self._policies = policies
+            read = self._read(document)
+            if isinstance(read, BadDocument):
+                found: tuple[str, ...] = (read.message,)
+                self._keep(read, policies, good)
+            else:
+                found, tenant = read.problems, read.policy.tenant
+                policies[tenant], good[tenant] = read.policy, read.document
+            if found:
+                problems[str(document.get("tenant_id", "?"))] = (document.get("version"), "; ".join(found))
+                fields += len(found)
+        self._policies, self._last_good = policies, good
         self._complain(problems)
-        self._metrics.limits_loaded(len(policies), len(problems), self._clock.now().timestamp())
+        self._metrics.limits_loaded(len(policies), len(problems), fields, self._clock.now().timestamp())
 
-    def _kept(self, bad: BadDocument) -> Policy | None:
-        return self._policies.get(TenantId(bad.tenant)) if bad.tenant is not None else None
+    def _read(self, document: Document) -> Repaired | BadDocument:
+        tenant = document.get("tenant_id")
+        last = self._last_good.get(TenantId(tenant)) if isinstance(tenant, str) else None
+        return repaired_policy(document, self._defaults, last)
 
-    def _complain(self, problems: dict[str, str]) -> None:
-        for tenant, message in problems.items():
-            if self._complained.get(tenant) != message:
+    def _keep(self, bad: BadDocument, policies: dict[TenantId, Policy], good: dict[TenantId, Document]) -> None:
+        """Keep the policy of a tenant whose document can't be used at all."""
+        tenant = TenantId(bad.tenant or "")
+        if tenant in self._policies:
+            policies.setdefault(tenant, self._policies[tenant])
+            good.setdefault(tenant, self._last_good[tenant])
+
+    def _complain(self, problems: dict[str, tuple[object, str]]) -> None:
+        """Log the problems of each version of a document once."""
+        for tenant, problem in problems.items():
+            if self._complained.get(tenant) != problem:
+                version, message = problem
                 _log.error(
-                    "limits: a document can't be used: its tenant keeps its last limits",
-                    extra={"tenant": tenant, "problem": message},
+                    "limits: fields of a document can't be used: their last good values stay, else the defaults",
+                    extra={"tenant": tenant, "version": str(version), "problem": message},
                 )
         self._complained = problems
 

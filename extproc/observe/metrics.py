@@ -72,7 +72,10 @@ class Metrics:
         self._journal_age = gauge("tokenweir_journal_oldest_seconds", "Age of the oldest entry in seconds.")
         self._spool = gauge("tokenweir_spool_bytes", "Bytes in the spool on disk.")
         self._tenants = gauge("tokenweir_limits_tenants", "Tenants whose limits are known.")
-        self._bad_documents = gauge("tokenweir_limits_bad_documents", "Limit documents that can't be used.")
+        self._bad_documents = gauge(
+            "tokenweir_limits_bad_documents", "Limit documents with fields that can't be used."
+        )
+        self._bad_fields = gauge("tokenweir_limits_bad_fields", "Fields of limit documents that can't be used.")
         self._limits_loaded = gauge(
             "tokenweir_limits_loaded_timestamp_seconds",
             "Time of the last read of the limits, in seconds since the epoch.",
@@ -181,7 +184,8 @@ class Metrics:
     def watch_spool(self, size: Callable[[], int]) -> None:
         self._spool.set_function(size)
 
-    def limits_loaded(self, tenants: int, bad: int, at: float) -> None:
+    def limits_loaded(self, tenants: int, bad: int, bad_fields: int, at: float) -> None:
         self._tenants.set(tenants)
         self._bad_documents.set(bad)
+        self._bad_fields.set(bad_fields)
         self._limits_loaded.set(at)

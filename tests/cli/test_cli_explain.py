@@ -110,7 +110,7 @@ def test_limits_that_can_not_be_used_are_told_of(run, database):
     database.tenantLimitation.insert_one({"tenant_id": "bad", "sa_limit": 5, "timezone": "Mars/Olympus"})
     done = run("explain", "bad", "sa")
     assert done.code == 0
-    assert done.err.startswith("The stored limits can't be used ('timezone' is no IANA time zone")
+    assert done.err.startswith("Fields of the stored limits can't be used ('timezone' is no IANA time zone")
     assert run("explain", "bad", "sa", "--json").json["problem"].startswith("'timezone' is no IANA")
 
 

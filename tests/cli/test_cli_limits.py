@@ -100,7 +100,7 @@ def test_what_was_unusable_before_is_reported_and_does_not_stop_an_edit(run, sto
     stored(sa_limit=5, limits=[{"scope": "nonsense"}])
     done = run("tenant", "set", "t", "--sa-limit", "6", "--json")
     assert done.code == 0
-    assert done.err.startswith("What is stored beside it can't be used ('limits[0].scope' must be one of")
+    assert done.err.startswith("Other fields of the document can't be used ('limits[0].scope' must be one of")
     assert (done.json["sa_limit"], stored()["sa_limit"]) == (6, 6)
     assert done.json["problem"].startswith("'limits[0].scope'")
 
@@ -471,7 +471,7 @@ def test_a_document_that_can_not_be_used_is_shown_with_a_note(run, stored):
     done = run("tenant", "show", "t", "--json")
     assert done.code == 0
     assert done.json["sa_limit"] == -1
-    assert done.err.startswith("The document can't be used ('sa_limit' must be")
+    assert done.err.startswith("Fields of the document can't be used ('sa_limit' must be")
 
 
 # ---------------------------------------------------------------- apply

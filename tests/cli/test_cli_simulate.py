@@ -142,7 +142,9 @@ def test_stored_limits_that_can_not_be_used_are_told_of(run, ledger, file, datab
     ledger()
     database.tenantLimitation.insert_one({"tenant_id": "elsewhere", "sa_limit": -1})
     done = run("simulate", "--limits", file(LIMIT))
-    assert done.err.startswith("The stored limits of tenant 'elsewhere' can't be used ('sa_limit' must be")
+    assert done.err.startswith(
+        "Fields of the stored limits of tenant 'elsewhere' can't be used ('sa_limit' must be"
+    )
 
 
 @pytest.mark.parametrize(

@@ -136,21 +136,27 @@ async def test_a_deleted_tenant_falls_back_to_the_defaults(store, metrics):
     assert follower.policy("a") == DEFAULTS.policy("a")
 
 
-async def test_a_bad_document_leaves_its_tenant_the_limits_it_had_and_complains_once(store, metrics, caplog):
+async def test_a_field_that_can_not_be_used_keeps_its_last_good_value_and_is_complained_of_once(
+    store, metrics, caplog
+):
     follower = follower_of(store, metrics)
     good = {"tenant_id": "b", "sa_limit": 3}
     store.store({"tenant_id": "a", "sa_limit": 100}, good)
     await follower.load()
     for _ in range(3):
-        store.store({"tenant_id": "a", "sa_limit": "lots"}, good | {"sa_limit": 4})
+        store.store({"tenant_id": "a", "sa_limit": "lots", "ip_limit": 5}, good | {"sa_limit": 4})
         await follower.load()
-        assert (sa_limit(follower, "a"), sa_limit(follower, "b")) == (100, 4)
+        assert follower.policy("a").limits == limits_from({"sa_limit": 100, "ip_limit": 5})
+        assert sa_limit(follower, "b") == 4
     assert [record.tenant for record in caplog.records if record.levelno == logging.ERROR] == ["a"]
     assert value(metrics, "tokenweir_limits_bad_documents") == 1
-    store.store({"tenant_id": "a", "timezone": "Mars"}, good)
+    store.store({"tenant_id": "a", "sa_limit": "more", "suspended": 7, "version": 2}, good)
     await follower.load()
-    assert sa_limit(follower, "a") == 100
-    assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 2  # another problem
+    assert (sa_limit(follower, "a"), follower.policy("a").suspended) == (100, None)
+    assert value(metrics, "tokenweir_limits_bad_fields") == 2
+    store.store({"tenant_id": "a", "sa_limit": "more", "suspended": 7, "version": 3}, good)
+    await follower.load()
+    assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 3  # two more versions
     store.store({"tenant_id": "a", "sa_limit": 101}, good)
     await follower.load()
     assert sa_limit(follower, "a") == 101
@@ -161,8 +167,21 @@ async def test_a_document_that_was_never_good_leaves_its_tenant_the_defaults(sto
     follower = follower_of(store, metrics)
     store.store({"tenant_id": "a", "sa_limit": "lots"}, {"sa_limit": 5}, {"tenant_id": 5})
     await follower.load()
-    assert follower.policy("a") == DEFAULTS.policy("a")
+    assert follower.policy("a").limits == DEFAULTS.policy("a").limits
     assert value(metrics, "tokenweir_limits_bad_documents") >= 1
+
+
+async def test_a_suspension_outlives_a_document_that_can_not_be_read(store, metrics):
+    follower = follower_of(store, metrics)
+    store.store({"tenant_id": "a", "sa_limit": 100, "suspended": "unpaid"})
+    await follower.load()
+    for version in range(3):
+        store.store({"tenant_id": "a", "sa_limit": [], "suspended": {"why": 1}, "version": version})
+        await follower.load()
+        assert (sa_limit(follower, "a"), follower.policy("a").suspended) == (100, "unpaid")
+    store.store({"tenant_id": "a", "sa_limit": 5})
+    await follower.load()
+    assert (sa_limit(follower, "a"), follower.policy("a").suspended) == (5, None)
 
 
 async def test_a_store_that_is_away_leaves_what_is_known(store, metrics):

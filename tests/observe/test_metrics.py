@@ -115,9 +115,10 @@ def test_what_alerts_watch_is_there_before_it_happens():
 
 def test_the_limits_that_are_known_are_counted_with_when_they_were_read():
     metrics = Metrics()
-    metrics.limits_loaded(7, 2, 1772366400.0)
+    metrics.limits_loaded(7, 2, 3, 1772366400.0)
     assert value(metrics, "tokenweir_limits_tenants") == 7
     assert value(metrics, "tokenweir_limits_bad_documents") == 2
+    assert value(metrics, "tokenweir_limits_bad_fields") == 3
     assert value(metrics, "tokenweir_limits_loaded_timestamp_seconds") == 1772366400.0
 
 

@@ -91,6 +91,7 @@ METRICS = [
     'tokenweir_queue_items{queue="ledger"}',
     "tokenweir_limits_tenants",
     "tokenweir_limits_bad_documents",
+    "tokenweir_limits_bad_fields",
     "tokenweir_limits_loaded_timestamp_seconds",
 ]
 

@@ -32,7 +32,7 @@ GETTERS = {
     "instant": lambda fields: fields.instant("x"),
     "zone": lambda fields: fields.zone("x", BERLIN),
     "section": lambda fields: fields.section("x"),
-    "items": lambda fields: list(fields.items("x")),
+    "items": lambda fields: list(fields.items("x", lambda item: item, repr).found),
 }
 
 
