@@ -43,8 +43,8 @@ class ExchangeRules:
     `max_body_bytes` bounds the memory of one request, `buffers` the memory of all of them together. With
     `refuse_without_usage` a request is refused if its answer would come without usage. Bodies of more than
     `direct_bytes` are read apart, and so are smaller ones that take as long to read. A caller may use what is
-    `allowed` of `STEERING`. `counts_prompts`: a tokenizer needs the texts of prompts. `models` says of which models
-    usage is asked for in every chunk.
+    `allowed` of `STEERING`. `counts_prompts`: a tokenizer needs the texts of prompts. `models` says for which
+    models usage is asked for in every chunk.
     """
 
     identity: IdentityRules
