@@ -8,7 +8,7 @@ import pytest
 CORE = Path(__file__).parents[2] / "extproc" / "core"
 ALLOWED = {
     # of Python: values, text, numbers
-    "array", "bisect", "collections.abc", "dataclasses", "datetime", "enum", "functools", "heapq", "ipaddress",
+    "array", "bisect", "collections", "collections.abc", "dataclasses", "datetime", "enum", "functools", "heapq", "ipaddress",
     "itertools", "re", "typing", "urllib.parse", "zlib", "zoneinfo",
     # of others: decoders
     "msgspec", "msgspec.structs", "python_multipart.exceptions", "python_multipart.multipart",
