@@ -122,7 +122,10 @@ _TEXTS: dict[str, Callable[[], bytes]] = {
         b"\\u00e4", before=b'{"choices":[{"message":{"content":"', after=b'"}}]}'
     ),
     "content of text": lambda: filled(
-        b"water ", 4 * MIB, b'{"choices":[{"message":{"content":"', b'"}}],"usage":{"prompt_tokens":5}}'
+        b"water ",
+        4 * MIB,
+        b'{"choices":[{"index":0,"message":{"content":"',
+        b'"}}],"usage":{"prompt_tokens":5,"completion_tokens":700000}}',
     ),
     "log probabilities": lambda: listed(
         json.dumps({"token": "x", "logprob": -0.1, "bytes": [120], "top_logprobs": []}).encode(),
@@ -150,9 +153,7 @@ def _shapes() -> dict[str, Shape]:
     for name, make in _TEXTS.items():
         shapes[f"{name}, plain"] = Shape(lambda make=make: exchange(JSON, make()))
         shapes[f"{name}, gzip"] = Shape(lambda make=make: exchange(JSON, make(), coding="gzip"))
-        shapes[f"{name}, as an event"] = Shape(
-            lambda make=make: exchange(EVENTS, b"data: " + make() + b"\n\n", piece=8 * MIB + 64)
-        )
+        shapes[f"{name}, as an event"] = Shape(lambda make=make: exchange(EVENTS, b"data: " + make() + b"\n\n"))
     tiny = partial(filled, b"x\n\n")
     shapes["events of a letter, deflate"] = Shape(lambda: exchange(EVENTS, tiny(), coding="deflate"))
     shapes["events of a letter, called JSON"] = Shape(
@@ -176,5 +177,11 @@ def _members(count: int) -> list[pb.ProcessingRequest]:
     return [*messages[:3], pb.ProcessingRequest(response_body=pb.HttpBody(body=body)), messages[-1]]
 
 
-# By name. Ordinary answers are among them: an attack on nobody.
+# By name.
 SHAPES: dict[str, Shape] = _shapes()
+# Of them, answers that real servers give.
+HONEST = tuple(
+    f"{name}, {form}"
+    for name in ("content of text", "log probabilities", "embeddings", "an image")
+    for form in ("plain", "gzip", "as an event")
+)

@@ -19,6 +19,7 @@ from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.reading import BodyReader, ReadHere
 from extproc.envoy.servicer import Servicer
+from extproc.envoy.turns import Turns
 from extproc.observe.metrics import Metrics
 from tests.envoy.messages import EXCHANGE, NOW, REPLIES, Books, kinds
 
@@ -47,7 +48,8 @@ class Stall:
     """Hold the result of one attack. Times are processor time of the loop's thread, in milliseconds.
 
     `longest_turn` is the longest turn of the event loop, `rise` how much the slowest exchange of the bystander took
-    longer than it takes alone, `p99` the same for 99 of 100 exchanges, and `spent` all that was used while the attack went on. `ends` are the settlements of
+    longer than it takes alone, `p99` the same for 99 of 100 exchanges, and `spent` all that was used while the attack
+    went on. `ends` are the settlements of
     the attackers' exchanges as (outcome, reason), and `passed` the replies to their messages.
     """
 
@@ -158,13 +160,14 @@ async def _attacked(
     assert isinstance(loop, _MeteredLoop)
     stall = Stall()
     attacked = _servicer(rules, theirs, reader)
-    alone = statistics.median([await _ask(rules, stall) for _ in range(_ALONE)])
+    turns = attacked._turns
+    alone = statistics.median([await _ask(rules, turns, stall) for _ in range(_ALONE)])
     stall.asked = 0
     loop.longest_turn_s, begun = 0.0, time.thread_time()
     attackers = [asyncio.create_task(_send(attacked, shape, messages, stall)) for _ in range(shape.attackers)]
     times = []
     while not all(task.done() for task in attackers):
-        times.append(await _ask(rules, stall))
+        times.append(await _ask(rules, turns, stall))
         await asyncio.sleep(_EVERY_S)
     await asyncio.gather(*attackers)
     stall.spent = 1000 * (time.thread_time() - begun)
@@ -188,9 +191,10 @@ async def _send(servicer: Servicer, shape: Shape, messages: Sequence[pb.Processi
         stall.passed.append(line.written)
 
 
-async def _ask(rules: ExchangeRules, stall: Stall) -> float:
+async def _ask(rules: ExchangeRules, turns: Turns, stall: Stall) -> float:
     """Ask once as the bystander; return the processor time from the first message to the last reply."""
     line, servicer = _Line(EXCHANGE), _servicer(rules, Books())
+    servicer._turns = turns
     begun = time.thread_time()
     await servicer.serve(line)
     took = time.thread_time() - begun

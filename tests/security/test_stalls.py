@@ -1,10 +1,58 @@
-"""While one peer sends whatever it likes, another caller's requests take hardly longer, and none of them fails."""
+"""While one peer answers whatever it likes, another caller's requests take hardly longer, and none of them fails."""
 
 import time
 
-from tests.envoy.messages import EXCHANGE, Books
+import pytest
 
-from .stalls import Shape, attack
+from tests.envoy.messages import EXCHANGE, Books
+from tests.sizes import sampled
+
+from .answer_shapes import HONEST, SHAPES
+from .stalls import Shape, Stall, attack, attack_until
+
+# In milliseconds of processor time. On a machine with nothing else to do a turn takes up to 2, and a rise is below 5.
+# What a stall took before there were steps is between 20 and 10,000.
+_LONGEST_TURN_MS = 10.0
+_MOST_RISE_MS = 20.0
+_FREE = {"released"}
+
+
+def within_bounds(stall: Stall) -> bool:
+    return stall.longest_turn <= _LONGEST_TURN_MS and stall.rise <= _MOST_RISE_MS
+
+
+def changed(shape, stall):
+    """Return what the client got for the pieces of each answer, if it is not what the upstream sent."""
+    pieces = [message.response_body.body for message in shape.messages() if message.HasField("response_body")]
+    sent = b"".join(pieces)
+    for replies in stall.passed:
+        bodies = [reply.response_body.response for reply in replies if reply.HasField("response_body")]
+        got = [
+            body.body_mutation.body if body.HasField("body_mutation") else piece
+            for body, piece in zip(bodies, pieces, strict=True)
+        ]
+        if b"".join(got) != sent:
+            return got
+    return None
+
+
+@pytest.mark.parametrize("name", sampled(SHAPES, 24))
+def test_no_answer_holds_up_others_and_it_passes_as_it_is_and_is_charged(name):
+    shape = SHAPES[name]
+    stall = attack_until(within_bounds, shape)
+    assert within_bounds(stall), stall
+    assert stall.failed == 0
+    assert len(stall.ends) == shape.attackers * shape.times
+    assert "error" in name or not {outcome for outcome, _ in stall.ends} & _FREE
+    assert changed(shape, stall) is None
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_large_answer_is_hardly_noticed_and_settled_on_its_usage(name):
+    stall = attack_until(lambda stall: stall.longest_turn <= _LONGEST_TURN_MS / 2, SHAPES[name])
+    assert stall.longest_turn <= _LONGEST_TURN_MS / 2, stall
+    assert stall.failed == 0
+    assert set(stall.ends) == {("settled", "usage")}
 
 
 def test_the_measurement_sees_a_stall_and_whom_it_delays():

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Raw
 
 from extproc.core.answer.content import NOTHING, UNREADABLE
+from extproc.core.answer.reading import is_dense
 
 # Indexes above this are not believed; a request never has so many choices.
 _MAX_INDEX: Final = 1023
@@ -51,6 +52,8 @@ class OpenChoices:
 
     def see(self, data: bytes) -> frozenset[int]:
         """Takes note of a chunk, and gives the choices that it finishes. What is no chunk changes nothing."""
+        if is_dense(data):
+            return frozenset()
         try:
             chunk = _chunk.decode(data)
         except UNREADABLE:

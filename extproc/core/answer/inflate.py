@@ -18,7 +18,7 @@ PIECE_BYTES: Final = 4 << 10
 # Steps without output, of empty members, that are one step to the caller.
 _EMPTY_STEPS: Final = 64
 # Input goes in by slices of this size: what zlib gives back unread is copied, and the copies must stay small.
-_SLICE_BYTES: Final = 4 << 10
+_SLICE_BYTES: Final = 512
 
 _WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _ZLIB_HEADER_BYTES: Final = 2

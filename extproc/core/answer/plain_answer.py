@@ -6,7 +6,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from extproc.core.answer.json_scan import JsonScan, Text
-from extproc.core.answer.reading import BEFORE_JSON, Reading, read_answer
+from extproc.core.answer.reading import BEFORE_JSON, Reading, is_dense, read_answer
 from extproc.core.answer.stream_answer import StreamAnswer
 from extproc.core.answer.tally import Tally
 from extproc.core.answer.usage_reader import Absence
@@ -16,7 +16,7 @@ from extproc.core.request.body import MAX_TOKENS
 
 # A JSON answer up to this size is also kept, and read as a whole once it is complete. Of a larger one only the
 # members that the scan keeps are read.
-MAX_ANSWER_BYTES: Final = 256 << 10
+MAX_ANSWER_BYTES: Final = 64 << 10
 # A picture or a sound, encoded: about as many bytes as there are for each token of an image at high quality.
 MEDIA_BYTES_PER_TOKEN: Final = 512
 _COUNTS: Final = Usage.__match_args__
@@ -147,7 +147,7 @@ class JsonAnswer:
         return self._final
 
     def _reading(self) -> Reading:
-        if self._complete and self._whole and self._kept:
+        if self._complete and self._whole and self._kept and not is_dense(self._kept):
             reading = read_answer(bytes(self._kept))
         else:
             reading = self._passing()

@@ -133,8 +133,12 @@ def feed_in_steps(reader: AnswerReader, chunk: bytes) -> Steps:
         return reader.feed(chunk)
     given = []
     for start in range(0, len(chunk), STEP_BYTES):
-        given.append(reader.feed(chunk[start : start + STEP_BYTES]))
+        out = reader.feed(chunk[start : start + STEP_BYTES])
+        if reader.changes_body:
+            given.append(out)
         yield
+    if not reader.changes_body:
+        return chunk
     out = b"".join(given)
     return chunk if out == chunk else out
 

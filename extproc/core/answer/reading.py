@@ -96,18 +96,28 @@ _holder = msgspec.json.Decoder(_Holder)
 _PARTS = (b"message_start", b"message_delta")
 # White space and a byte order mark: no JSON begins with a part of them, or with another order.
 BEFORE_JSON: Final = b" \t\r\n\xef\xbb\xbf"
-# A list of answers is taken apart up to this many objects: what stands for each of them takes memory.
-_MAX_OBJECTS: Final = 1 << 16
+# A text with more objects is not taken apart at once: what stands for each of them takes time and memory.
+MAX_OBJECTS: Final = 512
+# So many objects need more bytes.
+_SPARSE_BYTES: Final = 2 * MAX_OBJECTS
+
+
+def is_dense(text: bytes | bytearray) -> bool:
+    """Tell whether a text has too many objects for `read_answer`."""
+    return len(text) > _SPARSE_BYTES and text.count(b"{") > MAX_OBJECTS
 
 
 def read_answer(text: bytes) -> Reading:
     """Reads a whole JSON answer or the data of one stream event. Never raises; cost is linear.
 
-    It needs not be told which API the answer is of, nor which server wrote it.
+    It needs not be told which API the answer is of, nor which server wrote it. The text is not larger than some 64
+    KiB and not dense: see `is_dense`.
     """
     if text == b"[DONE]":
         return Reading(Absence.MISSING)
     json = text if text.startswith(b"{") else text.lstrip(BEFORE_JSON)
+    if not json.startswith((b"{", b"[")):
+        return Reading(Absence.UNREADABLE, content_bytes=len(text), pieces=1)
     try:
         found = _read_list(json) if json.startswith(b"[") else _read(_answer.decode(json))
     except UNREADABLE:
@@ -143,8 +153,6 @@ def _read(answer: _Answer) -> Reading:
 
 def _read_list(text: bytes) -> Reading | None:
     """Several answers as one: so llama.cpp and SGLang answer several prompts. None where not all have usage."""
-    if text.count(b"{") > _MAX_OBJECTS:
-        return None
     readings = [_read(answer) for answer in _answers.decode(text)]
     usages = [reading.usage for reading in readings if isinstance(reading.usage, Usage)]
     if not usages or len(usages) < len(readings):

@@ -69,7 +69,7 @@ class Reported(_Totals):
     reasoning_tokens: _Count | None = None  # SGLang, Perplexity
     image_tokens: _Count | None = None  # Cohere bills them beside the input; for others they are a part of it
     # Anthropic: each pass of the model in one request. What compacts the context, or advises, is in nothing else.
-    iterations: list[_Iteration] | None = None
+    iterations: Raw = NOT_GIVEN
 
     @property
     def counts_nothing(self) -> bool:
@@ -90,6 +90,9 @@ _members: Final = msgspec.json.Decoder(dict[str, Raw])
 _count: Final = msgspec.json.Decoder(_Count | None)
 _passes: Final = msgspec.json.Decoder(list[_Iteration] | None)
 _SIDES: Final = frozenset(Reported.__struct_fields__) - frozenset(_Totals.__struct_fields__)
+_MAX_PASSES: Final = 256
+# Usage has less than 4 KiB.
+_MAX_USAGE_BYTES: Final = 16 << 10
 # Anthropic's count of the input is the sum of these and `input_tokens`.
 _INPUT_PARTS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
@@ -98,11 +101,13 @@ def decode_reported(text: Raw | bytes) -> Reported:
     """The counts of a usage object; where it tells of several passes, the sums over them.
 
     Raises one of `content.UNREADABLE` where the input, the output or the total is no count: negative, fractional,
-    a string, out of bounds.
+    a string, out of bounds, or where there is more of it than any server writes.
     """
+    if len(text) > _MAX_USAGE_BYTES:
+        raise msgspec.DecodeError("larger than usage is")
     reported = _decoded(text)
     if not reported.counts_nothing:
-        return _summed(reported) if reported.iterations else reported
+        return _summed(reported, passes) if (passes := _passes_of(reported.iterations)) else reported
     if bytes(reported.tokens) not in NOTHING:
         return _decoded(reported.tokens)
     if bytes(reported.billed_units) not in NOTHING:
@@ -149,7 +154,7 @@ def _without_oddities(text: Raw | bytes) -> Reported:
 def _side(name: str, raw: Raw) -> object:
     try:
         if name == "iterations":
-            return _passes.decode(raw)
+            return raw
         if not name.endswith("_details"):
             return side_count(raw)
         details = InputDetails if name.startswith(("prompt", "input")) else OutputDetails
@@ -159,9 +164,23 @@ def _side(name: str, raw: Raw) -> object:
         return None
 
 
-def _summed(reported: Reported) -> Reported:
+def _passes_of(raw: Raw) -> list[_Iteration] | None:
+    """The passes that usage lists; None where they are odd. Raises `DecodeError` where they are too many."""
+    if raw is NOT_GIVEN:
+        return None
+    passes: list[_Iteration] | None
+    text = bytes(raw)
+    if text.count(b"{") > _MAX_PASSES:
+        raise msgspec.DecodeError("more passes than a request can have")
+    try:
+        passes = _passes.decode(text)
+    except UNREADABLE:
+        return None
+    return passes
+
+
+def _summed(reported: Reported, passes: list[_Iteration]) -> Reported:
     """With the sums over all passes, where they are more: what was counted once is not taken back."""
-    passes = reported.iterations or []
     for name in _Iteration.__struct_fields__:
         counts = [count for one in passes if (count := getattr(one, name)) is not None]
         if counts:

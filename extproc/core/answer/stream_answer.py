@@ -3,7 +3,8 @@
 from typing import Final
 
 from extproc.core.answer.cutoff import OpenChoices
-from extproc.core.answer.reading import Reading, read_answer
+from extproc.core.answer.large_event import LargeEvent, read_large
+from extproc.core.answer.reading import Reading, is_dense, read_answer
 from extproc.core.answer.sse import Event, Framer
 from extproc.core.answer.stripping import without_usage
 from extproc.core.answer.tally import Tally, possible_tokens
@@ -14,6 +15,16 @@ from extproc.core.quota.settlement import Estimates, Settlement
 _SPARE_PIECES: Final = 8
 # A stream without content has an event that opens it and one that ends it.
 _SILENT_EVENTS: Final = 2
+
+
+# Readings of small events are remembered, so that the same few events a million times cost little. Those of real
+# streams are larger, and differ.
+_SMALL_EVENT_BYTES: Final = 64
+_MAX_REMEMBERED: Final = 256
+
+
+# Where the end of a stream stands, with white space before it.
+_DONE_BYTES: Final = 16
 
 
 class StreamAnswer:
@@ -48,6 +59,8 @@ class StreamAnswer:
         self.has_events = False
         self._silent = 0  # events that said nothing that we understand
         self._failed = False
+        self._large: LargeEvent | None = None  # the event that passes in parts
+        self._read: dict[bytes, Reading] = {}  # small events
         self.changes_body = hide_usage or strip_usage or output_bound is not None
 
     @property
@@ -99,6 +112,8 @@ class StreamAnswer:
         return rest if self.changes_body else b""
 
     def settlement(self, *, complete: bool) -> Settlement:
+        if self._large is not None:
+            self._take_large(self._large)
         if self._unknown_pieces:
             self._tally.add(Reading(Absence.MISSING, pieces=self._unknown_pieces))
         return self._tally.settlement(complete=complete)
@@ -107,14 +122,14 @@ class StreamAnswer:
         """The client's part of an event: all of it, nothing, or the end of the stream in its place."""
         if event.tail:
             return b"" if self._hidden else event.raw
-        if not event.data or event.data.strip() == b"[DONE]":
+        if event.last or event.part is not None:
+            return self._pass_part(event)
+        if not event.data or (b"[DONE]" in event.data[:_DONE_BYTES] and event.data.strip() == b"[DONE]"):
             self._hidden = self._ended
             return b"" if self._hidden else event.raw
         self.has_events = True
-        reading = read_answer(event.data)
-        self._tally.add(reading, possible_tokens(reading, len(event.data)))
-        self._silent += not reading.pieces and reading.usage is Absence.MISSING
-        self._failed = self._failed or reading.error
+        reading = self._reading(event.data)
+        self._take(reading, len(event.data))
         if not self._ended and self._bound is not None and self._goes_beyond(event.data, reading):
             self._ended = self._hidden = True
             return self._choices.closing()
@@ -122,6 +137,36 @@ class StreamAnswer:
         if self._hidden:
             return b""
         return without_usage(event.raw, event.data) if self._strip_usage and not reading.only_usage else event.raw
+
+    def _pass_part(self, event: Event) -> bytes:
+        """The client's part of an event that is too large to keep: all of it, but after the end of the stream."""
+        if event.part is not None:
+            self.has_events = True
+            self._large = self._large or LargeEvent()
+            self._large.feed(event.part)
+        if event.last and self._large is not None:
+            self._take_large(self._large)
+        self._hidden = self._ended
+        return b"" if self._hidden else event.raw
+
+    def _reading(self, data: bytes) -> Reading:
+        if len(data) > _SMALL_EVENT_BYTES:
+            return read_large(data) if is_dense(data) else read_answer(data)
+        reading = self._read.get(data)
+        if reading is None:
+            if len(self._read) == _MAX_REMEMBERED:
+                self._read.clear()
+            reading = self._read[data] = read_answer(data)
+        return reading
+
+    def _take(self, reading: Reading, size: int) -> None:
+        self._tally.add(reading, possible_tokens(reading, size))
+        self._silent += not reading.pieces and reading.usage is Absence.MISSING
+        self._failed = self._failed or reading.error
+
+    def _take_large(self, large: LargeEvent) -> None:
+        self._take(large.reading(), large.bytes)
+        self._large = None
 
     def _goes_beyond(self, data: bytes, reading: Reading) -> bool:
         """Whether the stream is to end before this event: it carries more, and there is a choice to end."""

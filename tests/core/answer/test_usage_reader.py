@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.answer import reading as reading_module
-from extproc.core.answer.reading import Reading, read_answer
+from extproc.core.answer.reading import MAX_OBJECTS, Reading, is_dense, read_answer
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.usage import Usage, estimated_output
 from extproc.core.request.body import MAX_TOKENS
@@ -374,12 +373,28 @@ def test_a_list_of_answers_is_summed_up():
     assert read_answer(json.dumps([much, much]).encode()).usage is Absence.ABSURD
 
 
-def test_a_list_of_too_many_answers_is_not_taken_apart(monkeypatch):
-    assert reading_module._MAX_OBJECTS == 1 << 16
-    monkeypatch.setattr(reading_module, "_MAX_OBJECTS", 64)
+def test_a_text_with_too_many_objects_is_told_from_one_that_can_be_read_at_once():
     one = b'{"tokens_evaluated":1}'
-    assert read_answer(b"[" + b",".join([one] * 64) + b"]").usage.total == 64
-    assert read_answer(b"[" + b",".join([one] * 65) + b"]").usage is Absence.UNREADABLE
+    most = b"[" + b",".join([one] * MAX_OBJECTS) + b"]"
+    assert not is_dense(most)
+    assert read_answer(most).usage.total == MAX_OBJECTS
+    assert is_dense(b"[" + b",".join([one] * (MAX_OBJECTS + 1)) + b"]")
+
+
+@pytest.mark.parametrize(
+    ("usage", "total"),
+    [
+        (b'{"input_tokens":3,"iterations":[' + b",".join([b'{"input_tokens":9}'] * 256) + b"]}", 9 * 256),
+        (b'{"prompt_tokens":3,"iterations":[' + b",".join([b'{"input_tokens":9}'] * 257) + b"]}", None),
+        (b'{"prompt_tokens":3,"iterations":[5,' + b",".join([b"{}"] * 257) + b"]}", None),
+        (b'{"prompt_tokens":3,"x":"' + b"x" * 16_000 + b'"}', 3),
+        (b'{"prompt_tokens":3,"x":"' + b"x" * 17_000 + b'"}', None),
+        (b'{"prompt_tokens":3,"prompt_tokens_details":{"x":"' + b"x" * 17_000 + b'"}}', None),
+    ],
+)
+def test_usage_of_a_size_that_no_server_writes_is_absurd(usage, total):
+    read = read_answer(b'{"usage":' + usage + b"}").usage
+    assert read is Absence.ABSURD if total is None else total in (read.total, read.input)
 
 
 @pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b" \r\n\t", b"\n\xef\xbb\xbf ", b"\xef\xbb\xbf\r\n"])

@@ -7,7 +7,6 @@ import pytest
 from extproc.core.answer.reader import answer_reader
 from extproc.core.answer.sse import Framer
 from extproc.core.events import BodyReply, Reject, RequestBody, RequestHead, ResponseBody, StreamClosed
-from extproc.core.exchange import Exchange
 from extproc.core.phase import ExchangeRules
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Estimates
@@ -15,7 +14,7 @@ from extproc.core.request.buffers import PIECE_BYTES, Buffers, Kept, declared_by
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import IdentityRules
 from tests.core.test_exchange import RULES as ANSWERED
-from tests.core.test_exchange import answering
+from tests.core.test_exchange import Exchange, answering
 
 HEAD = RequestHead(
     {":method": "POST", ":path": "/v1/chat/completions"}, {"sub": "sa"}, "10.0.0.1:1", end_of_stream=False

@@ -1,0 +1,87 @@
+"""Read the data of a stream's event that is too large to keep, while it passes: an image, or a whole response."""
+
+import re
+from typing import Final
+
+from extproc.core.answer.json_scan import JsonScan
+from extproc.core.answer.reading import BEFORE_JSON, Reading, read_answer
+from extproc.core.answer.usage_reader import Absence
+from extproc.core.quota.usage import Usage
+
+# An event of the Responses API holds the response; its usage stands in there. `type` comes first.
+_RESPONSE: Final = re.compile(
+    rb'\{\s*"type"\s*:\s*"response\.[a-z_]+"[^{}\[\]]{0,256}?,\s*"response"\s*:\s*(?=\{)'
+)
+_WITH_CONTENT: Final = (b"", b"message", b"content_block_start", b"content_block_delta")
+# Its kind is told by the first bytes.
+_HEAD_BYTES: Final = 512
+
+
+def read_large(data: bytes) -> Reading:
+    """Read the data of an event that is dense, at once."""
+    event = LargeEvent()
+    event.feed(data)
+    return event.reading()
+
+
+class LargeEvent:
+    """Scan the data of one event. Memory is bounded, work is linear.
+
+    `bytes` is the size of the data so far.
+    """
+
+    __slots__ = ("_head", "_holds_response", "_scan", "bytes")
+
+    def __init__(self) -> None:
+        self._scan: JsonScan | None = None
+        self._head = b""
+        self.bytes = 0
+        self._holds_response = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next part of the data."""
+        self.bytes += len(data)
+        if self._scan is None:
+            self._head += data
+            if len(self._head) < _HEAD_BYTES:
+                return
+            data = self._begin()
+        self._scan_on(data)
+
+    def reading(self) -> Reading:
+        """Return what the event said, at its end."""
+        if self._scan is None:
+            self._scan_on(self._begin())
+        scan = self._scan
+        if scan is None:
+            return Reading(Absence.UNREADABLE, content_bytes=self.bytes, pieces=1)
+        read = read_answer(b"{%b}" % b",".join(b'"%b":%b' % member for member in scan.kept.items()))
+        if self._holds_response:  # it repeats the text of the events before
+            return Reading(read.usage, error=read.error)
+        known = isinstance(read.usage, Usage) or read.error
+        if not scan.complete and not known:
+            return Reading(Absence.UNREADABLE, content_bytes=self.bytes, pieces=1)
+        size = scan.unread_bytes + (scan.text.size or scan.unknown.size) if _has_content(scan) else 0
+        return Reading(read.usage, content_bytes=size, pieces=int(size > 0), choices=size > 0, error=read.error)
+
+    def _begin(self) -> bytes:
+        """Choose how to read the data by its first bytes; return those that are to be scanned."""
+        head = self._head.lstrip(BEFORE_JSON)
+        self._head = b""
+        holder = _RESPONSE.match(head)
+        self._holds_response = holder is not None
+        if holder is not None:
+            head = head[holder.end() :]
+        self._scan = JsonScan()
+        return head
+
+    def _scan_on(self, data: bytes) -> None:
+        if self._scan is not None:
+            self._scan.feed(data)
+            self._scan.ended.clear()  # a list of answers is no event
+
+
+def _has_content(scan: JsonScan) -> bool:
+    """Tell whether an event of this type holds what was generated since the event before."""
+    kind = scan.kept.get(b"type", b"")[1:-1]
+    return kind in _WITH_CONTENT or kind.endswith(b".delta")
