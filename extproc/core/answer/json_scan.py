@@ -16,7 +16,7 @@ _MAX_NAME_BYTES: Final = 64
 _MAX_DEPTH: Final = 32
 # Structure is read step by step while it is as sparse as in real answers. Beyond that, one member of the answer is
 # passed over; where the members themselves are that many, all the rest.
-_FREE_STEPS: Final = 1024
+_FREE_STEPS: Final = 2048
 _BYTES_PER_STEP: Final = 24
 _MOST_STEPS: Final = 2
 _TOKEN: Final = re.compile(rb'["{}\[\],]')

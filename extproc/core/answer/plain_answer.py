@@ -6,7 +6,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from extproc.core.answer.json_scan import JsonScan, Text
-from extproc.core.answer.reading import BEFORE_JSON, Reading, is_dense, read_answer
+from extproc.core.answer.reading import BEFORE_JSON, Reading, read_answer
 from extproc.core.answer.stream_answer import StreamAnswer
 from extproc.core.answer.tally import Tally
 from extproc.core.answer.usage_reader import Absence
@@ -16,7 +16,7 @@ from extproc.core.request.body import MAX_TOKENS
 
 # A JSON answer up to this size is also kept, and read as a whole once it is complete. Of a larger one only the
 # members that the scan keeps are read.
-MAX_ANSWER_BYTES: Final = 64 << 10
+MAX_ANSWER_BYTES: Final = 256 << 10
 # A picture or a sound, encoded: about as many bytes as there are for each token of an image at high quality.
 MEDIA_BYTES_PER_TOKEN: Final = 512
 _COUNTS: Final = Usage.__match_args__
@@ -147,7 +147,7 @@ class JsonAnswer:
         return self._final
 
     def _reading(self) -> Reading:
-        if self._complete and self._whole and self._kept and not is_dense(self._kept):
+        if self._complete and self._whole and self._scan is not None and self._said.is_small(self._scan):
             reading = read_answer(bytes(self._kept))
         else:
             reading = self._passing()
@@ -205,12 +205,16 @@ class _Said:
     def take(self, scan: JsonScan) -> None:
         """Take the answers of a list that have ended, and let go of them."""
         for members in scan.ended:
-            usage = read_answer(_document(members)).usage
+            usage = read_answer(_document(members)).usage if members else Absence.MISSING
             if isinstance(usage, Usage):
                 self._sums = [sum_ + getattr(usage, name) for name, sum_ in zip(_COUNTS, self._sums, strict=True)]
             self._unknown = self._unknown or not isinstance(usage, Usage)
             self._is_list = True
         scan.ended.clear()
+
+    def is_small(self, scan: JsonScan) -> bool:
+        """Tell whether the answer has so little structure that it may be taken apart at once."""
+        return not (self._is_list or scan.unread_bytes or scan.overfull)
 
     def usage(self, scan: JsonScan) -> Usage | Absence:
         """Return the usage so far. Counts that stand alone are believed at the end, when all of them are there."""
