@@ -26,7 +26,8 @@ from extproc.metering.denials import DenialOptions
 from extproc.metering.estimator import NoCounter, PromptCounter
 from extproc.metering.expiry import ExpiryOptions
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
-from extproc.metering.prompt_tokenizer import Assignment, TokenizerError, load_counter
+from extproc.metering.prompt_counter import load_counter
+from extproc.metering.prompt_tokenizer import Assignment, TokenizerError
 from extproc.metering.service import MeteringService
 from extproc.metering.settler import SettlerOptions
 from extproc.observe.metrics import Metrics

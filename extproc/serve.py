@@ -101,7 +101,8 @@ def _parts(settings: Settings, metrics: Metrics, at_the_end: AsyncExitStack) -> 
     limits = app.build_limits_cache(settings, stores, metrics)
     alerts = app.build_alerts(settings, metrics)
     counter = app.build_counter(settings, metrics)
-    at_the_end.callback(counter.close)
+    at_the_end.push_async_callback(counter.aclose)
+    counter.start()
     metering = app.build_metering(
         settings,
         stores,

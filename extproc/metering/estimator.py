@@ -1,22 +1,15 @@
 """Estimate what a request will need, from configured numbers and from the usage of earlier requests."""
 
-import asyncio
-from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from extproc.core.quota.costs import Bound, Cost, Weights, bound_of, cost_of, prompt_estimate
 from extproc.core.quota.learning import Learned, Start
 from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.quota.settlement import Outcome, Settlement
-from extproc.core.request.body import RequestFacts, prompt_texts
-from extproc.core.request.endpoints import Endpoint, Target
+from extproc.core.request.body import RequestFacts
+from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import TenantId
 from extproc.observe.metrics import Metrics
-
-# The texts of a larger prompt are read in a thread: reading them would delay other streams by a millisecond.
-_ASIDE_BYTES: Final = 65_536
-# A larger prompt is not counted with a tokenizer, even if most of it is pictures.
-_LARGEST_BYTES: Final = 4 << 20
 
 
 class PromptCounter(Protocol):
@@ -25,11 +18,14 @@ class PromptCounter(Protocol):
     def knows(self, model: str) -> bool:
         """Tell whether the model has a tokenizer."""
 
-    async def count(self, model: str, texts: Sequence[str]) -> int | None:
-        """Return the tokens of all texts together; None if they can't be counted in time. Raise nothing."""
+    async def count(self, model: str, endpoint: Endpoint, prompt: bytes) -> int | None:
+        """Return the tokens of a prompt's texts; None if they can't be counted in time. Raise nothing."""
 
-    def close(self) -> None:
-        """Stop its threads."""
+    def start(self) -> None:
+        """Start its process."""
+
+    async def aclose(self) -> None:
+        """End its process."""
 
 
 class NoCounter:
@@ -38,11 +34,14 @@ class NoCounter:
     def knows(self, model: str) -> bool:  # noqa: ARG002 - there is none for any model
         return False
 
-    async def count(self, model: str, texts: Sequence[str]) -> int | None:  # noqa: ARG002
+    async def count(self, model: str, endpoint: Endpoint, prompt: bytes) -> int | None:  # noqa: ARG002
         return None
 
-    def close(self) -> None:
-        """Do nothing: there are no threads."""
+    def start(self) -> None:
+        """Do nothing: there is no process."""
+
+    async def aclose(self) -> None:
+        """Do nothing: there is no process."""
 
 
 class Estimate(NamedTuple):
@@ -127,15 +126,9 @@ class Estimator:
             )
 
     async def _counted(self, endpoint: Endpoint, facts: RequestFacts) -> int | None:
-        size = len(facts.prompt)
-        if not self._counter.knows(facts.model) or not facts.counts_tokens or size > _LARGEST_BYTES:
+        if not facts.counts_tokens or not self._counter.knows(facts.model):
             return None
-        target = Target(endpoint, None)
-        if size > _ASIDE_BYTES:
-            texts = await asyncio.to_thread(prompt_texts, target, facts.prompt)
-        else:
-            texts = prompt_texts(target, facts.prompt)
-        return await self._counter.count(facts.model, texts) if texts is not None else None
+        return await self._counter.count(facts.model, endpoint, facts.prompt)
 
     def _prompt(self, tenant: TenantId, learned_as: str, facts: RequestFacts, profile: ModelProfile) -> int:
         if self._learned is None:

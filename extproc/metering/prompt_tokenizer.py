@@ -1,21 +1,18 @@
-"""Count prompts exactly with a model's own tokenizer, off the event loop, within bounds (extra `tokenizers`).
+"""Count prompts exactly with a model's own tokenizer (extra `tokenizers`). Nothing is ever downloaded."""
 
-A prompt that can't be counted in time gives None, and the caller estimates by bytes. Nothing is ever downloaded.
-"""
-
-import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Semaphore
+from enum import StrEnum
 from typing import Final
 
 from extproc.core.quota.limits import matches
+from extproc.core.request.body import prompt_texts
+from extproc.core.request.endpoints import Endpoint, Target
 from extproc.given.files import GivenFileError, check
 
-# Counts the tokens of one text; several threads may call it. Text that looks like a special token is plain text.
+# Counts the tokens of one text. Text that looks like a special token is plain text.
 CountTokens = Callable[[str], int]
 
 # Each text counts this many bytes beside its own: a prompt can't have any number of empty texts.
@@ -37,96 +34,51 @@ class Assignment:
     setting: str
 
 
-@dataclass(frozen=True, slots=True)
-class CountingOptions:
-    """Bound the work for prompts.
+class Skipped(StrEnum):
+    """Say why a prompt was not counted."""
 
-    Attributes:
-        max_bytes: a larger prompt (UTF-8) is not counted. Both libraries need time in proportion to the size,
-            whatever the text. Above 512 KiB tiktoken fails on runs of odd blanks.
-        timeout_s: a request waits no longer. A thread can't be stopped within a text, only between two.
-        threads: so many prompts are counted at once, those that nobody waits for any more included.
-        waiting: so many more may wait for a thread.
-        inline_bytes: up to this size counting takes less time than handing the text to a thread.
-    """
-
-    max_bytes: int = 256 << 10
-    timeout_s: float = 0.05
-    threads: int = 2
-    waiting: int = 16
-    inline_bytes: int = 512
+    TOO_LARGE = "too_large"
+    BUSY = "busy"
+    SLOW = "slow"
+    FAILED = "failed"
 
 
-class PromptCounter:
-    """Count prompts. Call `skipped` with the reason when one is not counted: too_large, busy, slow or failed."""
+class Tokenizers:
+    """Hold the tokenizers of models. The first glob that matches a model counts."""
 
-    def __init__(
-        self,
-        tokenizers: Sequence[tuple[str, CountTokens]],
-        skipped: Callable[[str], None],
-        options: CountingOptions = CountingOptions(),
-    ) -> None:
-        self._tokenizers = tuple(tokenizers)
-        self._skipped = skipped
-        self._options = options
-        self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="tokenizing")
-        self._room = Semaphore(options.threads + options.waiting)
+    def __init__(self, tokenizers: Sequence[tuple[str, CountTokens]], max_bytes: int) -> None:
+        """Count no prompt with more than `max_bytes` bytes of text (UTF-8).
 
-    def knows(self, model: str) -> bool:
-        """Tell whether the model has a tokenizer. Without one, the texts of its prompts need not be read."""
-        return self._tokenizer(model) is not None
-
-    async def count(self, model: str, texts: Sequence[str]) -> int | None:
-        """Return the sum of the texts' tokens, without what a chat template adds; None if it can't be counted.
-
-        The first glob that matches the model counts. Raise nothing; may be cancelled.
+        Both libraries need time in proportion to the size, whatever the text. Above 512 KiB tiktoken fails on runs
+        of odd blanks.
         """
-        count_tokens = self._tokenizer(model)
-        if count_tokens is None:
-            return None
-        size = _size(texts, self._options.max_bytes)
-        if size > self._options.max_bytes:
-            self._skipped("too_large")
-            return None
-        work = _Work(count_tokens, texts)
-        if size > self._options.inline_bytes:
-            return await self._by_a_thread(work)
-        return self._told(work.run())
+        self._tokenizers = tuple(tokenizers)
+        self._max_bytes = max_bytes
 
-    def close(self) -> None:
-        """Take no more prompts. Return at once: running work is bounded, and ends by itself."""
-        self._pool.shutdown(wait=False)
+    def place(self, model: str) -> int | None:
+        """Return the place of the model's tokenizer in the list; None if it has none."""
+        return next((n for n, (glob, _) in enumerate(self._tokenizers) if matches(glob, model)), None)
 
-    def _tokenizer(self, model: str) -> CountTokens | None:
-        return next((count_tokens for glob, count_tokens in self._tokenizers if matches(glob, model)), None)
+    def count(self, place: int, endpoint: Endpoint, prompt: bytes) -> int | Skipped | None:
+        """Return the tokens of a prompt's texts, without what a chat template adds.
 
-    async def _by_a_thread(self, work: "_Work") -> int | None:
-        if not self._room.acquire(blocking=False):
-            self._skipped("busy")
+        Return None if the texts are unknown. The time grows with the size of the prompt, which the caller bounds.
+        """
+        texts = prompt_texts(Target(endpoint), prompt)
+        if texts is None:
             return None
-        # The thread releases it: abandoned work keeps its room until it has left the queue.
-        running = asyncio.get_running_loop().run_in_executor(self._pool, work.run, self._room.release)
+        if _size(texts, self._max_bytes) > self._max_bytes:
+            return Skipped.TOO_LARGE
+        count_tokens = self._tokenizers[place][1]
         try:
-            # `asyncio.wait` does not cancel: work that is cancelled in the queue would never release its room.
-            await asyncio.wait((running,), timeout=self._options.timeout_s)
-        finally:
-            work.abandoned = True
-        if running.done():
-            return self._told(running.result())
-        self._skipped("slow")
-        return None
-
-    def _told(self, tokens: int | None) -> int | None:
-        if tokens is None:
-            self._skipped("failed")
-        return tokens
+            return sum(map(count_tokens, texts))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001 - a panic in Rust comes as a class of its own, below no Exception
+            return Skipped.FAILED
 
 
-def load_counter(
-    assignments: Sequence[Assignment],
-    skipped: Callable[[str], None],
-    options: CountingOptions = CountingOptions(),
-) -> PromptCounter:
+def load_tokenizers(assignments: Sequence[Assignment], max_bytes: int) -> Tokenizers:
     """Read every tokenizer once, which may take seconds. Raise `TokenizerError`."""
     loaded: dict[str, CountTokens] = {}
     for assigned in assignments:
@@ -135,39 +87,13 @@ def load_counter(
                 loaded[assigned.spec] = load_tokenizer(assigned.spec)
             except TokenizerError as error:
                 raise TokenizerError(f"{assigned.setting}: {error}") from None
-    return PromptCounter([(a.match, loaded[a.spec]) for a in assignments], skipped, options)
+    return Tokenizers([(a.match, loaded[a.spec]) for a in assignments], max_bytes)
 
 
 def load_tokenizer(spec: str) -> CountTokens:
     """Read the tokenizer that a spec names from this host's disk. Raise `TokenizerError`."""
     kind, _, name = spec.partition(":")
     return _tiktoken(name) if kind == "tiktoken" else _hugging_face(name)
-
-
-class _Work:
-    """Count one prompt. Set `abandoned` when nobody waits for it any more."""
-
-    def __init__(self, count_tokens: CountTokens, texts: Sequence[str]) -> None:
-        self._count_tokens = count_tokens
-        self._texts = texts
-        self.abandoned = False
-
-    def run(self, finished: Callable[[], None] = lambda: None) -> int | None:
-        """Return the tokens; None if the tokenizer failed, or the work was abandoned."""
-        try:
-            tokens = 0
-            for text in self._texts:
-                if self.abandoned:
-                    return None
-                tokens += self._count_tokens(text)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:  # noqa: BLE001 - a panic in Rust comes as a class of its own, below no Exception
-            return None
-        else:
-            return tokens
-        finally:
-            finished()
 
 
 def _size(texts: Sequence[str], enough: int) -> int:

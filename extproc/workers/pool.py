@@ -19,7 +19,8 @@ class PoolOptions:
     Attributes:
         processes: so many jobs are done at once. The first process starts with the pool, the others when needed.
         waiting: so many more jobs may wait, over all who ask; `waiting_each` for each of them.
-        timeout_s: a job may wait and run so long together. A process that runs longer is ended, and replaced.
+        timeout_s: whoever asks waits no longer. A job that nobody waits for any more is not begun.
+        job_s: a process that needs longer for a job is ended, and replaced.
         start_s: a process may take so long to start.
         memory_bytes: the largest payload of a job.
     """
@@ -28,6 +29,7 @@ class PoolOptions:
     waiting: int = 64
     waiting_each: int = 16
     timeout_s: float = 0.8
+    job_s: float = 5.0
     start_s: float = 10.0
     memory_bytes: int = 4 << 20
 
@@ -152,7 +154,7 @@ class Pool:
 
     async def _do(self, worker: Worker, job: _Job) -> None:
         try:
-            async with asyncio.timeout(self._options.timeout_s):
+            async with asyncio.timeout(self._options.job_s):
                 result = await worker.do(job.head, job.payload)
         except TimeoutError:
             raise WorkerError("a job took too long") from None

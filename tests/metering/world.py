@@ -16,8 +16,8 @@ from extproc.core.quota.policies import BadDocument, Defaults, limits_from, poli
 from extproc.core.quota.reservation import Admitted
 from extproc.core.quota.settlement import Outcome, Settlement
 from extproc.core.quota.usage import Usage
-from extproc.core.request.body import RequestFacts
-from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.body import RequestFacts, prompt_texts
+from extproc.core.request.endpoints import Endpoint, Target
 from extproc.core.request.identity import Identity
 from extproc.metering.build import MeteringOptions, MeteringStores, build_metering
 from extproc.metering.expiry import ExpiryOptions
@@ -149,10 +149,14 @@ class Tokenizer:
     def knows(self, model):
         return model == "counted"
 
-    async def count(self, model, texts):
-        return self.answer(texts)
+    async def count(self, model, endpoint, prompt):
+        texts = prompt_texts(Target(endpoint), prompt)
+        return None if texts is None else self.answer(texts)
 
-    def close(self):
+    def start(self):
+        pass
+
+    async def aclose(self):
         pass
 
 
