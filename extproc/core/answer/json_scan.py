@@ -20,8 +20,14 @@ _FREE_STEPS: Final = 2048
 _BYTES_PER_STEP: Final = 24
 _MOST_STEPS: Final = 2
 _TOKEN: Final = re.compile(rb'["{}\[\],]')
-# The rest of an object or array that has no other in it, and no escapes: most are so.
-_FLAT: Final = re.compile(rb'[^{}\[\]"\\]*+(?:"[^"\\]*+"[^{}\[\]"\\]*+)*+[}\]]')
+# The rest of an object or array that has others in it to a depth of three at most, as log probabilities have. No
+# byte is looked at twice.
+_PLAIN: Final = rb'[^{}\[\]"\\]*+'
+_STRINGS: Final = rb'%b(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"%b)*+' % (_PLAIN, _PLAIN)
+_NESTED: Final = b"%b(?:[{\\[]%b[}\\]]%b)*+"
+_ONE_DEEP: Final = _NESTED % (_STRINGS, _STRINGS, _STRINGS)
+_TWO_DEEP: Final = _NESTED % (_STRINGS, _ONE_DEEP, _STRINGS)
+_FLAT: Final = re.compile(b"%b[}\\]]" % (_NESTED % (_STRINGS, _TWO_DEEP, _STRINGS)), re.DOTALL)
 _SPACE: Final = b" \t\r\n"
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")

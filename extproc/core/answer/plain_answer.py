@@ -16,7 +16,7 @@ from extproc.core.request.body import MAX_TOKENS
 
 # A JSON answer up to this size is also kept, and read as a whole once it is complete. Of a larger one only the
 # members that the scan keeps are read.
-MAX_ANSWER_BYTES: Final = 256 << 10
+MAX_ANSWER_BYTES: Final = 64 << 10
 # A picture or a sound, encoded: about as many bytes as there are for each token of an image at high quality.
 MEDIA_BYTES_PER_TOKEN: Final = 512
 _COUNTS: Final = Usage.__match_args__
