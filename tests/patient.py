@@ -1,4 +1,4 @@
-"""Run `tokenweir` with longer bounds on a decision and on Redis than its settings allow.
+"""Run `tokenweir` with longer bounds on a decision, on reading a body and on Redis than its settings allow.
 
 A decision that takes longer than `reservation.decision_timeout_s` is a 503, and 0.5 s is the most that can be set. On a
 machine without free processor time any request may take longer. Tests that are about something else start the
@@ -12,6 +12,7 @@ from extproc.cli import main
 from extproc.cli import serve as command
 from extproc.serve import serve
 from extproc.stores.redis import RedisOptions
+from extproc.workers.pool import PoolOptions
 
 DECISION_S = 30.0
 REDIS_S = 30.0
@@ -26,8 +27,10 @@ def serve_patiently(settings):
 if __name__ == "__main__":
     assert command.run is serve
     assert app.RedisOptions is RedisOptions
+    assert app.PoolOptions is PoolOptions
     command.run = serve_patiently
     app.RedisOptions = partial(
         RedisOptions, connect_timeout_s=REDIS_S, command_timeout_s=REDIS_S, batch_timeout_s=REDIS_S
     )
+    app.PoolOptions = partial(PoolOptions, timeout_s=DECISION_S, job_s=DECISION_S, start_s=REDIS_S)
     main()

@@ -12,6 +12,9 @@ _TEMPLATE = "envoy.yaml"
 _CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 _UNIX = "unix:"
 _HIGHEST_PORT = 65_535
+# Envoy sorts requests by memory in so many classes, powers of two. The smallest has 2^10 bytes or more.
+_TRACKED_CLASSES = 8
+_LEAST_TRACKED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class EnvoyOptions:
     """Bound the time that the processor may take to answer one message."""
     idle_timeout_s: float = 300.0
     """Bound the silence on a request or its answer."""
+    max_heap_bytes: int = 1 << 30
+    """Bound Envoy's own memory: near it, large requests are reset, then new ones refused."""
     max_connections: int = 50_000
     """Bound client connections, and the requests in flight to each cluster."""
 
@@ -81,6 +86,8 @@ def _values(options: EnvoyOptions) -> Mapping[str, object]:
         "listener_port": _port(options.listener_port),
         "admin_port": _port(options.admin_port),
         "max_connections": options.max_connections,
+        "max_heap_bytes": options.max_heap_bytes,
+        "smallest_tracked": max(_LEAST_TRACKED, options.max_body_bytes.bit_length() - _TRACKED_CLASSES - 1),
         "trusted_hops": options.trusted_hops,
         "early_mutations": _early_mutations(options.identity_headers),
         "idle_timeout": _duration(options.idle_timeout_s),
