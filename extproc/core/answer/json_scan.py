@@ -23,11 +23,11 @@ _TOKEN: Final = re.compile(rb'["{}\[\],]')
 # The rest of an object or array that has others in it to a depth of three at most, as log probabilities have. No
 # byte is looked at twice.
 _PLAIN: Final = rb'[^{}\[\]"\\]*+'
-_STRINGS: Final = rb'%b(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"%b)*+' % (_PLAIN, _PLAIN)
+_TEXTS: Final = rb'%b(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"%b)*+' % (_PLAIN, _PLAIN)
 _NESTED: Final = b"%b(?:[{\\[]%b[}\\]]%b)*+"
-_ONE_DEEP: Final = _NESTED % (_STRINGS, _STRINGS, _STRINGS)
-_TWO_DEEP: Final = _NESTED % (_STRINGS, _ONE_DEEP, _STRINGS)
-_FLAT: Final = re.compile(b"%b[}\\]]" % (_NESTED % (_STRINGS, _TWO_DEEP, _STRINGS)), re.DOTALL)
+_ONE_DEEP: Final = _NESTED % (_TEXTS, _TEXTS, _TEXTS)
+_TWO_DEEP: Final = _NESTED % (_TEXTS, _ONE_DEEP, _TEXTS)
+_FLAT: Final = re.compile(b"%b[}\\]]" % (_NESTED % (_TEXTS, _TWO_DEEP, _TEXTS)), re.DOTALL)
 _SPACE: Final = b" \t\r\n"
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
