@@ -191,6 +191,8 @@ class Answered(Forwarded):
 
     def stream_closed(self, event: StreamClosed) -> Step:
         """Settle on what was read of an answer that broke off."""
+        self._reader_of_body.look()
+        self._grown()  # by what came since: the reservation that ends has the hold
         return self.settled(complete=False)
 
     def settled(self, *, complete: bool) -> Step:

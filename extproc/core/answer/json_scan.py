@@ -74,36 +74,16 @@ class JsonScan:
         media_bytes: the size of pictures and sounds, encoded, or of their addresses.
         sealed_bytes: the size of what was generated and encrypted.
         unread_bytes: bytes in which text was not looked for, because there was too much structure in them.
+        dense: there was too much structure in the answer to read it step by step.
         complete: the answer has come to its end, and nothing but white space after it.
         overfull: a member, or all of them, were larger than what is kept.
     """
 
     __slots__ = (
-        *(
-            "_escaped",
-            "_expects_name",
-            "_gave_up",
-            "_ids",
-            "_in_string",
-            "_items",
-            "_kept_bytes",
-            "_lost",
-            "_member",
-            "_name",
-        ),
-        *("_naming", "_next", "_objects", "_outer", "_over", "_roles", "_steps", "_value", "bytes"),
-        *(
-            "complete",
-            "ended",
-            "kept",
-            "media_bytes",
-            "overfull",
-            "sealed_bytes",
-            "text",
-            "unknown",
-            "unread_bytes",
-        ),
-        "values",
+        *("_escaped", "_expects_name", "_gave_up", "_ids", "_in_string", "_items", "_kept_bytes", "_lost"),
+        *("_member", "_name", "_naming", "_next", "_objects", "_outer", "_over", "_roles", "_steps", "_value"),
+        *("bytes", "complete", "dense", "ended", "kept", "media_bytes", "overfull", "sealed_bytes", "text"),
+        *("unknown", "unread_bytes", "values"),
     )
 
     def __init__(self) -> None:
@@ -116,6 +96,7 @@ class JsonScan:
         self.sealed_bytes = 0
         self.unread_bytes = 0
         self.bytes = 0
+        self.dense = False
         self.complete = False
         self.overfull = False
         self._roles: list[Role] = []  # of the objects and arrays that are open
@@ -195,6 +176,7 @@ class JsonScan:
 
     def _is_too_much(self) -> bool:
         """Pass over the rest of a member, or of all. Return False where the members may still be read."""
+        self.dense = True
         deeper = len(self._roles) - self._outer
         if deeper > 0:
             self._over, self._lost = PassingOver(deeper), True

@@ -17,6 +17,8 @@ from extproc.core.request.body import MAX_TOKENS
 # A JSON answer up to this size is also kept, and read as a whole once it is complete. Of a larger one only the
 # members that the scan keeps are read.
 MAX_ANSWER_BYTES: Final = 64 << 10
+# Scanned together: most answers are smaller, come whole, and need no scan.
+LATE_BYTES: Final = 4 << 10
 # A picture or a sound, encoded: about as many bytes as there are for each token of an image at high quality.
 MEDIA_BYTES_PER_TOKEN: Final = 512
 _COUNTS: Final = Usage.__match_args__
@@ -44,6 +46,8 @@ class JsonAnswer:
         self._begun = False  # with more than white space
         self._whole = True  # all so far is kept
         self._complete = False
+        self._is_json = False
+        self._unscanned = bytearray()
         self._scan: JsonScan | None = None
         self._raw = Text()  # of what is no JSON
         self._binary = False
@@ -81,15 +85,27 @@ class JsonAnswer:
             self._begin(start)
         if self._stream is not None:
             self._stream.feed(chunk)
-        elif self._scan is not None:
-            self._scan.feed(chunk if self._scan.bytes else chunk.lstrip(BEFORE_JSON))
-            self._said.take(self._scan)
+        elif self._is_json:
+            self._unscanned += chunk
+            if len(self._unscanned) > LATE_BYTES:
+                self.look()
         elif self._begun:
             self._raw.add(chunk)
             self._binary = self._binary or b"\0" in chunk
         if self._whole:
             self._keep(chunk)
         return chunk
+
+    def look(self) -> None:
+        """Scan what was not scanned yet."""
+        if not self._unscanned:
+            return
+        if self._scan is None:
+            self._scan = JsonScan()
+            self._unscanned = self._unscanned.lstrip(BEFORE_JSON)
+        self._scan.feed(bytes(self._unscanned))
+        self._said.take(self._scan)
+        self._unscanned.clear()
 
     @property
     def kept_bytes(self) -> int:
@@ -121,7 +137,7 @@ class JsonAnswer:
     def _begin(self, start: bytes) -> None:
         self._begun = True
         if start[:1] in {b"{", b"["}:
-            self._scan = JsonScan()
+            self._is_json = True
             return
         self._let_go()
         if start[:1] in {b"d", b"e", b":"} and self._generates:  # data, event or a comment, it seems
@@ -147,9 +163,10 @@ class JsonAnswer:
         return self._final
 
     def _reading(self) -> Reading:
-        if self._complete and self._whole and self._scan is not None and self._said.is_small(self._scan):
+        if self._complete and self._whole and self._is_small():
             reading = read_answer(bytes(self._kept))
         else:
+            self.look()
             reading = self._passing()
             if self._scan is not None and _holds_no_text(self._scan):
                 # Its size is a poor measure. It was asked for: at least what was held for it at first.
@@ -159,11 +176,18 @@ class JsonAnswer:
         told = isinstance(reading.usage, Usage) or reading.error or reading.content_bytes or reading.pieces
         return replace(reading, content_bytes=self._bytes) if self._complete and not told else reading
 
+    def _is_small(self) -> bool:
+        """Tell whether the answer has so little structure that it may be taken apart at once."""
+        if self._scan is None:
+            return self._is_json
+        self.look()
+        return self._said.is_small(self._scan)
+
     def _passing(self) -> Reading:
         """Return what the answer has said so far, as far as that is known without keeping it."""
         scan = self._scan
         if scan is None:
-            size = self._bytes if self._begun else 0
+            size = self._bytes if self._begun and not self._is_json else 0
             return Reading(Absence.UNREADABLE, content_bytes=size, pieces=self._raw.words)
         guessed = not (scan.text.size or scan.tokens)
         text = scan.unknown if guessed else scan.text
@@ -213,8 +237,7 @@ class _Said:
         scan.ended.clear()
 
     def is_small(self, scan: JsonScan) -> bool:
-        """Tell whether the answer has so little structure that it may be taken apart at once."""
-        return not (self._is_list or scan.unread_bytes or scan.overfull)
+        return not (self._is_list or scan.dense or scan.overfull)
 
     def usage(self, scan: JsonScan) -> Usage | Absence:
         """Return the usage so far. Counts that stand alone are believed at the end, when all of them are there."""

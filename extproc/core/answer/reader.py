@@ -70,6 +70,9 @@ class AnswerReader(Protocol):
     def feed(self, chunk: bytes) -> bytes:
         """What the client gets for `chunk`: the same object where nothing changes."""
 
+    def look(self) -> None:
+        """Read what was put off so far: `output_tokens` is then of all that was fed."""
+
     def finish(self) -> bytes:
         """The answer is complete: what was held back and is the client's after all."""
 
@@ -160,6 +163,9 @@ class _Passing:
 
     def feed(self, chunk: bytes) -> bytes:
         return chunk
+
+    def look(self) -> None:
+        """Nothing is put off."""
 
     def spill(self, out: bytes) -> bytes:
         return out
@@ -284,6 +290,9 @@ class EncodedAnswer:
     @property
     def kept_bytes(self) -> int:
         return self._reader.kept_bytes
+
+    def look(self) -> None:
+        self._reader.look()
 
     def spill(self, out: bytes) -> bytes:
         self._reader.spill(b"")

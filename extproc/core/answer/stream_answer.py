@@ -97,6 +97,9 @@ class StreamAnswer:
         out = b"".join(kept)
         return chunk if nothing_held and not self._ended and len(out) == len(chunk) else out
 
+    def look(self) -> None:
+        """Nothing is put off."""
+
     @property
     def kept_bytes(self) -> int:
         return self._framer.pending_bytes

@@ -656,6 +656,23 @@ def test_text_that_could_not_be_looked_for_counts_as_there_is_elsewhere():
     assert bounded.output_tokens == 30
 
 
+@pytest.mark.parametrize("structure", [1, 9000])
+def test_an_answer_of_middle_size_is_parsed_once_unless_it_has_too_much_structure(monkeypatch, structure):
+    parsed = listened(monkeypatch)
+    body = b'{"choices":[{"text":"' + b"word " * 2000 + b'"},' + b"{}," * structure + b"{}]," + COUNTED + b"}"
+    settlement = run(reader_of(), [body[at : at + 5000] for at in range(0, len(body), 5000)])[1]
+    assert settlement.usage == Usage(10, 350, total=360)
+    assert (body in parsed) == (structure == 1)
+
+
+def test_a_small_answer_that_is_compressed_and_left_is_charged_for_its_text():
+    reader = reader_of(JSON | {"content-encoding": "gzip"})
+    reader.feed(gzip.compress(b'{"choices":[{"text":"' + b"word " * 400)[:-8])
+    assert reader.output_tokens == 0
+    reader.look()
+    assert reader.output_tokens == 500
+
+
 def test_a_large_list_of_answers_has_the_usage_of_all_of_them():
     one = {"text": "word " * 40, "meta_info": {"prompt_tokens": 5, "completion_tokens": 41}}
     body = json.dumps([one] * 2000).encode()
@@ -691,6 +708,7 @@ def test_what_was_delivered_of_an_answer_that_is_left_is_charged_by_what_it_is(b
     reader = reader_of(estimates=Estimates(Cost(20, 30), 4))
     for piece_of in parts(body, [9, 99, 999]):
         reader.feed(piece_of)
+    reader.look()
     reader.estimates = Estimates(Cost(20, max(30, reader.output_tokens)), 4)  # as it grows
     assert reader.settlement(complete=False).usage == Usage(20, output, total=20 + output)
 
@@ -708,12 +726,16 @@ def test_text_that_is_no_json_counts_while_it_passes_and_a_sound_does_not():
 def test_usage_holds_as_much_as_it_tells_before_the_answer_ends():
     reader = reader_of()
     reader.feed(b'{"choices":[{"text":"abc"}],"usage":{"prompt_tokens":10,"completion_tokens":350}')
+    assert reader.output_tokens == 0  # small answers are not looked at before they end
+    reader.look()
     assert reader.output_tokens == 350
     reader = reader_of()
     reader.feed(b'{"content":"abc","tokens_predicted":350,')  # the rest of it is still to come
+    reader.look()
     assert reader.output_tokens == 1
     silent = reader_of(endpoint=Endpoint.EMBEDDINGS)
     silent.feed(b'{"content":"abc","usage":{"prompt_tokens":10,"completion_tokens":350}')
+    silent.look()
     assert silent.output_tokens == 0
 
 
