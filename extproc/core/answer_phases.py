@@ -230,6 +230,10 @@ class ReadingPiece(Phase):
             return self._answered.passed(self._event, end.value)
         return self, [Pause()]
 
+    def response_head(self, event: ResponseHead) -> Step:
+        """Refuse a second head."""
+        raise self._unexpected(event)
+
     def stream_closed(self, event: StreamClosed) -> Step:
         """Settle on what was read so far."""
         return self._answered.stream_closed(event)

@@ -1,5 +1,6 @@
 """One exchange: the effects of every course that HTTP can take, and of those that it can't."""
 
+import gzip
 import json
 import re
 from dataclasses import replace
@@ -924,6 +925,65 @@ def test_any_course_of_events_ends_each_hold_exactly_once_and_nothing_follows_th
                 )
     assert finished
     assert closed == held
+
+
+# ---------------------------------------------------------------- in steps
+
+
+LONG_STREAM = piece("x") * 300 + usage_chunk()
+
+
+def steps_of(exchange, event):
+    """The effects of an event, and how often the exchange paused before."""
+    effects, pauses = exchange.receive(event), 0
+    while effects == [Pause()]:
+        effects, pauses = exchange.receive(Resumed()), pauses + 1
+    return effects, pauses
+
+
+def stepwise(body, headers):
+    exchange = Stepwise(RULES)
+    for event in (head(), RequestBody(body, True), Decided(ADMITTED, NOW), ResponseHead(200, headers, False)):
+        exchange.receive(event)
+    return exchange
+
+
+@pytest.mark.parametrize("body", [STREAM, STREAM_WITH_USAGE])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_long_piece_of_an_answer_is_read_in_steps_and_answered_once(body, pack):
+    headers = SSE | ({"content-encoding": "gzip"} if pack is gzip.compress else {})
+    effects, pauses = steps_of(stepwise(body, headers), ResponseBody(pack(LONG_STREAM), end_of_stream=True))
+    hidden = body is STREAM and pack is bytes
+    reply, close, finish = effects
+    assert reply == BodyReply(piece("x") * 300 if hidden else None)
+    assert (close.settlement.usage, finish) == (Usage(10, 16, total=26), Finish())
+    assert pauses > len(LONG_STREAM) // 4096
+
+
+def test_a_short_piece_of_an_answer_needs_no_step():
+    assert steps_of(stepwise(STREAM, SSE), ResponseBody(piece("x") * 20, end_of_stream=False))[1] == 0
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_client_that_leaves_between_two_steps_pays_for_what_was_read(steps):
+    exchange = stepwise(STREAM, SSE)
+    assert exchange.receive(ResponseBody(LONG_STREAM, end_of_stream=True)) == [Pause()]
+    for _ in range(steps):
+        assert exchange.receive(Resumed()) == [Pause()]
+    settlement = close_of(exchange.receive(StreamClosed()))
+    read = steps * 4096 // len(piece("x"))
+    assert settlement.usage.output == min(30, read) if steps < 6 else 16
+    assert exchange.receive(Resumed()) == exchange.receive(StreamClosed()) == []
+
+
+def test_while_a_piece_is_read_nothing_else_can_come():
+    exchange = stepwise(STREAM, SSE)
+    exchange.receive(ResponseBody(LONG_STREAM, end_of_stream=False))
+    for event in (ResponseBody(b"", end_of_stream=True), ResponseHead(200, SSE, False), ResponseTrailers()):
+        with pytest.raises(ProtocolError):
+            exchange.receive(event)
+    with pytest.raises(ProtocolError):
+        asked().receive(Resumed())
 
 
 def test_a_request_that_never_begins_is_given_up_with_an_answer():

@@ -258,6 +258,26 @@ async def test_wherever_the_stream_is_cancelled_it_is_closed_once_if_it_was_admi
     assert points == 2 * len(messages) + 1  # each message, each reply, the decision
 
 
+async def test_a_stream_that_is_cancelled_while_a_long_piece_is_read_is_closed_once():
+    """Cancel after so many turns of the loop, until the exchange comes to its end before."""
+    long_piece = response_body(CHUNKS[0] * 20_000, end=False)
+    turns, ends = 0, set()
+    while True:
+        books = Books()
+        task = asyncio.create_task(servicer_of(books).serve(Script([*STREAMED[:4], long_piece, *STREAMED[-3:]])))
+        for _ in range(turns):
+            await asyncio.sleep(0.001)
+        if task.done():
+            break
+        task.cancel()
+        await asyncio.wait({task})
+        assert len(books.closed) == len(books.admitted)
+        ends.update(books.ends)
+        turns += 1
+    assert books.ends == [("settled", "usage")]
+    assert ("estimated", "cut_off") in ends
+
+
 @pytest.mark.parametrize(
     "messages",
     [

@@ -59,7 +59,7 @@ class LargeEvent:
         if self._holds_response:  # it repeats the text of the events before
             return Reading(read.usage, error=read.error)
         known = isinstance(read.usage, Usage) or read.error
-        if not scan.complete and not known:
+        if not known and (scan.overfull or not scan.complete):
             return Reading(Absence.UNREADABLE, content_bytes=self.bytes, pieces=1)
         size = scan.unread_bytes + (scan.text.size or scan.unknown.size) if _has_content(scan) else 0
         return Reading(read.usage, content_bytes=size, pieces=int(size > 0), choices=size > 0, error=read.error)

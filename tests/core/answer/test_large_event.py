@@ -87,6 +87,11 @@ def test_what_can_not_be_read_counts_whole(data):
     assert read_large(data) == Reading(Absence.UNREADABLE, content_bytes=len(data), pieces=1)
 
 
+def test_usage_larger_than_any_server_writes_counts_whole():
+    data = b'{"usage":{"prompt_tokens":1,"iterations":[' + b",".join([b"{}"] * 50_000) + b"]}}"
+    assert read_large(data) == Reading(Absence.UNREADABLE, content_bytes=len(data), pieces=1)
+
+
 def test_what_is_kept_is_bounded():
     large = LargeEvent()
     for _ in range(300):
