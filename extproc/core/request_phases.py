@@ -54,10 +54,15 @@ _WITHOUT_USAGE = Malformed(
 )
 # A form's boundary has at most 70 characters. Each parameter of a content type takes a microsecond to read.
 _MAX_CONTENT_TYPE_CHARS = 512
+# Envoy's `buffer` filter gives a body in one piece; without it, Envoy sends pieces of 16 KiB and more.
+_MAX_PIECES = 8192
 # Up to this size a body is read at once whatever it consists of.
 _TINY_BYTES = 8192
 # A field, an object, an array or a part of a form takes a hundred times as long to read as a byte.
 _DIRECT_VALUES = 1500
+_MANY_PIECES = Malformed(
+    f"The body came in more than {_MAX_PIECES} pieces; send larger ones.", None, "too_many_pieces"
+)
 _LONG_CONTENT_TYPE = Malformed(
     f"'content-type' must have at most {_MAX_CONTENT_TYPE_CHARS} characters.",
     "content-type",
@@ -224,6 +229,8 @@ class ReadingBody(_WithBody):
         rules, kept = self._request.rules, self._body.keep(event.data)
         if self._body.bytes > rules.max_body_bytes:
             return self.rejected(rejections.too_large(rules.max_body_bytes, self.endpoint))
+        if len(self._body.pieces) > _MAX_PIECES:
+            return self.rejected(rejections.malformed(_MANY_PIECES, self.endpoint))
         if not kept:
             return self.rejected(rejections.overloaded(rules.store_retry_after_s, self.endpoint))
         if event.end_of_stream:

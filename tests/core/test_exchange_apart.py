@@ -157,3 +157,15 @@ def test_facts_without_a_layout_go_upstream_as_those_that_were_read_here():
     exchange.receive(BodyRead(BodyFacts(facts, None), NOW))
     reply = exchange.receive(Decided(ADMITTED, NOW))[1]
     assert json.loads(reply.data)["stream_options"] == {"include_usage": True}
+
+
+def test_a_body_of_very_many_pieces_is_refused():
+    buffers = Buffers()
+    exchange = Exchange(replace(LARGE, buffers=buffers))
+    exchange.receive(head())
+    effects = []
+    for _ in range(8193):
+        assert effects == []
+        effects = exchange.receive(RequestBody(b" ", end_of_stream=False))
+    assert (effects[0].rejection.status, effects[0].rejection.reason) == (400, "malformed")
+    assert buffers.kept_bytes == 0

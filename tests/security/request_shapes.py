@@ -96,6 +96,16 @@ OTHERS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "pictures to speak": ("speech", lambda: b'{"model":"m","input":"x","image":' + filled('""').encode() + b"}"),
     "line ends in a file": ("transcription", lambda: form(_FILE, b"\r\n" * (SIZE // 2))),
     "beginnings of a boundary": ("transcription", lambda: form(_FILE, b"\r\n--" * (SIZE // 4))),
+    "a field of a form, again and again": (
+        "transcription",
+        lambda: (
+            b"".join(
+                b'--B\r\ncontent-disposition: form-data; name="x"\r\n\r\n' + b"y" * (SIZE // 130) + b"\r\n"
+                for _ in range(120)
+            )
+            + form(_FILE, b"x")
+        ),
+    ),
     "parts with many options": (
         "transcription",
         lambda: b"".join(

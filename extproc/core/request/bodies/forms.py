@@ -48,13 +48,14 @@ def read_described(body: JsonBody) -> RequestFacts:
 
 def read_uploaded(form: Form) -> RequestFacts | Malformed:
     """Read a form with files. Raise `FieldError`."""
-    values: dict[str, bytes] = {}
+    pieces: dict[str, list[bytes]] = {}
     names = [name for name, _ in form.fields] + [name for name, _ in form.files]
     for name in names:
         if name in FORM_FIELDS and name not in _REPEATABLE and names.count(name) > 1:
             return Malformed(f"'{name}' is given more than once.", name, "duplicate_field")
     for name, value in form.fields:
-        values[name] = values.get(name, b"") + value
+        pieces.setdefault(name, []).append(value)
+    values = {name: b"".join(found) for name, found in pieces.items()}
     model = _text(values, "model") or ""
     if not is_model(model):
         raise FieldError("model", f"given: a text of 1 to {MAX_MODEL_CHARS} printable characters")
