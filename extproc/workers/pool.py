@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,7 +17,8 @@ class PoolOptions:
     """Bound the work of a pool.
 
     Attributes:
-        processes: so many jobs are done at once. The first process starts with the pool, the others when needed.
+        processes: so many jobs are done at once; of one who asks, all but one of them, if there are several. The
+            first process starts with the pool, the others when needed.
         waiting: so many more jobs may wait, over all who ask; `waiting_each` for each of them.
         timeout_s: whoever asks waits no longer. A job that nobody waits for any more is not begun.
         job_s: a process that needs longer for a job is ended, and replaced.
@@ -60,7 +61,7 @@ class _Job:
 
 
 class Pool:
-    """Do jobs in worker processes. Those who ask take turns, so that nobody waits for all the jobs of another."""
+    """Do jobs in worker processes. Those who ask take turns, and nobody has all processes if there are several."""
 
     def __init__(self, function: str, options: PoolOptions, arguments: Sequence[str] = ()) -> None:
         """Start nothing yet. `function` is `module:name`; see `child`."""
@@ -69,6 +70,7 @@ class Pool:
         self._options = options
         self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()
         self._count = 0
+        self._running: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._closed = False
@@ -107,10 +109,7 @@ class Pool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for jobs in self._waiting.values():
-            for job in jobs:
-                _fail(job)
-        self._waiting.clear()
+        self._fail_all()
 
     def _add_process(self) -> None:
         task = asyncio.create_task(self._run())
@@ -134,15 +133,18 @@ class Pool:
         except (TimeoutError, WorkerError) as error:
             _log.error("worker: no process could be started: its jobs fail", extra={"error": str(error)})
             self.starting = False
-            while self._count:
-                _fail(self._take())
+            self._fail_all()
             return
         self.ready, self.starting = True, False
         job: _Job | None = None
         try:
             while True:
                 job = await self._next()
-                await self._do(worker, job)
+                self._running[job.who] += 1
+                try:
+                    await self._do(worker, job)
+                finally:
+                    self._running -= Counter({job.who: 1})  # keeps those above 0 alone
         except WorkerError as error:
             _log.error("worker: a process is replaced", extra={"error": str(error)})
             if isinstance(error, WorkerEndedError) and job is not None and self._once_more(job):
@@ -167,22 +169,36 @@ class Pool:
     async def _next(self) -> _Job:
         """Return the next job that somebody waits for."""
         while True:
-            while not self._count:
+            job = self._take()
+            if job is None:
                 woken = asyncio.get_running_loop().create_future()
                 self._idle.append(woken)
                 await woken
-            job = self._take()
-            if not job.result.done():
+            elif not job.result.done():
                 return job
 
-    def _take(self) -> _Job:
-        """Remove a job of the one whose turn it is, and put him behind the others."""
-        who, jobs = self._waiting.popitem(last=False)
+    def _take(self) -> _Job | None:
+        """Remove a job of the one whose turn it is, and put him behind the others.
+
+        Return None if nobody waits, or only those who have as many processes as one may have.
+        """
+        most = max(1, self._options.processes - 1)
+        who = next((who for who in self._waiting if self._running[who] < most), None)
+        if who is None:
+            return None
+        jobs = self._waiting.pop(who)
         job = jobs.popleft()
         if jobs:
             self._waiting[who] = jobs
         self._count -= 1
         return job
+
+    def _fail_all(self) -> None:
+        for jobs in self._waiting.values():
+            for job in jobs:
+                _fail(job)
+        self._waiting.clear()
+        self._count = 0
 
     def _once_more(self, job: _Job) -> bool:
         """Give a job whose process ended to another one, but once: the job may not have been the reason."""

@@ -19,6 +19,8 @@ def prepared(*arguments):
                 raise ValueError("no")
             case b"die":
                 os._exit(1)
+            case b"sleep":
+                time.sleep(0.3)
             case b"hang":
                 time.sleep(600)
         return head

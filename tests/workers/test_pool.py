@@ -83,6 +83,27 @@ async def test_those_who_ask_take_turns_and_no_one_fills_the_queue():
     await pool.aclose()
 
 
+async def test_nobody_has_all_processes():
+    pool = Pool(PREPARED, PoolOptions(processes=2, timeout_s=60, start_s=60))
+    done = []
+
+    async def ask(who, head):
+        await pool.do(who, head, b"")
+        done.append(who)
+
+    try:
+        await asyncio.gather(ask("greedy", b"x"), ask("other", b"x"))  # both processes run
+        done.clear()
+        many = [asyncio.create_task(ask("greedy", b"sleep")) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        await ask("other", b"x")
+        assert done == ["other"]
+        await asyncio.gather(*many)
+        assert not pool._running
+    finally:
+        await pool.aclose()
+
+
 async def test_a_caller_that_leaves_takes_no_room(pool):
     await pool.do("x", b"echo", b"")
     for _ in range(3 * PATIENT.waiting_each):
