@@ -11,10 +11,13 @@ from functools import partial
 
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from tests.envoy.messages import CHAT, header_map, request_body, request_head
+from tests.sizes import sized
 
 from .stalls import Shape
 
 MIB = 1 << 20
+# More takes longer, and shows no more.
+SIZE = sized(2 * MIB, 8 * MIB) - 256
 EVENTS, JSON = "text/event-stream", "application/json"
 PACK = {"gzip": partial(gzip.compress, mtime=0), "deflate": zlib.compress}
 
@@ -36,12 +39,12 @@ def exchange(
     return [request_head(path=path), request_body(asked), head(kind, coding), *messages]
 
 
-def filled(unit: bytes, size: int = 8 * MIB - 64, before: bytes = b"", after: bytes = b"") -> bytes:
+def filled(unit: bytes, size: int = SIZE, before: bytes = b"", after: bytes = b"") -> bytes:
     """Return `unit` over and over between `before` and `after`; `size` bytes, about."""
     return before + unit * (size // len(unit)) + after
 
 
-def listed(unit: bytes, before: bytes, after: bytes, size: int = 8 * MIB - 256) -> bytes:
+def listed(unit: bytes, before: bytes, after: bytes, size: int = SIZE) -> bytes:
     """Return a JSON text with a list of many `unit`."""
     return before + b"[" + b",".join([unit] * (size // (len(unit) + 1))) + b"]" + after
 
@@ -80,9 +83,9 @@ _EVENTS: dict[str, Callable[[], bytes]] = {
     "one long line of data": lambda: filled(b"x", before=b"data: "),
     "an event of empty objects": lambda: listed(b"{}", b'data: {"choices":', b"}\n\n"),
     "an event of lists": lambda: filled(b"[]", before=b'data: {"choices":[', after=b"]}\n\n"),
-    "two events, each half": lambda: 2 * listed(b"{}", b'data: {"choices":', b"}\n\n", 4 * MIB - 64),
-    "events of 60 kB": lambda: 128 * listed(b"{}", b'data: {"choices":', b"}\n\n", 60_000),
-    "events of 200 kB": lambda: 40 * listed(b"{}", b'data: {"choices":', b"}\n\n", 200_000),
+    "two events, each half": lambda: 2 * listed(b"{}", b'data: {"choices":', b"}\n\n", SIZE // 2),
+    "events of 60 kB": lambda: SIZE // 60_000 * listed(b"{}", b'data: {"choices":', b"}\n\n", 60_000),
+    "events of 200 kB": lambda: SIZE // 200_000 * listed(b"{}", b'data: {"choices":', b"}\n\n", 200_000),
 }
 
 # JSON texts, as plain answers and as the data of one event.

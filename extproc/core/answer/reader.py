@@ -125,6 +125,8 @@ def answer_reader(
 
 def is_long(reader: AnswerReader, chunk: bytes) -> bool:
     """Tell whether reading `chunk` may need more work than one step: use `feed_in_steps` then."""
+    if isinstance(reader, _Passing):
+        return False
     return isinstance(reader, EncodedAnswer) or len(chunk) + reader.kept_bytes > STEP_BYTES
 
 
@@ -132,8 +134,6 @@ def feed_in_steps(reader: AnswerReader, chunk: bytes) -> Steps:
     """Feed `chunk` in steps of bounded work. Return what the client gets: the same object if nothing changes."""
     if isinstance(reader, EncodedAnswer):
         return (yield from reader.steps(chunk))
-    if isinstance(reader, _Passing):
-        return reader.feed(chunk)
     given = []
     for start in range(0, len(chunk), STEP_BYTES):
         out = reader.feed(chunk[start : start + STEP_BYTES])

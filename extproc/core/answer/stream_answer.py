@@ -34,7 +34,8 @@ class StreamAnswer:
     With `strip_usage` usage is taken out of all other chunks.
     With `output_bound` a stream of chunks that goes beyond it is ended there, well formed, and what the upstream
     still sends is read but not passed on; a stream of another shape is flagged and passes. In either case an event
-    is passed on when it is complete: before that, no client can read it either.
+    is passed on when it is complete: before that, no client can read it either. An event that is too large to keep
+    passes as it is.
 
     Attributes:
         has_events: whether there was any event with data to read.
