@@ -28,6 +28,7 @@ _NESTED: Final = b"%b(?:[{\\[]%b[}\\]]%b)*+"
 _ONE_DEEP: Final = _NESTED % (_TEXTS, _TEXTS, _TEXTS)
 _TWO_DEEP: Final = _NESTED % (_TEXTS, _ONE_DEEP, _TEXTS)
 _FLAT: Final = re.compile(b"%b[}\\]]" % (_NESTED % (_TEXTS, _TWO_DEEP, _TEXTS)), re.DOTALL)
+_SHORT: Final = re.compile(rb'([^"\\]{0,64})"')
 _SPACE: Final = b" \t\r\n"
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
@@ -161,7 +162,7 @@ class JsonScan:
             elif not self._roles:
                 self._gave_up = True
             elif token == _QUOTE:
-                self._begin_string()
+                at = self._begin_string(data, at)
             elif token in _CLOSING:
                 self._close(is_object=_CLOSING[token])
             else:
@@ -242,19 +243,31 @@ class JsonScan:
         elif self._next is Role.WRITTEN:
             self.text.add(piece)
 
-    def _begin_string(self) -> None:
-        self._in_string = True
-        self._naming = self._expects_name
-        self._expects_name = False
-        if self._naming:
+    def _begin_string(self, data: bytes, at: int) -> int:
+        """Begin a string, or read it if it is short and all there. Return the place to go on from."""
+        short = _SHORT.match(data, at)
+        if self._expects_name:
+            self._expects_name = False
+            if short is not None:
+                self._named(short.group(1))
+                return short.end()
+            self._in_string = self._naming = True
             self._name.clear()
-            return
+            return at
         if self._next is Role.KEPT:
             self._keep(b'"')
         elif self._roles[-1] is Role.ITEMS:
             self._items += 1
         self.text.begin()
         self.unknown.begin()
+        self._naming = False
+        if short is None:
+            self._in_string = True
+            return at
+        self._take(short.group(1))
+        if self._next is Role.KEPT:
+            self._keep(b'"')
+        return short.end()
 
     def _read_string(self, data: bytes, at: int) -> int:
         """Read up to the end of a string. Return the place behind."""
