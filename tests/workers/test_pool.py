@@ -3,6 +3,10 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +133,34 @@ async def test_a_pool_that_stops_fails_what_waits_and_takes_nothing_more():
     await pool.aclose()
     assert [await why(task) for task in hanging] == [Why.FAILED] * 2
     assert await why(pool.do("x", b"echo", b"")) is Why.BUSY
+
+
+PARENT = """
+import asyncio
+from extproc.workers.pool import Pool, PoolOptions
+
+async def main():
+    pool = Pool("tests.workers.jobs:prepared", PoolOptions(processes=1, timeout_s=60, start_s=60))
+    print((await pool.do("x", b"pid", b"")).decode(), flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_ends_when_its_parent_is_killed():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        command = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
+        assert b"workers.child" in command.read_bytes()
+        parent.kill()
+    until = time.monotonic() + 60
+    while _is_child(command):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def _is_child(command):
+    try:
+        return b"workers.child" in command.read_bytes()
+    except OSError:
+        return False
