@@ -4,6 +4,7 @@ docs/architecture.md ("One row of daily usage") describes the steps. Each step c
 at once too: only `token_migrations` says that all are done.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,8 @@ _NAME: Final = "daily_usage_by_tenant"
 # An index or a scan of a large collection takes longer than the time-out of a usual call.
 _PATIENCE_S: Final = 3600.0
 _TRIES: Final = 20
+# Requests come first: a day takes some milliseconds of processor time.
+_PAUSE_S: Final = 0.01
 _INDEX_NOT_FOUND: Final = 27
 
 _log = logging.getLogger(__name__)
@@ -156,6 +159,7 @@ class DailyMigration:
             await self._leased()
             async for day in self._days_of_several(account):
                 rebuilt += await self._rebuild(day)
+                await asyncio.sleep(_PAUSE_S)
         async for row in self._daily.find({SHARED: True}, dict.fromkeys(DAY_FIELDS, 1)):
             rebuilt += await self._rebuild(_former(row))
         return rebuilt
@@ -205,31 +209,38 @@ class DailyMigration:
 
     async def _accounts_of_several(self) -> list[str]:
         """Return the service accounts that have more than one tenant, by the ledger and the rows together."""
-        tenants: dict[str, set[str]] = {}
-        group = [{"$group": {"_id": {"account": "$serviceAccount", "tenant": "$tenant_id"}}}]
-        for collection in (self._ledger, self._daily):
-            async for each in await collection.aggregate(group, allowDiskUse=True):
-                account, tenant = each["_id"].get("account"), each["_id"].get("tenant")
-                if isinstance(account, str) and isinstance(tenant, str):
-                    tenants.setdefault(account, set()).add(tenant)
-        return sorted(account for account, names in tenants.items() if len(names) > 1)
+        found = await self._of_several({}, {"account": "$serviceAccount"})
+        return [each["_id"]["account"] async for each in found]
 
     async def _days_of_several(self, account: str) -> AsyncIterator[Former]:
         """Yield the days of a service account and IP that have more than one tenant, newest first."""
-        tenants: dict[Former, set[str]] = {}
-        key = {"ip": "$clientIP", "date": "$date", "tenant": "$tenant_id"}
-        group = [{"$match": {"serviceAccount": {"$eq": account}}}, {"$group": {"_id": key}}]
-        for collection in (self._ledger, self._daily):
-            async for each in await collection.aggregate(group, allowDiskUse=True):
-                ip, date, tenant = (each["_id"].get(part) for part in key)
-                if isinstance(ip, str) and isinstance(date, str) and isinstance(tenant, str):
-                    tenants.setdefault((account, ip, date), set()).add(tenant)
-        for day in sorted((day for day, names in tenants.items() if len(names) > 1), key=_date, reverse=True):
-            yield day
+        key = {"ip": "$clientIP", "date": "$date"}
+        async for day in await self._of_several({"serviceAccount": account}, key):
+            yield account, day["_id"]["ip"], day["_id"]["date"]
+
+    async def _of_several(self, match: Mapping[str, Any], key: Mapping[str, str]) -> Any:
+        """Return a cursor over the keys that have more than one tenant in ledger and rows together."""
+        text = {"tenant_id": {"$type": "string"}} | {
+            field.removeprefix("$"): {"$type": "string"} for field in key.values()
+        }
+        each: list[dict[str, Any]] = [
+            {"$match": match},
+            {"$match": text},
+            {"$group": {"_id": {**key, "tenant": "$tenant_id"}}},
+        ]
+        whole = {name: f"$_id.{name}" for name in key}
+        several: list[dict[str, Any]] = [
+            {"$group": {"_id": whole, "tenants": {"$addToSet": "$_id.tenant"}}},
+            {"$match": {"tenants.1": {"$exists": True}}},
+            {"$project": {"_id": 1}},
+            {"$sort": {"_id.date": DESCENDING}},
+        ]
+        rows = {"$unionWith": {"coll": DAILY, "pipeline": each}}
+        return await self._ledger.aggregate([*each, rows, *several], allowDiskUse=True, batchSize=500)
 
     async def _rebuild(self, day: Former) -> bool:
         """Split the rows of one service account, IP and date by the ledger. Return whether any row was wrong."""
-        former = {name: {"$eq": value} for name, value in zip(FORMER_DAY_FIELDS, day, strict=True)}
+        former = dict(zip(FORMER_DAY_FIELDS, day, strict=True))
         wrong = False
 
         async def write(session: AsyncClientSession | None) -> None:
@@ -244,7 +255,7 @@ class DailyMigration:
             if changed:
                 await self._put_aside(named.values(), session)
             for tenant in changed.keys() | {tenant for tenant, row in named.items() if SHARED in row}:
-                own = {"tenant_id": {"$eq": tenant}, **former}
+                own = {"tenant_id": tenant, **former}
                 update = {"$set": row_fields(after[tenant]), "$unset": {SHARED: ""}}
                 await self._daily.update_one(own, update, upsert=True, session=session)
 
@@ -275,7 +286,3 @@ class DailyMigration:
 def _former(row: Mapping[str, Any]) -> Former:
     account, ip, date = (str(row.get(name)) for name in FORMER_DAY_FIELDS)
     return account, ip, date
-
-
-def _date(day: Former) -> str:
-    return day[2]

@@ -129,17 +129,13 @@ def day_key(entry: Entry) -> DayKey:
 
 
 def day_filter(key: DayKey) -> dict[str, Any]:
-    """Return the filter of a row: values stand behind `$eq`, so a name can't inject an operator."""
-    return _equal(DAY_FIELDS, key)
+    """Return the filter of a row. All values are text, so a name can't be an operator."""
+    return dict(zip(DAY_FIELDS, key, strict=True))
 
 
 def former_filter(key: DayKey) -> dict[str, Any]:
     """Return the filter of a row by the key of version 0.1, which has no tenant."""
-    return _equal(FORMER_DAY_FIELDS, key[1:])
-
-
-def _equal(names: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
-    return {name: {"$eq": value} for name, value in zip(names, values, strict=True)}
+    return dict(zip(FORMER_DAY_FIELDS, key[1:], strict=True))
 
 
 class ModelNames:

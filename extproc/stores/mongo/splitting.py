@@ -35,7 +35,8 @@ def sums_of(day: Mapping[str, Any]) -> list[dict[str, Any]]:
     group = {"tenant": "$tenant_id", "state": "$state", "model": "$model", "delivered": delivered}
     parts = {part: {"$sum": f"$usage.{part}"} for part in ("input", "output", "cached")}
     return [
-        {"$match": {**day, "state": {"$in": [outcome.value for outcome in Outcome]}}},
+        {"$match": day},  # by itself: some servers use an index for plain equality only
+        {"$match": {"state": {"$in": [outcome.value for outcome in Outcome]}}},
         {
             "$group": {
                 "_id": group,
