@@ -29,7 +29,7 @@ def mutations(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def patch_of(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    (patch,) = pick(documents, "EnvoyFilter")["spec"]["configPatches"]
+    (patch,) = pick(documents, "EnvoyFilter", "platform-client-headers")["spec"]["configPatches"]
     assert patch["match"]["context"] == "GATEWAY"
     assert (patch["applyTo"], patch["patch"]["operation"]) == ("NETWORK_FILTER", "MERGE")
     return patch["patch"]

