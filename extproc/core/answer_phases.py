@@ -235,5 +235,5 @@ class ReadingPiece(Phase):
         raise self._unexpected(event)
 
     def stream_closed(self, event: StreamClosed) -> Step:
-        """Settle on what was read so far."""
-        return self._answered.stream_closed(event)
+        """Settle on what was read so far. The hold does not grow by a piece that the client did not get."""
+        return self._answered.settled(complete=False)
