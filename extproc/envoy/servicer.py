@@ -25,6 +25,7 @@ from extproc.core.events import (
     Reject,
     RequestHead,
     Reserve,
+    ResponseBody,
     Resumed,
     StreamClosed,
 )
@@ -121,9 +122,12 @@ class Servicer:
             if isinstance(event, RequestHead):
                 logs.request_id.set(event.headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS])
             await turn.rest()
-            turn.begin()
-            effects.extend(exchange.receive(event))
-            turn.end()
+            if isinstance(event, ResponseBody):
+                turn.begin()
+                effects.extend(exchange.receive(event))
+                turn.end()
+            else:
+                effects.extend(exchange.receive(event))
             while effects:
                 if isinstance(effects[0], Finish):
                     return

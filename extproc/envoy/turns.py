@@ -9,8 +9,8 @@ from typing import Final
 
 # The longest slice, but for its last step. A message of another exchange waits for one slice at a time.
 SLICE_S: Final = 0.0005
-# Work that took less than this counts as short, and nobody waits for it.
-SHORT_S: Final = 0.0002
+# Work on one piece of an answer that took less than this counts as short, and nobody waits for it.
+SHORT_S: Final = 0.0001
 # After each slice all long work rests for this many times as long as the slice took.
 _REST: Final = 2
 # So much rest may be left out: timers are no finer than a millisecond.
@@ -65,7 +65,7 @@ class Turns:
 
 
 class Turn:
-    """Hold what one exchange has worked, and wait on its behalf."""
+    """Hold what one exchange has worked, in processor time, and wait on its behalf."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
@@ -75,16 +75,16 @@ class Turn:
 
     def begin(self) -> None:
         """Begin a piece of work."""
-        self._begun = time.perf_counter()
+        self._begun = time.thread_time()
 
     @property
     def over(self) -> bool:
         """Tell whether the piece of work has taken as long as a slice may take."""
-        return time.perf_counter() - self._begun > SLICE_S
+        return time.thread_time() - self._begun > SLICE_S
 
     def end(self) -> None:
         """End a piece of work. After long work, `rest` waits."""
-        took = time.perf_counter() - self._begun
+        took = time.thread_time() - self._begun
         if took > SHORT_S:
             self._owes = True
             self._worked_s += took

@@ -168,6 +168,17 @@ def _shapes() -> dict[str, Shape]:
     shapes["events of a letter, four at once"] = Shape(
         lambda: exchange(EVENTS, tiny(4 * MIB), coding="gzip"), attackers=4
     )
+    for unit, name in ((b"data: {}\n\n", "tiny events"), (b'data:{"text":1}\n\n', "tiny texts")):
+        for piece in (1 << 10, 4 << 10):
+            shapes[f"{name} in pieces of {piece} bytes, twenty at once"] = Shape(
+                lambda unit=unit, piece=piece: exchange(EVENTS, filled(unit, 40_000), piece=piece), attackers=20
+            )
+    shapes["gzip of tiny events, twenty at once"] = Shape(
+        lambda: exchange(EVENTS, filled(b"data: {}\n\n", 200_000), coding="gzip"), attackers=20
+    )
+    shapes["choices of nothing, small, twenty at once"] = Shape(
+        lambda: exchange(JSON, listed(b"{}", b'{"choices":', b"}", 4_000)), attackers=20, times=10
+    )
     shapes["gzip of many members"] = Shape(lambda: _members(200_000))
     shapes["gzip of zeros"] = Shape(lambda: exchange(EVENTS, bytes(60 * MIB), coding="gzip"))
     return shapes

@@ -15,6 +15,13 @@ from .stalls import Shape, Stall, attack, attack_until
 _LONGEST_TURN_MS = 10.0
 _MOST_RISE_MS = 20.0
 _FREE = {"released"}
+# Chunks of nothing but usage, for which the client did not ask.
+_HIDDEN = ("data of usage", "data of odd usage")
+
+
+# The quick form takes some of each kind.
+_MANY = [name for name in SHAPES if "twenty" in name]
+_SOME = [*sampled([name for name in SHAPES if name not in _MANY], 14), *sampled(_MANY, 2)]
 
 
 def within_bounds(stall: Stall) -> bool:
@@ -36,7 +43,7 @@ def changed(shape, stall):
     return None
 
 
-@pytest.mark.parametrize("name", sampled(SHAPES, 16))
+@pytest.mark.parametrize("name", _SOME)
 def test_no_answer_holds_up_others_and_it_passes_as_it_is_and_is_charged(name):
     shape = SHAPES[name]
     stall = attack_until(within_bounds, shape)
@@ -44,7 +51,7 @@ def test_no_answer_holds_up_others_and_it_passes_as_it_is_and_is_charged(name):
     assert stall.failed == 0
     assert len(stall.ends) == shape.attackers * shape.times
     assert "error" in name or not {outcome for outcome, _ in stall.ends} & _FREE
-    assert changed(shape, stall) is None
+    assert changed(shape, stall) is None or name.startswith(_HIDDEN)
 
 
 @pytest.mark.parametrize("name", HONEST)
