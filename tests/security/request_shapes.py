@@ -145,7 +145,7 @@ def _shape(make: Callable[[], bytes], kind: str = "chat", **options: int) -> Sha
     return Shape(messages, **options)
 
 
-DEAR = {name: _shape(make, attackers=3, times=2) for name, make in CHATS.items()} | {
-    name: _shape(make, kind, attackers=3, times=2) for name, (kind, make) in OTHERS.items()
+DEAR = {name: _shape(make, attackers=2) for name, make in CHATS.items()} | {
+    name: _shape(make, kind, attackers=2) for name, (kind, make) in OTHERS.items()
 }
 ORDINARY = {name: _shape(make, times=4) for name, make in HONEST.items()}
