@@ -226,5 +226,5 @@ async def check_health(stack):
         for line in processor.log_path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             assert record["level"] != "ERROR" or record["message"].startswith(
-                "limits: a document can't be used"
+                "limits: fields of a document can't be used"
             ), line
