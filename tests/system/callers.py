@@ -125,17 +125,20 @@ class Caller:
         await until(known, "the new limits are known")
 
     async def entries(self, count=1, *, within_s=NEVER_S):
-        """The service account's ledger, once it has that many entries; never more."""
+        """The service account's ledger, once it has that many requests; never more. An entry may count for several."""
 
         found = []
 
+        def requests():
+            return sum(entry.get("count", 1) for entry in found)
+
         async def enough():
             found[:] = await self.records.entries(self.account)
-            return len(found) >= count
+            return requests() >= count
 
         with contextlib.suppress(AssertionError):
             await until(enough, "so many entries", within_s=within_s)
-        assert len(found) == count, Counter((entry["state"], entry["reason"]) for entry in found)
+        assert requests() == count, Counter((entry["state"], entry["reason"]) for entry in found)
         return found
 
     async def entry(self, *, within_s=NEVER_S):
