@@ -971,7 +971,9 @@ def test_a_client_that_leaves_between_two_steps_pays_for_what_was_read(steps):
     for _ in range(steps):
         assert exchange.receive(Resumed()) == [Pause()]
     close, finish = exchange.receive(StreamClosed())
-    assert (close.settlement.usage.output, finish) == (steps * 4096 // len(piece("x")), Finish())
+    read = steps * 4096 // len(piece("x"))
+    # The piece did not reach the client: the hold has not grown by it.
+    assert (close.settlement.usage.output, finish) == (min(30, read), Finish())
     assert exchange.receive(Resumed()) == exchange.receive(StreamClosed()) == []
 
 

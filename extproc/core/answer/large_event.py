@@ -41,20 +41,17 @@ class LargeEvent:
     def feed(self, data: bytes) -> None:
         """Take the next part of the data."""
         self.bytes += len(data)
-        if self._scan is None:
-            self._head += data
-            if len(self._head) < _HEAD_BYTES:
-                return
-            data = self._begin()
-        self._scan_on(data)
+        if self._scan is not None:
+            self._scan.feed(data)
+            self._scan.ended.clear()  # a list of answers is no event
+            return
+        self._head += data
+        if len(self._head) >= _HEAD_BYTES:
+            self._begin()
 
     def reading(self) -> Reading:
         """Return what the event said, at its end."""
-        if self._scan is None:
-            self._scan_on(self._begin())
-        scan = self._scan
-        if scan is None:
-            return Reading(Absence.UNREADABLE, content_bytes=self.bytes, pieces=1)
+        scan = self._scan or self._begin()
         read = read_answer(b"{%b}" % b",".join(b'"%b":%b' % member for member in scan.kept.items()))
         if self._holds_response:  # it repeats the text of the events before
             return Reading(read.usage, error=read.error)
@@ -64,21 +61,16 @@ class LargeEvent:
         size = scan.unread_bytes + (scan.text.size or scan.unknown.size) if _has_content(scan) else 0
         return Reading(read.usage, content_bytes=size, pieces=int(size > 0), choices=size > 0, error=read.error)
 
-    def _begin(self) -> bytes:
-        """Choose how to read the data by its first bytes; return those that are to be scanned."""
+    def _begin(self) -> JsonScan:
+        """Choose by the first bytes how to read the data, and read them."""
         head = self._head.lstrip(BEFORE_JSON)
         self._head = b""
         holder = _RESPONSE.match(head)
         self._holds_response = holder is not None
-        if holder is not None:
-            head = head[holder.end() :]
         self._scan = JsonScan()
-        return head
-
-    def _scan_on(self, data: bytes) -> None:
-        if self._scan is not None:
-            self._scan.feed(data)
-            self._scan.ended.clear()  # a list of answers is no event
+        self._scan.feed(head[holder.end() :] if holder is not None else head)
+        self._scan.ended.clear()
+        return self._scan
 
 
 def _has_content(scan: JsonScan) -> bool:

@@ -107,3 +107,9 @@ def test_any_chunks_can_be_closed(chunks):
     for value in chunks:
         choices.finished(choices.see(json.dumps(value).encode()))
     assert all(end["choices"][0]["finish_reason"] == "length" for end in events(choices))
+
+
+def test_a_chunk_of_more_objects_than_any_request_has_choices_changes_nothing():
+    choices = OpenChoices()
+    assert choices.see(chunk(*[{"index": 0}] * 600).encode()) == frozenset()
+    assert len(choices) == 0

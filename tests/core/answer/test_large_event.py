@@ -144,3 +144,12 @@ def test_an_event_of_many_objects_is_scanned():
     data = json.dumps(event, separators=(",", ":")).encode()
     assert is_dense(data) is (data.count(b"{") > 512)
     assert read_large(data).usage == BOTH
+
+
+def test_the_readings_that_are_remembered_are_bounded_and_no_event_is_read_for_another():
+    events = [b'data: {"text":"%d"}\n\n' % (n % 400) for n in range(1200)]
+    reader = StreamAnswer(Estimates(Cost(20, 100_000), 4), hide_usage=False)
+    reader.feed(b"".join(events))
+    assert len(reader._read) <= 256
+    size = sum(len(event) - len(b'data: {"text":""}\n\n') for event in events)
+    assert reader.settlement(complete=True).usage.output == max(1200, -(-size // 4))

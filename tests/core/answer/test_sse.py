@@ -237,3 +237,8 @@ def test_millions_of_events_that_say_nothing_are_few_pieces_of_work(unit):
         given_out = raw(events)
         assert body.startswith(given_out)
         assert framer.pending_bytes == len(body) - len(given_out) <= 3
+
+
+def test_a_field_whose_name_only_ends_so_has_no_data():
+    assert frames([b"mydata: x\nxdata: y\n\ndata: z\n\n"])[-1].data == b"z"
+    assert data(frames([b"mydata: x\nxdata: y\n\n"])) == []

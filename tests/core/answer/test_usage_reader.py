@@ -397,6 +397,11 @@ def test_usage_of_a_size_that_no_server_writes_is_absurd(usage, total):
     assert read is Absence.ABSURD if total is None else total in (read.total, read.input)
 
 
+def test_passes_count_beside_what_is_odd():
+    usage = {"input_tokens": 3, "output_tokens": 1, "cached_tokens": -1, "iterations": [{"input_tokens": 9}] * 2}
+    assert reading(usage).usage == Usage(18, 1, total=19)
+
+
 @pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b" \r\n\t", b"\n\xef\xbb\xbf ", b"\xef\xbb\xbf\r\n"])
 def test_a_byte_order_mark_and_white_space_before_an_answer_are_seen_through(before):
     for text in (b'{"usage":{"prompt_tokens":1}}', b'[{"usage":{"prompt_tokens":1}}]'):
