@@ -14,7 +14,10 @@ from extproc.local.parts import start_envoy
 from extproc.local.ports import free_ports
 from tests.missing import needing_parts
 
-pytestmark = pytest.mark.system
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.thorough,
+]  # half a gigabyte and several cores: not beside other tests
 MIB = 1 << 20
 UPLOADS, SENT = 100, 4 * MIB - 4096
 ISSUER = TokenIssuer()

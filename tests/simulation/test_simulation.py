@@ -20,9 +20,9 @@ from .world import World, simulate
 
 # In parts, so that they run beside each other. SIMULATION_SEED moves all of them elsewhere.
 FIRST = int(os.environ.get("SIMULATION_SEED", "0"))
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", sized("400", "5000")))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", sized("320", "5000")))
 PARTS = 8 if SEEDS <= 800 else 40
-BURSTS = int(os.environ.get("SIMULATION_SEEDS", sized("60", "1000")))
+BURSTS = int(os.environ.get("SIMULATION_SEEDS", sized("24", "1000")))
 BURST_PARTS = 2 if BURSTS <= 100 else 10
 # So many seeds at the most until a deliberate break is found, after those that are known to find it.
 PATIENCE = sized(1000, 3000)
