@@ -118,6 +118,7 @@ class Servicer:
         """Until all is said. `effects` are those not begun yet."""
         while (message := await channel.read()) is not None:
             patience.heard()
+            turn.heard()
             event = self._codec.event(message)
             if isinstance(event, RequestHead):
                 logs.request_id.set(event.headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS])

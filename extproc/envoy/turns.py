@@ -16,12 +16,17 @@ _REST: Final = 2
 # So much rest may be left out: timers are no finer than a millisecond.
 _TIMER_S: Final = 0.0005
 _PAUSE_S: Final = 0.001
+# Long work does not rest while exchanges without long work have said nothing for so long: nobody needs the time.
+_QUIET_S: Final = 0.02
+# An exchange that has done so much long work is no longer one of those that must not wait.
+_HEAVY_S: Final = 0.005
 
 
 class Turns:
     """Let one exchange after the other do a slice of long work, for a third of the time at the most.
 
-    Of the exchanges that wait, the one that has worked least is next.
+    Of the exchanges that wait, the one that has worked least is next. While only exchanges with long work say
+    anything, nobody rests: each turn of the loop then does one slice.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -30,6 +35,11 @@ class Turns:
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = count()
         self._due = False
+        self._heard_at = self._free_at
+
+    def heard(self) -> None:
+        """Note a message of an exchange without long work."""
+        self._heard_at = self._clock()
 
     async def wait(self, worked_s: float) -> None:
         """Wait for the next slice of an exchange that has worked for `worked_s` seconds."""
@@ -42,20 +52,33 @@ class Turns:
 
     def worked(self, seconds: float) -> None:
         """Note that a slice took so long."""
-        self._free_at = max(self._free_at, self._clock()) + _REST * seconds
+        now = self._clock()
+        since = now if self._is_quiet(now) else max(self._free_at, now)
+        self._free_at = since + _REST * seconds
 
     def _is_free(self) -> bool:
         return self._free_at - self._clock() < _TIMER_S
 
+    @property
+    def rests(self) -> bool:
+        """Tell whether long work rests after a slice."""
+        return not self._is_quiet(self._clock())
+
+    def _is_quiet(self, now: float) -> bool:
+        return now - self._heard_at > _QUIET_S
+
     def _call_next(self) -> None:
         if not self._due:
             self._due = True
-            pause = max(_PAUSE_S, self._free_at - self._clock())
-            asyncio.get_running_loop().call_later(pause, self._next)
+            loop, now = asyncio.get_running_loop(), self._clock()
+            if self._is_quiet(now):
+                loop.call_soon(self._next)
+            else:
+                loop.call_later(max(_PAUSE_S, self._free_at - now), self._next)
 
     def _next(self) -> None:
         self._due = False
-        while self._waiting and self._is_free():
+        while self._waiting and (self._is_free() or not self.rests):
             turn = heappop(self._waiting)[2]
             if not turn.done():  # its exchange was not cancelled
                 turn.set_result(None)
@@ -72,6 +95,11 @@ class Turn:
         self._worked_s = 0.0
         self._begun = 0.0
         self._owes = False
+
+    def heard(self) -> None:
+        """Note that a message has come. Others rest for it, unless this exchange itself does long work."""
+        if self._worked_s < _HEAVY_S:
+            self._turns.heard()
 
     def begin(self) -> None:
         """Begin a piece of work."""

@@ -22,12 +22,20 @@ async def test_who_comes_first_does_not_wait():
     await turns.wait(0.0)
 
 
+def busy_turns(clock):
+    """Return turns of a loop on which somebody without long work has just said something."""
+    turns = Turns(clock)
+    turns.heard()
+    return turns
+
+
 async def test_after_a_slice_all_long_work_rests_for_twice_as_long():
     clock = Clock()
-    turns = Turns(clock)
+    turns = busy_turns(clock)
     turns.worked(1.0)
     waiting = asyncio.create_task(turns.wait(0.0))
     clock.now += 1.99
+    turns.heard()
     await asyncio.sleep(0.01)
     assert not waiting.done()
     clock.now += 0.01
@@ -37,7 +45,7 @@ async def test_after_a_slice_all_long_work_rests_for_twice_as_long():
 
 async def test_one_slice_is_done_at_a_time_and_who_has_worked_least_is_next():
     clock, order = Clock(), []
-    turns = Turns(clock)
+    turns = busy_turns(clock)
     turns.worked(1.0)
 
     async def work(name, worked_s):
@@ -51,6 +59,7 @@ async def test_one_slice_is_done_at_a_time_and_who_has_worked_least_is_next():
     await asyncio.sleep(0)
     for count in range(1, 4):
         clock.now += 2.0
+        turns.heard()
         await until(lambda count=count: len(order) >= count, "the next has worked")
         await asyncio.sleep(0.01)
         assert len(order) == count
@@ -86,3 +95,53 @@ async def test_only_long_work_is_rested_from(monkeypatch):
     assert not waiting.done()
     clock.now += 0.0202
     await waiting
+
+
+async def test_nobody_rests_while_only_long_work_goes_on_but_each_turn_of_the_loop_does_one_slice():
+    clock, order = Clock(), []
+    turns = Turns(clock)
+
+    async def work(name):
+        for _ in range(3):
+            await turns.wait(0.0)
+            order.append(name)
+            turns.worked(1.0)
+
+    turns.worked(1.0)
+    clock.now += 0.021
+    tasks = [asyncio.create_task(work(name)) for name in "ab"]
+    done = 0
+    while not all(task.done() for task in tasks):
+        await asyncio.sleep(0)
+        assert len(order) - done <= 1
+        done = len(order)
+    assert sorted(order) == ["a"] * 3 + ["b"] * 3
+
+
+async def test_the_rest_after_a_quiet_time_is_that_of_the_last_slice_alone():
+    clock = Clock()
+    turns = Turns(clock)
+    clock.now += 0.021
+    for _ in range(100):
+        turns.worked(1.0)
+    turns.heard()
+    waiting = asyncio.create_task(turns.wait(0.0))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    clock.now += 2.0
+    turns.heard()
+    await waiting
+
+
+async def test_messages_of_an_exchange_with_much_long_work_make_nobody_rest(monkeypatch):
+    times = iter([0.0, 0.004, 1.0, 1.002])
+    monkeypatch.setattr(module.time, "thread_time", lambda: next(times))
+    clock = Clock()
+    turns = Turns(clock)
+    turn = Turn(turns)
+    for rests in (True, False):
+        turn.begin()
+        turn.end()
+        clock.now += 0.021
+        turn.heard()
+        assert turns.rests is rests
