@@ -1,7 +1,6 @@
 """Define the phases of an exchange up to its decision: identify the caller, read the request, reserve."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import assert_never
 
 from extproc.core import rejections
@@ -38,7 +37,6 @@ from extproc.core.request.body import (
     read_request,
     reads_body,
     upstream_body,
-    upstream_body_of,
 )
 from extproc.core.request.buffers import PIECE_BYTES, Kept, declared_bytes
 from extproc.core.request.endpoints import Endpoint, PathProblem, Target, classify
@@ -358,7 +356,12 @@ class Deciding(_WithBody):
             return None
         bound_field = reservation.bound.field if reservation.bound is not None else None
         body = b"".join(self._body.pieces)
-        rewrite = upstream_body if self._layout is None else partial(upstream_body_of, layout=self._layout)
-        return rewrite(
-            target, body, add_usage=add_usage, output_bound=bound, bound_field=bound_field, continuous=continuous
+        return upstream_body(
+            target,
+            body,
+            add_usage=add_usage,
+            output_bound=bound,
+            bound_field=bound_field,
+            continuous=continuous,
+            layout=self._layout,
         )

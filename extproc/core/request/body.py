@@ -18,10 +18,9 @@ from extproc.core.request.bodies.facts import (
 )
 from extproc.core.request.bodies.json_body import JsonBody, json_body
 from extproc.core.request.bodies.prompts import prompt_texts
-from extproc.core.request.bodies.rewriting import changed_fields, is_rewritten, upstream_body
+from extproc.core.request.bodies.rewriting import upstream_body
 from extproc.core.request.bodies.steering import STEERING_FIELDS, steers
 from extproc.core.request.endpoints import MAX_MODEL_CHARS, Endpoint, Target
-from extproc.core.request.layout import Layout
 
 __all__ = [
     "MAX_CHOICES",
@@ -33,7 +32,6 @@ __all__ = [
     "read_request",
     "reads_body",
     "upstream_body",
-    "upstream_body_of",
 ]
 
 
@@ -79,31 +77,6 @@ def read_request(
         return error.malformed
     except RecursionError:
         return Malformed("The body is nested too deeply.", code="invalid_json")
-
-
-def upstream_body_of(
-    target: Target,
-    body: bytes,
-    layout: Layout,
-    *,
-    add_usage: bool,
-    output_bound: int | None,
-    bound_field: str | None = None,
-    continuous: bool = False,
-) -> bytes | None:
-    """Return the same as `upstream_body` for a body whose layout is known, without parsing it again."""
-    if not is_rewritten(target, add_usage=add_usage, output_bound=output_bound):
-        return None
-    fields = layout.fields()
-    changes = changed_fields(
-        target,
-        fields,
-        add_usage=add_usage,
-        output_bound=output_bound,
-        bound_field=bound_field,
-        continuous=continuous,
-    )
-    return layout.joined(body, fields | changes) if changes else None
 
 
 def _read_form(kind: _Kind, body: bytes, content_type: str, allowed: Collection[str]) -> RequestFacts | Malformed:

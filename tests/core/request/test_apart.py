@@ -18,7 +18,7 @@ from extproc.core.request.apart import (
 )
 from extproc.core.request.bodies.facts import Malformed
 from extproc.core.request.bodies.prompts import MAX_TEXTS
-from extproc.core.request.body import prompt_texts, read_request, upstream_body, upstream_body_of
+from extproc.core.request.body import prompt_texts, read_request, upstream_body
 from extproc.core.request.endpoints import Endpoint, Target
 from extproc.core.request.layout import MAX_KEPT_BYTES, layout_of
 
@@ -127,7 +127,7 @@ def test_the_body_for_the_upstream_says_the_same_as_one_that_is_parsed_again(dat
         "bound_field": data.draw(st.sampled_from([None, "max_completion_tokens"])),
     }
     again = upstream_body(target, body, **options)
-    apart = upstream_body_of(target, body, found.layout, **options)
+    apart = upstream_body(target, body, **options, layout=found.layout)
     assert (apart is None) is (again is None)
     if again is not None:
         assert json.loads(apart) == json.loads(again)

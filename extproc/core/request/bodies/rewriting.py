@@ -14,6 +14,7 @@ from extproc.core.request.bodies.generation import (
     RESPONSE_BOUNDS,
 )
 from extproc.core.request.endpoints import Endpoint, Target
+from extproc.core.request.layout import Layout
 
 # The first name is always written. For chats all servers obey `max_tokens`, except OpenAI's reasoning models,
 # which reject it. Ollama and Text Generation Inference take `max_completion_tokens` and ignore it.
@@ -46,6 +47,7 @@ def upstream_body(
     output_bound: int | None,
     bound_field: str | None = None,
     continuous: bool = False,
+    layout: Layout | None = None,
 ) -> bytes | None:
     """Return the body for the upstream, or None to forward the client's own. `read_request` must have accepted it.
 
@@ -58,48 +60,26 @@ def upstream_body(
     else the API's own field. Values that may not exceed the bound (`min_tokens`, the thinking budget) are lowered
     too. Thinking is turned off if the bound leaves too little for it. If a field that is not read occurs twice,
     the last one stays. Kinds that are not boundable stay unchanged.
+
+    With `layout`, that of `body`, the body is not parsed again.
     """
-    if not is_rewritten(target, add_usage=add_usage, output_bound=output_bound):
-        return None
-    fields = _object.decode(body) or {}
-    changes = changed_fields(
-        target,
-        fields,
-        add_usage=add_usage,
-        output_bound=output_bound,
-        bound_field=bound_field,
-        continuous=continuous,
-    )
-    return msgspec.json.encode(dict(fields) | changes) if changes else None
-
-
-def is_rewritten(target: Target, *, add_usage: bool, output_bound: int | None) -> bool:
-    """Return whether a body may have to be changed: the upstream has to be asked for usage, or bounded."""
     asks = add_usage and target.endpoint in _ASKED_FOR_USAGE
-    return asks or (output_bound is not None and target.endpoint in _BOUNDS)
-
-
-def changed_fields(
-    target: Target,
-    fields: _Fields,
-    *,
-    add_usage: bool,
-    output_bound: int | None,
-    bound_field: str | None = None,
-    continuous: bool = False,
-) -> dict[str, Raw]:
-    """Return the fields that the upstream gets instead of the client's; see `upstream_body`."""
-    adds_usage = add_usage and target.endpoint in _ASKED_FOR_USAGE
     names = _BOUNDS.get(target.endpoint, ()) if output_bound is not None else ()
+    if not asks and not names:
+        return None
+    fields: _Fields = (_object.decode(body) or {}) if layout is None else layout.fields()
     changes: dict[str, Raw] = {}
-    if adds_usage:
+    if asks:
         changes["stream_options"] = _with_usage(fields, continuous=continuous)
     if output_bound is not None and names:
         if target.endpoint is Endpoint.CHAT_COMPLETIONS and bound_field is not None:
             names = (bound_field, *names)
         default = COMPLETION_DEFAULT_TOKENS if target.endpoint is Endpoint.COMPLETIONS else None
         changes |= _bounded(fields, names, output_bound, default)
-    return changes
+    if not changes:
+        return None
+    changed = dict(fields) | changes
+    return msgspec.json.encode(changed) if layout is None else layout.joined(body, changed)
 
 
 def _with_usage(fields: _Fields, *, continuous: bool) -> Raw:
