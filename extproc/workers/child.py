@@ -7,6 +7,7 @@ FUNCTION is called with the arguments once. It returns the function that does a 
 payload, it makes the result.
 """
 
+import contextlib
 import importlib
 import mmap
 import os
@@ -22,7 +23,7 @@ JOB: Final = struct.Struct("!IQ")
 # Whether the job was done, and the size of the result; then the result.
 RESULT: Final = struct.Struct("!?I")
 # A worker gives way to the processes that serve, where they compete for a core.
-_NICENESS: Final = 5
+_NICENESS: Final = 10
 
 Work = Callable[[bytes, bytes], bytes]
 
@@ -34,6 +35,9 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.nice(_NICENESS)
+    with contextlib.suppress(OSError):
+        # The event loop that sends a job is not interrupted by the process that it wakes.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     module, _, function = name.partition(":")
     work: Work = getattr(importlib.import_module(module), function)(*rest)
     with socket.socket(fileno=int(channel)) as parent, mmap.mmap(int(memory), int(size)) as shared:
