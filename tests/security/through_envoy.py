@@ -1,0 +1,260 @@
+"""Measure through the real Envoy how much longer a bystander waits while others attack.
+
+    python -m tests.security.through_envoy [--seconds 5] [--only PATTERN] [--json]
+
+The bystander asks every 50 ms, and three attackers send without a pause. One core has the processor, the other has Envoy, the upstream, the attackers and the
+bystander. The same attack at an Envoy without Tokenweir shows how much of the rise comes from that second core.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import fnmatch
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from extproc.local.stack import Stack, StackOptions, running
+from tests.system.envoys import before
+from tests.system.upstreams import ANSWER, Upstream
+
+from .answer_shapes import SHAPES as ANSWERS
+from .request_shapes import CHATS, HONEST, OTHERS, PATHS
+
+_EVERY_S = 0.05
+_ATTACKERS = 3
+_ALONE = 100
+_PONG = json.dumps(ANSWER).encode()
+_PING = json.dumps({"model": "m", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 8}).encode()
+_SETTINGS = {"TOKENWEIR_LIMITS__DEFAULT__SA_LIMIT": "1000000000000", "TOKENWEIR_COST__LEARN": "false"}
+_ATTACK_HEADER = "x-attack"
+
+
+@dataclass
+class Times:
+    """Hold what a bystander saw: times in milliseconds, and statuses other than 200."""
+
+    ms: list[float] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+
+    def at(self, share: float) -> float:
+        times = sorted(self.ms)
+        return times[min(len(times) - 1, int(len(times) * share))]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Hold what the attackers send, and the name of the answer that they ask for ("" for a small one)."""
+
+    body: bytes
+    path: str = PATHS["chat"]
+    kind: str = "application/json"
+    answer: str = ""
+
+
+_ASKED = Attack(_PING)
+
+
+def attacks() -> dict[str, Attack]:
+    """Return all attacks by name."""
+    found = {f"body: {name}": Attack(make()) for name, make in CHATS.items()}
+    for name, (kind, make) in OTHERS.items():
+        form = "multipart/form-data; boundary=B" if kind == "transcription" else "application/json"
+        found[f"body: {name}"] = Attack(make(), PATHS[kind], form)
+    found |= {f"honest body: {name}": Attack(make()) for name, make in HONEST.items()}
+    found |= {f"answer: {name}": Attack(_PING, answer=name) for name in ANSWERS}
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.security.through_envoy", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each attack")
+    parser.add_argument("--only", default="*", help="names of attacks, as a shell pattern")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if len(os.sched_getaffinity(0)) < 2:
+        parser.error("two cores are needed: the processor has one for itself")
+    return asyncio.run(_measure_all(options))
+
+
+async def _measure_all(options: argparse.Namespace) -> int:
+    chosen = {name: each for name, each in attacks().items() if fnmatch.fnmatch(name, options.only)}
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    os.sched_setaffinity(0, {first})
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder, _child(_upstream) as upstream:
+        url = upstream.recv()
+        async with running(StackOptions(upstream=url, settings=_SETTINGS), Path(folder)) as stack:
+            _pin(stack, second)
+            async with before(stack, Path(folder) / "bare", change=_without_tokenweir) as bare:
+                for name, attack in chosen.items():
+                    rows[name] = await _row(name, attack, stack, bare.gateway, options)
+    if options.json:
+        print(json.dumps(rows, indent=2))  # noqa: T201 - the result
+    return 1 if any(row["failed"] for row in rows.values()) else 0
+
+
+async def _row(
+    name: str, attack: Attack, stack: Stack, bare: str, options: argparse.Namespace
+) -> dict[str, object]:
+    tokens = [stack.issuer.issue(f"{who}@x.example", tenant=who) for who in ("attacker", "bystander")]
+    row: dict[str, object] = {}
+    failed = []
+    for side, gateway in (("with", stack.gateway), ("without", bare)):
+        alone, beside, answered = await _one(attack, gateway, tokens, options.seconds)
+        row[f"{side}: p99 alone, ms"] = round(alone.at(0.99), 1)
+        row[f"{side}: p99 beside, ms"] = round(beside.at(0.99), 1)
+        row[f"{side}: p50 rise, ms"] = round(beside.at(0.5) - alone.at(0.5), 1)
+        row[f"{side}: p99 rise, ms"] = round(beside.at(0.99) - alone.at(0.99), 1)
+        row[f"{side}: attacks"] = answered
+        failed += beside.failed
+    row["failed"] = len(failed)
+    if not options.json:
+        rise, theirs = row["with: p99 rise, ms"], row["without: p99 rise, ms"]
+        print(  # noqa: T201 - a figure as it comes
+            f"{name:50.50} p99 rise {rise:6.1f} ms (p50 {row['with: p50 rise, ms']:5.1f}); "
+            f"without Tokenweir {theirs:6.1f}; failed {len(failed)}; attackers got {row['with: attacks']}",
+            flush=True,
+        )
+    return row
+
+
+async def _one(
+    attack: Attack, gateway: str, tokens: list[str], seconds: float
+) -> tuple[Times, Times, dict[str, int]]:
+    attacker, bystander = tokens
+    alone, beside = Times(), Times()
+    address = (urlsplit(gateway).hostname, urlsplit(gateway).port)
+    for _ in range(_ALONE):
+        await _ask(address, bystander, alone)
+        await asyncio.sleep(0.01)
+    with _child(_attack, attack, address, attacker, seconds) as attackers:
+        attackers.recv()
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            begun = time.perf_counter()
+            await _ask(address, bystander, beside)
+            await asyncio.sleep(max(0.0, _EVERY_S - (time.perf_counter() - begun)))
+        answered = await asyncio.to_thread(attackers.recv)
+    return alone, beside, answered
+
+
+async def _ask(address: tuple[str, int], token: str, times: Times) -> None:
+    begun = time.perf_counter()
+    status = await _post(address, token, _ASKED)
+    times.ms.append(1000 * (time.perf_counter() - begun))
+    if status != 200:
+        times.failed.append(status)
+
+
+async def _post(address: tuple[str, int], token: str, attack: Attack) -> int:
+    reader, writer = await asyncio.open_connection(*address)
+    try:
+        head = f"POST {attack.path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n"
+        head += f"content-type: {attack.kind}\r\ncontent-length: {len(attack.body)}\r\nconnection: close\r\n"
+        head += f"{_ATTACK_HEADER}: {attack.answer}\r\n\r\n" if attack.answer else "\r\n"
+        writer.write(head.encode() + attack.body)
+        status = (await reader.readline()).split(b" ")
+        while await reader.read(1 << 18):
+            pass
+        return int(status[1]) if len(status) > 1 else 0
+    except ConnectionError:
+        return 0
+    finally:
+        writer.close()
+
+
+def _pin(stack: Stack, core: int) -> None:
+    """Give the processor, with its worker processes, a core of its own."""
+    for processor in stack.processors:
+        for task in Path(f"/proc/{processor.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
+            for child in (task / "children").read_text().split():
+                os.sched_setaffinity(int(child), {core})
+
+
+def _without_tokenweir(configuration: object) -> None:
+    manager = configuration.manager
+    manager["http_filters"] = [
+        each for each in manager["http_filters"] if not each["name"].endswith(("ext_proc", "buffer"))
+    ]
+    for host in manager["route_config"]["virtual_hosts"]:
+        for route in host["routes"]:
+            route.pop("typed_per_filter_config", None)
+
+
+@contextlib.contextmanager
+def _child(function: object, *arguments: object):
+    """Run a function in a process of its own; yield the end of a pipe whose other end is the first argument."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=function, args=(theirs, *arguments), daemon=True)
+    process.start()
+    try:
+        yield ours
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _upstream(pipe: object) -> None:
+    asyncio.run(_serve(pipe))
+
+
+async def _serve(pipe: object) -> None:
+    answers: dict[str, tuple[str, dict[str, str], list[bytes]]] = {}
+
+    async def script(received, reply):
+        upstream.received.clear()
+        name = next(iter(received.header(_ATTACK_HEADER)), "")
+        if not name:
+            await reply.whole(_PONG)
+            return
+        if name not in answers:
+            answers.clear()
+            answers[name] = _answer(name)
+        kind, encoding, pieces = answers[name]
+        await reply.stream(pieces, content_type=kind, **encoding)
+
+    upstream = Upstream(script=script)
+    async with upstream.serving():
+        pipe.send(upstream.url)
+        await asyncio.Event().wait()
+
+
+def _answer(name: str) -> tuple[str, dict[str, str], list[bytes]]:
+    messages = ANSWERS[name].messages()
+    head = next(message for message in messages if message.HasField("response_headers"))
+    headers = {each.key: each.raw_value.decode() for each in head.response_headers.headers.headers}
+    encoding = {"content_encoding": headers["content-encoding"]} if "content-encoding" in headers else {}
+    pieces = [message.response_body.body for message in messages if message.HasField("response_body")]
+    return headers["content-type"], encoding, [piece for piece in pieces if piece]
+
+
+def _attack(pipe: object, attack: Attack, address: tuple[str, int], token: str, seconds: float) -> None:
+    os.nice(10)  # the bystander shares the core
+    pipe.send(None)
+    pipe.send(asyncio.run(_attack_until(attack, address, token, time.perf_counter() + seconds)))
+
+
+async def _attack_until(attack: Attack, address: tuple[str, int], token: str, until: float) -> dict[int, int]:
+    got: dict[int, int] = {}
+
+    async def attacker() -> None:
+        while time.perf_counter() < until:
+            status = await _post(address, token, attack)
+            got[status] = got.get(status, 0) + 1
+
+    await asyncio.gather(*(attacker() for _ in range(_ATTACKERS)))
+    return got
+
+
+if __name__ == "__main__":
+    sys.exit(main())
