@@ -132,6 +132,7 @@ async def _one(
     attacker, bystander = tokens
     alone, beside = Times(), Times()
     address = (urlsplit(gateway).hostname, urlsplit(gateway).port)
+    await _post(address, attacker, attack)  # the upstream makes a large answer once, and answers nobody meanwhile
     for _ in range(_ALONE):
         await _ask(address, bystander, alone)
         await asyncio.sleep(0.01)
