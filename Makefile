@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-containers suites simulate chaos soak check unit format charts protos settings-table lock audit clean
+.PHONY: help demo test test-all test-containers suites simulate chaos soak bench check unit format charts protos settings-table lock audit clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,10 @@ chaos: $(VENV)/.dev ## real faults in full size; SEED=7 replays a run, ONLY=name
 
 soak: $(VENV)/.dev ## random faults for MINUTES=10; SEED=7 replays them
 	@CHAOS_FORM=full CHAOS_MINUTES=$(or $(MINUTES),10) $(BIN)/pytest -q tests/chaos/test_soak.py
+
+# Real Envoy, and programs in C on the other side: a C compiler is needed, two cores, and a machine that does nothing else.
+bench: $(VENV)/.local ## what a request and a chunk cost, beside other designs, in 3 minutes; FORM=--full, FORM=--help
+	@$(BIN)/python -m benchmarks $(FORM)
 
 check: $(VENV)/.dev ## what each commit passes: format, lint, types, layers, charts, the core's tests with full coverage
 	@echo "== lint, types, layers"

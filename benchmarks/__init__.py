@@ -1,0 +1,1 @@
+"""Measure what a request and a streamed chunk cost: `make bench`. See README.md."""
