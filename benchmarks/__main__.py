@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     _write(results, arguments)
+    if results.disturbed:
+        print(f"other programs took {results.foreign_cores:.2f} of the cores meanwhile", file=sys.stderr)
     return COUNTS if results.counts else DOES_NOT_COUNT
 
 
@@ -81,8 +83,6 @@ async def _run(form: Form, patterns: list[str], command: str) -> Results:
     def report(text: str) -> None:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
 
-    if machine.busy:
-        report(f"other programs want {machine.load_before:.1f} cores: the figures are worth little")
     for why, names in by_reason(chosen.left_out).items():
         report(f"not run: {', '.join(names)}: {why}")
     chosen = await _with_litellm(chosen, report)
@@ -92,9 +92,11 @@ async def _run(form: Form, patterns: list[str], command: str) -> Results:
         async with running(chosen.run, programs, cores, Path(folder)) as fleet:
             meter = Meter(fleet)
             idle = await meter.idle(_IDLE_S)
+            new = {variant.stack for variant in chosen.run}
             for number in range(form.rounds):
                 for variant in chosen.run:
-                    steps = form.steps if number else (*form.steps, *form.first)
+                    steps = (*form.steps, *form.first) if variant.stack in new else form.steps
+                    new.discard(variant.stack)
                     taken = await meter.turn(variant, steps, number)
                     samples += taken
                     report(f"round {number + 1} of {form.rounds}: {variant.name}: {_brief(taken)}")

@@ -127,6 +127,12 @@ def redis_wire(port: int) -> Wire:
     )
 
 
+def processor_messages(admin_port: int) -> int:
+    """Ask Envoy how many messages it sent to its processor and got from it; 0 without one."""
+    answer = get_json(admin_port, "/stats?format=json&filter=ext_proc.*stream_msgs")
+    return sum(int(each["value"]) for each in answer["stats"] if "name" in each)
+
+
 def get_json(port: int, path: str) -> dict[str, Any]:
     """Return the JSON of a GET on this machine. Raise OSError."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)

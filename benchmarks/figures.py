@@ -25,6 +25,7 @@ class Spread:
         return {"min": self.low, "median": self.middle, "max": self.high}
 
 
+_PERCENT: Final = 100
 Rounds = dict[int, float]
 """Map a round to its value."""
 
@@ -90,6 +91,16 @@ def all_cpu_us(sample: Sample) -> float | None:
     return sum(known) if known else None
 
 
+def messages_a_request(sample: Sample) -> float | None:
+    """Return the messages of a request between Envoy and the processor, both ways together."""
+    return sample.messages / float(sample.load["ok"]) if sample.messages and sample.load["ok"] else None
+
+
+def messages_a_chunk(sample: Sample) -> float | None:
+    """Return the messages of a chunk of a stream, those of its request included."""
+    return sample.messages / float(sample.load["chunks"]) if sample.messages and sample.load["chunks"] else None
+
+
 def switches(role: str) -> Callable[[Sample], float | None]:
     """Return the context switches of a request."""
 
@@ -118,13 +129,9 @@ def time_us(histogram: str, percent: float) -> Callable[[Sample], float | None]:
 
 
 def pooled_us(samples: Samples, variant: str, step: str, histogram: str, percent: float) -> float | None:
-    """Return a percentile over all rounds that count, in microseconds."""
-    return percentile(merged(s.load[histogram] for s in samples.of(variant, step)), percent)
-
-
-def values_of(samples: Samples, variant: str, step: str, histogram: str) -> int:
-    """Return how many values a percentile over all rounds has."""
-    return total(merged(s.load[histogram] for s in samples.of(variant, step)))
+    """Return a percentile over all rounds that count, in microseconds; None if too few values make it up."""
+    values = merged(s.load[histogram] for s in samples.of(variant, step))
+    return percentile(values, percent) if total(values) * (100 - percent) >= _PERCENT else None
 
 
 def chunk_cpu_us(samples: Samples, variant: str, role: str, step: str = Phase.STREAM) -> Rounds:

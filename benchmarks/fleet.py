@@ -28,6 +28,7 @@ class Stack:
     """Hold the running processes of one stack by role: envoy, processor, redis, service, store."""
 
     gateway_port: int = 0
+    admin_port: int | None = None
     roles: dict[str, Child] = field(default_factory=dict)
     redis_port: int | None = None
     token: str | None = None
@@ -120,7 +121,7 @@ class _Starter:
         with pinned(self._fleet.cores.front):
             child = await start_envoy(run_dir, envoys.configuration(options, shape), listener)
         self._keep(stack, "envoy", child)
-        stack.gateway_port = listener
+        stack.gateway_port, stack.admin_port = listener, admin
 
     async def _valkey(self, stack: Stack, run_dir: Path) -> Part:
         stack.redis_port = free_ports(1)[0]

@@ -38,9 +38,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Hold the measurements of a turn. `first`: after the others, in the first round only.
+    """Hold the measurements of a turn. `first`: after the others, in the first turn of each stack only.
 
-    Memory is measured then: a process that has not served yet gives memory of its start back meanwhile.
+    They measure memory: a process that has not served yet gives memory of its start back meanwhile, and one that
+    had many streams open keeps their memory for the next ones.
     """
 
     name: str
@@ -58,8 +59,8 @@ QUICK = Form(
     rounds=3,
     steps=(
         Step(Phase.PEAK, _CONNECTIONS, 1.0),
-        Step(Phase.RATE, _CONNECTIONS, 1.2, rate=REFERENCE_RATE),
-        Step(Phase.STREAM, 200, 1.0, rate=15, chunks=30, chunk_rate=25),
+        Step(Phase.RATE, _CONNECTIONS, 1.0, rate=REFERENCE_RATE),
+        Step(Phase.STREAM, 200, 0.8, rate=20, chunks=25, chunk_rate=25),
     ),
     first=(Step(Phase.OPEN, 150, 1.5, rate=100, chunks=2, chunk_rate=0.5),),
 )

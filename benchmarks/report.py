@@ -18,6 +18,7 @@ _NONE: Final = "-"
 _HISTOGRAMS: Final = ("latency", "first_token", "way", "gap", "lag")
 _PERCENTS: Final = (50, 90, 99)
 _US_A_MS: Final = 1000
+_DISTURBED_CORES: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,17 @@ class Results:
     idle: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
+    def foreign_cores(self) -> float:
+        """Return the cores' worth of time that other programs took: the middle of all measurements."""
+        found = spread(sample.foreign_cores for sample in self.samples if sample.load)
+        return found.middle if found is not None else 0.0
+
+    @property
+    def disturbed(self) -> bool:
+        """Return whether other programs took so much that the figures are worth little."""
+        return self.foreign_cores > _DISTURBED_CORES
+
+    @property
     def counts(self) -> bool:
         """Return whether every figure counts that the variants can have."""
         return not any(sample.problems and not sample.expected for sample in self.samples)
@@ -44,7 +56,8 @@ def as_json(results: Results) -> dict[str, Any]:
         "command": results.command,
         "form": results.form.name,
         "machine": results.machine.as_json(),
-        "busy": results.machine.busy,
+        "foreign_cores": results.foreign_cores,
+        "disturbed": results.disturbed,
         "variants": {each.name: each.title for each in results.variants},
         "not_run": results.left_out,
         "idle_cores": results.idle,
@@ -74,6 +87,8 @@ def _sample_json(sample: Sample) -> dict[str, Any]:
         "used": {role: asdict(each) for role, each in sample.used.items()},
         "redis": asdict(sample.redis) if sample.redis is not None else None,
         "store_operations": sample.operations,
+        "processor_messages": sample.messages,
+        "foreign_cores": sample.foreign_cores,
     }
 
 
@@ -85,8 +100,10 @@ def markdown(results: Results) -> str:
         "### Requests\n\n" + _table(_REQUESTS, results, samples),
         "### Streams\n\n" + _table(_STREAMS, results, samples),
         "### Stores\n\n" + _table(_STORES, _only_metering(results), samples),
-        "### Ratios, round by round\n\n" + _ratio_table(results),
+        "### Ratios within a round: median (smallest to largest)\n\n" + _ratio_table(results),
     ]
+    if columns := _rates(results.form):
+        parts.insert(2, "### Latency at other rates\n\n" + _table(columns, results, samples))
     if notes := _notes(results, samples):
         parts.append("### Figures that do not count (in brackets), and variants that were not run\n\n" + notes)
     return "\n\n".join(parts) + "\n"
@@ -134,6 +151,14 @@ def _server_switches(samples: Samples, variant: Variant) -> str:
     return _number(spread(samples.rounds(variant.name, Phase.PEAK, value).values()), 1)
 
 
+def _generators_cpu(samples: Samples, variant: Variant) -> str:
+    def value(sample: Sample) -> float | None:
+        parts = [figures.cpu_us(role)(sample) for role in ("load", "upstream")]
+        return sum(part for part in parts if part is not None) or None
+
+    return _number(spread(samples.rounds(variant.name, Phase.PEAK, value).values()), 0)
+
+
 def _chunk_cpu(role: str | None) -> Any:
     def cell(samples: Samples, variant: Variant) -> str:
         found: Rounds = figures.chunk_cpu_us(samples, variant.name, role or _server_role(variant))
@@ -173,7 +198,9 @@ _REQUESTS: Final[list[Column]] = [
     ("p50 at 200/s, ms", _pooled(RATE_KEY, "latency", 50)),
     ("p90", _pooled(RATE_KEY, "latency", 90)),
     ("p99", _pooled(RATE_KEY, "latency", 99)),
+    ("messages", _middle(Phase.PEAK, figures.messages_a_request, 1)),
     ("context switches of the processor", _server_switches),
+    ("load and upstream, us", _generators_cpu),
 ]
 _STREAMS: Final[list[Column]] = [
     ("first token, p50, ms", _pooled(Phase.STREAM, "first_token", 50)),
@@ -185,6 +212,7 @@ _STREAMS: Final[list[Column]] = [
     ("processor, us a chunk", _chunk_cpu(None)),
     ("chunks/s in a flood", _middle(Phase.FLOOD, figures.chunks_per_second)),
     ("processor, us a chunk in a flood", _flood_cpu),
+    ("messages a chunk in a flood", _middle(Phase.FLOOD, figures.messages_a_chunk, 2)),
     ("Envoy, KB an open stream", _middle(Phase.OPEN, figures.memory_kb("envoy"), 1)),
     ("processor, KB an open stream", _server_memory),
 ]
@@ -236,21 +264,50 @@ def _all_ratios(results: Results) -> list[Ratio]:
 
 
 def _ratio_table(results: Results) -> str:
-    titles = {each.name: each.title for each in results.variants}
-    lines = ["| variant | ratio | better | smallest | median | largest |", "|---|---|---|---|---|---|"]
-    for each in _all_ratios(results):
-        cells = (f"{value:.2f}" for value in (each.spread.low, each.spread.middle, each.spread.high))
-        lines.append(f"| {titles[each.variant]} | {each.what} | {each.better} | " + " | ".join(cells) + " |")
+    """Return a row for each comparison, a column for each variant that the quick form has too."""
+    columns = [each for each in results.variants if each.kind is Kind.TOKENWEIR and (each.quick or _few(results))]
+    found = {(each.what, each.variant): each for each in _all_ratios(results)}
+    rows = dict.fromkeys((each.what, each.better) for each in found.values())
+    lines = [
+        "| ratio | better | " + " | ".join(each.title for each in columns) + " |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+    for what, better in rows:
+        cells = [_ratio(found.get((what, each.name))) for each in columns]
+        lines.append(f"| {what} | {better} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _few(results: Results) -> bool:
+    return not any(each.quick for each in results.variants if each.kind is Kind.TOKENWEIR)
+
+
+def _ratio(found: Ratio | None) -> str:
+    if found is None:
+        return _NONE
+    return f"{found.spread.middle:.2f} ({found.spread.low:.2f} to {found.spread.high:.2f})"
+
+
+def _rates(form: Form) -> list[Column]:
+    """Return the columns of latency at the rates that the first table does not have."""
+    columns: list[Column] = []
+    for step in form.steps:
+        if step.phase is Phase.RATE and step.key != RATE_KEY:
+            columns += [
+                (f"p{percent} at {step.rate:g}/s, ms", _pooled(step.key, "latency", percent))
+                for percent in (50, 99)
+            ]
+    return columns
 
 
 def _about(results: Results) -> str:
     machine, form = results.machine, results.form
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    busy = " **Other programs ran: compare ratios only, and trust them little.**" if machine.busy else ""
+    disturbed = " **Too much for figures that are compared with others.**" if results.disturbed else ""
+    foreign = f" Other programs took {results.foreign_cores:.2f} of the cores meanwhile.{disturbed}"
     return (
         f"Made by `{results.command}`: the {form.name} form, {form.rounds} rounds, on {machine.cores} cores of "
-        f"{machine.processor}, Linux {machine.kernel}, Python {machine.python}, {versions}.{busy}"
+        f"{machine.processor}, Linux {machine.kernel}, Python {machine.python}, {versions}.{foreign}"
     )
 
 

@@ -3,7 +3,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.accounting import descendants, used
+from benchmarks.accounting import descendants, machine_cpu_s, used
 
 BURN = "import time\nwhile time.process_time() < 0.2: pass\n"
 
@@ -55,3 +55,11 @@ def test_a_difference_is_what_was_used_between():
         pass
     spent = used(os.getpid()).since(before)
     assert 0.05 <= spent.cpu_s < 5
+
+
+def test_the_machine_was_busy_at_least_as_long_as_this_process():
+    before, own = machine_cpu_s(), time.process_time()
+    while time.process_time() < own + 0.1:
+        pass
+    # Both count in hundredths of a second.
+    assert machine_cpu_s() - before >= 0.1 - 0.03

@@ -105,6 +105,8 @@ def test_what_a_design_can_not_have_is_seen_only_by_the_lenient():
 def test_percentiles_of_a_run_are_those_of_all_its_rounds():
     rounds = [sample(number=n, step=RATE_KEY, latency=[(float(n), 10)]) for n in range(3)]
     assert pooled_us(Samples(rounds), "v", RATE_KEY, "latency", 50) == 1
+    # One of a hundred needs a hundred values.
+    assert pooled_us(Samples(rounds), "v", RATE_KEY, "latency", 99) is None
 
 
 def test_added_latency_is_compared_above_envoy_alone():

@@ -17,7 +17,7 @@ from benchmarks.report import Results, as_json, by_reason, markdown
 from benchmarks.variants import Kind, Variant, choose, tenant_documents
 from extproc.core.quota.policies import Defaults, policy_from
 
-MACHINE = Machine("a processor", 2, "6.1", "3.11", {"tokenweir": "0"}, load_before=0.0)
+MACHINE = Machine("a processor", 2, "6.1", "3.11", {"tokenweir": "0"})
 VARIANTS = (
     Variant("envoy", "Envoy alone", Kind.ALONE, "envoy"),
     Variant("tokenweir-grpc-reserve-2", "Tokenweir", Kind.TOKENWEIR, "tokenweir-grpc"),
@@ -31,9 +31,11 @@ def sample(variant, step, *, ok=100, chunks=0, number=0, **further):
     load |= {"latency": [[1500.0, ok]]} | {name: [[250.0, ok]] for name in EMPTY}
     used = {"envoy": Used(0.01, 1 << 20, 1, 2)}
     if variant != "envoy":
+        used |= {"load": Used(0.004, 0, 0, 0), "upstream": Used(0.002, 0, 0, 0)}
         used |= {"processor": Used(0.2, 1 << 20, 3, 4), "redis": Used(0.02, 0, 0, 0)}
     wire = None if variant == "envoy" else Wire(200, 210, 100_000, 9_000, 0.01)
-    return Sample(variant, number, step, load, used, wire, **further)
+    messages = 8 * ok if "tokenweir" in variant else 0
+    return Sample(variant, number, step, load, used, wire, messages=messages, **further)
 
 
 def results(*further, left_out=None):
@@ -51,7 +53,13 @@ def test_the_tables_name_the_command_and_have_a_row_for_each_variant():
     text = markdown(results())
     assert "`make bench`" in text
     assert all(f"| {variant.title} |" in text for variant in VARIANTS)
-    assert "| Tokenweir | 100 | 100 | 2,000 | 200 | 1.50 | 1.50 | 1.50 | 0.1 |" in text
+    assert "| Tokenweir | 100 | 100 | 2,000 | 200 | 1.50 | 1.50 | 1.50 | 8.0 | 0.1 | 60 |" in text
+
+
+def test_ratios_are_a_row_each_with_their_spread():
+    text = markdown(results())
+    assert "| requests/s, to Envoy alone | more | 1.00 (1.00 to 1.00) |" in text
+    assert "| requests/s, to the talk's design on Redis | more | 1.00 (1.00 to 1.00) |" in text
 
 
 def test_a_figure_that_does_not_count_is_not_shown_and_its_reason_is():
@@ -68,6 +76,14 @@ def test_a_figure_that_a_design_can_not_have_stands_in_brackets():
     run = results(known)
     assert run.counts
     assert "| talk <1> | (0.25) |" in markdown(run)
+
+
+def test_a_run_that_was_disturbed_says_so():
+    assert not results().disturbed
+    quiet = [each.foreign_cores for each in results().samples]
+    disturbed = results(*(sample("envoy", Phase.FLOOD, foreign_cores=0.5) for _ in range(len(quiet) + 1)))
+    assert disturbed.disturbed
+    assert "Other programs took 0.50 of the cores" in markdown(disturbed)
 
 
 def test_variants_that_were_not_run_are_listed_by_reason():

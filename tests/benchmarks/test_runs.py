@@ -59,3 +59,4 @@ async def test_the_ledger_of_tokenweir_equals_what_the_upstream_served(programs,
         ].problems
         assert samples[step].redis.scripts > 0
         assert samples[step].operations > 0
+        assert samples[step].messages > 0
