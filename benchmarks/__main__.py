@@ -90,6 +90,7 @@ async def _run(form: Form, patterns: list[str], command: str) -> Results:
     with tempfile.TemporaryDirectory(prefix="tokenweir-bench-") as folder:
         report(f"starting {len(chosen.run)} variants")
         async with running(chosen.run, programs, cores, Path(folder)) as fleet:
+            chosen = chosen.without(fleet.failed)
             meter = Meter(fleet)
             idle = await meter.idle(_IDLE_S)
             new = {variant.stack for variant in chosen.run}
@@ -112,10 +113,7 @@ async def _with_litellm(chosen: Chosen, report: Callable[[str], None]) -> Chosen
         await asyncio.to_thread(installed)
     except CannotRunError as error:
         report(str(error))
-        others = tuple(each for each in chosen.run if each.kind is not Kind.LITELLM)
-        if not others:
-            raise
-        return Chosen(others, chosen.left_out | {"litellm": str(error)})
+        return chosen.without({"litellm": str(error)})
     return chosen
 
 

@@ -14,7 +14,8 @@ from benchmarks.litellm_proxy import MASTER_KEY, SpendCounts, installed, start_l
 from benchmarks.machine import Cores, pinned
 from benchmarks.programs import Programs
 from benchmarks.starting import Processor, start_envoy, start_listener, start_noop, start_tokenweir
-from benchmarks.variants import Kind, Variant, tenant_documents
+from benchmarks.variants import STORE, Kind, Variant, tenant_documents
+from extproc.local.errors import LocalError
 from extproc.local.issuer import TokenIssuer
 from extproc.local.parts import Part, start_mongo_store, start_valkey
 from extproc.local.ports import free_ports
@@ -48,6 +49,8 @@ class Fleet:
     upstream: Child
     issuer: TokenIssuer
     stacks: dict[str, Stack] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Tell by name which variants of others did not start, and why."""
 
     def token(self, tenant: str) -> str:
         """Return a token of this tenant's service account."""
@@ -70,7 +73,12 @@ async def running(
         for variant in variants:
             if variant.stack not in fleet.stacks:
                 fleet.stacks[variant.stack] = Stack()
-                await starter.start(variant)
+                try:
+                    await starter.start(variant)
+                except LocalError as error:
+                    if variant.kind is not Kind.LITELLM:
+                        raise
+                    fleet.failed[variant.name] = f"it did not start: {error}".splitlines()[0]
         yield fleet
 
 
@@ -156,7 +164,7 @@ class _Starter:
 
     async def _tokenweir(self, variant: Variant, stack: Stack, run_dir: Path) -> Processor:
         redis = await self._valkey(stack, run_dir)
-        mongo_url = await (self._store if variant.stack == "tokenweir-store" else self._sink)(stack, run_dir)
+        mongo_url = await (self._store if variant.stack == STORE else self._sink)(stack, run_dir)
         with pinned(self._fleet.cores.back):
             processor = await start_tokenweir(run_dir, redis.url, mongo_url, variant.transport)
         self._keep(stack, "processor", processor.child)

@@ -46,7 +46,9 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class _Snapshot:
+class Snapshot:
+    """Hold everything that is counted, at one moment."""
+
     used: dict[str, Used]
     upstream: Used
     busy_s: float
@@ -106,7 +108,10 @@ class Meter:
         operations = None
         if before.recorded and after.recorded and after.recorded.operations is not None:
             operations = after.recorded.operations - (before.recorded.operations or 0)
-        wrong, known = _wrong(variant, step, load, before, after), _known(variant, step, load, before, after)
+        wrong, known = (
+            wrong_counts(variant, step, load, before, after),
+            known_limits(variant, step, load, before, after),
+        )
         return Sample(
             variant.name,
             number,
@@ -170,7 +175,7 @@ class Meter:
             await asyncio.sleep(_POLL_S)
         return last
 
-    async def _settled(self, variant: Variant, stack: Stack, before: _Snapshot) -> _Snapshot:
+    async def _settled(self, variant: Variant, stack: Stack, before: Snapshot) -> Snapshot:
         """Wait until as much is recorded as was served, or too long."""
         deadline = time.monotonic() + _SETTLE_S
         while True:
@@ -179,10 +184,10 @@ class Meter:
                 return after
             await asyncio.sleep(_POLL_S)
 
-    def _snapshot(self, stack: Stack) -> _Snapshot:
+    def _snapshot(self, stack: Stack) -> Snapshot:
         upstream = used(self._fleet.upstream.pid)
         everybody = sum(each.cpu_s for other in self._fleet.stacks.values() for each in _used_by(other).values())
-        return _Snapshot(
+        return Snapshot(
             _used_by(stack),
             upstream,
             machine_cpu_s(),
@@ -210,12 +215,12 @@ def _children_s() -> float:
     return ended.ru_utime + ended.ru_stime
 
 
-def _generators(before: _Snapshot, after: _Snapshot) -> dict[str, Used]:
+def _generators(before: Snapshot, after: Snapshot) -> dict[str, Used]:
     load = Used(after.children_s - before.children_s, 0, 0, 0)
     return {"upstream": after.upstream.since(before.upstream), "load": load}
 
 
-def _foreign_cores(before: _Snapshot, after: _Snapshot) -> float:
+def _foreign_cores(before: Snapshot, after: Snapshot) -> float:
     busy, own = after.busy_s - before.busy_s, after.own_s - before.own_s
     return max(busy - own, 0.0) / (after.at - before.at)
 
@@ -228,7 +233,7 @@ def _per_second(sample: Sample) -> float:
     return float(sample.load["ok"]) / float(sample.load["seconds"])
 
 
-def _missing(variant: Variant, before: _Snapshot, after: _Snapshot) -> bool:
+def _missing(variant: Variant, before: Snapshot, after: Snapshot) -> bool:
     """Return whether something that was served is not recorded yet."""
     if before.recorded is None or after.recorded is None:
         return False
@@ -238,11 +243,11 @@ def _missing(variant: Variant, before: _Snapshot, after: _Snapshot) -> bool:
     return variant.kind is not Kind.TALK and _tokens_recorded(before, after) < _tokens_served(before, after)
 
 
-def _served(before: _Snapshot, after: _Snapshot) -> int:
+def _served(before: Snapshot, after: Snapshot) -> int:
     return int(after.served["requests"]) - int(before.served["requests"])
 
 
-def _admitted(before: _Snapshot, after: _Snapshot) -> int | None:
+def _admitted(before: Snapshot, after: Snapshot) -> int | None:
     if before.recorded is None or after.recorded is None:
         return None
     if before.recorded.admitted is None or after.recorded.admitted is None:
@@ -250,15 +255,17 @@ def _admitted(before: _Snapshot, after: _Snapshot) -> int | None:
     return after.recorded.admitted - before.recorded.admitted
 
 
-def _tokens_served(before: _Snapshot, after: _Snapshot) -> int:
+def _tokens_served(before: Snapshot, after: Snapshot) -> int:
     return int(after.served["tokens"]) - int(before.served["tokens"])
 
 
-def _tokens_recorded(before: _Snapshot, after: _Snapshot) -> int:
+def _tokens_recorded(before: Snapshot, after: Snapshot) -> int:
     return (after.recorded.tokens if after.recorded else 0) - (before.recorded.tokens if before.recorded else 0)
 
 
-def _wrong(variant: Variant, step: Step, load: dict[str, Any], before: _Snapshot, after: _Snapshot) -> list[str]:
+def wrong_counts(
+    variant: Variant, step: Step, load: dict[str, Any], before: Snapshot, after: Snapshot
+) -> list[str]:
     """Say which answers or counts are not as they must be."""
     wrong = []
     if load["failed"]:
@@ -278,7 +285,9 @@ def _wrong(variant: Variant, step: Step, load: dict[str, Any], before: _Snapshot
     return wrong
 
 
-def _known(variant: Variant, step: Step, load: dict[str, Any], before: _Snapshot, after: _Snapshot) -> list[str]:
+def known_limits(
+    variant: Variant, step: Step, load: dict[str, Any], before: Snapshot, after: Snapshot
+) -> list[str]:
     """Say which figures the variant can't have by its design or its speed."""
     known = []
     if load["unsent"]:

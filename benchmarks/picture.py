@@ -11,7 +11,7 @@ from benchmarks.forms import RATE_KEY, Phase
 from benchmarks.report import Results
 from benchmarks.variants import Variant
 
-_LABEL: Final = 300
+_LABEL: Final = 400
 _BARS: Final = 420
 _NUMBER: Final = 90
 _ROW: Final = 22

@@ -15,6 +15,7 @@ _SCOPES: Final = ("service_account", "service_account+client_ip")
 _WINDOWS: Final = ("day", "hour", "week", "month", "minute")
 GRPC: Final = "grpc"
 NATIVE: Final = "native"
+STORE: Final = "tokenweir-store"
 OWN_TRANSPORT: Final = "extproc.http2"
 
 
@@ -49,6 +50,14 @@ class Chosen:
     run: tuple[Variant, ...]
     left_out: dict[str, str]
 
+    def without(self, failed: dict[str, str]) -> "Chosen":
+        """Leave variants out, each with a reason. Raise `CannotRunError` if none is left."""
+        run = tuple(each for each in self.run if each.name not in failed)
+        left_out = self.left_out | failed
+        if not run:
+            raise CannotRunError("No variant can run: " + "; ".join(f"{n}: {why}" for n, why in left_out.items()))
+        return Chosen(run, left_out)
+
 
 def all_variants() -> list[Variant]:
     """Return every variant that there is, also those that can't run here."""
@@ -62,18 +71,14 @@ def all_variants() -> list[Variant]:
     found += [
         _tokenweir(transport, mode, n) for transport in (GRPC, NATIVE) for mode in _MODES for n in _LIMIT_COUNTS
     ]
-    store = "Tokenweir with the embedded store (not mongod), reserve, 2 limits"
-    found.append(
-        Variant(
-            "tokenweir-store", store, Kind.TOKENWEIR, "tokenweir-store", tenant_name("reserve", 2), quick=False
-        )
-    )
+    store = "Tokenweir, embedded store (not mongod), reserve, 2 limits"
+    found.append(Variant(STORE, store, Kind.TOKENWEIR, STORE, tenant_name("reserve", 2), quick=False))
     found += [
         Variant("talk-memory", "the talk's design, counts in memory", Kind.TALK, "talk-memory"),
         Variant("talk-redis", "the talk's design, counts in Redis", Kind.TALK, "talk-redis"),
         Variant(
             "litellm",
-            "LiteLLM's proxy, a provider's budget in Redis, no database",
+            "LiteLLM's proxy, a provider's budget, no database",
             Kind.LITELLM,
             "litellm",
             quick=False,
@@ -99,9 +104,7 @@ def choose(patterns: list[str], *, quick: bool) -> Chosen:
             left_out[each.name] = reason
         else:
             run.append(each)
-    if not run:
-        raise CannotRunError("No variant can run: " + "; ".join(f"{n}: {why}" for n, why in left_out.items()))
-    return Chosen(tuple(run), left_out)
+    return Chosen(tuple(run), {}).without(left_out)
 
 
 def tenant_name(mode: str, limits: int) -> str:
@@ -146,6 +149,8 @@ def _transport_title(transport: str) -> str:
 def _missing(variant: Variant) -> str:
     if variant.transport == NATIVE and importlib.util.find_spec(OWN_TRANSPORT) is None:
         return "this version has no transport of its own"
+    if variant.stack == STORE and importlib.util.find_spec("secantus") is None:
+        return "the embedded store is not installed"
     return ""
 
 
