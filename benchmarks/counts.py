@@ -73,12 +73,10 @@ class StoreCounts:
         self._database["tenantLimitation"].insert_many(documents)
 
     def read(self) -> Recorded:
-        admitted = tokens = 0
-        for entry in self._database["token_ledger"].find({}, {"_id": 0, "state": 1, "charge": 1}):
-            if entry["state"] != "denied":
-                admitted += 1
-                tokens += entry["charge"]
-        return Recorded(admitted, tokens)
+        sums = {"_id": None, "entries": {"$sum": 1}, "tokens": {"$sum": "$charge"}}
+        steps: list[dict[str, Any]] = [{"$match": {"state": {"$ne": "denied"}}}, {"$group": sums}]
+        (found,) = [*self._database["token_ledger"].aggregate(steps)] or [{"entries": 0, "tokens": 0}]
+        return Recorded(found["entries"], found["tokens"])
 
     def close(self) -> None:
         self._client.close()
