@@ -19,6 +19,8 @@ _MAX_DEPTH: Final = 32
 _FREE_STEPS: Final = 2048
 _BYTES_PER_STEP: Final = 24
 _MOST_STEPS: Final = 2
+# To begin to pass over the rest of a member takes as long as so many steps.
+_STEPS_TO_PASS_OVER: Final = 16
 _TOKEN: Final = re.compile(rb'["{}\[\],]')
 # The rest of an object or array that has others in it to a depth of three at most, as log probabilities have. No
 # byte is looked at twice.
@@ -181,6 +183,7 @@ class JsonScan:
         deeper = len(self._roles) - self._outer
         if deeper > 0:
             self._over, self._lost = PassingOver(deeper), True
+            self._steps += _STEPS_TO_PASS_OVER
             del self._roles[self._outer :], self._objects[self._outer :]
             self._next, self._expects_name = Role.SKIP, False
         elif self._steps > _MOST_STEPS * (_FREE_STEPS + self.bytes // _BYTES_PER_STEP):
