@@ -1,8 +1,9 @@
 """Measure through the real Envoy how much longer a bystander waits while others attack.
 
-    python -m tests.security.through_envoy [--seconds 5] [--only PATTERN] [--json]
+    python -m tests.security.through_envoy [--seconds 5] [--attackers 1] [--only PATTERN]
+        [--set TOKENWEIR_SERVER__TRANSPORT=grpc] [--json]
 
-The bystander asks every 50 ms, and three attackers send without a pause. One core has the processor, the other has Envoy, the upstream, the attackers and the
+The bystander asks every 50 ms, and attackers send without a pause. One core has the processor, the other has Envoy, the upstream, the attackers and the
 bystander. The same attack at an Envoy without Tokenweir shows how much of the rise comes from that second core.
 """
 
@@ -28,7 +29,6 @@ from .answer_shapes import SHAPES as ANSWERS
 from .request_shapes import CHATS, HONEST, OTHERS, PATHS
 
 _EVERY_S = 0.05
-_ATTACKERS = 3
 _ALONE = 100
 _PONG = json.dumps(ANSWER).encode()
 _PING = json.dumps({"model": "m", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 8}).encode()
@@ -77,6 +77,8 @@ def main() -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--seconds", type=float, default=5.0, help="of each attack")
     parser.add_argument("--only", default="*", help="names of attacks, as a shell pattern")
+    parser.add_argument("--attackers", type=int, default=1, help="connections that attack at once")
+    parser.add_argument("--set", action="append", default=[], help="a setting of the processor: NAME=VALUE")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
@@ -89,9 +91,10 @@ async def _measure_all(options: argparse.Namespace) -> int:
     first, second = sorted(os.sched_getaffinity(0))[:2]
     os.sched_setaffinity(0, {first})
     rows = {}
+    settings = _SETTINGS | dict(each.split("=", 1) for each in options.set)
     with tempfile.TemporaryDirectory() as folder, _child(_upstream) as upstream:
         url = upstream.recv()
-        async with running(StackOptions(upstream=url, settings=_SETTINGS), Path(folder)) as stack:
+        async with running(StackOptions(upstream=url, settings=settings), Path(folder)) as stack:
             _pin(stack, second)
             async with before(stack, Path(folder) / "bare", change=_without_tokenweir) as bare:
                 for name, attack in chosen.items():
@@ -108,7 +111,7 @@ async def _row(
     row: dict[str, object] = {}
     failed = []
     for side, gateway in (("with", stack.gateway), ("without", bare)):
-        alone, beside, answered = await _one(attack, gateway, tokens, options.seconds)
+        alone, beside, answered = await _one(attack, gateway, tokens, options)
         row[f"{side}: p99 alone, ms"] = round(alone.at(0.99), 1)
         row[f"{side}: p99 beside, ms"] = round(beside.at(0.99), 1)
         row[f"{side}: p50 rise, ms"] = round(beside.at(0.5) - alone.at(0.5), 1)
@@ -127,7 +130,7 @@ async def _row(
 
 
 async def _one(
-    attack: Attack, gateway: str, tokens: list[str], seconds: float
+    attack: Attack, gateway: str, tokens: list[str], options: argparse.Namespace
 ) -> tuple[Times, Times, dict[str, int]]:
     attacker, bystander = tokens
     alone, beside = Times(), Times()
@@ -136,9 +139,10 @@ async def _one(
     for _ in range(_ALONE):
         await _ask(address, bystander, alone)
         await asyncio.sleep(0.01)
-    with _child(_attack, attack, address, attacker, seconds) as attackers:
+    sent = _Sent(attack, address, attacker, options.attackers, options.seconds)
+    with _child(_attack, sent) as attackers:
         attackers.recv()
-        until = time.perf_counter() + seconds
+        until = time.perf_counter() + options.seconds
         while time.perf_counter() < until:
             begun = time.perf_counter()
             await _ask(address, bystander, beside)
@@ -239,21 +243,31 @@ def _answer(name: str) -> tuple[str, dict[str, str], list[bytes]]:
     return headers["content-type"], encoding, [piece for piece in pieces if piece]
 
 
-def _attack(pipe: object, attack: Attack, address: tuple[str, int], token: str, seconds: float) -> None:
+@dataclass(frozen=True)
+class _Sent:
+    attack: Attack
+    address: tuple[str, int]
+    token: str
+    attackers: int
+    seconds: float
+
+
+def _attack(pipe: object, sent: _Sent) -> None:
     os.nice(10)  # the bystander shares the core
     pipe.send(None)
-    pipe.send(asyncio.run(_attack_until(attack, address, token, time.perf_counter() + seconds)))
+    pipe.send(asyncio.run(_send(sent)))
 
 
-async def _attack_until(attack: Attack, address: tuple[str, int], token: str, until: float) -> dict[int, int]:
+async def _send(sent: _Sent) -> dict[int, int]:
     got: dict[int, int] = {}
+    until = time.perf_counter() + sent.seconds
 
     async def attacker() -> None:
         while time.perf_counter() < until:
-            status = await _post(address, token, attack)
+            status = await _post(sent.address, sent.token, sent.attack)
             got[status] = got.get(status, 0) + 1
 
-    await asyncio.gather(*(attacker() for _ in range(_ATTACKERS)))
+    await asyncio.gather(*(attacker() for _ in range(sent.attackers)))
     return got
 
 
