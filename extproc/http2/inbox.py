@@ -1,0 +1,70 @@
+"""Cut the bytes of a stream into gRPC's messages: a flag, a length of four bytes, and as many bytes."""
+
+from struct import Struct
+from typing import Final
+
+from extproc.http2.status import RefusedError, Status
+
+PREFIX: Final = Struct(">BL")
+PREFIX_BYTES: Final = PREFIX.size
+
+
+class Assembly:
+    """Hold the part of one message that has come. Messages that come in one frame do not need it."""
+
+    __slots__ = ("_missing", "_most", "_parts", "_prefix", "kept")
+
+    def __init__(self, most_bytes: int) -> None:
+        """Create an assembly for messages of `most_bytes` at the most."""
+        self._most = most_bytes
+        self._prefix = b""
+        self._parts: list[bytes] = []
+        self._missing = 0
+        self.kept = 0
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether no part of a message is here."""
+        return not self.kept
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the messages that these bytes complete. Raise `RefusedError` for one that can't be taken."""
+        whole: list[bytes] = []
+        offset, end = 0, len(data)
+        while offset < end:
+            if len(self._prefix) < PREFIX_BYTES:
+                offset = self._feed_prefix(data, offset)
+            else:
+                part = data[offset : offset + self._missing]
+                offset += len(part)
+                self._missing -= len(part)
+                self.kept += len(part)
+                self._parts.append(part)
+            if len(self._prefix) == PREFIX_BYTES and not self._missing:
+                whole.append(b"".join(self._parts))
+                self._parts.clear()
+                self._prefix = b""
+                self.kept = 0
+        return whole
+
+    def _feed_prefix(self, data: bytes, offset: int) -> int:
+        wanted = PREFIX_BYTES - len(self._prefix)
+        part = data[offset : offset + wanted]
+        self._prefix += part
+        self.kept += len(part)
+        if len(self._prefix) == PREFIX_BYTES:
+            compressed, self._missing = PREFIX.unpack(self._prefix)
+            check_prefix(compressed, self._missing, self._most)
+        return offset + len(part)
+
+
+def check_prefix(compressed: int, size: int, most_bytes: int) -> None:
+    """Raise `RefusedError` for a message that can't be taken."""
+    if compressed == 1:
+        raise RefusedError(Status.UNIMPLEMENTED, "Compressed messages are not taken.")
+    if compressed:
+        raise RefusedError(Status.INTERNAL, "A message has an unknown flag.")
+    if size > most_bytes:
+        raise RefusedError(
+            Status.RESOURCE_EXHAUSTED, f"A message of {size} bytes is larger than {most_bytes} bytes."
+        )
