@@ -17,8 +17,10 @@ from extproc.alerts.alerts import Alerts
 from extproc.envoy.patience import Waits
 from extproc.envoy.rate_limit import RateLimitServicer
 from extproc.envoy.reading import BodyReader
-from extproc.envoy.server import BindError, Server, ServerOptions
-from extproc.envoy.servicer import GrpcServicer, Servicer
+from extproc.envoy.servicer import Servicer
+from extproc.envoy.serving import BindError, Server, ServerOptions
+from extproc.envoy.streams import Streams
+from extproc.envoy.transports import Transport, build_server
 from extproc.metering.build import Metering
 from extproc.metering.limits_cache import LimitsCache
 from extproc.observe.metrics import Metrics
@@ -152,8 +154,9 @@ def _server(settings: Settings, metering: Metering, metrics: Metrics, reader: Bo
         ipv6_prefix=rules.identity.ipv6_prefix,
         style=settings.denied.style,
     )
-    return Server(
-        GrpcServicer(servicer, metrics, options.max_streams),
+    return build_server(
+        Transport(options.transport),
+        Streams(servicer, metrics, options.max_streams),
         rate_limits,
         ServerOptions(options.address, options.max_body_bytes, options.max_streams, app.tls_options(options.tls)),
         metrics,

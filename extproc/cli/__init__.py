@@ -23,7 +23,7 @@ from extproc.cli import (
     usage,
 )
 from extproc.cli.root import FAULT, NOT_FOUND, WRONG_USE
-from extproc.envoy.server import BindError
+from extproc.envoy.serving import BindError
 from extproc.onboarding.errors import HelmMissing, OnboardingError, PartMissing
 from extproc.ports.base import StoreError
 from extproc.settings.load import SettingsError

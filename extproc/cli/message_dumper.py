@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extproc.envoy.server import BindError
+from extproc.envoy.serving import BindError
 from extproc.observe import logs
 from extproc.settings.dumper import DumperSettings, DumperSettingsError, load
 from extproc.settings.load import SettingsError

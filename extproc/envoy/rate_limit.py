@@ -9,11 +9,8 @@ filter does on errors; and what is wrong here or with the filter's configuration
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, assert_never
-
-import grpc
+from typing import assert_never
 
 from extproc.core.quota.hits import BadDescriptor, Descriptor, Hit, read_hit
 from extproc.core.quota.limits import Window
@@ -37,10 +34,9 @@ from extproc.core.rejections import (
 from extproc.core.request.addresses import IPV6_PREFIX
 from extproc.core.request.identity import UnusableIdentity
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as pb
+from extproc.http2.status import RefusedError, Status
 from extproc.observe.metrics import Metrics
 
-Behaviour = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[Any]]
-"""What answers a call."""
 SERVICE = "envoy.service.ratelimit.v3.RateLimitService"
 
 # A mistake in a configuration is logged once, not once a request; and no more of them than these.
@@ -59,14 +55,6 @@ _UNITS = {
     Window.WEEK: _Response.RateLimit.WEEK,
     Window.MONTH: _Response.RateLimit.MONTH,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """There is no answer: the filter's `failure_mode_deny` decides."""
-
-    code: grpc.StatusCode
-    message: str
 
 
 class RateLimitServicer:
@@ -93,25 +81,22 @@ class RateLimitServicer:
         self._style = style
         self._mistakes: set[str] = set()
 
-    async def should_rate_limit(
-        self, request: pb.RateLimitRequest, context: "grpc.aio.ServicerContext[Any, Any]"
-    ) -> pb.RateLimitResponse:
+    async def should_rate_limit(self, request: pb.RateLimitRequest) -> pb.RateLimitResponse:
+        """Answer a call. Raise `RefusedError` if there is no answer: `failure_mode_deny` of the filter decides."""
         try:
-            answer = await self._answer(request)
-        except Exception:
+            return await self._answer(request)
+        except RefusedError:
+            raise
+        except Exception:  # noqa: BLE001  counted and logged; the call ends, nothing else
             self._metrics.stream_fault("unexpected")
             _log.exception("rate limit call failed")
-            raise
-        if isinstance(answer, _Response):
-            return answer
-        await context.abort(answer.code, answer.message)
-        raise AssertionError("abort has raised")
+            raise RefusedError(Status.UNKNOWN, "The call failed.") from None
 
-    async def _answer(self, request: pb.RateLimitRequest) -> pb.RateLimitResponse | _Failed:
+    async def _answer(self, request: pb.RateLimitRequest) -> pb.RateLimitResponse:
         descriptors = [_descriptor(each) for each in request.descriptors]
         hit = read_hit(request.domain, descriptors, request.hits_addend, self._tenant_pattern, self._ipv6_prefix)
         if isinstance(hit, BadDescriptor):
-            return self._mistaken(hit)
+            raise self._mistaken(hit)
         if isinstance(hit, UnusableIdentity):
             return self._rejected(unusable_identity(hit), request, None, _DO_NOT_RETRY)
         decision = await self._decide(hit)
@@ -123,7 +108,7 @@ class RateLimitServicer:
             case Suspended(reason=reason):
                 return self._rejected(suspended(reason), request, None, _DO_NOT_RETRY)
             case Unavailable():
-                return _Failed(grpc.StatusCode.UNAVAILABLE, "The counters can't be reached.")
+                raise RefusedError(Status.UNAVAILABLE, "The counters can't be reached.")
             case _:
                 assert_never(decision)
 
@@ -168,25 +153,12 @@ class RateLimitServicer:
             told.duration_until_reset.seconds = max(0, state.bucket.interval.end - int(self._now().timestamp()))
         return statuses
 
-    def _mistaken(self, problem: BadDescriptor) -> _Failed:
+    def _mistaken(self, problem: BadDescriptor) -> RefusedError:
         self._metrics.stream_fault("protocol")
         if problem.message not in self._mistakes and len(self._mistakes) < _MISTAKES_TOLD:
             self._mistakes.add(problem.message)
             _log.error("check the actions of the rate limit filter", extra={"error": problem.message})
-        return _Failed(grpc.StatusCode.INVALID_ARGUMENT, problem.message)
-
-
-def rate_limit_handler(
-    servicer: RateLimitServicer, guard: Callable[[Behaviour], Behaviour] | None = None
-) -> grpc.GenericRpcHandler:
-    """What a gRPC server is given to serve `ShouldRateLimit` under Envoy's own name; `guard` decides who may."""
-    ask: Behaviour = servicer.should_rate_limit
-    method = grpc.unary_unary_rpc_method_handler(
-        guard(ask) if guard is not None else ask,
-        request_deserializer=pb.RateLimitRequest.FromString,
-        response_serializer=pb.RateLimitResponse.SerializeToString,
-    )
-    return grpc.method_handlers_generic_handler(SERVICE, {"ShouldRateLimit": method})
+        return RefusedError(Status.INVALID_ARGUMENT, problem.message)
 
 
 def _descriptor(message: pb.RateLimitDescriptor) -> Descriptor:

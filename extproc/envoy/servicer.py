@@ -3,12 +3,9 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Protocol
-
-import grpc
+from typing import Protocol
 
 from extproc.core.events import (
     BodyRead,
@@ -30,8 +27,8 @@ from extproc.core.events import (
     StreamClosed,
 )
 from extproc.core.exchange import Exchange
-from extproc.core.phase import ExchangeRules, ProtocolError
-from extproc.core.quota.routes import LIMITS_KEY, NO_ROUTE, ROUTE_KEY, BadRoute, Route, read_route
+from extproc.core.phase import ExchangeRules
+from extproc.core.quota.routes import NO_ROUTE, Route
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.patience import Patience, Waits
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
@@ -47,7 +44,6 @@ _READ_HERE = ReadHere()
 # An answer to one who is slow: how long he may take to take it.
 _LAST_WORD_S = 1.0
 _MAX_REQUEST_ID_CHARS = 128
-_MAX_STREAMS = 10_000
 
 
 class IdleError(Exception):
@@ -183,72 +179,3 @@ async def _resumed(exchange: Exchange, turn: Turn) -> list[Effect]:
         effects = exchange.receive(Resumed())
     turn.end()
     return effects
-
-
-class GrpcServicer:
-    """The adapter to grpc.aio: one call is one stream."""
-
-    def __init__(self, servicer: Servicer, metrics: Metrics, max_streams: int = _MAX_STREAMS) -> None:
-        """`max_streams`: at once, on all connections; what is beyond is sent away."""
-        self._servicer = servicer
-        self._metrics = metrics
-        self._max_streams = max_streams
-        self._streams = 0
-
-    async def process(self, _requests: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
-        if self._streams >= self._max_streams:
-            self._metrics.stream_fault("too_many")
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "Too many streams at once.")
-        with self._counted():
-            try:
-                await self._servicer.serve(_GrpcChannel(context), _route(context))
-            except ProtocolError as error:
-                self._metrics.stream_fault("protocol")
-                _log.error("the filter is set up wrongly", extra={"error": str(error)})
-                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-            except grpc.aio.InternalError:
-                _log.debug("a stream was reset while it was answered")
-            except IdleError:
-                self._metrics.stream_fault("idle")
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "No message came for too long.")
-            except Exception:
-                self._metrics.stream_fault("unexpected")
-                _log.exception("stream failed")
-                raise
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._streams += 1
-        try:
-            with self._metrics.stream():
-                yield
-        finally:
-            self._streams -= 1
-
-
-def _route(context: "grpc.aio.ServicerContext[Any, Any]") -> Route:
-    """What the metadata of the stream says of the route. Raises `ProtocolError`: a limit is never left out."""
-    name = limits = ""
-    for key, value in context.invocation_metadata() or ():
-        if key == ROUTE_KEY:
-            name = str(value)
-        elif key == LIMITS_KEY:
-            limits = f"{limits},{value}"
-    if not name and not limits:
-        return NO_ROUTE
-    route = read_route(name, limits)
-    if isinstance(route, BadRoute):
-        raise ProtocolError(route.message)
-    return route
-
-
-class _GrpcChannel:
-    def __init__(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
-        self._context = context
-
-    async def read(self) -> pb.ProcessingRequest | None:
-        message = await self._context.read()
-        return None if message is grpc.aio.EOF else message
-
-    async def write(self, message: pb.ProcessingResponse) -> None:
-        await self._context.write(message)

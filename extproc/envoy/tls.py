@@ -2,18 +2,19 @@
 
 import logging
 import ssl
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import grpc
+from typing import Final
 
 from extproc.given.files import GivenFileError, check
 
 _MAX_FILE_BYTES: Final = 4 << 20
+# Of TLS 1.2, which Envoy's clients speak unless they are told otherwise, the suites that HTTP/2 allows.
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 # A refused name is logged once, and no more of them than these: whoever is refused chooses it.
 _REFUSALS_TOLD: Final = 100
+REFUSED: Final = "This client's certificate is not let in."
 
 _log = logging.getLogger(__name__)
 
@@ -32,37 +33,48 @@ class TLSOptions:
     allowed_sans: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Pem:
+    """Hold the contents of the files, and an OpenSSL context that was made of them."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes
+    context: ssl.SSLContext
+
+
 class Certificates:
-    """The files as they are now. gRPC asks before each handshake; open connections keep theirs."""
+    """Hold the files as they are now. Ask before each handshake; open connections keep theirs."""
 
     def __init__(self, options: TLSOptions) -> None:
-        """Raises `TLSFilesError`."""
+        """Raise `TLSFilesError`."""
         self._options = options
         self._seen = self._state()
         self._told: object = None
-        self._initial = self._read()
+        self.pem = self._read()
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """For a server that takes no client without a certificate of the CA."""
-        return grpc.dynamic_ssl_server_credentials(self._initial, self._fetch, require_client_authentication=True)
+    def context(self) -> ssl.SSLContext:
+        """Return the context for the next handshake: HTTP/2, and no client without a certificate of the CA."""
+        self.refresh()
+        return self.pem.context
 
-    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """What has changed, None where nothing has. Called on a thread of gRPC's, where nothing may be raised."""
+    def refresh(self) -> bool:
+        """Read the files if they have changed. Tell whether they can be used and have. Raise nothing."""
         try:
             state = self._state()
             if state == self._seen:
-                return None
+                return False
             fresh = self._read()
             if self._state() != state:
-                return None  # they are being replaced: the next connection looks again
+                return False  # they are being replaced: the next connection looks again
         except TLSFilesError as error:
             if self._told != str(error):
                 self._told = str(error)
                 _log.error("the certificates can't be used, the old ones stay", extra={"error": str(error)})
-            return None
-        self._seen, self._told = state, None
+            return False
+        self._seen, self._told, self.pem = state, None, fresh
         _log.info("certificates replaced")
-        return fresh
+        return True
 
     def _state(self) -> tuple[tuple[int, int, int], ...]:
         found = []
@@ -77,22 +89,28 @@ class Certificates:
             found.append((stat.st_mtime_ns, stat.st_ino, stat.st_size))
         return tuple(found)
 
-    def _read(self) -> grpc.ServerCertificateConfiguration:
-        """GRPC takes anything and fails each handshake: so they are tried first, by OpenSSL."""
+    def _read(self) -> Pem:
+        """Read the files, and try them: gRPC takes anything, and fails each handshake."""
         options = self._options
-        trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+        context.num_tickets = 0  # each connection shows its certificate
+        context.set_ciphers(_CIPHERS)
+        context.set_alpn_protocols(["h2"])
+        context.verify_mode = ssl.CERT_REQUIRED
         try:
-            trial.load_cert_chain(options.certificate, options.key, password="")
+            context.load_cert_chain(options.certificate, options.key, password="")
         except (OSError, ssl.SSLError) as error:
             raise TLSFilesError(
                 f"{options.certificate}, {options.key}: no certificate with its key ({_why(error)})"
             ) from None
         try:
-            trial.load_verify_locations(options.client_ca)
+            context.load_verify_locations(options.client_ca)
         except (OSError, ssl.SSLError) as error:
             raise TLSFilesError(f"{options.client_ca}: no certificate of a CA ({_why(error)})") from None
-        pair = (options.key.read_bytes(), options.certificate.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], options.client_ca.read_bytes())
+        certificate, key, client_ca = options.certificate, options.key, options.client_ca
+        return Pem(certificate.read_bytes(), key.read_bytes(), client_ca.read_bytes(), context)
 
 
 class Callers:
@@ -104,10 +122,8 @@ class Callers:
         self._hosts = names - self._uris
         self._refused: set[str] = set()
 
-    def allows(self, context: "grpc.aio.ServicerContext[Any, Any]") -> bool:
-        """Whether this call's peer may. A DNS name that looks like a URI is none."""
-        peer = context.auth_context()
-        uris, hosts = _texts(peer, "peer_uri"), _texts(peer, "peer_dns")
+    def allows(self, uris: Collection[str], hosts: Collection[str]) -> bool:
+        """Tell whether a peer with these names may call. A DNS name that looks like a URI is none."""
         if not (self._uris.isdisjoint(uris) and self._hosts.isdisjoint(hosts)):
             return True
         names = ", ".join([*uris, *hosts])[:256]
@@ -118,10 +134,6 @@ class Callers:
                 extra={"names": names},
             )
         return False
-
-
-def _texts(peer: Any, name: str) -> list[str]:
-    return [value.decode("utf-8", "replace") for value in peer.get(name, ())]
 
 
 def _why(error: OSError) -> str:

@@ -63,6 +63,10 @@ class Metrics:
         self._streams = gauge("tokenweir_streams", "ext_proc streams that are open.")
         self._buffered = gauge("tokenweir_buffered_bytes", "Bytes of bodies that are kept while they are read.")
         self._faults = counter("tokenweir_stream_faults", "Streams that ended in a fault.", ("kind",))
+        self._unread = gauge("tokenweir_unread_bytes", "Bytes of messages that no stream has taken yet.")
+        self._connection_faults = counter(
+            "tokenweir_connection_faults", "Connections that were closed because of their peer.", ("kind",)
+        )
         self._queued = gauge("tokenweir_queue_items", "Items waiting to be delivered.", ("queue",))
         self._lost = counter("tokenweir_queue_lost", "Items that a queue could not keep or deliver.", ("queue",))
         self._breaker = gauge("tokenweir_breaker_open", "1 while calls to the counters are suspended.")
@@ -92,6 +96,8 @@ class Metrics:
             self._posts.labels(outcome)
         for kind in ("protocol", "unexpected", "caller", "idle", "too_many"):
             self._faults.labels(kind)
+        for kind in ("protocol_error", "frame_size_error", "compression_error", "enhance_your_calm"):
+            self._connection_faults.labels(kind)
 
     def decided(self, outcome: str, reason: str) -> None:
         self._decisions.labels(outcome, reason).inc()
@@ -156,6 +162,12 @@ class Metrics:
 
     def stream_fault(self, kind: str) -> None:
         self._faults.labels(kind).inc()
+
+    def connection_fault(self, kind: str) -> None:
+        self._connection_faults.labels(kind).inc()
+
+    def watch_unread(self, unread_bytes: Callable[[], int]) -> None:
+        self._unread.set_function(unread_bytes)
 
     def watch_buffers(self, kept_bytes: Callable[[], int]) -> None:
         self._buffered.set_function(kept_bytes)

@@ -1,6 +1,6 @@
 """Declare the settings of the gRPC server: address, clients, and bounds of one process."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,10 @@ class ServerSettings(Section):
 
     address: Address = Field(
         default="127.0.0.1:50051", description="Address of ext_proc, rate limits and gRPC health."
+    )
+    transport: Literal["grpc", "native"] = Field(
+        default="grpc",
+        description="Carrier of Envoy's calls: `grpc` (grpc.aio), or `native`, an HTTP/2 server of our own.",
     )
     max_body_bytes: int = Field(
         default=4 << 20,

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.struct_pb2 import Struct
 
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
-from extproc.envoy.server import SERVICE
+from extproc.envoy.serving import SERVICE
 from tests.system.waiting import until
 
 CHAT = "/v1/chat/completions"

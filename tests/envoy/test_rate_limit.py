@@ -16,7 +16,9 @@ from extproc.core.quota.reservation import Admitted, BucketState, Count, Denied,
 from extproc.core.rejections import DeniedStyle
 from extproc.core.request.identity import Identity
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as pb
-from extproc.envoy.rate_limit import SERVICE, RateLimitServicer, rate_limit_handler
+from extproc.envoy.rate_limit import SERVICE, RateLimitServicer
+from extproc.envoy.serving import ServerOptions
+from extproc.envoy.transports import Transport, build_server
 from extproc.observe.metrics import Metrics
 
 NOW = datetime(2026, 3, 1, 12, 0, 15, tzinfo=UTC)
@@ -34,7 +36,16 @@ def admitted(*states):
     return Admitted(None, states)
 
 
+@pytest.fixture(autouse=True, params=list(Transport))
+def transport(request):
+    """Run each test on every transport."""
+    Service.transport = request.param
+    return request.param
+
+
 class Service:
+    transport = Transport.GRPC
+
     def __init__(self, decision, options):
         self.decision = decision
         self.metrics = Metrics()
@@ -60,12 +71,12 @@ class Service:
 @asynccontextmanager
 async def serving(decision=None, **options):
     service = Service(decision if decision is not None else admitted(state()), options)
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((rate_limit_handler(service.servicer),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    options = ServerOptions("127.0.0.1:0", 1 << 20, 100)
+    server = build_server(Service.transport, None, service.servicer, options, service.metrics)
+    address = server.bind()
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc.aio.insecure_channel(address) as channel:
             service.channel = channel
             service.ask = channel.unary_unary(
                 f"/{SERVICE}/ShouldRateLimit",

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from extproc import app
 from extproc.core.quota.settlement import Outcome
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
-from extproc.envoy.server import SERVICE, BindError
+from extproc.envoy.serving import SERVICE, BindError
 from extproc.local.ports import HOST, free_ports
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import UsageFilter

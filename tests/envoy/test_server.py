@@ -14,8 +14,10 @@ from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.rate_limit import RateLimitServicer
-from extproc.envoy.server import SERVICE, BindError, Server, ServerOptions
-from extproc.envoy.servicer import GrpcServicer, Servicer
+from extproc.envoy.servicer import Servicer
+from extproc.envoy.serving import SERVICE, BindError, ServerOptions
+from extproc.envoy.streams import PeerGoneError, Streams
+from extproc.envoy.transports import Transport, build_server
 from extproc.observe.metrics import Metrics
 
 from .messages import (
@@ -34,15 +36,23 @@ MAX_BODY_BYTES = 4 << 20
 RULES = ExchangeRules(IdentityRules(), max_body_bytes=MAX_BODY_BYTES)
 
 
+@pytest.fixture(autouse=True, params=list(Transport))
+def transport(request):
+    """Run each test on every transport."""
+    Service.transport = request.param
+    return request.param
+
+
 class Service:
+    transport = Transport.GRPC
+
     def __init__(self, books=None, **options):
         self.books, self.metrics = books or Books(), Metrics()
         servicer = Servicer(RULES, Codec(RULES.identity, MetadataKeys()), self.books, self.metrics, lambda: NOW)
         options = {"address": "127.0.0.1:0", "max_body_bytes": MAX_BODY_BYTES, "max_streams": 100} | options
         rate_limits = RateLimitServicer(self.books.hit, self.metrics, lambda: NOW)
-        self.server = Server(
-            GrpcServicer(servicer, self.metrics), rate_limits, ServerOptions(**options), self.metrics
-        )
+        streams = Streams(servicer, self.metrics)
+        self.server = build_server(self.transport, streams, rate_limits, ServerOptions(**options), self.metrics)
         self.address = self.server.bind()
 
     def faults(self, kind):
@@ -214,24 +224,21 @@ async def test_a_client_that_leaves_while_it_is_answered_is_no_fault(caplog):
 
 
 async def test_a_reset_between_our_answer_and_its_write_is_no_fault():
-    class Context:
-        """A call that the peer resets as soon as the request is read."""
+    class Channel:
+        """A stream that the peer resets as soon as the request is read."""
 
         def __init__(self):
             self.messages = list(EXCHANGE)
-
-        def invocation_metadata(self):
-            return ()
 
         async def read(self):
             return self.messages.pop(0)
 
         async def write(self, _message):
-            raise grpc.aio.InternalError
+            raise PeerGoneError
 
     books, metrics = Books(), Metrics()
     servicer = Servicer(RULES, Codec(RULES.identity, MetadataKeys()), books, metrics, lambda: NOW)
-    await GrpcServicer(servicer, metrics).process(None, Context())
+    await Streams(servicer, metrics).serve(Channel(), ())
     assert len(books.closed) == 1
     assert metrics.registry.get_sample_value("tokenweir_stream_faults_total", {"kind": "unexpected"}) == 0
 

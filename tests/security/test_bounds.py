@@ -20,8 +20,10 @@ from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.patience import Waits
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.rate_limit import RateLimitServicer
-from extproc.envoy.server import SERVICE, Server, ServerOptions
-from extproc.envoy.servicer import GrpcServicer, Servicer
+from extproc.envoy.servicer import Servicer
+from extproc.envoy.serving import SERVICE, ServerOptions
+from extproc.envoy.streams import Streams
+from extproc.envoy.transports import Transport, build_server
 from extproc.local.ports import HOST, free_ports
 from extproc.local.process import Command, start
 from extproc.observe.metrics import Metrics
@@ -45,8 +47,17 @@ def process_of(channel):
     )
 
 
+@pytest.fixture(autouse=True, params=list(Transport))
+def transport(request):
+    """Run each test on every transport."""
+    Service.transport = request.param
+    return request.param
+
+
 class Service:
     """A server in this process, with the bounds that a test wants."""
+
+    transport = Transport.GRPC
 
     def __init__(self, *, request_s=30.0, idle_s=3600.0, buffered=1 << 30, max_streams=100, max_body=1 * MIB):
         self.books, self.metrics, self.buffers = Books(), Metrics(), Buffers(buffered)
@@ -56,7 +67,8 @@ class Service:
         servicer = Servicer(self.rules, codec, self.books, self.metrics, lambda: NOW, waits=waits)
         rate_limits = RateLimitServicer(self.books.hit, self.metrics, lambda: NOW)
         options = ServerOptions(f"{HOST}:0", max_body, 1000, None)
-        self.server = Server(GrpcServicer(servicer, self.metrics, max_streams), rate_limits, options, self.metrics)
+        streams = Streams(servicer, self.metrics, max_streams)
+        self.server = build_server(self.transport, streams, rate_limits, options, self.metrics)
 
     @asynccontextmanager
     async def serving(self):

@@ -19,9 +19,11 @@ from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as rls
 from extproc.envoy.rate_limit import SERVICE as RATE_LIMITS
 from extproc.envoy.rate_limit import RateLimitServicer
-from extproc.envoy.server import SERVICE, BindError, Server, ServerOptions
-from extproc.envoy.servicer import GrpcServicer, Servicer
+from extproc.envoy.servicer import Servicer
+from extproc.envoy.serving import SERVICE, BindError, ServerOptions
+from extproc.envoy.streams import Streams
 from extproc.envoy.tls import Certificates, TLSOptions
+from extproc.envoy.transports import Transport, build_server
 from extproc.local.envoy_config import ProcessorTLS
 from extproc.observe.metrics import Metrics
 from extproc.settings.load import load
@@ -39,8 +41,17 @@ ENTRY = rls.RateLimitDescriptor.Entry(key="service_account", value="sa")
 DESCRIPTOR = rls.RateLimitDescriptor(entries=[ENTRY])
 
 
+@pytest.fixture(autouse=True, params=list(Transport))
+def transport(request):
+    """Run each test on every transport."""
+    Channel.transport = request.param
+    return request.param
+
+
 class Channel:
     """A server with mTLS, and clients of it."""
+
+    transport = Transport.GRPC
 
     def __init__(self, folder, *allowed):
         self.folder, self.ca, self.metrics, self.books = folder, Authority(), Metrics(), Books()
@@ -50,8 +61,9 @@ class Channel:
         files = (folder / name for name in ("server.crt", "server.key", "ca.crt"))
         self.tls = TLSOptions(*files, frozenset(allowed or [GATEWAY]))
         servicer = Servicer(RULES, Codec(RULES.identity, MetadataKeys()), self.books, self.metrics, lambda: NOW)
-        self.server = Server(
-            GrpcServicer(servicer, self.metrics),
+        self.server = build_server(
+            self.transport,
+            Streams(servicer, self.metrics),
             RateLimitServicer(self.books.hit, self.metrics, lambda: NOW),
             ServerOptions("127.0.0.1:0", 1 << 20, 100, self.tls),
             self.metrics,
@@ -266,9 +278,8 @@ def server_at(path):
     metrics, books = Metrics(), Books()
     servicer = Servicer(RULES, Codec(RULES.identity, MetadataKeys()), books, metrics, lambda: NOW)
     rate_limits = RateLimitServicer(books.hit, metrics, lambda: NOW)
-    return Server(
-        GrpcServicer(servicer, metrics), rate_limits, ServerOptions(f"unix:{path}", 1 << 20, 100), metrics
-    )
+    options = ServerOptions(f"unix:{path}", 1 << 20, 100)
+    return build_server(Channel.transport, Streams(servicer, metrics), rate_limits, options, metrics)
 
 
 def mode_of(path):

@@ -18,7 +18,8 @@ import yaml
 
 from extproc.core.quota.limits import Bucket, Limit, Scope, Subject, Unit, Window, interval_at
 from extproc.core.quota.reservation import Admitted, BucketState, Count, Denied, Suspended, Unavailable
-from extproc.envoy.rate_limit import RateLimitServicer, rate_limit_handler
+from extproc.envoy.rate_limit import RateLimitServicer
+from extproc.envoy.server import rate_limit_handler
 from extproc.local.issuer import AUDIENCE, ISSUER, TokenIssuer
 from extproc.local.ports import HOST, free_ports
 from extproc.observe.metrics import Metrics
