@@ -279,15 +279,16 @@ class Conversation:
             raise ConnectionFaultError(Code.STREAM_CLOSED, "headers of a stream that is closed")
         self.calm.spend()
         try:
-            check_trailers(self._decoder.decode(block))
+            headers = self._decoder.decode(block)
+            if call is not None and call.ended_in:
+                raise StreamFaultError(stream, Code.STREAM_CLOSED)
+            check_trailers(headers)
         except HeaderBlockError:
             raise ConnectionFaultError(Code.COMPRESSION_ERROR, "trailers that can't be decoded") from None
         except (MalformedError, HeaderListError):
             raise StreamFaultError(stream, Code.PROTOCOL_ERROR) from None
         if call is None:
             self._departed.forget(stream)
-        elif call.ended_in:
-            raise StreamFaultError(stream, Code.STREAM_CLOSED)
         elif not end_stream:
             raise StreamFaultError(stream, Code.PROTOCOL_ERROR)
         else:
