@@ -133,6 +133,9 @@ class GrpcServer:
                 server_side=True,
                 ssl_handshake_timeout=self._limits.handshake_s,
             )
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
         except (OSError, EOFError) as error:  # ssl.SSLError is an OSError
             _log.debug("http2 connection not secured: it is closed", extra={"error": str(error)})
             transport.abort()
