@@ -136,9 +136,9 @@ class Calls:
         await asyncio.get_running_loop().create_future()
 
     async def flood(self, call):
-        """Answer without end: 1 kB for each byte of the question, 30 kB at the most."""
+        """Answer 50 times: 1 kB for each byte of the question, 30 kB at the most."""
         size = 1000 * (len(await call.read() or b"") % 30 + 1)
-        while True:
+        for _ in range(50):
             await call.write(b"x" * size)
 
 
@@ -159,10 +159,16 @@ class Transport:
         assert not self.lost
         self.writes += 1
         self.written += data
-        if self.stuck:
-            self.unread += len(data)
-            if self.unread > 65_536:
-                self.protocol.pause_writing()
+        self.unread += len(data)
+        if self.unread > 65_536:
+            self.protocol.pause_writing()
+            if not self.stuck:
+                asyncio.get_running_loop().call_soon(self._read)
+
+    def _read(self):
+        self.unread = 0
+        if not self.lost:
+            self.protocol.resume_writing()
 
     def get_write_buffer_size(self):
         return self.unread
