@@ -66,7 +66,7 @@ def describe() -> Machine:
     return Machine(
         processor=_processor(),
         cores=os.cpu_count() or 0,
-        kernel=platform.release(),
+        kernel=platform.release().partition("-")[0],
         python=platform.python_version(),
         versions={"tokenweir": _own_version()} | {name: _version(name) for name in _PACKAGES},
     )
