@@ -4,7 +4,8 @@
         [--set TOKENWEIR_SERVER__TRANSPORT=grpc] [--json]
 
 The bystander asks every 50 ms, and attackers send without a pause. One core has the processor, the other has Envoy, the upstream, the attackers and the
-bystander. The same attack at an Envoy without Tokenweir shows how much of the rise comes from that second core.
+bystander. The same attack at an Envoy without Tokenweir, and at one whose processor answers each message and does
+nothing (benchmarks/noop_native.py), shows how much of the rise comes from Envoy and the second core.
 """
 
 import argparse
@@ -17,12 +18,16 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from extproc.local.ports import free_ports
+from extproc.local.process import Command, start
 from extproc.local.stack import Stack, StackOptions, running
-from tests.system.envoys import before
+from tests.system.envoys import Configuration, before
 from tests.system.upstreams import ANSWER, Upstream
 
 from .answer_shapes import SHAPES as ANSWERS
@@ -96,21 +101,26 @@ async def _measure_all(options: argparse.Namespace) -> int:
         url = upstream.recv()
         async with running(StackOptions(upstream=url, settings=settings), Path(folder)) as stack:
             _pin(stack, second)
-            async with before(stack, Path(folder) / "bare", change=_without_tokenweir) as bare:
+            async with (
+                before(stack, Path(folder) / "bare", change=_without_tokenweir) as bare,
+                _noop(Path(folder), second) as port,
+                before(stack, Path(folder) / "noop", change=partial(_with_processor, port)) as noop,
+            ):
+                gateways = {"with": stack.gateway, "noop": noop.gateway, "without": bare.gateway}
                 for name, attack in chosen.items():
-                    rows[name] = await _row(name, attack, stack, bare.gateway, options)
+                    rows[name] = await _row(name, attack, stack, gateways, options)
     if options.json:
         print(json.dumps(rows, indent=2))  # noqa: T201 - the result
     return 1 if any(row["failed"] for row in rows.values()) else 0
 
 
 async def _row(
-    name: str, attack: Attack, stack: Stack, bare: str, options: argparse.Namespace
+    name: str, attack: Attack, stack: Stack, gateways: dict[str, str], options: argparse.Namespace
 ) -> dict[str, object]:
     tokens = [stack.issuer.issue(f"{who}@x.example", tenant=who) for who in ("attacker", "bystander")]
     row: dict[str, object] = {}
     failed = []
-    for side, gateway in (("with", stack.gateway), ("without", bare)):
+    for side, gateway in gateways.items():
         alone, beside, answered = await _one(attack, gateway, tokens, options)
         row[f"{side}: p99 alone, ms"] = round(alone.at(0.99), 1)
         row[f"{side}: p99 beside, ms"] = round(beside.at(0.99), 1)
@@ -120,10 +130,10 @@ async def _row(
         failed += beside.failed
     row["failed"] = len(failed)
     if not options.json:
-        rise, theirs = row["with: p99 rise, ms"], row["without: p99 rise, ms"]
+        rises = [row[f"{side}: p99 rise, ms"] for side in gateways]
         print(  # noqa: T201 - a figure as it comes
-            f"{name:50.50} p99 rise {rise:6.1f} ms (p50 {row['with: p50 rise, ms']:5.1f}); "
-            f"without Tokenweir {theirs:6.1f}; failed {len(failed)}; attackers got {row['with: attacks']}",
+            f"{name:45.45} p99 rise {rises[0]:6.1f} ms (p50 {row['with: p50 rise, ms']:5.1f}); no-op {rises[1]:6.1f}; "
+            f"without {rises[2]:6.1f}; failed {len(failed)}; attackers got {row['with: attacks']}",
             flush=True,
         )
     return row
@@ -185,7 +195,32 @@ def _pin(stack: Stack, core: int) -> None:
                 os.sched_setaffinity(int(child), {core})
 
 
-def _without_tokenweir(configuration: object) -> None:
+@contextlib.asynccontextmanager
+async def _noop(folder: Path, core: int) -> AsyncIterator[int]:
+    """Run a processor that does nothing; yield its port."""
+    (port,) = free_ports(1)
+
+    async def ready() -> bool:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        return True
+
+    argv = ("taskset", "-c", str(core), sys.executable, "-m", "benchmarks.noop_native", str(port))
+    process = await start(Command("noop", argv, folder, env={"PYTHONPATH": str(Path.cwd())}), ready)
+    try:
+        yield port
+    finally:
+        await process.stop()
+
+
+def _with_processor(port: int, configuration: Configuration) -> None:
+    cluster = configuration.cluster("tokenweir")
+    for group in cluster["load_assignment"]["endpoints"]:
+        for endpoint in group["lb_endpoints"]:
+            endpoint["endpoint"]["address"]["socket_address"]["port_value"] = port
+
+
+def _without_tokenweir(configuration: Configuration) -> None:
     manager = configuration.manager
     manager["http_filters"] = [
         each for each in manager["http_filters"] if not each["name"].endswith(("ext_proc", "buffer"))
