@@ -171,12 +171,18 @@ class Conversation:
             call.abandon()
         self._departed.add(fault.stream)
 
-    def _on_data(self, flags: int, stream: int, data: bytes, start: int, stop: int) -> None:
-        size = stop - start
+    def _credit(self, size: int) -> None:
+        """Give the peer its window of the connection back, in large parts."""
         self._debt += size
         if self._debt > self.limits.connection_window // 2:
             self.output.send(window_update(0, self._debt))
             self._debt = 0
+
+    def _on_data(self, flags: int, stream: int, data: bytes, start: int, stop: int) -> None:
+        size = stop - start
+        self._credit(size)
+        if flags & PADDED:  # before the stream is looked at: an error in padding is the connection's
+            start, stop = unpadded(data, start, stop)
         call = self.calls.get(stream)
         if call is None:
             self._stray(stream, ended=flags & END_STREAM != 0)
@@ -187,7 +193,6 @@ class Conversation:
         if call.debt > INITIAL_WINDOW:
             raise StreamFaultError(stream, Code.FLOW_CONTROL_ERROR)
         if flags & PADDED:
-            start, stop = unpadded(data, start, stop)
             self.calm.spend()
         if start < stop:
             call.received += stop - start

@@ -44,8 +44,8 @@ class ServerSettings(Section):
         default="127.0.0.1:50051", description="Address of ext_proc, rate limits and gRPC health."
     )
     transport: Literal["grpc", "native"] = Field(
-        default="grpc",
-        description="Carrier of Envoy's calls: `grpc` (grpc.aio), or `native`, an HTTP/2 server of our own.",
+        default="native",
+        description="Carrier of Envoy's calls: `native`, an HTTP/2 server of our own, or `grpc` (grpc.aio).",
     )
     max_body_bytes: int = Field(
         default=4 << 20,

@@ -24,6 +24,10 @@ CONNECTION_ERRORS = {
     "DATA of a stream that was not begun": (raw(f.DATA, 0, 1, b"x"), P),
     "DATA of an even stream": (OPEN + raw(f.DATA, 0, 2, b"x"), P),
     "DATA with more padding than payload": (OPEN + raw(f.DATA, f.PADDED, 1, b"\x05xxxx"), P),
+    "DATA with more padding than payload, of a stream that is closed": (
+        OPEN + raw(f.RST_STREAM, 0, 1, b"\0\0\0\x08") + raw(f.DATA, f.PADDED, 1, b"\x05xxxx"),
+        P,
+    ),
     "DATA padded without a length": (OPEN + raw(f.DATA, f.PADDED, 1), SIZE),
     "a frame that is too large": (OPEN + raw(f.DATA, 0, 1, b"x" * 16_385), SIZE),
     "a frame of an unknown kind that is too large": (raw(99, 0, 0, b"x" * 16_385), SIZE),
