@@ -137,6 +137,19 @@ async def test_an_upstream_error_is_passed_on_and_costs_nothing(scripted_caller,
     assert len(upstream.received) == 1
 
 
+@pytest.mark.parametrize("status", [404, 429, 500, 503])
+async def test_an_error_without_a_body_costs_nothing(scripted_caller, upstream, status):
+    async def script(_received, reply):
+        await reply.whole(b"", status=status)
+
+    upstream.script = script
+    answer = await scripted_caller.post()
+    assert (answer.status_code, answer.content) == (status, b"")
+    assert answer.headers.get_list("x-ratelimit-limit-tokens") == [str(DEFAULT_LIMIT)]
+    entry = await scripted_caller.entry()
+    assert (entry["state"], entry["charge"], entry["status"]) == ("released", 0, status)
+
+
 async def test_a_connection_that_is_cut_before_the_answer_is_a_503_of_openais_shape(scripted_caller, upstream):
     async def script(_received, reply):
         reply.cut()
