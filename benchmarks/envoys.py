@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.variants import Messages
 from extproc.local.envoy_config import EnvoyOptions, render
 from extproc.local.ports import HOST
 
@@ -20,6 +21,17 @@ _JWT = "envoy.filters.http.jwt_authn"
 _ROUTER = "envoy.filters.http.router"
 _LUA_SOURCE = Path(__file__).parent / "talk.lua"
 _NOWHERE = f"{HOST}:1"
+_HEADERS_READ = (
+    ":method",
+    ":path",
+    ":status",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "metadata",
+    "oc_sa",
+    "x-request-id",
+)
 
 
 def configuration(options: EnvoyOptions, shape: Shape | None = None) -> str:
@@ -53,6 +65,24 @@ def talk(meter_port: int) -> Shape:
         provider["claim_to_headers"] = [{"header_name": "oc_sa", "claim_name": "sub"}]
         filters.insert(1, _lua())
         config["static_resources"]["clusters"].append(_meter(config, meter_port))
+
+    return shape
+
+
+def sending(messages: Messages) -> Shape:
+    """Return the shipped configuration with fewer messages to the processor, or with shorter ones."""
+
+    def shape(config: Config) -> None:
+        filters = _manager(config)["http_filters"]
+        processor = next(each for each in filters if each["name"] == "tokenweir")["typed_config"]
+        match messages:
+            case Messages.NO_ANSWER:
+                processor["processing_mode"] |= {"response_header_mode": "SKIP", "response_body_mode": "NONE"}
+            case Messages.NO_ANSWER_HEAD:
+                processor["processing_mode"]["response_header_mode"] = "SKIP"
+            case Messages.FEW_HEADERS:
+                patterns = [{"exact": name, "ignore_case": True} for name in _HEADERS_READ]
+                processor["forward_rules"] = {"allowed_headers": {"patterns": patterns}}
 
     return shape
 

@@ -103,6 +103,7 @@ class _Starter:
                 with pinned(self._fleet.cores.back):
                     processor = await start_noop(run_dir, variant.transport)
                 self._keep(stack, "processor", processor.child)
+                shape = None if variant.messages is None else envoys.sending(variant.messages)
             case Kind.TOKENWEIR:
                 processor = await self._tokenweir(variant, stack, run_dir)
             case Kind.LITELLM:

@@ -30,6 +30,21 @@ class Kind(StrEnum):
     LITELLM = "litellm"
 
 
+class Messages(StrEnum):
+    """Tell which messages Envoy leaves out, or what it leaves out of them."""
+
+    NO_ANSWER = "request"
+    NO_ANSWER_HEAD = "skip"
+    FEW_HEADERS = "few-headers"
+
+
+_MESSAGES: Final = {
+    Messages.NO_ANSWER: "without the answer",
+    Messages.NO_ANSWER_HEAD: "without the answer's head",
+    Messages.FEW_HEADERS: "with the headers that are read",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
     """Describe one variant. Variants of one `stack` share their processes, and differ by the caller's tenant."""
@@ -41,6 +56,8 @@ class Variant:
     tenant: str = "bench"
     transport: str = GRPC
     quick: bool = True
+    messages: Messages | None = None
+    """Tell which messages a no-op gets; None: those of the shipped configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +85,7 @@ def all_variants() -> list[Variant]:
     for transport in (GRPC, NATIVE):
         title = f"no-op ext_proc, {_transport_title(transport)}"
         found.append(Variant(f"noop-{transport}", title, Kind.NOOP, f"noop-{transport}", transport=transport))
+    found += [_noop_with(messages) for messages in Messages]
     found += [
         _tokenweir(transport, mode, n) for transport in (GRPC, NATIVE) for mode in _MODES for n in _LIMIT_COUNTS
     ]
@@ -127,6 +145,12 @@ def _document(mode: str, count: int) -> dict[str, Any]:
         "unlimited": True,  # without the default limits: these and no others bind
         "limits": limits,
     }
+
+
+def _noop_with(messages: Messages) -> Variant:
+    name = f"noop-{NATIVE}-{messages}"
+    title = f"no-op ext_proc, {_transport_title(NATIVE)}, {_MESSAGES[messages]}"
+    return Variant(name, title, Kind.NOOP, name, transport=NATIVE, quick=False, messages=messages)
 
 
 def _tokenweir(transport: str, mode: str, limits: int) -> Variant:

@@ -60,3 +60,12 @@ async def test_the_ledger_of_tokenweir_equals_what_the_upstream_served(programs,
         assert samples[step].redis.scripts > 0
         assert samples[step].operations > 0
         assert samples[step].messages > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "messages"), [("noop-native", 10), ("noop-native-skip", 8), ("noop-native-request", 4)]
+)
+async def test_a_no_op_has_as_many_messages_as_its_envoy_is_told_to_send(programs, tmp_path, name, messages):
+    peak = (await turn(programs, tmp_path, name))["peak"]
+    assert not peak.problems
+    assert peak.messages == messages * peak.load["ok"] > 0
