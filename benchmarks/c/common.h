@@ -129,6 +129,28 @@ static inline void watch(int epoll, int operation, int fd, uint32_t events, void
     if (epoll_ctl(epoll, operation, fd, &event)) die("epoll_ctl: %s", strerror(errno));
 }
 
+/* Sends what the socket takes, and watches for room (`watched`) until all is sent. Returns false if the peer is gone. */
+static inline bool buffer_flush(Buffer *b, int epoll, int fd, bool *watched, void *data) {
+    int sent = buffer_write(b, fd);
+    if (sent < 0) return false;
+    if (!sent != *watched) {
+        *watched = !sent;
+        watch(epoll, EPOLL_CTL_MOD, fd, EPOLLIN | (sent ? 0 : EPOLLOUT), data);
+    }
+    return true;
+}
+
+/* Accepts all who wait. A client is `size` bytes, zeroed; its first member is the socket, an int. */
+static inline void accept_all(int listener, int epoll, size_t size) {
+    for (int fd; (fd = accept(listener, NULL, NULL)) >= 0;) {
+        int *client = calloc(1, size);
+        if (!client) die("out of memory");
+        *client = fd;
+        set_nonblocking(fd);
+        watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, client);
+    }
+}
+
 static inline void timer_at(int fd, int64_t at_ns) {
     if (at_ns < 1) at_ns = 1;
     struct itimerspec due = {.it_value = {at_ns / 1000000000, at_ns % 1000000000}};

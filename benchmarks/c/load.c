@@ -90,16 +90,10 @@ static void rest(Connection *c) {
 }
 
 static void flush(Connection *c) {
-    int sent = buffer_write(&c->out, c->fd);
-    if (sent < 0) {
-        complain("a request could not be sent");
-        reopen(c);
-        return rest(c);
-    }
-    if (!sent != c->watched) {
-        c->watched = !sent;
-        watch(epoll, EPOLL_CTL_MOD, c->fd, EPOLLIN | (sent ? 0 : EPOLLOUT), c);
-    }
+    if (buffer_flush(&c->out, epoll, c->fd, &c->watched, c)) return;
+    complain("a request could not be sent");
+    reopen(c);
+    rest(c);
 }
 
 static void begin(int64_t intended) {

@@ -72,12 +72,7 @@ static void drop(Client *c) {
 }
 
 static void flush(Client *c) {
-    int sent = buffer_write(&c->out, c->fd);
-    if (sent < 0) return drop(c);
-    if (!sent != c->watched) {
-        c->watched = !sent;
-        watch(epoll, EPOLL_CTL_MOD, c->fd, EPOLLIN | (sent ? 0 : EPOLLOUT), c);
-    }
+    if (!buffer_flush(&c->out, epoll, c->fd, &c->watched, c)) drop(c);
 }
 
 static void respond(Client *c, int status, const char *body) {
@@ -219,21 +214,7 @@ static void redis_receive(void) {
 
 static void redis_flush(void) {
     if (redis < 0 || !buffer_length(&redis_out)) return;
-    int sent = buffer_write(&redis_out, redis);
-    if (sent < 0) die("redis: the connection ended");
-    if (!sent != redis_watched) {
-        redis_watched = !sent;
-        watch(epoll, EPOLL_CTL_MOD, redis, EPOLLIN | (sent ? 0 : EPOLLOUT), &redis);
-    }
-}
-
-static void accept_all(int listener) {
-    for (int fd; (fd = accept(listener, NULL, NULL)) >= 0;) {
-        Client *c = calloc(1, sizeof *c);
-        c->fd = fd;
-        set_nonblocking(fd);
-        watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, c);
-    }
+    if (!buffer_flush(&redis_out, epoll, redis, &redis_watched, &redis)) die("redis: the connection ended");
 }
 
 int main(int argc, char **argv) {
@@ -251,7 +232,7 @@ int main(int argc, char **argv) {
         for (int i = 0; i < count; i++) {
             void *data = events[i].data.ptr;
             if (data == &listener) {
-                accept_all(listener);
+                accept_all(listener, epoll, sizeof(Client));
             } else if (data == &redis) {
                 if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) redis_receive(); /* redis_flush follows */
             } else {

@@ -258,12 +258,7 @@ static void reply(Client *c, int32_t request, bool legacy, const Command *comman
 }
 
 static void flush(Client *c) {
-    int sent = buffer_write(&c->out, c->fd);
-    if (sent < 0) return drop(c);
-    if (!sent != c->watched) {
-        c->watched = !sent;
-        watch(epoll, EPOLL_CTL_MOD, c->fd, EPOLLIN | (sent ? 0 : EPOLLOUT), c);
-    }
+    if (!buffer_flush(&c->out, epoll, c->fd, &c->watched, c)) drop(c);
 }
 
 static Command read_command(const char *message, const char *end, bool legacy) {
@@ -307,15 +302,6 @@ static void receive(Client *c) {
     flush(c);
 }
 
-static void accept_all(int listener) {
-    for (int fd; (fd = accept(listener, NULL, NULL)) >= 0;) {
-        Client *c = calloc(1, sizeof *c);
-        c->fd = fd;
-        set_nonblocking(fd);
-        watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, c);
-    }
-}
-
 int main(int argc, char **argv) {
     if (argc < 2) die("usage: sink PORT [TENANTS-FILE]");
     int listener = listen_on(port = atoi(argv[1]));
@@ -334,7 +320,7 @@ int main(int argc, char **argv) {
         for (int i = 0; i < count; i++) {
             Client *c = events[i].data.ptr;
             if (events[i].data.ptr == &listener) {
-                accept_all(listener);
+                accept_all(listener, epoll, sizeof(Client));
                 continue;
             }
             if (c->fd >= 0 && events[i].events & EPOLLOUT) flush(c);

@@ -77,12 +77,7 @@ static void drop(Client *c) {
 }
 
 static void flush(Client *c) {
-    int sent = buffer_write(&c->out, c->fd);
-    if (sent < 0) return drop(c);
-    if (!sent != c->watched) {
-        c->watched = !sent;
-        watch(epoll, EPOLL_CTL_MOD, c->fd, EPOLLIN | (sent ? 0 : EPOLLOUT), c);
-    }
+    if (!buffer_flush(&c->out, epoll, c->fd, &c->watched, c)) drop(c);
 }
 
 static void add_chunk(Buffer *out, const char *data, int length) {
@@ -187,15 +182,6 @@ static void receive(Client *c) {
     }
 }
 
-static void accept_all(int listener) {
-    for (int fd; (fd = accept(listener, NULL, NULL)) >= 0;) {
-        Client *c = calloc(1, sizeof *c);
-        c->fd = fd;
-        set_nonblocking(fd);
-        watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, c);
-    }
-}
-
 static void send_due(void) {
     uint64_t expirations;
     if (read(timer, &expirations, sizeof expirations) < 0 && errno != EAGAIN) die("timer: %s", strerror(errno));
@@ -225,7 +211,7 @@ int main(int argc, char **argv) {
         for (int i = 0; i < count; i++) {
             void *data = events[i].data.ptr;
             if (data == &listener) {
-                accept_all(listener);
+                accept_all(listener, epoll, sizeof(Client));
             } else if (data == &timer) {
                 armed = 0;
                 send_due();
