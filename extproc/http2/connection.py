@@ -53,8 +53,6 @@ class Connection(asyncio.Protocol):
         self._talk.peer = peer_of(transport.get_extra_info("peercert"))
         if self._host.add(self, self._talk):
             self._talk.greet()
-            if self._rest:  # TLS may have brought them before
-                self.data_received(b"")
         else:
             self._closing_at = self.begun
             self._transport.abort()
@@ -86,7 +84,7 @@ class Connection(asyncio.Protocol):
             return
         if self._rest or self._later or not self._prefaced:
             self._rest += data
-            if self._later or self._transport is None or (len(self._rest) < self._need and self._may_be_preface()):
+            if self._later or (len(self._rest) < self._need and self._may_be_preface()):
                 return
             data = bytes(self._rest)
             self._rest.clear()

@@ -5,7 +5,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from typing import Final
 
 from extproc.http2.connection import Connection
 from extproc.http2.head import Routes
@@ -18,6 +18,8 @@ _STOPPING_LOOK_S: Final = 0.05
 _CLOSE_S: Final = 2.0
 _BACKLOG: Final = 512
 _ALPN: Final = "h2"
+# A process without a free descriptor can't accept; it tries again after so long.
+_ACCEPT_AGAIN_S: Final = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class GrpcServer:
         self._on_fault = on_fault
         self._host: Host | None = None
         self._servers: list[asyncio.Server] = []
+        self._accepting: list[asyncio.Task[None]] = []
         self._handshakes: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._look_s = _LOOK_S
@@ -56,14 +59,17 @@ class GrpcServer:
         loop = asyncio.get_running_loop()
         host = self._host = Host(loop, self._routes, self._limits, self._on_fault)
         for each in sockets:
-            self._servers.append(await self._listen(loop, host, each))
+            if self._tls is None:
+                self._servers.append(await self._listen(loop, host, each))
+            else:
+                self._accepting.append(loop.create_task(self._accept(host, self._tls, each)))
         self._timer = loop.call_later(self._look_s, self._look)
 
     async def _listen(
         self, loop: asyncio.AbstractEventLoop, host: Host, listening: socket.socket
     ) -> asyncio.Server:
         def accept() -> asyncio.Protocol:
-            return Connection(host) if self._tls is None else _Door(self._secure)
+            return Connection(host)
 
         if listening.family == socket.AF_UNIX:
             return await loop.create_unix_server(accept, sock=listening, backlog=_BACKLOG)
@@ -81,8 +87,8 @@ class GrpcServer:
             return
         for server in self._servers:
             server.close()
-        for handshake in self._handshakes:
-            handshake.cancel()
+        for task in (*self._accepting, *self._handshakes):
+            task.cancel()
         self._look_s = _STOPPING_LOOK_S
         self._look()
         for connection in list(host.connections):
@@ -111,54 +117,42 @@ class GrpcServer:
 
     # ------------------------------------------------------------ TLS
 
-    def _secure(self, transport: asyncio.Transport) -> None:
-        """Begin a handshake on a new connection."""
-        if len(self._handshakes) >= self._limits.connections:
-            transport.abort()
-            return
-        task = asyncio.get_running_loop().create_task(self._shake(transport))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+    async def _accept(self, host: Host, tls: Callable[[], ssl.SSLContext], listening: socket.socket) -> None:
+        """Accept connections, and begin a handshake on each.
 
-    async def _shake(self, transport: asyncio.Transport) -> None:
-        host, context = self._host, self._tls
-        if host is None or context is None:
-            return
-        connection = Connection(host)
+        A server of asyncio has one context for all. On uvloop, a connection that is secured later (`start_tls`)
+        loses what its peer sent before.
+        """
+        while True:
+            try:
+                accepted, _ = await host.loop.sock_accept(listening)
+            except OSError as error:
+                _log.debug("http2 connection not accepted: the next try follows", extra={"error": str(error)})
+                await asyncio.sleep(_ACCEPT_AGAIN_S)
+                continue
+            if len(self._handshakes) >= self._limits.connections:
+                accepted.close()
+                continue
+            task = host.loop.create_task(self._shake(host, tls, accepted))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _shake(self, host: Host, tls: Callable[[], ssl.SSLContext], accepted: socket.socket) -> None:
+        """Secure a connection, and serve it."""
         try:
-            secured = await host.loop.start_tls(
-                transport,
-                connection,
-                context(),
-                server_side=True,
-                ssl_handshake_timeout=self._limits.handshake_s,
+            secured, _ = await host.loop.connect_accepted_socket(
+                lambda: Connection(host), accepted, ssl=tls(), ssl_handshake_timeout=self._limits.handshake_s
             )
-        except asyncio.CancelledError:
-            transport.abort()
-            raise
         except (OSError, EOFError) as error:  # ssl.SSLError is an OSError
             _log.debug("http2 connection not secured: it is closed", extra={"error": str(error)})
-            transport.abort()
+            accepted.close()
             return
-        if secured is None:
-            return
+        except asyncio.CancelledError:
+            accepted.close()
+            raise
         secured_by = secured.get_extra_info("ssl_object")
         if secured_by is None or secured_by.selected_alpn_protocol() != _ALPN:
             secured.abort()
-            return
-        connection.connection_made(secured)
-
-
-class _Door(asyncio.Protocol):
-    """Read nothing, until TLS does."""
-
-    def __init__(self, secure: Callable[[asyncio.Transport], None]) -> None:
-        self._secure = secure
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        plain = cast("asyncio.Transport", transport)
-        plain.pause_reading()
-        self._secure(plain)
 
 
 async def _within(seconds: float, host: Host, *, connections: bool) -> bool:

@@ -370,6 +370,7 @@ class TestRealEnvoy:
             configuration.cluster("tokenweir").update(json.loads(cluster))
 
         right_files, wrong_files = ((tls.certificate_file, tls.key_file) for tls in (right, wrong))
+        settings = settings | {"TOKENWEIR_SERVER__TRANSPORT": Channel.transport.value}
         async with beside(settings=settings, envoy={"processor_tls": right}) as stack:
             caller = Caller(stack, records)
             assert (await caller.post()).status_code == 200
