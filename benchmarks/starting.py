@@ -45,9 +45,8 @@ async def start_tokenweir(run_dir: Path, redis_url: str, mongo_url: str, transpo
         "TOKENWEIR_METRICS__ADDRESS": f"{HOST}:{metrics}",
         "TOKENWEIR_REDIS__URL": redis_url,
         "TOKENWEIR_MONGO__URL": mongo_url,
+        "TOKENWEIR_SERVER__TRANSPORT": transport,
     }
-    if transport == NATIVE:
-        env["TOKENWEIR_SERVER__TRANSPORT"] = NATIVE
     command = Command("tokenweir", (sys.executable, "-m", "extproc", "serve"), run_dir, env=env, stop_grace_s=12.0)
     return Processor(await start(command, _is_ready(metrics)), f"{HOST}:{port}")
 
