@@ -15,6 +15,7 @@ from extproc.metering.shards import Part, part_of
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError, UnreadyError
 from extproc.ports.counters import Counters
+from extproc.timing.patient_timeout import patient_timeout
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Admission:
         restored_before = self._restored
         self._asked[reservation.id] = reservation
         try:
-            async with asyncio.timeout(self._timeout_s * share):
+            async with patient_timeout(self._timeout_s * share):
                 with self._metrics.reserving():
                     decision = await self._counters.reserve(reservation)
         except UnreadyError as error:

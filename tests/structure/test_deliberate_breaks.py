@@ -60,7 +60,7 @@ BREAKS = {
     ),
     "a decision waits for counters that hang": Break(
         "metering/admission.py",
-        "async with asyncio.timeout(self._timeout_s * share):",
+        "async with patient_timeout(self._timeout_s * share):",
         "async with asyncio.timeout(None):",
         ("metering/test_service.py::test_counters_that_hang_make_no_decision_in_bounded_time",),
     ),
