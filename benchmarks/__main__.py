@@ -143,9 +143,11 @@ def _names(text: str) -> list[str]:
 
 def _command(argv: Sequence[str] | None) -> str:
     given = [each for each in (sys.argv[1:] if argv is None else argv) if each not in {"--docs", "--json"}]
+    if "--output" in given:  # says nothing about how it was measured
+        del given[given.index("--output") :][:2]
     if not given:
         return "make bench"
-    return f"make bench FORM={shlex.quote(shlex.join(given))}"
+    return f'make bench FORM="{shlex.join(given)}"'
 
 
 def _rounds(text: str) -> int:

@@ -49,7 +49,19 @@ async def start_litellm(program: Path, run_dir: Path, port: int, upstream_port: 
     """Start the proxy with one worker. Raise `ChildError`."""
     path = run_dir / "litellm.yaml"
     await asyncio.to_thread(path.write_text, yaml.safe_dump(_configuration(upstream_port, redis_port)))
-    argv = (str(program), "--config", str(path), "--host", HOST, "--port", str(port), "--num_workers", "1")
+    # The program's first line names an interpreter by its path, which a moved or copied cache no longer has.
+    argv = (
+        str(program.parent / "python"),
+        str(program),
+        "--config",
+        str(path),
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--num_workers",
+        "1",
+    )
     env = {
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_LOG": "ERROR",

@@ -312,7 +312,11 @@ def _about(results: Results) -> str:
 
 
 def _notes(results: Results, samples: Samples) -> str:
-    lines = [f"- {variant.title}: {why}" for variant in results.variants for why in samples.problems(variant.name)]
+    by_problems: dict[tuple[str, ...], list[str]] = {}
+    for variant in results.variants:
+        if problems := samples.problems(variant.name):
+            by_problems.setdefault(tuple(problems), []).append(variant.title)
+    lines = [f"- {'; '.join(problems)}. {' | '.join(titles)}" for problems, titles in by_problems.items()]
     for why, names in by_reason(results.left_out).items():
         lines.append(f"- Not run ({why}): {', '.join(f'`{name}`' for name in names)}.")
     return "\n".join(lines)

@@ -68,7 +68,7 @@ def test_a_figure_that_does_not_count_is_not_shown_and_its_reason_is():
     assert not run.counts
     (row,) = [line for line in markdown(run).split("### Streams")[1].splitlines() if line.startswith("| talk")][:1]
     assert set(row.split("|")[2:-1]) == {" - "}
-    assert "talk <1>: stream: 3 of 50 answers were wrong" in markdown(run)
+    assert "- stream: 3 of 50 answers were wrong. talk <1>" in markdown(run)
 
 
 def test_a_figure_that_a_design_can_not_have_stands_in_brackets():
