@@ -83,7 +83,7 @@ async def serve(settings: Settings) -> int:
             _log.info("draining", extra={"seconds": settings.server.drain_s})
             metrics.ready(serving=False)
             await server.stop(settings.server.drain_s)
-        clean = await metering.settler.drain(_FLUSH_S)
+        clean = await metering.drain(_FLUSH_S)
         await parts.alerts.drain(_ALERTS_S)  # after the settler, which raises alerts
         if background.done():  # it never ends by itself: raise what ended it
             await background

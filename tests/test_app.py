@@ -103,10 +103,11 @@ async def test_metering_and_the_limits_cache_get_their_settings():
         given, stores, cache, metrics, counter=counter, alerts=alerts, spool=NoSpool(), replica="here"
     )
     drafter = metering.service._drafter
-    assert (metering.admission._timeout_s, drafter.ttl_s, metering.expiry._options.interval_s) == (0.25, 60, 2)
+    shard = next(iter(metering.shards)).parts
+    assert (shard.admission._timeout_s, drafter.ttl_s, shard.expiry._options.interval_s) == (0.25, 60, 2)
     assert metering.service._record_denied is False
     assert metering.local._share == 0.5
-    alerting = metering.settler._options
+    alerting = shard.settler._options
     assert (alerting.thresholds, alerting.alert_windows) == ((50,), {Window.DAY})
     assert metering.service._estimator._learned is None
     assert (cache._options.poll_s, cache._options.refresh_s) == (1.5, 11)

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 from extproc.core.quota.binding import StoreFailure
@@ -11,10 +12,9 @@ from extproc.core.quota.reservation import Admitted, Denied, Reservation, Reserv
 from extproc.metering.circuit_breaker import CircuitBreaker
 from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.settler import Settler
-from extproc.metering.shards import Part, part_of
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError, UnreadyError
-from extproc.ports.counters import Counters
+from extproc.ports.counters import Counters, Part
 from extproc.timing.patient_timeout import patient_timeout
 
 _log = logging.getLogger(__name__)
@@ -26,12 +26,13 @@ _FOR_ASKING_BEFORE_LOCAL: Final = 0.7
 
 
 class Admission:
-    """Make each decision within `timeout_s` seconds."""
+    """Make each decision of one shard within `timeout_s` seconds."""
 
     def __init__(
         self,
         counters: Counters,
-        breakers: Mapping[Part, CircuitBreaker],
+        part: Part,
+        breaker: CircuitBreaker,
         local: LocalAdmission,
         settler: Settler,
         *,
@@ -42,38 +43,38 @@ class Admission:
     ) -> None:
         """Set `unready` whenever the counters refuse a decision because they are being rebuilt."""
         self._counters = counters
-        self._breakers = breakers
+        self._part = part
+        self._breaker = breaker
         self._local = local
         self._settler = settler
         self._new_id = new_id
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._unready = unready
-        self._asked: dict[ReservationId, Reservation] = {}
-        self._silent: set[Part] = set()
-        self._restored = 0
+        self._asked: dict[ReservationId, datetime] = {}
+        self._silent = False
+        self._epochs_begun = 0
 
-    def asked(self) -> list[Reservation]:
-        """Return the reservations that the counters are being asked for now: they may be held already."""
-        return list(self._asked.values())
+    def asked_since(self) -> datetime | None:
+        """Return the earliest `admitted_at` among the reservations that the counters are being asked for now."""
+        return min(self._asked.values(), default=None)
 
-    def to_restore(self) -> list[Reservation]:
-        """Return the same, to be restored as held in a new epoch of the counters.
+    def epoch_begins(self) -> None:
+        """Void the answers that are still to come: they are of an epoch whose counters are given up.
 
-        A reservation that turns out not to be admitted is undone after this call, since it was restored.
+        What such an answer admits is held in no counters that count. It was not restored in the new epoch either:
+        nobody knows it as admitted.
         """
-        self._restored += 1
-        return self.asked()
+        self._epochs_begun += 1
 
     async def decide(self, reservation: Reservation, on_failure: StoreFailure) -> Admitted | Denied | Unavailable:
         """Admit or deny, and count the decision. Raise nothing of the counters'; may be cancelled.
 
         A reservation whose answer does not come in time is undone, so nothing of it stays held.
         """
-        part = part_of(self._counters, reservation.identity.tenant)
         decision: Admitted | Denied | None = None
-        if not self._breakers[part].is_open:
-            decision = await self._ask(reservation, on_failure, part)
+        if not self._breaker.is_open:
+            decision = await self._ask(reservation, on_failure)
         if decision is None and on_failure is StoreFailure.ALLOW:
             decision = await self._admit_locally(reservation)
         if decision is None:
@@ -82,36 +83,35 @@ class Admission:
         self._count(reservation, decision)
         return decision
 
-    async def _ask(
-        self, reservation: Reservation, on_failure: StoreFailure, part: Part
-    ) -> Admitted | Denied | None:
+    async def _ask(self, reservation: Reservation, on_failure: StoreFailure) -> Admitted | Denied | None:
         share = _FOR_ASKING_BEFORE_LOCAL if on_failure is StoreFailure.ALLOW else _FOR_ASKING
-        restored_before = self._restored
-        self._asked[reservation.id] = reservation
+        epochs_begun = self._epochs_begun
+        self._asked[reservation.id] = reservation.admitted_at
         try:
             async with patient_timeout(self._timeout_s * share):
                 with self._metrics.reserving():
                     decision = await self._counters.reserve(reservation)
         except UnreadyError as error:
-            self._undo_if_restored(restored_before, reservation)
-            self._report(part, str(error))
+            self._report(str(error))
             self._unready.set()
             return None
         except (StoreError, TimeoutError) as error:
             self._undo(reservation)
             if not isinstance(error, StoreError) or error.transient:
-                self._breakers[part].failed()
-            self._report(part, str(error) or type(error).__name__)
+                self._breaker.failed()
+            self._report(str(error) or type(error).__name__)
             return None
         except BaseException:  # the stream was cancelled, or this is a bug: nothing may stay held
             self._undo(reservation)
             raise
         finally:
             del self._asked[reservation.id]
-        if isinstance(decision, Denied):
-            self._undo_if_restored(restored_before, reservation)
-        self._breakers[part].worked()
-        self._report(part, "")
+        self._breaker.worked()
+        if isinstance(decision, Admitted) and epochs_begun != self._epochs_begun:
+            self._undo(reservation)
+            self._unready.set()
+            return None
+        self._report("")
         return decision
 
     async def _admit_locally(self, reservation: Reservation) -> Admitted | None:
@@ -125,11 +125,6 @@ class Admission:
 
     def _undo(self, reservation: Reservation) -> None:
         self._settler.undo(reservation)
-
-    def _undo_if_restored(self, restored_before: int, reservation: Reservation) -> None:
-        """Undo a reservation that was not held, if a new epoch began meanwhile: there it was restored as held."""
-        if restored_before != self._restored:
-            self._undo(reservation)
 
     def _count(self, reservation: Reservation, decision: Admitted | Denied) -> None:
         debug = _log.isEnabledFor(logging.DEBUG)
@@ -145,14 +140,13 @@ class Admission:
         if debug:
             _log.debug("admitted", extra={"reservation": reservation.id, "held": decision.reservation.held})
 
-    def _report(self, part: Part, error: str) -> None:
+    def _report(self, error: str) -> None:
         """Log when decisions stop and when they resume: one line an outage, not one a request."""
-        if bool(error) is (part in self._silent):
+        if bool(error) is self._silent:
             return
-        where: dict[str, object] = {} if part is None else {"partition": part}
+        where: dict[str, object] = {} if self._part is None else {"partition": self._part}
+        self._silent = bool(error)
         if error:
-            self._silent.add(part)
             _log.error("redis unavailable: on_store_failure applies", extra={"error": error} | where)
         else:
-            self._silent.discard(part)
             _log.warning("redis available again: decisions resume", extra=where)

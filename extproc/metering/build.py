@@ -2,35 +2,43 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 from extproc.core.quota.drafting import Drafter
 from extproc.core.quota.models import Models
+from extproc.core.quota.partitions import PARTITIONS
 from extproc.core.quota.reservation import ReservationId
 from extproc.metering.admission import Admission
 from extproc.metering.circuit_breaker import CircuitBreaker, CircuitBreakerOptions
+from extproc.metering.delivery_queue import QueueRoom
+from extproc.metering.denial_writer import DenialWriter
 from extproc.metering.denials import DenialOptions, Denials
+from extproc.metering.drain import drain
 from extproc.metering.epoch_follower import EpochFollower
 from extproc.metering.estimator import Estimator, PromptCounter
 from extproc.metering.expiry import Expiry, ExpiryOptions
-from extproc.metering.holdings import Holdings
+from extproc.metering.hold_saver import HoldSaver
+from extproc.metering.journal_backlog import JournalBacklog
 from extproc.metering.journal_sweeper import JournalSweeper, SweepOptions
-from extproc.metering.leases import Leases
-from extproc.metering.ledger_writer import LedgerWriter
+from extproc.metering.leases import RENEWALS, Leases
+from extproc.metering.ledger_writer import DENIALS_AT_MOST, ENTRIES_AT_MOST, LedgerWriter
 from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.membership import Membership, MembershipOptions
+from extproc.metering.outcomes import Outcomes
 from extproc.metering.rebuild import Rebuild, RebuildOptions
 from extproc.metering.service import MeteringService
-from extproc.metering.settler import Settler, SettlerOptions
-from extproc.metering.shards import Part, parts_of
+from extproc.metering.settler import CLOSINGS, Settler, SettlerOptions
+from extproc.metering.shard import Shard, ShardParts
+from extproc.metering.shards import Shards
 from extproc.metering.shared_clock import SharedClock
 from extproc.metering.spool_replay import SpoolReplay
 from extproc.metering.write_fence import WriteFence
 from extproc.observe.metrics import Metrics
 from extproc.ports.alerts import AlertSink
 from extproc.ports.base import Clock
+from extproc.ports.counters import Part
 from extproc.ports.epochs import CounterStore
 from extproc.ports.ledger import Ledger
 from extproc.ports.records import Records
@@ -81,19 +89,15 @@ class Metering:
 
     clock: SharedClock
     service: MeteringService
-    admission: Admission
+    shards: Shards
     local: LocalAdmission
-    leases: Leases
-    settler: Settler
-    writer: LedgerWriter
-    fence: WriteFence
-    expiry: Expiry
-    sweeper: JournalSweeper
-    holdings: Holdings
+    denials: DenialWriter
+    backlog: JournalBacklog
+    saver: HoldSaver
     epochs: EpochFollower
     membership: Membership
     replay: SpoolReplay
-    breakers: dict[Part, CircuitBreaker]
+    spool: Spool
 
     async def run(self) -> None:
         """Deliver, renew, expire, and follow clock and epochs, until cancelled."""
@@ -105,13 +109,13 @@ class Metering:
     async def deliver(self) -> None:
         """Deliver, renew and expire until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.settler.run())
-            group.create_task(self.writer.run())
-            group.create_task(self.sweeper.run())
-            group.create_task(self.leases.run())
-            group.create_task(self.expiry.run())
-            for breaker in self.breakers.values():
-                group.create_task(breaker.run())
+            group.create_task(self.shards.run())
+            group.create_task(self.denials.run())
+            group.create_task(self.backlog.run())
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Deliver what is queued, as this process ends. Return False if any of it is lost."""
+        return await drain(self.shards, self.denials, self.spool, timeout_s)
 
 
 def build_metering(
@@ -132,58 +136,80 @@ def build_metering(
     counters, records, spool = stores.counters, stores.records, stores.spool
     shared_clock = SharedClock(counters, clock, monotonic=monotonic)
     estimator = Estimator(models, counter, metrics, learn=options.learn)
-    fence, unready = WriteFence(options.fresh_s), asyncio.Event()
-    writer = LedgerWriter(
-        counters,
-        counters,
-        stores.ledger,
-        records,
-        spool,
-        fence=fence,
-        denials=Denials(new_id, options.denials),
-        metrics=metrics,
-        linger_s=options.ledger_linger_s,
-    )
-    local = LocalAdmission(options.allow_share, spool)
-    settler = Settler(
-        counters,
-        spool,
-        writer,
-        local,
-        clock=shared_clock,
-        models=models,
-        estimator=estimator,
-        alerts=alerts,
-        metrics=metrics,
-        options=options.settler,
-    )
-    leases = Leases(counters, shared_clock, options.reservation_ttl_s, metrics.lost)
-    metrics.watch_queue("renewals", lambda: leases.waiting)
-    expiry = Expiry(counters, settler, shared_clock, options.expiry)
-    breakers = _breakers(counters, options.breaker, metrics, expiry, [settler, leases])
-    admission = Admission(
-        counters,
-        breakers,
-        local,
-        settler,
-        new_id=new_id,
-        metrics=metrics,
-        timeout_s=options.decision_timeout_s,
-        unready=unready,
-    )
-    holdings = Holdings(
-        admission, leases, settler, writer, records, clock=shared_clock, save_after_s=options.save_after_s
-    )
+    local, unready = LocalAdmission(options.allow_share, spool), asyncio.Event()
+    outcomes = Outcomes(counters, records)
+    domains = PARTITIONS if counters.apart else 1
+    closings, renewals = QueueRoom(CLOSINGS.max_queued, domains), QueueRoom(RENEWALS.max_queued, domains)
+    entries, denied = QueueRoom(ENTRIES_AT_MOST, domains), QueueRoom(DENIALS_AT_MOST, domains)
+
+    def shard(part: Part) -> Shard:
+        fence = WriteFence(options.fresh_s)
+        writer = LedgerWriter(
+            counters,
+            stores.ledger,
+            records,
+            spool,
+            fence=fence,
+            metrics=metrics,
+            room=entries,
+            denial_room=denied,
+            linger_s=options.ledger_linger_s,
+        )
+        settler = Settler(
+            counters,
+            spool,
+            writer,
+            local,
+            clock=shared_clock,
+            models=models,
+            estimator=estimator,
+            alerts=alerts,
+            metrics=metrics,
+            room=closings,
+            options=options.settler,
+        )
+        breaker = CircuitBreaker(partial(counters.ping, part), options.breaker)
+        admission = Admission(
+            counters,
+            part,
+            breaker,
+            local,
+            settler,
+            new_id=new_id,
+            metrics=metrics,
+            timeout_s=options.decision_timeout_s,
+            unready=unready,
+        )
+        parts = ShardParts(
+            admission=admission,
+            leases=Leases(counters, shared_clock, options.reservation_ttl_s, room=renewals, on_lost=metrics.lost),
+            settler=settler,
+            writer=writer,
+            breaker=breaker,
+            fence=fence,
+            expiry=Expiry(counters, part, settler, breaker=breaker, clock=shared_clock, options=options.expiry),
+            sweeper=JournalSweeper(counters, part, writer, fence, options.sweep),
+        )
+        return Shard(parts, counters, outcomes)
+
+    if counters.apart:
+        shards = Shards({partition: shard(partition) for partition in range(PARTITIONS)})
+    else:
+        shards = Shards(dict.fromkeys(range(PARTITIONS), shard(None)))
+    metrics.watch_queue("closings", closings.__len__)
+    metrics.watch_queue("renewals", renewals.__len__)
+    metrics.watch_queue("ledger", entries.__len__)
+    metrics.watch_breaker(lambda: any(each.parts.breaker.is_open for each in shards))
+    denials = DenialWriter(shards, Denials(new_id, options.denials), metrics)
+    saver = HoldSaver(shards, records, shared_clock, options.save_after_s)
     membership = Membership(replica, records, options.membership)
     rebuild = Rebuild(counters, records, membership, clock=shared_clock, metrics=metrics, options=options.rebuild)
     service = MeteringService(
         limits,
         Drafter(replica, options.reservation_ttl_s, options.refuse_unbounded),
         estimator,
-        admission,
-        leases,
-        settler=settler,
-        writer=writer,
+        shards,
+        denials,
         counters=counters,
         clock=shared_clock,
         new_id=new_id,
@@ -193,56 +219,24 @@ def build_metering(
     )
     epochs = EpochFollower(
         counters,
-        holdings,
-        settler,
-        writer,
+        shards,
+        saver,
         rebuild,
         membership=membership,
-        fence=fence,
         metrics=metrics,
         wanted=unready,
         check_s=options.check_s,
     )
-    shared_clock.on_step(expiry.clock_stepped)
-    shared_clock.on_step(leases.renew_due)
     return Metering(
         clock=shared_clock,
         service=service,
-        admission=admission,
+        shards=shards,
         local=local,
-        leases=leases,
-        settler=settler,
-        writer=writer,
-        fence=fence,
-        expiry=expiry,
-        sweeper=JournalSweeper(counters, counters, writer, fence, metrics=metrics, options=options.sweep),
-        holdings=holdings,
+        denials=denials,
+        backlog=JournalBacklog(counters, metrics, options.sweep.every_s),
+        saver=saver,
         epochs=epochs,
         membership=membership,
-        replay=SpoolReplay(settler, writer, records),
-        breakers=breakers,
+        replay=SpoolReplay(shards, outcomes, records),
+        spool=spool,
     )
-
-
-def _breakers(
-    counters: CounterStore,
-    options: CircuitBreakerOptions,
-    metrics: Metrics,
-    expiry: Expiry,
-    waiting: Sequence[Settler | Leases],
-) -> dict[Part, CircuitBreaker]:
-    """Make a circuit breaker for each part of the counters that fails by itself."""
-    breakers: dict[Part, CircuitBreaker] = {}
-
-    def changed(part: Part, is_open: bool) -> None:
-        metrics.breaker(is_open=any(breaker.is_open for breaker in breakers.values()))
-        if is_open:
-            expiry.counters_away(part)
-            return
-        expiry.counters_back(part)
-        for each in waiting:
-            each.retry()
-
-    for part in parts_of(counters):
-        breakers[part] = CircuitBreaker(partial(counters.ping, part), options, partial(changed, part))
-    return breakers

@@ -21,20 +21,14 @@ class CircuitBreakerOptions:
 
 
 class CircuitBreaker:
-    """Decide whether the counters are asked at all."""
+    """Decide whether the counters of one shard are asked at all. `closed_at`: when it closed last, loop time."""
 
-    def __init__(
-        self,
-        probe: Callable[[], Awaitable[None]],
-        options: CircuitBreakerOptions,
-        on_change: Callable[[bool], None],
-    ) -> None:
-        """Call `on_change` at each change: with True when it opens, with False when it closes."""
+    def __init__(self, probe: Callable[[], Awaitable[None]], options: CircuitBreakerOptions) -> None:
         self._probe = probe
         self._options = options
-        self._on_change = on_change
         self._in_a_row = 0
         self._opened = asyncio.Event()
+        self.closed_at = float("-inf")
 
     @property
     def is_open(self) -> bool:
@@ -43,18 +37,17 @@ class CircuitBreaker:
     def failed(self) -> None:
         """Count a call that failed or took too long."""
         self._in_a_row += 1
-        if self._in_a_row >= self._options.failures and not self.is_open:
+        if self._in_a_row >= self._options.failures:
             self._opened.set()
-            self._on_change(True)
 
     def worked(self) -> None:
         """Count a call that was answered."""
         self._in_a_row = 0
 
-    async def run(self) -> None:
-        """Probe while it is open, until cancelled."""
+    async def recover(self) -> None:
+        """Wait until the breaker opens, and probe until the counters answer. Return when it has closed again."""
+        await self._opened.wait()
         while True:
-            await self._opened.wait()
             await asyncio.sleep(self._options.probe_s)
             try:
                 async with asyncio.timeout(self._options.timeout_s):
@@ -62,5 +55,6 @@ class CircuitBreaker:
             except (StoreError, TimeoutError):
                 continue
             self._in_a_row = 0
+            self.closed_at = asyncio.get_running_loop().time()
             self._opened.clear()
-            self._on_change(False)
+            return

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -27,6 +27,31 @@ class DeliveryOptions:
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.05, max_s=2.0))
 
 
+class QueueRoom:
+    """Share the room for `max_items` items among queues that deliver the same to different places.
+
+    When the room is used up, each queue still has its own share: items for a place that is away do not take the
+    room of items that can be delivered.
+    """
+
+    def __init__(self, max_items: int, queues: int = 1) -> None:
+        self._max_items = max_items
+        self._share = max(1, max_items // queues)
+        self._queues: list[Sized] = []
+
+    def join(self, queue: Sized) -> None:
+        """Add a queue."""
+        self._queues.append(queue)
+
+    def takes_more(self, queue: Sized) -> bool:
+        """Tell whether one more item fits into this queue."""
+        return len(queue) < self._share or len(self) < self._max_items
+
+    def __len__(self) -> int:
+        """Return how many items wait in all queues."""
+        return sum(map(len, self._queues))
+
+
 class DeliveryQueue(Generic[T]):
     """Deliver items at least once and in order, as long as the process lives.
 
@@ -41,7 +66,9 @@ class DeliveryQueue(Generic[T]):
         deliver: Callable[[Sequence[T]], Awaitable[None]],
         on_lost: Callable[[str, int], None],
         refused: Callable[[T, StoreError], Awaitable[None]] | None = None,
+        room: QueueRoom | None = None,
     ) -> None:
+        """Take items as long as there is room: `options.max_queued`, or the `room` shared with other queues."""
         self._options = options
         self._deliver = deliver
         self._on_lost = on_lost
@@ -53,6 +80,8 @@ class DeliveryQueue(Generic[T]):
         self._empty = asyncio.Event()
         self._empty.set()
         self._hurry = asyncio.Event()
+        self._room = QueueRoom(options.max_queued) if room is None else room
+        self._room.join(self)
 
     def __len__(self) -> int:
         return len(self._items) + len(self._batch)
@@ -64,7 +93,7 @@ class DeliveryQueue(Generic[T]):
 
     @property
     def full(self) -> bool:
-        return len(self) >= self._options.max_queued
+        return not self._room.takes_more(self)
 
     def put(self, item: T, *, beyond: bool = False) -> bool:
         """Queue an item without waiting. Return False if the queue is full: the item is lost then.

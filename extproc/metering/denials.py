@@ -86,13 +86,17 @@ class Denials:
         found.output += reservation.cost.output
         return True
 
-    def pop(self) -> Entry | None:
-        """Take out the oldest sum as an entry; None if there is none."""
+    def oldest(self) -> Entry | None:
+        """Return the oldest sum as an entry; None if there is none."""
         if not self._sums:
             return None
-        found = self._sums.pop(next(iter(self._sums)))
+        found = next(iter(self._sums.values()))
         cost = Cost(found.prompt, found.output)
         return replace(found.first, count=found.count, cost=cost, ended_at=found.last_at)
+
+    def drop_oldest(self) -> None:
+        """Forget the oldest sum: it is recorded."""
+        del self._sums[next(iter(self._sums))]
 
     def __len__(self) -> int:
         return len(self._sums)

@@ -7,11 +7,12 @@ from typing import Final
 
 from extproc.core.quota.drafting import is_recorded
 from extproc.core.quota.settlement import expiry
+from extproc.metering.circuit_breaker import CircuitBreaker
 from extproc.metering.leases import Lease
 from extproc.metering.settler import Settler
-from extproc.metering.shards import Part, parts_of
-from extproc.ports.base import Clock, StoreError
-from extproc.ports.counters import Counters
+from extproc.metering.shared_clock import SharedClock
+from extproc.ports.base import StoreError
+from extproc.ports.counters import Counters, Part
 from extproc.timing.periodic import periodically
 
 _log = logging.getLogger(__name__)
@@ -33,58 +34,53 @@ class ExpiryOptions:
 
 
 class Expiry:
-    """End overdue reservations of any replica, part by part."""
+    """End overdue reservations of any replica in one shard."""
 
-    def __init__(self, counters: Counters, settler: Settler, clock: Clock, options: ExpiryOptions) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        part: Part,
+        settler: Settler,
+        *,
+        breaker: CircuitBreaker,
+        clock: SharedClock,
+        options: ExpiryOptions,
+    ) -> None:
         self._counters = counters
+        self._part = part
         self._settler = settler
+        self._breaker = breaker
         self._clock = clock
         self._options = options
-        self._not_before = dict.fromkeys(parts_of(counters), 0.0)
-        self._away: set[Part] = set()
+        self._unreadable_at = float("-inf")
 
     async def run(self) -> None:
         """Expire until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for part in self._not_before:
-                group.create_task(self._follow(part))
 
-    async def expire_overdue(self, part: Part = None) -> int:
+        async def expire() -> None:
+            if self._may_expire() and (expired := await self.expire_overdue()):
+                _log.warning("reservations expired: charged as held", extra={"reservations": expired})
+
+        def failed(error: StoreError) -> None:
+            self._unreadable_at = _now()
+            _log.warning("redis: overdue reservations could not be read", extra={"error": str(error)})
+
+        await periodically(expire, self._options.interval_s, expected=StoreError, on_failure=failed)
+
+    async def expire_overdue(self) -> int:
         """End reservations whose deadline has passed; return how many. Raise `StoreError`."""
-        overdue = await self._counters.overdue(self._clock.now(), _EXPIRE_AT_ONCE, part)
+        overdue = await self._counters.overdue(self._clock.now(), _EXPIRE_AT_ONCE, self._part)
         for reservation in overdue:
             self._settler.end(Lease(reservation), expiry(reservation), recorded=is_recorded(reservation))
         return len(overdue)
 
-    def counters_away(self, part: Part) -> None:
-        """Expire nothing of a part until its counters are back."""
-        self._away.add(part)
-
-    def counters_back(self, part: Part) -> None:
-        """Let every replica renew its leases before anything of a part expires."""
-        self._away.discard(part)
-        self._wait(part, self._options.renewed_within_s)
-
-    def clock_stepped(self) -> None:
-        """Let every replica notice the step and renew: a reservation that seems overdue now may not be."""
-        for part in self._not_before:
-            self._wait(part, self._options.stepped_within_s)
-
-    def _wait(self, part: Part, seconds: float) -> None:
-        self._not_before[part] = max(self._not_before[part], _now() + seconds)
-
-    async def _follow(self, part: Part) -> None:
-        async def expire() -> None:
-            if part in self._away or _now() < self._not_before[part]:
-                return
-            if expired := await self.expire_overdue(part):
-                _log.warning("reservations expired: charged as held", extra={"reservations": expired})
-
-        def failed(error: StoreError) -> None:
-            self._wait(part, self._options.renewed_within_s)
-            _log.warning("redis: overdue reservations could not be read", extra={"error": str(error)})
-
-        await periodically(expire, self._options.interval_s, expected=StoreError, on_failure=failed)
+    def _may_expire(self) -> bool:
+        """Tell whether every replica had the time to renew its leases."""
+        if self._breaker.is_open:
+            return False
+        outage_at = max(self._breaker.closed_at, self._unreadable_at)
+        now, options = _now(), self._options
+        return now >= max(outage_at + options.renewed_within_s, self._clock.stepped_at + options.stepped_within_s)
 
 
 def _now() -> float:

@@ -1,6 +1,5 @@
 """Write entries to the ledger whose replica died before it could: they are found in the journal."""
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +7,9 @@ from typing import Final
 
 from extproc.core.quota.ledger import Entry
 from extproc.metering.ledger_writer import LedgerWriter
-from extproc.metering.shards import Part, parts_of
 from extproc.metering.write_fence import WriteFence
-from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
-from extproc.ports.counters import Counters, Receipt
+from extproc.ports.counters import Part, Receipt
 from extproc.ports.journal import Journal
 from extproc.timing.periodic import periodically
 
@@ -34,38 +31,35 @@ class SweepOptions:
 
 
 class JournalSweeper:
-    """Have entries that other replicas left in the journal written to the ledger."""
+    """Have entries that other replicas left in the journal of one shard written to the ledger."""
 
     def __init__(
-        self,
-        counters: Counters,
-        journal: Journal,
-        writer: LedgerWriter,
-        fence: WriteFence,
-        *,
-        metrics: Metrics,
-        options: SweepOptions,
+        self, journal: Journal, part: Part, writer: LedgerWriter, fence: WriteFence, options: SweepOptions
     ) -> None:
-        self._parts = parts_of(counters)
         self._journal = journal
+        self._part = part
         self._writer = writer
         self._fence = fence
-        self._metrics = metrics
         self._options = options
 
     async def run(self) -> None:
-        """Sweep every part now and then, and report the journal's length, until cancelled."""
-        every_s = self._options.every_s
-        async with asyncio.TaskGroup() as group:
-            for part in self._parts:
-                group.create_task(self._follow(part))
-            group.create_task(periodically(self._report, every_s, expected=StoreError, on_failure=lambda _: None))
+        """Sweep now and then, until cancelled."""
 
-    async def sweep(self, older_than_s: float, partition: int | None = None) -> int:
+        async def sweep() -> None:
+            await self._fence.wait_until_open()
+            if written := await self.sweep(self._options.older_than_s):
+                _log.warning("journal: wrote entries that other replicas left", extra={"entries": written})
+
+        def failed(error: StoreError) -> None:
+            _log.warning("journal: entries of other replicas could not be written", extra={"error": str(error)})
+
+        await periodically(sweep, self._options.every_s, expected=StoreError, on_failure=failed, jitter=_JITTER)
+
+    async def sweep(self, older_than_s: float) -> int:
         """Write entries that have waited for so long; return how many. Raise `StoreError`."""
         written = 0
         seen: set[Receipt] = set()
-        while found := await self._journal.waiting(older_than_s, _AT_ONCE, partition):
+        while found := await self._journal.waiting(older_than_s, _AT_ONCE, self._part):
             if seen.issuperset(waiting.receipt for waiting in found):
                 # The entries behind them would never be seen.
                 raise StoreError("entries in the ledger can't be removed from the journal", transient=True)
@@ -77,21 +71,6 @@ class JournalSweeper:
             await self._write(readable)
             written += len(readable)
         return written
-
-    async def _follow(self, part: Part) -> None:
-        async def sweep() -> None:
-            await self._fence.wait_until_open(part)
-            if written := await self.sweep(self._options.older_than_s, part):
-                _log.warning("journal: wrote entries that other replicas left", extra={"entries": written})
-
-        def failed(error: StoreError) -> None:
-            _log.warning("journal: entries of other replicas could not be written", extra={"error": str(error)})
-
-        await periodically(sweep, self._options.every_s, expected=StoreError, on_failure=failed, jitter=_JITTER)
-
-    async def _report(self) -> None:
-        backlog = await self._journal.backlog()
-        self._metrics.backlog(backlog.waiting, backlog.oldest_s, backlog.aside)
 
     async def _write(self, found: Sequence[tuple[Entry, Receipt]]) -> None:
         """Write all at once; or each on its own, if the ledger refuses them permanently."""

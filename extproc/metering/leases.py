@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from extproc.core.quota.partitions import partition_of
 from extproc.core.quota.reservation import Reservation, ReservationId
-from extproc.metering.delivery_queue import DeliveryOptions
+from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue, QueueRoom
 from extproc.metering.estimator import Lesson
-from extproc.metering.shards import ShardQueues
-from extproc.ports.base import Clock, StoreError
+from extproc.metering.shared_clock import SharedClock
+from extproc.ports.base import StoreError
 from extproc.ports.counters import Counters
+from extproc.timing.events import happens_within
 
 _log = logging.getLogger(__name__)
+RENEWALS = DeliveryOptions("renewals")
 # A lease is renewed when this part of its time to live has passed: two more attempts may fail before it expires.
 _RENEW_AFTER = 1 / 3
 
@@ -38,23 +39,23 @@ class Lease:
 
 
 class Leases:
-    """Keep open reservations by id. Growing and renewing go through a queue: no stream waits for them."""
+    """Keep the open reservations of one shard by id. Growing and renewing go through a queue: no stream waits."""
 
     def __init__(
-        self, counters: Counters, clock: Clock, ttl_s: float, on_lost: Callable[[str, int], None]
+        self,
+        counters: Counters,
+        clock: SharedClock,
+        ttl_s: float,
+        *,
+        room: QueueRoom,
+        on_lost: Callable[[str, int], None],
     ) -> None:
         self._clock = clock
         self._ttl_s = ttl_s
         self._open: dict[ReservationId, Lease] = {}
         self._counters = counters
         self._queued: set[ReservationId] = set()
-        self._renewals: ShardQueues[Reservation] = ShardQueues(
-            DeliveryOptions("renewals"),
-            counters,
-            lambda reservation: reservation.identity.tenant,
-            self._carry_out,
-            on_lost=on_lost,
-        )
+        self._renewals: DeliveryQueue[Reservation] = DeliveryQueue(RENEWALS, self._carry_out, on_lost, room=room)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -82,22 +83,21 @@ class Leases:
             if opened.reservation.admitted_at < admitted_before
         ]
 
-    def saved(self, reservations: Sequence[Reservation]) -> None:
-        """Remember that the records have these reservations as given."""
-        for reservation in reservations:
-            opened = self._open.get(reservation.id)
-            if opened is not None:
-                self._open[reservation.id] = replace(opened, saved=reservation)
+    def saved(self, reservation: Reservation) -> bool:
+        """Remember that the records have a reservation as given. Return whether it is open here."""
+        opened = self._open.get(reservation.id)
+        if opened is not None:
+            self._open[reservation.id] = replace(opened, saved=reservation)
+        return opened is not None
 
     def retry(self) -> None:
         """Try at once what waits for its next attempt: the counters may be back."""
         self._renewals.retry()
 
-    def renew_all(self, partition: int) -> None:
-        """Renew all leases of a partition: the counters may have an older state of them."""
-        for reservation in self:
-            if partition_of(reservation.identity.tenant) == partition:
-                self._put(reservation)
+    def renew(self, reservations: Sequence[Reservation]) -> None:
+        """Tell the counters the state of these leases: they may have an older one."""
+        for reservation in reservations:
+            self._put(reservation)
 
     def grow(self, reservation: Reservation) -> None:
         """Replace a reservation by a larger one, and have the counters hold the difference."""
@@ -156,6 +156,7 @@ class Leases:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._ttl_s * _RENEW_AFTER / 2)
+            step = self._clock.next_step()
             if renewed := self.renew_due():
                 _log.debug("leases renewed", extra={"reservations": renewed})
+            await happens_within(step, self._ttl_s * _RENEW_AFTER / 2)

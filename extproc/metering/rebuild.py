@@ -19,7 +19,6 @@ from datetime import datetime
 from typing import TypeVar
 
 from extproc.core.quota.drafting import is_recorded
-from extproc.core.quota.partitions import partition_of
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
 from extproc.metering.membership import Membership
@@ -28,6 +27,7 @@ from extproc.ports.base import Clock, StoreError, UnreadyError
 from extproc.ports.epochs import CounterStore, Epoch, Used
 from extproc.ports.journal import Journalled
 from extproc.ports.records import Records
+from extproc.timing.in_parallel import in_parallel
 
 T = TypeVar("T")
 _Outcomes = dict[ReservationId, Outcome]
@@ -104,7 +104,7 @@ class Rebuild:
         )
         return True
 
-    async def take_out(
+    async def _take_out(
         self, epoch: Epoch, held: Sequence[Reservation], outcomes: _Outcomes
     ) -> list[ReservationId]:
         """Take reservations that have ended out of an epoch; return their ids. Raise `StoreError`."""
@@ -128,7 +128,7 @@ class Rebuild:
         """Restore what dead replicas held; return the ids of all open reservations that have ended."""
         registered = await self._counters.registered(epoch)
         # A registered replica has restored what it really holds: its other reservations have ended.
-        found = [*of_partition(epoch, saved), *await self._counters.left_open(epoch)]
+        found = [*_of_partition(epoch, saved), *await self._counters.left_open(epoch)]
         of_the_dead = [r for r in found if r.replica not in registered]
         ended = await self._outcomes(of_the_dead, waiting)
         # An ended one is not restored even for a moment: this replica may die before it takes it out again.
@@ -138,7 +138,7 @@ class Rebuild:
 
     async def _take_out_ended(self, epoch: Epoch, waiting: _Waiting) -> list[ReservationId]:
         held = await self._counters.still_open(epoch)
-        return await self.take_out(epoch, held, await self._outcomes(held, waiting))
+        return await self._take_out(epoch, held, await self._outcomes(held, waiting))
 
     async def _outcomes(self, reservations: Sequence[Reservation], waiting: _Waiting) -> _Outcomes:
         """Return how those ended that are in the journal or the ledger."""
@@ -177,25 +177,16 @@ class Rebuild:
 
     async def _complete(self, epoch: Epoch, used: Sequence[Used]) -> None:
         try:
-            await self._counters.install(epoch, [u for u in used if partition_of(u.tenant) == epoch.partition])
+            await self._counters.install(epoch, [u for u in used if epoch.counts(u.tenant)])
             await self._counters.complete(epoch)
         except UnreadyError:
             return  # another replica was faster, or yet another epoch has begun: the next look will tell
         self._metrics.rebuilt()
 
 
-async def in_parallel(steps: Iterable[Awaitable[T]]) -> list[T]:
-    """Await all steps at once. When all have ended, raise the first one's exception, if any failed."""
-    done = await asyncio.gather(*steps, return_exceptions=True)
-    for result in done:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in done if not isinstance(result, BaseException)]
-
-
-def of_partition(epoch: Epoch, reservations: Iterable[Reservation]) -> list[Reservation]:
+def _of_partition(epoch: Epoch, reservations: Iterable[Reservation]) -> list[Reservation]:
     """Return the reservations in the epoch's partition."""
-    return [r for r in reservations if partition_of(r.identity.tenant) == epoch.partition]
+    return [r for r in reservations if epoch.counts(r.identity.tenant)]
 
 
 async def _each(epochs: Sequence[Epoch], step: Callable[[Epoch], Awaitable[T]], faults: _Faults) -> dict[Epoch, T]:

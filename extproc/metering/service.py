@@ -26,13 +26,12 @@ from extproc.core.quota.routes import NO_ROUTE, Route
 from extproc.core.quota.settlement import Outcome, Settlement
 from extproc.core.quota.usage import NO_USAGE
 from extproc.core.request.identity import Identity
-from extproc.metering.admission import Admission
+from extproc.metering.denial_writer import DenialWriter
 from extproc.metering.estimator import Estimator
 from extproc.metering.exhausted import Exhausted
-from extproc.metering.leases import Lease, Leases
-from extproc.metering.ledger_writer import LedgerWriter
+from extproc.metering.leases import Lease
 from extproc.metering.quota_view import insight_into
-from extproc.metering.settler import Settler
+from extproc.metering.shards import Shards
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock, StoreError
 from extproc.ports.counters import Counters
@@ -49,11 +48,9 @@ class MeteringService:
         limits: Limits,
         drafter: Drafter,
         estimator: Estimator,
-        admission: Admission,
-        leases: Leases,
+        shards: Shards,
+        denials: DenialWriter,
         *,
-        settler: Settler,
-        writer: LedgerWriter,
         counters: Counters,
         clock: Clock,
         new_id: Callable[[], ReservationId],
@@ -65,10 +62,8 @@ class MeteringService:
         self._limits = limits
         self._drafter = drafter
         self._estimator = estimator
-        self._admission = admission
-        self._leases = leases
-        self._settler = settler
-        self._writer = writer
+        self._shards = shards
+        self._denials = denials
         self._counters = counters
         self._clock = clock
         self._new_id = new_id
@@ -120,10 +115,11 @@ class MeteringService:
             min_output_tokens=policy.min_output_tokens,
         )
         reservation = draft.priced(estimate.cost, estimate.bound, estimate.weights)
-        decision = await self._admission.decide(reservation, policy.on_store_failure)
+        shard = self._shards.of(reservation.identity.tenant)
+        decision = await shard.decide(reservation, policy.on_store_failure)
         if isinstance(decision, Admitted):
             shadow = tuple(state.bucket.limit.kind for state in decision.shadowed)
-            self._leases.add(Lease(decision.reservation, estimate.lesson, shadow))
+            shard.open(Lease(decision.reservation, estimate.lesson, shadow))
         elif isinstance(decision, Denied):
             bucket = decision.state.bucket
             self._exhausted.note(decision.state, self._clock.now().timestamp())
@@ -140,9 +136,10 @@ class MeteringService:
         if not draft.reservation.buckets:
             self._metrics.decided("admitted", "")
             return Admitted(draft.reservation, ())
-        decision = await self._admission.decide(draft.reservation, policy.on_store_failure)
+        shard = self._shards.of(hit.identity.tenant)
+        decision = await shard.decide(draft.reservation, policy.on_store_failure)
         if isinstance(decision, Admitted):
-            self._settler.end(Lease(decision.reservation), _HIT, recorded=False)
+            shard.end_unrecorded(decision.reservation, _HIT)
         return decision
 
     async def inspect(
@@ -160,12 +157,12 @@ class MeteringService:
 
     def grow(self, reservation: Reservation) -> None:
         """Hold more for a reservation: as much as it says now. Return at once."""
-        self._leases.grow(reservation)
+        self._shards.of(reservation.identity.tenant).grow(reservation)
 
     def close(self, reservation: Reservation, settlement: Settlement) -> None:
         """End a reservation, exactly once on the counters however often this is called. Return at once."""
-        self._settler.end(self._leases.end(reservation), settlement, recorded=True)
+        self._shards.of(reservation.identity.tenant).close(reservation, settlement)
 
     def _record_denial(self, reservation: Reservation, reason: str, bucket: str) -> None:
         if self._record_denied:
-            self._writer.deny(reservation, reason, bucket)
+            self._denials.deny(reservation, reason, bucket)

@@ -6,10 +6,8 @@ Nothing here waits on the path of a request. At every moment an entry is in at l
 queues of a live process, the journal, the ledger.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -19,24 +17,24 @@ from extproc.core.quota.limits import Bucket, Window
 from extproc.core.quota.models import Models
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome, Settlement, charges
-from extproc.metering.delivery_queue import DeliveryOptions
+from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue, QueueRoom
 from extproc.metering.estimator import Estimator, Lesson
 from extproc.metering.exclusive_delivery import ExclusiveDelivery
 from extproc.metering.leases import Lease
 from extproc.metering.ledger_writer import LedgerWriter, Record
 from extproc.metering.local_admission import LocalAdmission
-from extproc.metering.shards import Part, ShardQueues, part_of, parts_of
 from extproc.observe.metrics import Metrics
 from extproc.ports.alerts import Alert, AlertSink
-from extproc.ports.base import Clock, StoreError
+from extproc.ports.base import Clock
 from extproc.ports.counters import Closed, Closing, Counters
 from extproc.ports.spool import Spool
 
 _log = logging.getLogger(__name__)
 
-# Per part of the counters. In a long outage, releases of what may not be held must not take the room of real ends.
+CLOSINGS: Final = DeliveryOptions("closings")
+# Per shard. In a long outage, releases of what may not be held must not take the room of real ends.
 _UNDONE_AT_MOST: Final = 10_000
-# Per part of the counters. Ends that are not recorded leave the rest of the room to those that are.
+# Per shard. Ends that are not recorded leave the rest of the room to those that are.
 _UNRECORDED_AT_MOST: Final = 50_000
 
 
@@ -50,15 +48,19 @@ class SettlerOptions:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Carry the end of a reservation. Without a settlement nothing is learned or counted: a replayed end, say."""
+    """Carry the end of a reservation. Without a settlement nothing is learned or counted: a replayed end, say.
+
+    `undone`: nobody knows whether the counters held it, and nobody was served.
+    """
 
     closing: Closing
     settlement: Settlement | None = None
     lesson: Lesson | None = None
+    undone: bool = False
 
 
 class Settler:
-    """End reservations, each exactly once on the counters."""
+    """End the reservations of one shard, each exactly once on the counters."""
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Settler:
         estimator: Estimator,
         alerts: AlertSink,
         metrics: Metrics,
+        room: QueueRoom,
         options: SettlerOptions,
     ) -> None:
         self._counters = counters
@@ -84,15 +87,8 @@ class Settler:
         self._alerts = alerts
         self._metrics = metrics
         self._options = options
-        self._closing = {part: ExclusiveDelivery() for part in parts_of(counters)}
-        self._ends: ShardQueues[End] = ShardQueues(
-            DeliveryOptions("closings"),
-            counters,
-            lambda end: end.closing.reservation.identity.tenant,
-            self._carry_out,
-            on_lost=metrics.lost,
-        )
-        metrics.watch_queue("closings", self._ends.__len__)
+        self.deliveries = ExclusiveDelivery()
+        self._ends: DeliveryQueue[End] = DeliveryQueue(CLOSINGS, self._carry_out, metrics.lost, room=room)
 
     # ------------------------------------------------ what comes in
 
@@ -102,9 +98,8 @@ class Settler:
         self._local.ended(closing)
         if lease.reservation.local and recorded:
             self._spool.ended(closing)
-        part = part_of(self._counters, lease.reservation.identity.tenant)
-        if not recorded and self._ends.waiting(part) >= _UNRECORDED_AT_MOST:
-            self._metrics.lost("closings", 1)
+        if not recorded and len(self._ends) >= _UNRECORDED_AT_MOST:
+            self._metrics.lost(CLOSINGS.name, 1)
             return
         self._ends.put(End(closing, settlement, lease.lesson))
 
@@ -113,9 +108,9 @@ class Settler:
 
         While many of these wait already, this one is left out: if it was held after all, it expires.
         """
-        if self._ends.beside(reservation.identity.tenant) < _UNDONE_AT_MOST:
+        if len(self._ends) < _UNDONE_AT_MOST:
             nothing = (0,) * len(reservation.buckets)
-            self._ends.put(End(Closing(reservation, Outcome.RELEASED, nothing)))
+            self._ends.put(End(Closing(reservation, Outcome.RELEASED, nothing), undone=True))
 
     def closing_of(
         self, reservation: Reservation, settlement: Settlement, shadow: tuple[str, ...] | None
@@ -131,22 +126,15 @@ class Settler:
     async def close_now(self, closings: Sequence[Closing]) -> None:
         """End reservations that another process left. When it returns, their entries wait in the journal.
 
-        Each part of the counters by itself: a part that is away delays no other. Raise `StoreError`, after all
-        parts were tried.
+        Raise `StoreError`.
         """
-        by_part: dict[Part, list[End]] = {}
-        for closing in closings:
-            part = part_of(self._counters, closing.reservation.identity.tenant)
-            by_part.setdefault(part, []).append(End(closing))
-        for error in await asyncio.gather(*map(self._close, by_part.values()), return_exceptions=True):
-            if error is not None:
-                raise error
+        await self._close([End(closing) for closing in closings])
 
-    # ------------------------------------------------ what a rebuild has to know
+    # ------------------------------------------------ what its shard has to know
 
     def unended(self) -> list[Reservation]:
-        """Return reservations that ended here, and are not known to have ended on the counters."""
-        return [end.closing.reservation for end in self._ends]
+        """Return reservations that were admitted, ended here, and are not known to have ended on the counters."""
+        return [end.closing.reservation for end in self._ends if not end.undone]
 
     def unsaved(self, admitted_before: datetime) -> list[Reservation]:
         """Return those of them that are recorded, were admitted before an instant, and are not in the records."""
@@ -159,32 +147,26 @@ class Settler:
         ]
 
     def ids(self) -> set[ReservationId]:
-        """Return reservations that ended here, and whose entry is not known to be in the ledger."""
-        return {end.closing.reservation.id for end in self._ends} | self._writer.ids()
+        """Return the reservations whose end waits here."""
+        return {end.closing.reservation.id for end in self._ends}
 
-    @asynccontextmanager
-    async def paused(self, part: Part) -> AsyncIterator[None]:
-        """Deliver nothing of a part meanwhile. A delivery that hangs is detached, and repeated afterwards."""
-        async with self._closing[part].pause(), self._writer.paused(part):
-            yield
+    def waiting(self) -> Iterator[Closing]:
+        """Iterate over the ends that are not known to be on the counters."""
+        return (end.closing for end in self._ends)
 
-    async def take_back(self, partitions: set[int]) -> None:
-        """Queue once more the ends in these partitions that the ledger does not have: the counters forget them.
+    def __len__(self) -> int:
+        return len(self._ends)
 
-        Call it while the part is paused. Raise `StoreError`, having changed nothing.
+    def again(self, closing: Closing) -> None:
+        """Queue an end once more that counters had before they were lost.
+
+        Metrics and estimates had it already: only the counters have to be told again.
         """
-        unwritten = self._writer.unwritten(partitions)
-        known = await self._writer.outcomes([record.entry.id for record in unwritten], partitions)
-        for record in unwritten:
-            if record.closing is not None and record.entry.id not in known:
-                # Metrics and estimates had this end already: only the counters have to be told again.
-                self._ends.put(End(record.closing), beyond=True)
-                record.recalled = True
+        self._ends.put(End(closing), beyond=True)
 
     def retry(self) -> None:
-        """Try at once what waits for its next attempt: the stores may be back."""
+        """Try at once what waits for its next attempt: the counters may be back."""
         self._ends.retry()
-        self._writer.retry()
 
     # ------------------------------------------------ life
 
@@ -192,32 +174,9 @@ class Settler:
         """Deliver until cancelled."""
         await self._ends.run()
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Deliver what is queued. Put what is left after `timeout_s` into the spool; return False if any is lost.
-
-        Entries that wait in the journal are safe: other replicas write them.
-        """
-        self._writer.release()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._ends.drained()
-                await self._writer.drained()
-        except TimeoutError:
-            waiting: dict[str, object] = {"closings": len(self._ends), "ledger": len(self._writer)}
-            lost = self._writer.lost_if_stopped()
-            try:
-                await self._spool.keep([end.closing for end in self._ends])
-            except StoreError as error:
-                lost += sum(end.closing.entry is not None for end in self._ends)
-                waiting["error"] = str(error)
-            if lost:
-                _log.error("shutdown: not everything was recorded in time: entries are lost", extra=waiting)
-                return False
-            _log.warning(
-                "shutdown: not everything was recorded in time: spool and journal keep it for another process",
-                extra=waiting,
-            )
-        return True
+    async def drained(self) -> None:
+        """Return when all ends are on the counters."""
+        await self._ends.drained()
 
     # ------------------------------------------------ deliveries
 
@@ -227,13 +186,10 @@ class Settler:
         self._writer.forget_spooled(end.closing for end in ends if end.closing.entry is None)
 
     async def _close(self, ends: Sequence[End]) -> None:
-        """End reservations of one part."""
-
         async def close() -> list[Closed]:
             return await self._counters.close([end.closing for end in ends], self._options.thresholds)
 
-        part = part_of(self._counters, ends[0].closing.reservation.identity.tenant)
-        closed = await self._closing[part].deliver(close)
+        closed = await self.deliveries.deliver(close)
         for end, outcome in zip(ends, closed, strict=True):  # before anybody else has a turn
             self._closed(end, outcome)
 

@@ -1,91 +1,67 @@
-"""Run queues side by side, one for each part of the counters that fails by itself: none waits for another."""
+"""Find the shard that counts a tenant, and run all shards side by side: none waits for another."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 
-from extproc.core.quota.partitions import PARTITIONS, partition_of
+from extproc.core.quota.partitions import partition_of
+from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.request.identity import TenantId
-from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue
-from extproc.ports.base import StoreError
-from extproc.ports.counters import Counters
-
-T = TypeVar("T")
-
-# A partition, where partitions fail by themselves (a Redis Cluster); None: all partitions, which fail together.
-Part = int | None
+from extproc.metering.shard import Shard
+from extproc.ports.counters import Closing
+from extproc.ports.epochs import Epoch
 
 
-def parts_of(counters: Counters) -> tuple[Part, ...]:
-    """Return the parts of the counters that fail by themselves."""
-    return tuple(range(PARTITIONS)) if counters.apart else (None,)
+class Shards:
+    """Hold the shards of this replica."""
 
+    def __init__(self, by_partition: Mapping[int, Shard]) -> None:
+        """Take the shard of each partition. Where all partitions fail together, it is the same one."""
+        self._by_partition = by_partition
+        self._all = tuple(dict.fromkeys(by_partition.values()))
 
-def part_of(counters: Counters, tenant: TenantId) -> Part:
-    """Return the part that counts a tenant."""
-    return partition_of(tenant) if counters.apart else None
+    def of(self, tenant: TenantId) -> Shard:
+        """Return the shard that counts a tenant."""
+        return self._by_partition[partition_of(tenant)]
 
+    def partitions_of(self, reservations: Iterable[Reservation]) -> set[int]:
+        """Return the partitions that count some reservations."""
+        return {partition_of(reservation.identity.tenant) for reservation in reservations}
 
-class ShardQueues(Generic[T]):
-    """Deliver items as a `DeliveryQueue` does, with a queue for each part of the counters.
+    def __iter__(self) -> Iterator[Shard]:
+        return iter(self._all)
 
-    All queues share room for `max_queued` items. When it is used up, a part still has its own share: what waits
-    for a server that is away does not take the room of what can be delivered.
-    """
-
-    def __init__(
-        self,
-        options: DeliveryOptions,
-        counters: Counters,
-        tenant: Callable[[T], TenantId],
-        deliver: Callable[[Sequence[T]], Awaitable[None]],
-        *,
-        on_lost: Callable[[str, int], None],
-        refused: Callable[[T, StoreError], Awaitable[None]] | None = None,
-    ) -> None:
-        self._max_queued = options.max_queued
-        self._counters, self._tenant = counters, tenant
-        parts = parts_of(counters)
-        share = replace(options, max_queued=max(1, options.max_queued // len(parts)))
-        self._queues = {part: DeliveryQueue(share, deliver, on_lost, refused) for part in parts}
-
-    def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
-
-    def __iter__(self) -> Iterator[T]:
-        """Iterate over the items that are not known to be delivered, each part's oldest first."""
-        for queue in self._queues.values():
-            yield from queue
-
-    def waiting(self, part: Part) -> int:
-        """Return how many items of a part wait."""
-        return len(self._queues[part])
-
-    def beside(self, tenant: TenantId) -> int:
-        """Return how many items wait in the part that counts a tenant."""
-        return self.waiting(part_of(self._counters, tenant))
-
-    def full(self, part: Part) -> bool:
-        """Tell whether no more items of a part are taken."""
-        return len(self) >= self._max_queued and self._queues[part].full
-
-    def put(self, item: T, *, beyond: bool = False) -> bool:
-        """Queue an item, as `DeliveryQueue.put` does."""
-        part = part_of(self._counters, self._tenant(item))
-        return self._queues[part].put(item, beyond=beyond or not self.full(part))
+    def by_epoch(self, epochs: Sequence[Epoch]) -> dict[Shard, list[Epoch]]:
+        """Group epochs by the shard that they are of."""
+        found: dict[Shard, list[Epoch]] = {}
+        for epoch in epochs:
+            found.setdefault(self._by_partition[epoch.partition], []).append(epoch)
+        return found
 
     async def run(self) -> None:
-        """Deliver until cancelled."""
+        """Run all shards until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for queue in self._queues.values():
-                group.create_task(queue.run())
+            for shard in self:
+                group.create_task(shard.run())
 
-    async def drained(self) -> None:
-        """Return when all that was put is delivered. From now on no batch waits for more items."""
-        await asyncio.gather(*(queue.drained() for queue in self._queues.values()))
+    async def end_for_others(self, closings: Iterable[Closing]) -> None:
+        """End reservations that other processes left. When it returns, their entries wait in the journal.
 
-    def retry(self) -> None:
-        """Try at once what failed and waits for its next attempt."""
-        for queue in self._queues.values():
-            queue.retry()
+        Each shard by itself: one that is away delays no other. Raise `StoreError`, after all shards were tried.
+        """
+        by_shard: dict[Shard, list[Closing]] = {}
+        for closing in closings:
+            by_shard.setdefault(self.of(closing.reservation.identity.tenant), []).append(closing)
+        ended = (shard.end_for_others(own) for shard, own in by_shard.items())
+        for error in await asyncio.gather(*ended, return_exceptions=True):
+            if error is not None:
+                raise error
+
+    def unrecorded(self) -> set[ReservationId]:
+        """Return the reservations that ended here, and whose entry is not known to be in the ledger."""
+        return set().union(*(shard.unrecorded() for shard in self))
+
+    def unsaved(self, admitted_before: datetime) -> dict[Shard, list[Reservation]]:
+        """Return the recorded reservations that this replica answers for, and that the records do not have."""
+        found = {shard: shard.unsaved(admitted_before) for shard in self}
+        return {shard: unsaved for shard, unsaved in found.items() if unsaved}

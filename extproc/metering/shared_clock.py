@@ -44,16 +44,23 @@ class SharedClock:
         self._options = options or SyncOptions()
         self._monotonic = monotonic
         self._ahead_s: float | None = None  # of the monotonic clock
-        self._listeners: list[Callable[[], object]] = []
+        self._next_step = asyncio.Event()
+        self.stepped_at = float("-inf")  # when the counters' clock was last set, loop time
 
     def now(self) -> datetime:
         if self._ahead_s is None:
             return self._own.now()
         return datetime.fromtimestamp(self._monotonic() + self._ahead_s, UTC)
 
-    def on_step(self, listener: Callable[[], object]) -> None:
-        """Call `listener` whenever the counters' clock was set, by more than a second."""
-        self._listeners.append(listener)
+    def next_step(self) -> asyncio.Event:
+        """Return the event that is set when the counters' clock is next set, by more than a second."""
+        return self._next_step
+
+    def stepped(self) -> None:
+        """Tell everybody who waits that the counters' clock was set."""
+        self.stepped_at = asyncio.get_running_loop().time()
+        step, self._next_step = self._next_step, asyncio.Event()
+        step.set()
 
     async def sync(self) -> None:
         """Ask the counters once. Raise `StoreError`; an answer that took too long changes nothing."""
@@ -73,8 +80,7 @@ class SharedClock:
                 "redis: its clock was set: windows and deadlines follow it",
                 extra={"seconds": round(self._ahead_s - known, 1)},
             )
-            for listener in self._listeners:
-                listener()
+            self.stepped()
         off_s = abs(self.now().timestamp() - self._own.now().timestamp())
         if first and off_s > _NOTABLE_S:
             _log.warning(

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NoReturn
 
-from extproc.core.quota.partitions import partition_of
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import expiry
-from extproc.metering.ledger_writer import LedgerWriter
-from extproc.metering.settler import Settler
+from extproc.metering.outcomes import Outcomes
+from extproc.metering.shards import Shards
 from extproc.ports.base import StoreError
 from extproc.ports.counters import Closing
 from extproc.ports.records import Records
@@ -27,9 +26,9 @@ _RECORDED_S: Final = 0.2
 class SpoolReplay:
     """Replay spool files. A reservation whose end nobody knows is charged as held."""
 
-    def __init__(self, settler: Settler, writer: LedgerWriter, records: Records) -> None:
-        self._settler = settler
-        self._writer = writer
+    def __init__(self, shards: Shards, outcomes: Outcomes, records: Records) -> None:
+        self._shards = shards
+        self._outcomes = outcomes
         self._records = records
 
     async def run(self, files: Callable[[], Iterator[SpoolFile]]) -> NoReturn:
@@ -73,12 +72,12 @@ class SpoolReplay:
         When this returns, those are charged and wait in the journal, to be written by this process; all others are
         in the ledger. Raise `StoreError`; safe to repeat then.
         """
-        closings = [*ended, *(self._settler.closing_of(r, expiry(r), ()) for r in unended)]
+        closings = [*ended, *(self._shards.of(r.identity.tenant).closing_of(r, expiry(r)) for r in unended)]
         replayed = 0
         for start in range(0, len(closings), _AT_ONCE):
             batch = closings[start : start + _AT_ONCE]
-            partitions = {partition_of(closing.reservation.identity.tenant) for closing in batch}
-            known = await self._writer.outcomes([closing.reservation.id for closing in batch], partitions)
+            partitions = self._shards.partitions_of(closing.reservation for closing in batch)
+            known = await self._outcomes.of([closing.reservation.id for closing in batch], partitions)
             # Without an entry nothing shows later whether it was charged: only a reservation that is open is then.
             left = [
                 closing
@@ -87,15 +86,15 @@ class SpoolReplay:
                 for closing in batch
                 if closing.reservation.id not in known
             ]
-            await self._settler.close_now(left)
+            await self._shards.end_for_others(left)
             replayed += len(left)
-            others = sorted(known.keys() - self._settler.ids())
+            others = sorted(known.keys() - self._shards.unrecorded())
             if others and len(await self._records.outcomes(others)) < len(others):
                 raise StoreError("some entries wait in the journal for other replicas", transient=True)
         return replayed
 
     async def _is_unrecorded(self, ids: Sequence[ReservationId]) -> bool:
         """Tell whether any of these is still on its way to the ledger. Raise `StoreError`."""
-        all_here = self._settler.ids()
+        all_here = self._shards.unrecorded()
         here = [each for each in dict.fromkeys(ids) if each in all_here]
         return bool(here) and len(await self._records.outcomes(here)) < len(here)

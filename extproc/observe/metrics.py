@@ -179,8 +179,8 @@ class Metrics:
     def lost(self, queue: str, items: int) -> None:
         self._lost.labels(queue).inc(items)
 
-    def breaker(self, *, is_open: bool) -> None:
-        self._breaker.set(is_open)
+    def watch_breaker(self, is_open: Callable[[], bool]) -> None:
+        self._breaker.set_function(is_open)
 
     def unready(self, partitions: int) -> None:
         self._unready.set(partitions)

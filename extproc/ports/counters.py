@@ -58,6 +58,10 @@ class Closed:
     receipt: Receipt | None = None
 
 
+# A partition, where partitions fail by themselves (a Redis Cluster); None: all partitions, which fail together.
+Part = int | None
+
+
 class Counters(Protocol):
     """Count buckets and reservations. Each call is atomic per reservation and safe to repeat. All raise
     `StoreError`.
@@ -96,7 +100,7 @@ class Counters(Protocol):
         charged although it was never held. `thresholds` are percentages in ascending order.
         """
 
-    async def overdue(self, now: datetime, at_most: int, part: int | None = None) -> list[Reservation]:
+    async def overdue(self, now: datetime, at_most: int, part: Part = None) -> list[Reservation]:
         """Return reservations, as granted, whose deadline is before `now` and that no replica has ended."""
 
     async def read(self, tenant: TenantId, buckets: Sequence[Bucket]) -> list[Count]:
@@ -110,7 +114,7 @@ class Counters(Protocol):
     async def warnings(self) -> list[str]:
         """Return readable warnings about settings of the store that endanger the counters."""
 
-    async def ping(self, part: int | None = None) -> None:
+    async def ping(self, part: Part = None) -> None:
         """Return when the store answers: the one of the given partition, or any."""
 
     async def aclose(self) -> None:

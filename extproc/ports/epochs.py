@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from extproc.core.quota.partitions import partition_of
 from extproc.core.quota.reservation import Reservation
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
@@ -18,6 +19,10 @@ class Epoch:
     partition: int
     id: str
     ready: bool
+
+    def counts(self, tenant: TenantId) -> bool:
+        """Tell whether a tenant's counters are in this epoch's partition."""
+        return partition_of(tenant) == self.partition
 
 
 @dataclass(frozen=True, slots=True)

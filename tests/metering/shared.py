@@ -25,11 +25,11 @@ class Replica(World):
         super().__init__(
             counters=Counters(cluster.server), ledger=cluster.ledger, clock=cluster.clock, name=name, **options
         )
-        self.metering.fence._released = False  # it follows the epochs
+        self.follows_the_epochs()
 
     async def delivered(self):
         """All ends are on the counters, and all entries in the ledger."""
-        self.holdings.retry()
+        self.retry()
         async with self.running(), asyncio.timeout(5):
             await self.settler._ends.drained()
             await self.writer.drained()

@@ -47,21 +47,26 @@ async def test_what_may_be_held_is_undone_and_what_is_surely_not_is_left(fault, 
     assert await world.entries() == []
 
 
-async def test_a_denial_is_only_undone_where_it_may_have_been_restored_meanwhile():
-    world = World(limit=5)
-    assert isinstance(await world.reserve(), Denied)
-    await world.drained()
-    assert released(world) == []
+@pytest.mark.parametrize(("limit", "undone"), [(5, 0), (1000, 1)])
+async def test_an_answer_of_an_epoch_that_is_over_admits_nobody_and_a_denial_stays_one(limit, undone):
+    """What a replica asks for is held in no new epoch: if this process dies now, nothing is charged."""
+    world = World(limit=limit)
     reserve = world.counters.reserve
 
-    async def restored(reservation):
-        assert world.holdings.to_restore(HERE) == [reservation]
-        return await reserve(reservation)
+    async def begins_meanwhile(reservation):
+        decision = await reserve(reservation)
+        (epoch,) = [each for each in await world.counters.epochs() if each.partition == HERE]
+        assert world.shard._answers_for(epoch) == []
+        world.admission.epoch_begins()
+        return decision
 
-    world.counters.reserve = restored
-    assert isinstance(await world.reserve(), Denied)
+    world.counters.reserve = begins_meanwhile
+    assert isinstance(await world.reserve(), Unavailable if undone else Denied)
+    assert list(world.leases) == []
     await world.drained()
-    assert len(released(world)) == 1
+    assert len(released(world)) == undone
+    assert await world.counts() == (0, 0)
+    assert not world.counted("breaker_open")
 
 
 async def test_what_is_asked_for_is_known_only_as_long_as_it_is_asked_for():
@@ -69,9 +74,9 @@ async def test_what_is_asked_for_is_known_only_as_long_as_it_is_asked_for():
     world.counters.hang = True
     asking = asyncio.create_task(world.reserve())
     await all_done()
-    assert len(world.admission.asked()) == 1
+    assert world.admission.asked_since() == world.clock.now()
     await asking
-    assert world.admission.asked() == []
+    assert world.admission.asked_since() is None
 
 
 async def test_a_line_an_outage_is_logged_and_not_one_a_request(caplog):
@@ -90,4 +95,5 @@ async def test_undoing_leaves_room_for_what_really_was(monkeypatch):
     world.counters.before = [away()] * 4
     for _ in range(4):
         await world.reserve()
-    assert len(world.settler.unended()) == 3
+    assert len(world.settler) == 3
+    assert world.settler.unended() == [], "not known as held"

@@ -88,15 +88,15 @@ async def test_a_flood_of_callers_takes_bounded_memory_and_is_counted_whole():
     world = World(limit=9, denials=DenialOptions(singly_per_minute=1, buckets=20, callers=30))
     for number in range(200):
         await denied(world, 3, caller(number))
-        assert len(world.writer._denials._firsts) <= 20
-        assert len(world.writer._denials._sums) <= 30
+        assert len(world.denials._denials._firsts) <= 20
+        assert len(world.denials._denials._sums) <= 30
     await world.drained()
     assert await days(world) == {f"sa{number}": 3 for number in range(200)}
     assert sizes(await world.entries())[1] == 20
 
 
 async def test_in_an_outage_of_the_ledger_known_callers_are_still_counted(monkeypatch):
-    monkeypatch.setattr("extproc.metering.ledger_writer._DENIED_AT_MOST", 20)
+    monkeypatch.setattr("extproc.metering.build.DENIALS_AT_MOST", 20)
     world = World(limit=9, denials=DenialOptions(singly_per_minute=1, callers=5))
     for number in range(40):  # the queue is full of the first ones, the sums are those of 5 callers
         await denied(world, 2, caller(number % 30))

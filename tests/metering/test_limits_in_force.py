@@ -248,7 +248,7 @@ async def test_a_hold_that_grew_is_held_and_charged_as_it_grew():
         await until(lambda: world.counters.renewed)
         assert await world.counts() == (0, 60)
         world.service.close(grown, settled(5, 50))
-        assert await world.settler.drain(1)
+        assert await world.metering.drain(1)
     assert await world.counts() == (55, 0)
     (entry,) = await world.entries()
     assert (entry.held, entry.charge) == (60, 55)
@@ -368,7 +368,7 @@ async def test_a_hit_whose_end_got_lost_expires_without_an_entry():
     world = World(reservation_ttl_s=30.0)
     world.limits.documents["acme"] = {"ratelimitIPPerMinute": 5}
     await world.service.hit(Hit(WHO, None, 1))
-    world.settler._ends._queues[None]._items.clear()
+    world.settler._ends._items.clear()
     world.clock.passes(31)
     assert await world.expiry.expire_overdue() == 1
     await world.drained()

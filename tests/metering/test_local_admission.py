@@ -99,7 +99,7 @@ async def test_the_share_is_for_a_window_however_many_outages_there_are():
             for reservation in await admitted_of(world, 4):
                 world.service.close(reservation, AS_EXPECTED)
         async with world.running(), asyncio.timeout(5):
-            world.holdings.retry()
+            world.retry()
             await world.settler._ends.drained()
             await until(lambda: not world.counted("breaker_open"))
     assert (await world.counts())[0] == 100
@@ -199,7 +199,7 @@ async def test_counters_that_are_back_hold_it_and_then_charge_it_once():
         return await world.counts() == (7, 10)
 
     async with world.running():
-        world.holdings.retry()
+        world.retry()
         await until(counted)
     world.service.close(streaming, usage(8))
     await world.drained()
@@ -262,7 +262,7 @@ async def test_what_could_not_be_delivered_at_the_end_goes_to_the_spool():
     async with outage(world):
         world.service.close(reservation, usage(7))
         async with world.running():
-            assert await world.settler.drain(0.01)
+            assert await world.metering.drain(0.01)
     assert world.spool.lines == [("kept", reservation.id)]
 
 
@@ -272,5 +272,5 @@ async def test_more_than_the_disk_takes_is_not_said_to_be_kept(caplog):
     async with outage(world):
         world.service.close(reservation, usage(7))
         async with world.running():
-            assert not await world.settler.drain(0.01)
+            assert not await world.metering.drain(0.01)
     assert "shutdown: not everything was recorded in time: entries are lost" in caplog.messages

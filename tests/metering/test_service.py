@@ -277,10 +277,10 @@ async def test_requests_go_on_while_the_ledger_is_away():
         await spin()
         assert await world.counts() == (35, 0)
         assert world.counted("queue_items", queue="ledger") == 5
-        assert await world.settler.drain(0.01) is True  # they wait in the journal: others will write them
+        assert await world.metering.drain(0.01) is True  # they wait in the journal: others will write them
         assert (await world.counters.backlog()).waiting == 5
         world.ledger.open.set()
-        assert await world.settler.drain(5.0) is True
+        assert await world.metering.drain(5.0) is True
     assert len(await world.entries()) == 5
     assert world.counted("queue_items", queue="ledger") == 0
 
@@ -288,9 +288,9 @@ async def test_requests_go_on_while_the_ledger_is_away():
 async def test_draining_waits_for_counters_and_ledger():
     world = World(ledger_linger_s=60.0)  # draining does not linger
     async with world.running():
-        assert await world.settler.drain(1.0)
+        assert await world.metering.drain(1.0)
         world.service.close(await world.admitted(), usage(7))
-        assert await world.settler.drain(1.0)
+        assert await world.metering.drain(1.0)
         assert await world.recorded() == [(Outcome.SETTLED, 7)]
 
 
@@ -407,5 +407,5 @@ async def test_what_was_never_decided_does_not_take_the_room_of_what_is_held(mon
         assert isinstance(await world.reserve(), Unavailable)
     world.service.close(held, usage(7))
     async with world.running():
-        assert await world.settler.drain(1)
+        assert await world.metering.drain(1)
     assert [closing.outcome for closing in world.counters.closed] == [Outcome.RELEASED] * 2 + [Outcome.SETTLED]

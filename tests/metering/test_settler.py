@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from extproc.core.quota.hits import Hit
-from extproc.core.quota.partitions import partition_of
 from extproc.core.quota.settlement import Outcome
+from extproc.metering.delivery_queue import QueueRoom
 from extproc.ports.base import StoreError
 from extproc.ports.counters import Receipt
 from extproc.stores.memory.counters import MemoryServer
@@ -19,7 +19,7 @@ from .world import WHO, World, away, refused, usage
 
 def somewhere(world):
     """The reservations whose end is known to somebody."""
-    queued = world.settler.ids()
+    queued = world.shards.unrecorded()
     journalled = {entry.id for entry, _ in world.counters.server.journal.values()}
     return queued | journalled | set(world.ledger._entries)
 
@@ -36,7 +36,7 @@ async def test_an_end_is_at_every_moment_somewhere():
     async with world.running():
         while len(world.ledger._entries) < 20 or world.counters.server.journal:
             assert somewhere(world) == ids
-            world.holdings.retry()
+            world.retry()
             await asyncio.sleep(0)
     assert sorted(charge for _, charge in await world.recorded()) == list(range(2, 22))
     assert await world.counts() == (sum(range(2, 22)), 0)
@@ -51,7 +51,7 @@ async def test_a_close_whose_reply_was_lost_makes_one_entry_with_one_receipt():
     async with world.running():
         await until(lambda: len(world.counters.closed) == 2)
         (receipt,) = world.counters.server.journal
-        world.holdings.retry()
+        world.retry()
         await until(lambda: len(world.writer._queue) == 1)
         (record,) = world.writer._queue
         assert record.receipt == receipt
@@ -85,7 +85,7 @@ async def test_what_the_ledger_refuses_is_set_aside_and_the_others_are_written(w
     if who == "another":
         (await_end,) = [world.settler._ends]
         await world.counters.close([end.closing for end in await_end])
-        await_end._queues[None]._items.clear()
+        await_end._items.clear()
         assert await world.sweeper.sweep(0.0) == 3
     else:
         await world.drained()
@@ -113,7 +113,7 @@ async def test_setting_aside_is_repeated_until_it_is_done():
     async with world.running():
         await until(lambda: not faults)
         assert somewhere(world) == {reservation.id}
-        world.holdings.retry()
+        world.retry()
         await until(lambda: world.counters.server.aside)
 
 
@@ -125,7 +125,6 @@ async def test_what_a_dead_replica_left_in_the_journal_is_written_by_another():
     await dead.ended()
     assert await a.sweeper.sweep(5.0) == 0, "its own replica has some time for it"
     cluster.clock.passes(5)
-    assert await a.sweeper.sweep(5.0, (HERE + 1) % 16) == 0
     assert await a.sweeper.sweep(5.0) == 3
     assert cluster.server.journal == {}
     await dead.delivered()  # it was not dead after all
@@ -175,10 +174,13 @@ async def test_what_can_be_written_but_not_removed_from_the_journal_does_not_go_
     assert world.ledger.calls <= 2
 
 
-def bounded(lanes, most):
-    lanes._max_queued = most
-    for lane in lanes._queues.values():
-        lane._options = replace(lane._options, max_queued=most)
+def bounded(queue, most):
+    queue._room = QueueRoom(most)
+    queue._room.join(queue)
+
+
+async def epochs_of(world, identity):
+    return [epoch for epoch in await world.counters.epochs() if epoch.counts(identity.tenant)]
 
 
 # Taken back.
@@ -203,12 +205,13 @@ async def test_what_the_counters_forget_is_told_to_them_again_unless_the_journal
         await super(type(world.ledger), world.ledger).append([record.entry])
     if where != "in the journal":
         world.counters.server.journal.clear()
-    async with world.settler.paused(None):
-        await world.settler.take_back({partition_of(ELSEWHERE.tenant)})
+    here, elsewhere = await epochs_of(world, WHO), await epochs_of(world, ELSEWHERE)
+    async with world.shard._paused():
+        await world.shard._tell_again(elsewhere)
         assert world.settler.unended() == []
-        await world.settler.take_back({HERE})
+        await world.shard._tell_again(here)
         again = [r.id for r in world.settler.unended()]
-        await world.settler.take_back({HERE})
+        await world.shard._tell_again(here)
         assert [r.id for r in world.settler.unended()] == again, "once"
     assert again == ([] if where in ("in the journal", "in the ledger", "denied") else [reservation.id])
     world.ledger.open.set()
@@ -228,8 +231,8 @@ async def test_more_can_be_taken_back_than_the_queue_has_room_for(monkeypatch):
             world.service.close(await world.admitted(), usage(7))
             await until(lambda n=number: len(world.writer._queue) == n + 1)
     world.counters.server.journal.clear()
-    async with world.settler.paused(None):
-        await world.settler.take_back({HERE})
+    async with world.shard._paused():
+        await world.shard._tell_again(await epochs_of(world, WHO))
     assert len(world.settler.unended()) == 5
     assert world.counted("queue_lost_total", queue="closings") == 0
 
@@ -246,7 +249,7 @@ async def test_when_the_ledger_cant_be_asked_nothing_is_taken_back():
 
     world.ledger.outcomes = failing
     with pytest.raises(StoreError):
-        await world.settler.take_back({HERE})
+        await world.shard._tell_again(await epochs_of(world, WHO))
     assert world.settler.unended() == []
     world.ledger.open.set()
     await world.drained()
@@ -308,7 +311,7 @@ async def test_a_rebuild_sees_what_waits_in_the_journal_though_the_clock_was_put
     dead.service.close(await dead.admitted(), usage(7))
     await dead.ended()
     cluster.clock.passes(-3600)
-    assert await a.sweeper.sweep(0.0, HERE) == 1
+    assert await a.sweeper.sweep(0.0) == 1
 
 
 async def test_hits_that_wait_take_no_room_of_what_is_to_be_recorded(monkeypatch):

@@ -147,20 +147,25 @@ async def test_a_step_back_of_the_counters_clock_undoes_no_renewal():
 
 
 async def test_a_step_of_the_counters_clock_is_told_and_the_first_answer_is_none():
-    skew, steps = Skew(-60), []
+    skew = Skew(-60)
     (clock,) = skew.clocks
-    clock.on_step(lambda: steps.append(clock.now()))
+    first = clock.next_step()
     await clock.sync()
     skew.true.passes(10)
     await clock.sync()
-    assert steps == []
+    assert not first.is_set()
+    assert clock.stepped_at == float("-inf")
+    steps = {id(first): first}
     for step_s in (3600, -7200):
         server, skew.counters.time = skew.counters.time, stepped(skew, step_s)
-        await clock.sync()
-        await clock.sync()
+        for _ in range(2):
+            await clock.sync()
+            steps[id(clock.next_step())] = clock.next_step()
         skew.counters.time = server
         await clock.sync()
-    assert len(steps) == 4, "there and back, twice"
+        steps[id(clock.next_step())] = clock.next_step()
+    assert [step.is_set() for step in steps.values()] == [True] * 4 + [False], "there and back, twice"
+    assert clock.stepped_at == asyncio.get_running_loop().time()
 
 
 def stepped(skew, step_s):

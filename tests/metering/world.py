@@ -230,24 +230,26 @@ class World:
             replica=name,
             options=options_of(**options),
         )
-        for part in (
-            "service",
-            "admission",
-            "leases",
-            "settler",
-            "writer",
-            "expiry",
-            "sweeper",
-            "holdings",
-            "epochs",
-        ):
+        for part in ("service", "shards", "denials", "saver", "epochs"):
             setattr(self, part, getattr(self.metering, part))
-        self.metering.fence.release()
+        self.shard = self.shards.of(WHO.tenant)
+        for part in ("admission", "leases", "settler", "writer", "expiry", "sweeper", "breaker", "fence"):
+            setattr(self, part, getattr(self.shard.parts, part))
+        for shard in self.shards:
+            shard.release()
+
+    def follows_the_epochs(self):
+        """Close the fences until a look at the epochs opens them."""
+        for shard in self.shards:
+            shard.parts.fence._released = False
+
+    def retry(self):
+        for shard in self.shards:
+            shard.retry()
 
     def clock_stepped(self):
         """The counters' clock was set."""
-        for listener in self.metering.clock._listeners:
-            listener()
+        self.metering.clock.stepped()
 
     async def reserve(self, cost=10, identity=WHO):
         return await self.service.reserve(ask(cost, identity))
@@ -270,7 +272,7 @@ class World:
     async def drained(self):
         """Everything that was queued is delivered."""
         async with self.running():
-            assert await self.settler.drain(5.0)
+            assert await self.metering.drain(5.0)
 
     async def counts(self, identity=WHO):
         policy = self.limits.policy(identity.tenant)

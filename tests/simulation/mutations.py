@@ -7,12 +7,12 @@ from extproc.core.quota.learning import Learned
 from extproc.core.quota.reservation import Admitted
 from extproc.metering.admission import Admission
 from extproc.metering.expiry import Expiry
-from extproc.metering.holdings import Holdings
+from extproc.metering.hold_saver import HoldSaver
 from extproc.metering.journal_sweeper import JournalSweeper
 from extproc.metering.leases import Leases
 from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.rebuild import Rebuild
-from extproc.metering.settler import Settler
+from extproc.metering.shard import Shard
 from extproc.metering.shared_clock import SharedClock
 from extproc.metering.write_fence import WriteFence
 from extproc.ports.base import UnreadyError
@@ -82,7 +82,7 @@ async def _nothing_journalled(self, partition):
     return []
 
 
-async def _nothing_collected(self, older_than_s, partition=None):
+async def _nothing_collected(self, older_than_s):
     return 0
 
 
@@ -115,7 +115,7 @@ def _as_its_answers(self, tenant, model, start):
 
 
 MUTATIONS = {
-    "a replica that registers restores nothing": (Holdings, "to_restore", lambda self, partition: []),
+    "a replica that registers restores nothing": (Shard, "_answers_for", lambda self, epoch: []),
     "a store takes commands of any epoch": (MemoryCounters, "_life", _no_epoch_check),
     "an end that is repeated charges again": (MemoryCounters, "_close", _charges_each_time),
     "an end puts nothing into the journal": (MemoryCounters, "_close", _without_journal),
@@ -125,13 +125,13 @@ MUTATIONS = {
     "a rebuild does not look at the epoch before": (MemoryCounters, "left_open", _left_open_nothing),
     "a rebuild does not read the journal": (MemoryCounters, "journalled", _nothing_journalled),
     "what is over is not taken out again": (MemoryLedger, "outcomes", _no_outcomes),
-    "the gate is always open": (WriteFence, "is_open", lambda self, part: True),
-    "ends that only the old epoch had are not repeated": (Settler, "take_back", _nothing),
+    "the gate is always open": (WriteFence, "is_open", lambda self: True),
+    "ends that only the old epoch had are not repeated": (Shard, "_tell_again", _nothing),
     "nothing that is undecided is undone": (Admission, "_undo", lambda self, reservation: None),
     "nothing is renewed": (Leases, "renew_due", lambda self: 0),
     "nothing expires": (Expiry, "expire_overdue", _nothing),
     "nobody writes what others left in the journal": (JournalSweeper, "sweep", _nothing_collected),
-    "nothing that is open is kept": (Holdings, "save", _nothing),
+    "nothing that is open is kept": (HoldSaver, "save", _nothing),
     "each replica alone admits up to the whole limit": (LocalAdmission, "_scaled", _whole_limits),
     "what is admitted alone is not written down": (LocalAdmission, "_written", _not_written_down),
     "each replica goes by its own clock": (SharedClock, "now", _own_time),

@@ -133,7 +133,7 @@ async def _pause_and_flush(world):
     if world.serving:
         replica = world.rng.choice(world.serving)
         for _ in range(world.rng.choice((0, 100, 100))):  # until it has something in hand for the ledger
-            if len(replica.metering.writer):
+            if replica.entries_waiting():
                 break
             await asyncio.sleep(0.02)
         if replica.paused or replica.killed:

@@ -150,6 +150,12 @@ class Replica(Process):
     def _lost(self, queue, items):
         self.world.oracle.lost[queue] += items
 
+    def ends_waiting(self):
+        return sum(len(shard.parts.settler) for shard in self.metering.shards)
+
+    def entries_waiting(self):
+        return sum(len(shard.parts.writer) for shard in self.metering.shards)
+
     # ------------------------------------------------ what happens to it
 
     def serve(self, coroutine):
@@ -198,7 +204,7 @@ class Replica(Process):
             task.cancel()
         if self.clients:
             await asyncio.wait(self.clients)
-        self.left_clean = await self.metering.settler.drain(5.0)
+        self.left_clean = await self.metering.drain(5.0)
         self.main.cancel()
         await asyncio.wait({self.main})
         with suppress(StoreError, TimeoutError):

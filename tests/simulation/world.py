@@ -217,7 +217,7 @@ class World:
         for replica in self.serving:
             if not replica.serving:
                 return f"{replica.name} does not serve"
-            if len(replica.metering.settler._ends) or len(replica.metering.writer):
+            if replica.ends_waiting() or replica.entries_waiting():
                 return f"queues of {replica.name}"
             if replica.disk.used():
                 return f"the spool of {replica.name}"
