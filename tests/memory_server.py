@@ -11,5 +11,6 @@ class LosableServer(MemoryServer):
         for each in range(PARTITIONS) if partition is None else (partition,):
             self.lives.pop(each, None)
             self.before.pop(each, None)
+            self.seen.pop(each, None)
         for receipt in [r for r in self.journal if partition in (None, r.partition)]:
             del self.journal[receipt]

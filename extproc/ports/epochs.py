@@ -10,6 +10,7 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
 from extproc.ports.counters import Counters
 from extproc.ports.journal import Journal
+from extproc.ports.presence import Presence
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +87,5 @@ class Epochs(Protocol):
         """
 
 
-class CounterStore(Counters, Journal, Epochs, Protocol):
-    """Combine counters, journal and epochs in one store."""
+class CounterStore(Counters, Journal, Epochs, Presence, Protocol):
+    """Combine counters, journal, epochs and presence in one store."""

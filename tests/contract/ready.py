@@ -2,8 +2,11 @@
 
 from extproc.core.quota.partitions import PARTITIONS
 from extproc.stores.memory.counters import MemoryCounters
+from extproc.stores.memory.presence import Notes
 from extproc.stores.redis import RedisCounters, RedisOptions
 from tests.memory_server import LosableServer
+
+SEEN = "tw:{0}:seen"
 
 
 def patient(url, **options):
@@ -41,6 +44,15 @@ class MemoryBackend:
         for partition in list(self.server.lives):
             self.server.begin(partition)
 
+    async def note(self, replica, at):
+        """The replica was last noted at that time of the store's clock."""
+        self.server.seen.setdefault(0, Notes())._at[replica] = at
+
+    async def shift(self, by_s):
+        """All notes are by so many seconds later."""
+        notes = self.server.seen[0]
+        notes._at = {replica: at + by_s for replica, at in notes._at.items()}
+
 
 class RedisBackend:
     """Counters on a real server that several replicas share."""
@@ -58,3 +70,10 @@ class RedisBackend:
     async def restart(self):
         for partition in range(PARTITIONS):
             await self.plain.hset(f"tw:{{{partition}}}:epoch", "run", "the process before")
+
+    async def note(self, replica, at):
+        await self.plain.zadd(SEEN, {replica: at})
+
+    async def shift(self, by_s):
+        for replica in await self.plain.zrange(SEEN, 0, -1):
+            await self.plain.zincrby(SEEN, by_s, replica)

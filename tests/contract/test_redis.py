@@ -107,12 +107,17 @@ async def test_every_key_is_forgotten_in_time(redis_counters, redis):
     await redis_counters.reserve(held)
     await redis_counters.reserve(ended)
     await redis_counters.close([settled(ended, 5), released(reservation(1))])
+    await redis_counters.seen("r")
+    await redis_counters.seen("r", ACME)
     lasting = re.compile(r"tw:\{\d+\}:(epoch|ledger|aside)")  # what was lost, and what must not be
     ttls = {key: await redis.ttl(key) for key in await redis.keys("tw:*") if not lasting.fullmatch(key)}
-    assert len(ttls) == 6 + PARTITIONS  # two buckets, three reservations, what is open, and who registered
+    # Two buckets, three reservations, what is open, who registered, and who is here.
+    assert len(ttls) == 6 + PARTITIONS + 2
     for key, ttl in ttls.items():
         if ":b:" in key:
             assert DAY_S <= ttl <= 2 * DAY_S
+        elif key.endswith(":seen"):
+            assert 0 < ttl <= DAY_S
         elif key.endswith(f":{held.id}"):
             assert TTL_S < ttl <= TTL_S + DAY_S
         elif key.endswith((":open", ":replicas")):
@@ -266,6 +271,13 @@ async def test_scripts_that_the_server_forgot_are_sent_again(redis_counters, red
     await redis.script_flush()
     assert isinstance(await redis_counters.reserve(reservation(10)), Admitted)
     assert await counts(redis_counters, held) == [(4, 10)]
+    for _ in range(2):
+        await redis.script_flush()
+        assert await redis_counters.seen("r") == {"r": 0.0}
+        await redis.script_flush()
+        assert len(await redis_counters.opened_by("")) == 1
+        await redis.script_flush()
+        assert await redis_counters.forget_replica("r", older_than_s=0)
 
 
 async def test_a_reservation_of_no_tokens_can_be_ended(redis_counters):
@@ -334,6 +346,31 @@ async def test_a_request_costs_one_round_trip(redis_counters, redis):
     after = await _commands(redis)
     new = {name: n - before.get(name, 0) for name, n in after.items() if name in OF_CLIENTS}
     assert {name: n for name, n in new.items() if n} == {"evalsha": 10, "info": 1}  # the test's own
+
+
+async def test_to_be_seen_costs_one_round_trip_and_few_commands(redis_counters, redis):
+    for n in range(100):
+        await redis_counters.seen(f"r{n}")
+    before = await _commands(redis)
+    for _ in range(10):
+        assert len(await redis_counters.seen("r1")) == 100
+    after = await _commands(redis)
+    new = {name: n - before.get(name, 0) for name, n in after.items()}
+    assert new.pop("zadd") >= 10  # more where half a second passed in between
+    calls = {"evalsha": 10, "zrangebyscore": 10, "expire": 10, "time": 10}
+    assert {name: n for name, n in new.items() if n} == calls | {"info": 1}  # the test's own
+
+
+async def test_what_one_left_open_is_found_in_small_steps_and_only_its_own_travels(redis_counters, redis):
+    made = [reservation(1, limit=10**6, replica="one" if n == 700 else f"r{n}") for n in range(1500)]
+    await asyncio.gather(*map(redis_counters.reserve, made))
+    await redis.config_resetstat()
+    assert await redis_counters.opened_by("one") == [made[700]]
+    stats = await redis.info("commandstats")
+    assert stats["cmdstat_zscan"]["calls"] < 3 * PARTITIONS
+    assert 15 <= stats["cmdstat_evalsha"]["calls"] < 4 * PARTITIONS
+    sent = (await redis.info("stats"))["total_net_output_bytes"]
+    assert sent < 1500 * 200  # ids and deadlines; a body has more than that
 
 
 # What a script does is counted as well: these it does not call.
@@ -418,6 +455,9 @@ async def test_a_server_out_of_memory_takes_nothing_new_and_ends_what_there_is(r
         receipts = [closed.receipt for closed in await redis_counters.close(closings)]
         assert await counts(redis_counters, held) == [(2, 0)]
         assert [each.receipt for each in await redis_counters.waiting(0, 10)] == receipts
+        assert set(await redis_counters.seen("r")) == {"r"}
+        assert await redis_counters.forget_replica("r", older_than_s=0)
+        assert await redis_counters.opened_by("") == []
         await redis_counters.written(receipts[:1])
         await redis_counters.set_aside(None, receipts[1], "no")
         assert await redis_counters.waiting(0, 10) == []
@@ -586,6 +626,14 @@ async def test_the_rights_that_the_documentation_names_are_enough(redis, redis_p
         assert await counters.warnings()
         await counters.time()
         await counters.ping()
+        mine = reservation(1, replica="me")
+        await counters.reserve(mine)
+        assert await counters.opened_by("me") == [mine]
+        await redis.zadd("tw:{0}:seen", {"gone": 1, "me": 2})
+        assert set(await counters.seen("me")) == {"gone", "me"}  # both were moved: the server was away
+        await redis.zadd("tw:{0}:seen", {"gone": 1})
+        assert set(await counters.seen("me")) == {"me"}
+        assert await counters.forget_replica("me", older_than_s=0)
     finally:
         await counters.aclose()
         await redis.execute_command("ACL", "DELUSER", "tokenweir")

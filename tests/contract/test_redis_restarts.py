@@ -150,6 +150,8 @@ async def test_earlier_epochs_are_cleared_and_nothing_else(server_of):
         await one.close([closing])
         async with server.plain() as plain:
             await plain.set("tw:{1}:somebody:else", "x")
+            await one.seen("one")
+            await one.seen("one", 3)
             await plain.set("other", "x")
             for partition in range(16):
                 await plain.hset(f"tw:{{{partition}}}:epoch", "run", "before")
@@ -164,7 +166,7 @@ async def test_earlier_epochs_are_cleared_and_nothing_else(server_of):
             ids = {epoch.id for epoch in epochs}
             left = [key for key in await plain.keys("tw:*:*:*") if key.split(":")[2] not in ids]
             assert left == ["tw:{1}:somebody:else"]
-            assert await plain.exists("other")
+            assert await plain.exists("other", "tw:{0}:seen", "tw:{3}:seen") == 3
             assert await plain.keys("tw:*:r:*")
         assert [each.entry for each in await two.waiting(0, 10)] == [closing.entry]
         assert await counts(one, made[1]) in ([(0, 1)], [(0, 0)])

@@ -75,6 +75,17 @@ async def test_a_cluster_counts_journals_and_rebuilds_as_one_server_does(nodes):
         await one.ping()
         assert await one.time() > 0
 
+        for p in (0, 3, 15):
+            await one.seen("one", p)
+            assert set(await two.seen("two", p)) == {"one", "two"}
+        left = [replace(held, replica="gone") for held in of_each()]
+        for held in left:
+            await one.reserve(held)
+        assert {r.id for r in await two.opened_by("gone")} == {r.id for r in left}
+        assert await two.opened_by("gone", 3) == [left[3]]
+        assert await two.forget_replica("one", 3, older_than_s=0)
+        assert [set(await two.seen("two", p)) for p in (0, 3)] == [{"one", "two"}, {"two"}]
+
         await _lose(nodes)
         open_now = of_each()
         epochs = await one.epochs()
@@ -96,6 +107,22 @@ async def _lose(nodes):
     for node in nodes[:3]:
         async with node.plain() as plain:
             await plain.flushall()
+
+
+async def test_a_node_that_is_away_hides_who_is_here_in_its_own_partitions_only(nodes):
+    async with clients_at(cluster_url(nodes)) as (one, two):
+        await nodes[1].kill()
+        away = next(p for p in range(PARTITIONS) if on_node(p) == 1)
+        there = next(p for p in range(PARTITIONS) if on_node(p) == 2)
+        for call in (one.seen("one", away), one.forget_replica("two", away), one.opened_by("two", away)):
+            with pytest.raises(StoreError) as caught:
+                await call
+            assert caught.value.transient
+        with pytest.raises(StoreError):
+            await one.opened_by("two")  # it would not be all
+        await one.seen("one", there)
+        assert set(await two.seen("two", there)) == {"one", "two"}
+        assert await two.opened_by("one", there) == []
 
 
 @pytest.mark.thorough

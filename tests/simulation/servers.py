@@ -1,5 +1,6 @@
 """The store that counters live in, and the ways in which it loses them."""
 
+import copy
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -49,10 +50,10 @@ class Redis:
         if stale and self._snapshots:
             taken_at, state = self._snapshots[-1]
             self.losses.append((self._world.loop.time(), taken_at))
-            journal, lives, before, aside = _copied(state)
+            journal, lives, before, aside, seen = _copied(state)
             server.journal.clear()
             server.journal.update(journal)
-            server.lives, server.before = lives, before
+            server.lives, server.before, server.seen = lives, before, seen
             server.aside.clear()
             server.aside.extend(aside)
         for partition in range(FEW):
@@ -60,12 +61,12 @@ class Redis:
 
 
 def _state(server):
-    return _copied((server.journal, server.lives, server.before, server.aside))
+    return _copied((server.journal, server.lives, server.before, server.aside, server.seen))
 
 
 def _copied(state):
-    journal, lives, before, aside = state
-    return dict(journal), _lives(lives), _lives(before), list(aside)
+    journal, lives, before, aside, seen = state
+    return dict(journal), _lives(lives), _lives(before), list(aside), copy.deepcopy(seen)
 
 
 def _lives(lives):

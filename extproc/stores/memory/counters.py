@@ -26,6 +26,7 @@ from extproc.ports.base import StoreError, UnreadyError
 from extproc.ports.counters import Closed, Closing, Crossed, Receipt
 from extproc.ports.epochs import Epoch, Used
 from extproc.ports.journal import Aside, Backlog, Journalled, Waiting
+from extproc.stores.memory.presence import Notes
 
 _NOTHING = Count(0, 0)
 
@@ -63,6 +64,7 @@ class MemoryServer:
         self.before: dict[int, _Life] = {}  # the latest epochs that were ready
         self.journal: dict[Receipt, tuple[Entry, float]] = {}
         self.aside: deque[Aside] = deque()
+        self.seen: dict[int, Notes] = {}
         self._numbers = count(1)
 
     def begin(self, partition: int) -> None:
@@ -77,9 +79,7 @@ class MemoryServer:
 
 
 class MemoryCounters:
-    """Implement `ports.Counters`, `Journal` and `Epochs`. Each call is atomic, because none of them awaits
-    anything.
-    """
+    """Implement `ports.CounterStore`. Each call is atomic, because none of them awaits anything."""
 
     def __init__(self, server: MemoryServer | None = None) -> None:
         self._adopted: dict[int, str] = {}
@@ -275,6 +275,19 @@ class MemoryCounters:
         life = self._current(epoch)
         life.epoch = replace(life.epoch, ready=True)
         self.server.before.pop(epoch.partition, None)
+
+    # ------------------------------------------------ presence
+
+    async def seen(self, replica: str, part: int | None = None) -> dict[str, float]:
+        return self.server.seen.setdefault(part or 0, Notes()).note(replica, self.server.clock())
+
+    async def forget_replica(self, replica: str, part: int | None = None, *, older_than_s: float = 0.5) -> bool:
+        notes = self.server.seen.setdefault(part or 0, Notes())
+        return notes.forget(replica, self.server.clock(), older_than_s)
+
+    async def opened_by(self, replica: str, part: int | None = None) -> list[Reservation]:
+        lives = [life for partition, life in self.server.lives.items() if part in (None, partition)]
+        return [each for life in lives for each in _open(life) if each.replica == replica]
 
     def _current(self, epoch: Epoch) -> _Life:
         life = self.server.lives.get(epoch.partition)

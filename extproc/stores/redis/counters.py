@@ -19,6 +19,7 @@ from extproc.ports.counters import Closed, Closing, Crossed
 from extproc.stores.redis.epochs import RedisEpochs
 from extproc.stores.redis.journal import RedisJournal, receipt_of
 from extproc.stores.redis.keys import bucket_keys, epoch_key, open_key, reservation_key, reservation_keys
+from extproc.stores.redis.presence import RedisPresence
 from extproc.stores.redis.reservations import (
     END_MEMORY_S,
     bucket_forgotten_at,
@@ -36,8 +37,8 @@ _READY: Final = b"ready"
 _TIME_S: Final = 0.1
 
 
-class RedisCounters(RedisEpochs, RedisJournal):
-    """Implements `ports.Counters`, `Journal` and `Epochs`."""
+class RedisCounters(RedisEpochs, RedisJournal, RedisPresence):
+    """Implements `ports.Counters`, `Journal`, `Epochs` and `Presence`."""
 
     def __init__(self, options: RedisOptions) -> None:
         super().__init__(options)

@@ -9,6 +9,7 @@ One hash tag per partition, so that a Cluster keeps a partition on one node. `e`
     tw:{<p>}:<e>:replicas                set     the replicas that registered in the epoch
     tw:{<p>}:ledger                      stream  entries that wait to be written to the ledger: id, entry
     tw:{<p>}:aside                       stream  entries that the ledger refused for good: text, reason
+    tw:{<p>}:seen                        zset    when replicas were last noted, seconds of the server's clock
 """
 
 import re
@@ -32,6 +33,10 @@ def ledger_key(partition: int) -> str:
 
 def aside_key(partition: int) -> str:
     return f"tw:{{{partition}}}:aside"
+
+
+def seen_key(partition: int) -> str:
+    return f"tw:{{{partition}}}:seen"
 
 
 def open_key(partition: int, epoch: str) -> str:

@@ -30,6 +30,9 @@ _SCRIPTS: Final = (
     "forget",
     "written",
     "aside",
+    "seen",
+    "unseen",
+    "opened",
 )
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)\r?$", re.MULTILINE)
 
