@@ -29,6 +29,23 @@ class Records(Protocol):
     async def kept(self) -> list[Reservation]:
         """Return the saved reservations. Some of them may have ended; check with `outcomes`."""
 
+    async def which_kept(self, ids: Sequence[ReservationId]) -> set[ReservationId]:
+        """Return those of the given ids whose reservations are saved."""
+
+    async def note_saved_until(self, replica: str, until: datetime) -> None:
+        """Record that each reservation which the replica answers for and which was admitted before `until` (aware)
+        is saved, or has its entry in the journal or the ledger.
+
+        As durable as `keep`. The instant of the replica's latest call counts, also if it is an earlier one: its
+        clock may have been set back. Only the process of the replica calls this.
+        """
+
+    async def saved_until(self) -> dict[str, datetime]:
+        """Return the recorded instant of each replica, dead ones too, rounded down to a millisecond.
+
+        A replica of version 0.1 has none. An instant is kept for 35 days after the replica's latest call.
+        """
+
     async def beat(self, replica: str) -> dict[str, int]:
         """Record that the replica is alive. Return the number of beats of each known replica, by name. The numbers
         only grow.

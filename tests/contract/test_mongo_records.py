@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from datetime import datetime
+import time
+from datetime import datetime, timedelta
 
 import pytest
 from pymongo import monitoring
@@ -10,7 +11,7 @@ from pymongo import monitoring
 from extproc.core.quota.ledger import Charge
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import UsageFilter
-from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICAS, Mongo, MongoOptions
+from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICA_MARKS, REPLICAS, Mongo, MongoOptions
 from extproc.stores.mongo.documents import entry_document
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
@@ -55,9 +56,10 @@ async def test_what_a_newer_version_added_to_a_reservation_does_not_matter(recor
 async def test_what_everybody_forgot_goes_some_time(records, mongo):
     await records.keep([reservation()])
     await records.beat("a")
+    await records.note_saved_until("a", NOW)
     await MongoLedger(mongo).append([entry(charges=(Charge("a", LATER, 5),))])
     found = {}
-    for name in (OPEN, REPLICAS, BUCKETS):
+    for name in (OPEN, REPLICAS, REPLICA_MARKS, BUCKETS):
         async for index in await mongo.collection(name).list_indexes():
             if "expireAfterSeconds" in index:
                 (field,) = index["key"]
@@ -65,7 +67,49 @@ async def test_what_everybody_forgot_goes_some_time(records, mongo):
         document = await mongo.collection(name).find_one({})
         assert document is None or isinstance(document[found[name][0]], datetime)
     day = 24 * 3600
-    assert found == {OPEN: ("at", 35 * day), REPLICAS: ("at", day), BUCKETS: ("until", day)}
+    month = ("at", 35 * day)
+    assert found == {OPEN: month, REPLICA_MARKS: month, REPLICAS: ("at", day), BUCKETS: ("until", day)}
+
+
+async def test_a_mark_that_arrives_late_replaces_no_later_one(records, mongo, monkeypatch):
+    late, now = MongoRecords(mongo), time.monotonic_ns()
+    await records.note_saved_until("a", NOW)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now - 10)
+    await late.note_saved_until("a", NOW + timedelta(seconds=9))
+    assert await records.saved_until() == {"a": NOW}
+
+
+async def test_a_mark_is_acknowledged_by_a_majority_and_its_journal(records, mongo_url, mongo):
+    seen = []
+
+    class Listener(monitoring.CommandListener):
+        def started(self, event):
+            if event.command_name == "update":
+                seen.append((event.command["update"], event.command["writeConcern"]))
+
+        def succeeded(self, event): ...
+
+        def failed(self, event): ...
+
+    listeners = monitoring._LISTENERS.command_listeners
+    listeners.append(listener := Listener())
+    try:
+        watched = Mongo(MongoOptions(mongo_url, mongo._database.name, timeout_s=30.0))
+    finally:
+        listeners.remove(listener)
+    await MongoRecords(watched).note_saved_until("a", NOW)
+    await watched.aclose()
+    assert seen == [(REPLICA_MARKS, {"w": "majority", "j": True})]
+
+
+@pytest.mark.parametrize("damage", [{"saved_until": "soon"}, {"saved_until": 5}, {}])
+async def test_a_mark_that_somebody_broke_says_nothing_and_the_next_one_mends_it(records, mongo, damage):
+    await records.note_saved_until("a", NOW)
+    await mongo.collection(REPLICA_MARKS).replace_one({"_id": "a"}, damage)
+    await mongo.collection(REPLICA_MARKS).insert_one({"_id": 5} | damage)
+    assert await records.saved_until() == {}
+    await records.note_saved_until("a", NOW)
+    assert await records.saved_until() == {"a": NOW}
 
 
 async def test_hundreds_are_kept_renewed_and_dropped_in_a_few_round_trips(records, mongo_url, mongo):
@@ -138,6 +182,9 @@ async def test_a_server_that_is_not_there_is_a_transient_fault(refusing_mongo):
         records.keep([reservation()]),
         records.drop(["a"]),
         records.kept(),
+        records.which_kept(["a"]),
+        records.note_saved_until("a", NOW),
+        records.saved_until(),
         records.beat("a"),
         records.leave("a"),
     )

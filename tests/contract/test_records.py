@@ -18,6 +18,7 @@ ALL = UsageFilter()
 
 LATER = int(NOW.timestamp()) + 3600
 OVER = int(NOW.timestamp())
+OLD = NOW - timedelta(days=30)
 
 
 def charged(*charges, **further):
@@ -165,6 +166,54 @@ async def test_hundreds_are_kept_and_dropped_at_once(records):
     assert {each.id for each in await records.kept()} == {each.id for each in made}
     await records.drop([each.id for each in made[1:]])
     assert await records.kept() == made[:1]
+
+
+async def test_of_a_list_those_that_are_kept_are_told(records):
+    made = [reservation() for _ in range(3)]
+    await records.keep(made)
+    await records.drop([made[1].id])
+    asked = [*(f"other-{n}" for n in range(600)), *(each.id for each in made), made[0].id, "$where"]
+    assert await records.which_kept(asked) == {made[0].id, made[2].id}
+    assert await records.which_kept([]) == set()
+
+
+# ---------------------------------------------------------------- up to when everything is saved
+
+
+async def test_the_mark_of_each_replica_is_known_to_all_and_the_latest_call_counts(records):
+    assert await records.saved_until() == {}
+    for until in (NOW, NOW + timedelta(seconds=5), NOW + timedelta(seconds=2)):  # the clock was set back
+        await records.note_saved_until("a", until)
+        await records.note_saved_until("b", NOW)
+        assert await records.saved_until() == {"a": until, "b": NOW}
+
+
+async def test_a_mark_outlives_its_replica(records):
+    await records.beat("a")
+    await records.note_saved_until("a", NOW)
+    await records.leave("a")
+    assert set(await records.beat("b")) == {"b"}
+    assert await records.saved_until() == {"a": NOW}
+
+
+async def test_a_mark_is_rounded_down_so_that_it_promises_no_more(records):
+    until = NOW + timedelta(microseconds=4999)
+    await records.note_saved_until("a", until)
+    (stored,) = (await records.saved_until()).values()
+    assert stored == NOW + timedelta(milliseconds=4)
+    assert stored.tzinfo is not None
+
+
+@pytest.mark.parametrize("name", ["$where", "a.b", '{"$ne": ""}', "名前", "a\0b"])
+async def test_any_name_of_a_replica_has_a_mark_of_its_own(records, name):
+    await records.note_saved_until("plain", NOW)
+    await records.note_saved_until(name, OLD)
+    assert await records.saved_until() == {"plain": NOW, name: OLD}
+
+
+async def test_marks_of_many_replicas_at_once_are_all_known(records):
+    await asyncio.gather(*(records.note_saved_until(name, NOW) for name in "aabbcc"))
+    assert await records.saved_until() == dict.fromkeys("abc", NOW)
 
 
 # ---------------------------------------------------------------- replicas

@@ -24,6 +24,7 @@ class MemoryLedger:
         self._entries: dict[ReservationId, Entry] = {}
         self._kept: dict[ReservationId, Reservation] = {}
         self._beats: dict[str, int] = {}
+        self._saved_until: dict[str, datetime] = {}
 
     async def append(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -74,6 +75,15 @@ class MemoryLedger:
 
     async def kept(self) -> list[Reservation]:
         return list(self._kept.values())
+
+    async def which_kept(self, ids: Sequence[ReservationId]) -> set[ReservationId]:
+        return self._kept.keys() & set(ids)
+
+    async def note_saved_until(self, replica: str, until: datetime) -> None:
+        self._saved_until[replica] = until.replace(microsecond=until.microsecond // 1000 * 1000)
+
+    async def saved_until(self) -> dict[str, datetime]:
+        return dict(self._saved_until)
 
     async def beat(self, replica: str) -> dict[str, int]:
         self._beats[replica] = self._beats.get(replica, 0) + 1

@@ -29,6 +29,7 @@ DAILY_ASIDE: Final = "sa_ip_usage_daily_aside"
 LEDGER: Final = "token_ledger"
 OPEN: Final = "token_open"
 REPLICAS: Final = "token_replicas"
+REPLICA_MARKS: Final = "token_replica_marks"
 BUCKETS: Final = "token_bucket_usage"
 MIGRATIONS: Final = "token_migrations"
 

@@ -1,7 +1,9 @@
 """Keep the durable records beside the ledger: open reservations, live replicas, and sums of used amounts."""
 
 import logging
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -9,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from bson.binary import Binary
 from pymongo import ASCENDING, DeleteOne, ReplaceOne
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
@@ -21,6 +23,7 @@ from extproc.stores.mongo.client import (
     BY_TENANT,
     LEDGER,
     OPEN,
+    REPLICA_MARKS,
     REPLICAS,
     Mongo,
     Named,
@@ -53,6 +56,7 @@ class MongoRecords:
     _buckets = Named(BUCKETS)
     _open = Named(OPEN)
     _replicas = Named(REPLICAS)
+    _marks = Named(REPLICA_MARKS)
 
     def __init__(self, mongo: Mongo) -> None:
         self._mongo = mongo
@@ -64,6 +68,7 @@ class MongoRecords:
             await self._buckets.create_index("until", expireAfterSeconds=int(_LATE.total_seconds()))
             await self._open.create_index("at", expireAfterSeconds=int(_KEPT.total_seconds()))
             await self._replicas.create_index("at", expireAfterSeconds=int(_REMEMBERED.total_seconds()))
+            await self._marks.create_index("at", expireAfterSeconds=int(_KEPT.total_seconds()))
 
     async def outcomes(self, ids: Sequence[ReservationId]) -> dict[ReservationId, Outcome]:
         found: dict[ReservationId, Outcome] = {}
@@ -98,6 +103,30 @@ class MongoRecords:
         async with translated():
             documents = await self._open.find({}, {"body": 1}).sort("_id", ASCENDING).to_list()
         return [each for each in map(_reservation, documents) if each is not None]
+
+    async def which_kept(self, ids: Sequence[ReservationId]) -> set[ReservationId]:
+        found: set[ReservationId] = set()
+        async with translated():
+            for some in in_pieces(list(dict.fromkeys(ids)), _AT_ONCE):
+                found.update([d["_id"] async for d in self._open.find({"_id": {"$in": some}}, {"_id": 1})])
+        return found
+
+    async def note_saved_until(self, replica: str, until: datetime) -> None:
+        # One process writes this document. Its calls are numbered by a clock that never goes back, so that a
+        # call which arrives late replaces no later one.
+        number = time.monotonic_ns()
+        mark = {"saved_until": until, "number": number, "at": datetime.now(UTC)}
+        earlier = {"_id": {"$eq": replica}, "number": {"$not": {"$gte": number}}}
+        async with translated():
+            with suppress(DuplicateKeyError):  # a later call came first
+                await self._marks.update_one(earlier, {"$set": mark}, upsert=True)
+
+    async def saved_until(self) -> dict[str, datetime]:
+        async with translated():
+            marks = await self._marks.find({}, {"saved_until": 1}).to_list()
+        # A mark that another program wrote says nothing.
+        found = {mark["_id"]: mark.get("saved_until") for mark in marks}
+        return {replica: until for replica, until in found.items() if isinstance(until, datetime)}
 
     async def beat(self, replica: str) -> dict[str, int]:
         async with translated():
