@@ -1,6 +1,6 @@
 """Declare the ledger, and the reports that are read from it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,8 +10,12 @@ from extproc.core.quota.ledger import Entry
 class Ledger(Protocol):
     """Record every request, and sum daily usage from the records."""
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[Entry], still: Callable[[], bool] | None = None) -> None:
         """Write entries durably and add them to daily usage. An entry whose id is known changes nothing.
+
+        `still` is asked immediately before the step that puts the entries into the ledger. If it returns False,
+        nothing is written, and a transient `StoreError` is raised. It is not asked again when that step is
+        repeated because its result is unknown.
 
         Raise `StoreError`; after a transient one the same entries may be appended again.
         """

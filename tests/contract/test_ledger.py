@@ -9,6 +9,7 @@ import pytest
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Outcome
 from extproc.core.quota.usage import Usage
+from extproc.ports.base import StoreError
 from extproc.ports.ledger import DailyUsage, UsageFilter
 
 from .reservations import HOSTILE, entry, who
@@ -113,6 +114,20 @@ async def test_a_batch_of_which_a_part_was_written_before_adds_the_other_part(le
     await ledger.append(made)
     (day,) = await ledger.daily(ALL, 10)
     assert (day.usage, day.requests) == (15, 4)
+
+
+async def test_a_write_that_came_too_late_writes_nothing_and_can_be_repeated(ledger):
+    made, known = [entry(1), entry(2)], entry(4)
+    await ledger.append([known])
+    for batch in (made, [*made, known]):
+        with pytest.raises(StoreError, match="too late") as caught:
+            await ledger.append(batch, lambda: False)
+        assert caught.value.transient
+        assert await ledger.entries(ALL, 10) == [known]
+        assert [day.usage for day in await ledger.daily(ALL, 10)] == [4]
+    await ledger.append([*made, known], lambda: True)
+    assert [day.usage for day in await ledger.daily(ALL, 10)] == [7]
+    await ledger.append([], lambda: False)
 
 
 async def test_an_entry_that_is_in_a_batch_twice_counts_once(ledger):

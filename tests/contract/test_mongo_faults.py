@@ -226,6 +226,60 @@ async def test_a_batch_whose_commit_was_not_answered_counts_once(mongo_replica_s
     await agree(replica_set, entries)
 
 
+async def test_whether_a_write_is_still_due_is_asked_last_before_the_commit_and_each_time_anew(
+    replica_set, monkeypatch
+):
+    ledger, steps, answers = MongoLedger(replica_set), [], [True, False]
+
+    def noted(name, method, failures):
+        collection = getattr(ledger, name)
+        call = getattr(collection, method)
+
+        async def noting(*arguments, **options):
+            steps.append(name)
+            result = await call(*arguments, **options)
+            if failures and failures.pop():
+                raise OperationFailure("in passing", 112, {"errorLabels": ["TransientTransactionError"]})
+            return result
+
+        monkeypatch.setattr(ledger, name, _With(collection, **{method: noting}))
+
+    def still():
+        steps.append("still")
+        return answers.pop(0)
+
+    for name, method, failures in (
+        ("_ledger", "insert_many", []),
+        ("_daily", "bulk_write", [True]),  # the first time
+        ("_buckets", "bulk_write", []),
+    ):
+        noted(name, method, failures)
+    entries = made(1)
+    await ledger.append(entries, still)
+    assert steps == ["_ledger", "_daily", "_ledger", "_daily", "_buckets", "still"]
+    with pytest.raises(StoreError, match="too late"):
+        await ledger.append(made(1), still)
+    await agree(replica_set, entries)
+
+
+async def test_a_commit_that_was_sent_is_repeated_without_being_asked_again(mongo_replica_set, replica_set):
+    entries, asked = made(3), []
+
+    def still():
+        asked.append(len(asked))
+        return len(asked) == 1
+
+    async with _proxy(mongo_replica_set) as proxy:
+        url = f"mongodb://{HOST}:{proxy.port}/?directConnection=true"
+        async with several(url, replica_set._database.name, 1) as (ledger,):
+            await ledger.create_indexes()
+            proxy.to_lose = 2
+            await ledger.append(entries, still)
+        assert proxy.lost == 2
+    assert asked == [0]
+    await agree(replica_set, entries)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
 async def test_a_server_that_is_killed_in_the_middle_loses_and_repeats_nothing(tmp_path, seed):

@@ -269,6 +269,12 @@ class RemoteStore:
         self.__dict__[name] = call
         return call
 
+    async def append(self, entries, still=None):
+        """The process asks before it sends; what was sent is carried out, however late."""
+        if still is not None and not still():
+            raise StoreError("the write came too late", transient=True)
+        await self._host.call(self._caller, "append", lambda: at_once(self._store.append(entries)), (entries,))
+
     async def changes(self):
         raise StoreError("no change stream", transient=True)
         yield

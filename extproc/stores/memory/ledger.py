@@ -3,7 +3,7 @@ ends.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from extproc.core.quota.ledger import Entry
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
-from extproc.ports.base import ConflictError
+from extproc.ports.base import ConflictError, StoreError
 from extproc.ports.epochs import Used
 from extproc.ports.ledger import DailyUsage, UsageFilter
 from extproc.ports.tenants import Document
@@ -26,7 +26,9 @@ class MemoryLedger:
         self._beats: dict[str, int] = {}
         self._saved_until: dict[str, datetime] = {}
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[Entry], still: Callable[[], bool] | None = None) -> None:
+        if entries and still is not None and not still():
+            raise StoreError("the write came too late: it is repeated", transient=True)
         for entry in entries:
             self._entries.setdefault(entry.id, entry)
 

@@ -48,6 +48,15 @@ _TRIES = 5
 _AT_ONCE = 100
 
 
+Still = Callable[[], bool]
+
+
+def _require(still: Still | None) -> None:
+    """Raise a transient `StoreError` if the write may not be done any more."""
+    if still is not None and not still():
+        raise StoreError("the write came too late: it is repeated", transient=True)
+
+
 def _unknown_tenant(account: str) -> None:
     """Derive no tenant from a service account."""
     del account
@@ -80,7 +89,7 @@ class MongoLedger:
             await self._ledger.create_index([("tenant_id", ASCENDING), ("ended_at", DESCENDING)])
             await self._ledger.create_index(_ADMISSION)
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[Entry], still: Still | None = None) -> None:
         if not entries:
             return
         if self._transactions is None:
@@ -90,9 +99,9 @@ class MongoLedger:
         unique.reverse()
         async with translated():
             if self._transactions:
-                await self._write_new(unique)
+                await self._write_new(unique, still)
             else:
-                await self._write_and_sum(unique)
+                await self._write_and_sum(unique, still)
 
     async def daily(self, wanted: UsageFilter, at_most: int) -> list[DailyUsage]:
         fits, newest = query(wanted), [("date", DESCENDING), ("usage", DESCENDING)]
@@ -135,13 +144,13 @@ class MongoLedger:
     async def aclose(self) -> None:
         await self._mongo.aclose()
 
-    async def _write_new(self, entries: Sequence[Entry]) -> None:
+    async def _write_new(self, entries: Sequence[Entry], still: Still | None) -> None:
         """Write the entries that the ledger does not have yet. Handles repeated calls and concurrent writers."""
         refused = False
         shared: Collection[DayKey] = ()
         for _ in range(_TRIES):
             try:
-                await self._write_together(entries, shared)
+                await self._write_together(entries, shared, still)
             except BulkWriteError as error:
                 if only_duplicates(error):
                     entries = await self._unknown(entries)
@@ -156,7 +165,9 @@ class MongoLedger:
         # new nor known.
         raise StoreError("MongoDB: the same entries are being written by others", transient=True)
 
-    async def _write_together(self, entries: Sequence[Entry], shared: Collection[DayKey]) -> None:
+    async def _write_together(
+        self, entries: Sequence[Entry], shared: Collection[DayKey], still: Still | None
+    ) -> None:
         if not entries:
             return
 
@@ -166,6 +177,7 @@ class MongoLedger:
             await self._daily.bulk_write(days, session=session, ordered=False)
             if sums := _bucket_updates(entries):
                 await self._buckets.bulk_write(sums, session=session, ordered=False)
+            _require(still)  # the commit is sent next; a fault here aborts
 
         async with self._mongo.client.start_session() as session:
             await session.with_transaction(write, write_concern=WRITE)
@@ -189,7 +201,8 @@ class MongoLedger:
         # Of several tenants without a row yet, the first one gets it.
         return {day for day in days if tenants.setdefault(day[1:], day[0]) != day[0]}
 
-    async def _write_and_sum(self, entries: Sequence[Entry]) -> None:
+    async def _write_and_sum(self, entries: Sequence[Entry], still: Still | None) -> None:
+        _require(still)  # not asked again for the sums: they follow what is in the ledger
         try:
             await self._ledger.insert_many([entry_document(e, summed=False) for e in entries], ordered=False)
         except BulkWriteError as error:
