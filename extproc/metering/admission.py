@@ -51,13 +51,23 @@ class Admission:
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._unready = unready
-        self._asked: dict[ReservationId, datetime] = {}
+        self._undecided: dict[ReservationId, datetime] = {}
+        self.asked = 0
         self._silent = False
         self._epochs_begun = 0
 
-    def asked_since(self) -> datetime | None:
-        """Return the earliest `admitted_at` among the reservations that the counters are being asked for now."""
-        return min(self._asked.values(), default=None)
+    def drafted(self, reservation: Reservation) -> None:
+        """Remember a reservation until it is decided on: it may become a lease."""
+        self.asked += 1
+        self._undecided[reservation.id] = reservation.admitted_at
+
+    def decided(self, reservation: Reservation) -> None:
+        """Forget a reservation that was drafted: it is a lease now, or it never will be one."""
+        del self._undecided[reservation.id]
+
+    def undecided_since(self) -> datetime | None:
+        """Return the earliest `admitted_at` among the reservations that are drafted and not decided on."""
+        return min(self._undecided.values(), default=None)
 
     def epoch_begins(self) -> None:
         """Void the answers that are still to come: they are of an epoch whose counters are given up.
@@ -86,7 +96,6 @@ class Admission:
     async def _ask(self, reservation: Reservation, on_failure: StoreFailure) -> Admitted | Denied | None:
         share = _FOR_ASKING_BEFORE_LOCAL if on_failure is StoreFailure.ALLOW else _FOR_ASKING
         epochs_begun = self._epochs_begun
-        self._asked[reservation.id] = reservation.admitted_at
         try:
             async with patient_timeout(self._timeout_s * share):
                 with self._metrics.reserving():
@@ -104,8 +113,6 @@ class Admission:
         except BaseException:  # the stream was cancelled, or this is a bug: nothing may stay held
             self._undo(reservation)
             raise
-        finally:
-            del self._asked[reservation.id]
         self._breaker.worked()
         if isinstance(decision, Admitted) and epochs_begun != self._epochs_begun:
             self._undo(reservation)

@@ -34,6 +34,7 @@ from extproc.metering.shard import Shard, ShardParts
 from extproc.metering.shards import Shards
 from extproc.metering.shared_clock import SharedClock
 from extproc.metering.spool_replay import SpoolReplay
+from extproc.metering.takeover import Takeover, TakeoverOptions
 from extproc.metering.write_fence import WriteFence
 from extproc.observe.metrics import Metrics
 from extproc.ports.alerts import AlertSink
@@ -61,14 +62,15 @@ class MeteringOptions:
     refuse_unbounded: bool = True
     learn: bool = True
     allow_share: float = 0.1
-    save_after_s: float = 1.0
+    save_after_s: float = 0.25
     ledger_linger_s: float = 0.1
     check_s: float = 0.25
-    fresh_s: float = 2.0
+    fresh_s: float = 0.9
     breaker: CircuitBreakerOptions = field(default_factory=CircuitBreakerOptions)
     settler: SettlerOptions = field(default_factory=SettlerOptions)
     expiry: ExpiryOptions = field(default_factory=ExpiryOptions)
     sweep: SweepOptions = field(default_factory=SweepOptions)
+    takeover: TakeoverOptions = field(default_factory=TakeoverOptions)
     membership: MembershipOptions = field(default_factory=MembershipOptions)
     rebuild: RebuildOptions = field(default_factory=RebuildOptions)
 
@@ -180,15 +182,31 @@ def build_metering(
             timeout_s=options.decision_timeout_s,
             unready=unready,
         )
+        leases = Leases(counters, shared_clock, options.reservation_ttl_s, room=renewals, on_lost=metrics.lost)
+        sweeper = JournalSweeper(counters, part, writer, fence, options.sweep)
         parts = ShardParts(
             admission=admission,
-            leases=Leases(counters, shared_clock, options.reservation_ttl_s, room=renewals, on_lost=metrics.lost),
+            leases=leases,
             settler=settler,
             writer=writer,
             breaker=breaker,
             fence=fence,
-            expiry=Expiry(counters, part, settler, breaker=breaker, clock=shared_clock, options=options.expiry),
-            sweeper=JournalSweeper(counters, part, writer, fence, options.sweep),
+            expiry=Expiry(
+                counters, part, settler, writer, breaker=breaker, clock=shared_clock, options=options.expiry
+            ),
+            sweeper=sweeper,
+            takeover=Takeover(
+                replica,
+                part,
+                counters,
+                records,
+                leases=leases,
+                settler=settler,
+                writer=writer,
+                sweeper=sweeper,
+                fence=fence,
+                options=options.takeover,
+            ),
         )
         return Shard(parts, counters, outcomes)
 
@@ -201,9 +219,11 @@ def build_metering(
     metrics.watch_queue("ledger", entries.__len__)
     metrics.watch_breaker(lambda: any(each.parts.breaker.is_open for each in shards))
     denials = DenialWriter(shards, Denials(new_id, options.denials), metrics)
-    saver = HoldSaver(shards, records, shared_clock, options.save_after_s)
+    saver = HoldSaver(replica, shards, records, shared_clock, options.save_after_s)
     membership = Membership(replica, records, options.membership)
-    rebuild = Rebuild(counters, records, membership, clock=shared_clock, metrics=metrics, options=options.rebuild)
+    rebuild = Rebuild(
+        counters, records, shards, membership, clock=shared_clock, metrics=metrics, options=options.rebuild
+    )
     service = MeteringService(
         limits,
         Drafter(replica, options.reservation_ttl_s, options.refuse_unbounded),

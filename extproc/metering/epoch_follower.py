@@ -23,7 +23,7 @@ from extproc.timing.in_parallel import in_parallel
 from extproc.timing.periodic import periodically
 
 _log = logging.getLogger(__name__)
-_SAVE_EVERY_S = 1.0
+_SAVE_EVERY_S = 0.25
 
 
 class EpochFollower:
@@ -54,6 +54,7 @@ class EpochFollower:
 
     async def start(self) -> bool:
         """Register this replica as alive, then `check`."""
+        await self._saver.save()  # says that this replica saves, before others see that it is there
         await self._membership.heartbeat()
         return await self.check()
 

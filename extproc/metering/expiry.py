@@ -9,6 +9,7 @@ from extproc.core.quota.drafting import is_recorded
 from extproc.core.quota.settlement import expiry
 from extproc.metering.circuit_breaker import CircuitBreaker
 from extproc.metering.leases import Lease
+from extproc.metering.ledger_writer import LedgerWriter
 from extproc.metering.settler import Settler
 from extproc.metering.shared_clock import SharedClock
 from extproc.ports.base import StoreError
@@ -41,6 +42,7 @@ class Expiry:
         counters: Counters,
         part: Part,
         settler: Settler,
+        writer: LedgerWriter,
         *,
         breaker: CircuitBreaker,
         clock: SharedClock,
@@ -49,6 +51,7 @@ class Expiry:
         self._counters = counters
         self._part = part
         self._settler = settler
+        self._writer = writer
         self._breaker = breaker
         self._clock = clock
         self._options = options
@@ -70,6 +73,7 @@ class Expiry:
     async def expire_overdue(self) -> int:
         """End reservations whose deadline has passed; return how many. Raise `StoreError`."""
         overdue = await self._counters.overdue(self._clock.now(), _EXPIRE_AT_ONCE, self._part)
+        self._writer.saved(reservation.id for reservation in overdue)  # whoever held them may have saved them
         for reservation in overdue:
             self._settler.end(Lease(reservation), expiry(reservation), recorded=is_recorded(reservation))
         return len(overdue)

@@ -8,6 +8,7 @@ written twice.
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from extproc.core.quota.ledger import Entry
@@ -113,6 +114,11 @@ class LedgerWriter:
             and any(epoch.counts(record.entry.identity.tenant) for epoch in epochs)
         ]
 
+    def uncovered_since(self) -> datetime | None:
+        """Return when the oldest reservation was admitted whose entry waits here, and that is not saved."""
+        waiting = (record.closing.reservation for record in self._queue if record.closing is not None)
+        return min((each.admitted_at for each in waiting if each.id not in self._saved), default=None)
+
     def lost_if_stopped(self) -> int:
         """Return how many entries wait in this process alone."""
         return sum(record.receipt is None for record in self._queue)
@@ -186,7 +192,7 @@ class LedgerWriter:
 
         async def append() -> bool:
             if self._fence.is_open():  # it may have closed while another write had its turn
-                await self._ledger.append(entries())
+                await self._ledger.append(entries(), self._fence.is_open)
                 return True
             return False
 

@@ -1,8 +1,9 @@
 """Rebuild the counters of a new epoch from the ledger, the journal and all open holds, before they admit.
 
-When every replica that is alive has registered in the epoch (or after `barrier_s`), a replica
+When every replica that is here has registered in the epoch, a replica
 
-    1. restores what dead replicas held: as saved in the records, or still to be found of the epoch before;
+    1. restores what dead replicas held: as saved in the records, or still to be found of the epoch before, but for
+       what they never knew as admitted (takeover.py);
     2. takes out what has ended, by the ledger or by the journal;
     3. sets what is used to the sum of the ledger and the journal, and declares the epoch ready.
 
@@ -22,6 +23,8 @@ from extproc.core.quota.drafting import is_recorded
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
 from extproc.metering.membership import Membership
+from extproc.metering.shards import Shards
+from extproc.metering.takeover import Sighting, never_answered
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock, StoreError, UnreadyError
 from extproc.ports.epochs import CounterStore, Epoch, Used
@@ -33,6 +36,7 @@ T = TypeVar("T")
 _Outcomes = dict[ReservationId, Outcome]
 _Waiting = dict[ReservationId, Journalled]  # what waits in the journal
 _Faults = dict[int, StoreError]  # by partition
+_Marks = dict[str, datetime]  # by replica: up to when it had saved what it answers for
 
 _log = logging.getLogger(__name__)
 
@@ -41,11 +45,14 @@ _log = logging.getLogger(__name__)
 class RebuildOptions:
     """Set the durations of a rebuild, in seconds.
 
-    It waits at most `barrier_s` for replicas that are alive but do not register. Replicas begin `turn_s`
-    apart, to spare the stores, and write nothing to the ledger for the first `still_s` of a rebuild.
+    It waits at most `barrier_s` for replicas that are here and do not register; `unseen_s` for replicas that were
+    not seen since the counters are back, which must be more than a write fence stays open without a look; and not
+    at all for those that are known to be gone. Replicas begin `turn_s` apart, to spare the stores, and write
+    nothing to the ledger for the first `still_s` of a rebuild.
     """
 
     barrier_s: float = 10.0
+    unseen_s: float = 1.25
     turn_s: float = 1.0
     still_s: float = 20.0
 
@@ -57,6 +64,7 @@ class Rebuild:
         self,
         counters: CounterStore,
         records: Records,
+        shards: Shards,
         membership: Membership,
         *,
         clock: Clock,
@@ -65,6 +73,7 @@ class Rebuild:
     ) -> None:
         self._counters = counters
         self._records = records
+        self._shards = shards
         self._membership = membership
         self._clock = clock
         self._metrics = metrics
@@ -84,14 +93,19 @@ class Rebuild:
         """
         alive = await self._membership.alive()
         registered = await _each(epochs, self._counters.registered, faults)
-        complete = [epoch for epoch, there in registered.items() if self._nobody_is_missing(epoch, there, alive)]
+        marks = await self._records.saved_until()  # before what is saved is read
+        complete = [
+            epoch
+            for epoch, there in registered.items()
+            if self._is_my_turn(epoch, there) and not self._waits(epoch, alive - there, marks)
+        ]
         if not complete:
             return False
         started = _now()
         journalled = await _each(complete, lambda epoch: self._counters.journalled(epoch.partition), faults)
         waiting = {entry.id: entry for entries in journalled.values() for entry in entries}
         saved = [reservation for reservation in await self._records.kept() if is_recorded(reservation)]
-        ended = await _each(list(journalled), lambda epoch: self._restore(epoch, saved, waiting), faults)
+        ended = await _each(list(journalled), lambda epoch: self._restore(epoch, saved, marks, waiting), faults)
         # A saved reservation whose entry is only in the journal stays saved: the journal may be lost as well.
         written = [each for ids in ended.values() for each in ids if each not in waiting]
         if written:
@@ -113,22 +127,39 @@ class Rebuild:
             await self._counters.forget(epoch, ended)
         return [reservation.id for reservation, _ in ended]
 
-    def _nobody_is_missing(self, epoch: Epoch, registered: set[str], alive: set[str]) -> bool:
-        """Tell whether all replicas have registered or were waited for, and it is this replica's turn."""
-        waited_s = _now() - self._unready_since.setdefault(epoch.id, _now())
-        missing, late = alive - registered, waited_s >= self._options.barrier_s
-        if missing and late:
+    def _is_my_turn(self, epoch: Epoch, registered: set[str]) -> bool:
+        """Tell whether the replicas before this one had their time to rebuild the epoch."""
+        before = sum(replica < self._membership.replica for replica in registered)
+        return self._waited_s(epoch) >= before * self._options.turn_s
+
+    def _waits(self, epoch: Epoch, missing: set[str], marks: _Marks) -> bool:
+        """Tell whether any of the replicas that have not registered is still waited for."""
+        if any(self._waits_for(epoch, replica, marks) for replica in missing):
+            return True
+        if missing:
             _log.warning(
                 "redis: rebuilding without replicas that did not register", extra={"replicas": len(missing)}
             )
-        turn_s = sorted(alive).index(self._membership.replica) * self._options.turn_s
-        return (late or not missing) and waited_s >= turn_s
+        return False
 
-    async def _restore(self, epoch: Epoch, saved: Sequence[Reservation], waiting: _Waiting) -> list[ReservationId]:
+    def _waits_for(self, epoch: Epoch, replica: str, marks: _Marks) -> bool:
+        waited_s, sighting = self._waited_s(epoch), self._shards.of_epoch(epoch).sighting(replica)
+        if sighting is Sighting.HERE or replica not in marks:  # version 0.1 has no mark, and is never seen
+            return waited_s < self._options.barrier_s
+        return sighting is Sighting.UNKNOWN and waited_s < self._options.unseen_s
+
+    def _waited_s(self, epoch: Epoch) -> float:
+        return _now() - self._unready_since.setdefault(epoch.id, _now())
+
+    async def _restore(
+        self, epoch: Epoch, saved: Sequence[Reservation], marks: _Marks, waiting: _Waiting
+    ) -> list[ReservationId]:
         """Restore what dead replicas held; return the ids of all open reservations that have ended."""
         registered = await self._counters.registered(epoch)
         # A registered replica has restored what it really holds: its other reservations have ended.
-        found = [*_of_partition(epoch, saved), *await self._counters.left_open(epoch)]
+        left = await self._counters.left_open(epoch)
+        unanswered = never_answered(left, {each.id for each in saved}, marks)
+        found = [*_of_partition(epoch, saved), *(r for r in left if r.id not in unanswered)]
         of_the_dead = [r for r in found if r.replica not in registered]
         ended = await self._outcomes(of_the_dead, waiting)
         # An ended one is not restored even for a moment: this replica may die before it takes it out again.

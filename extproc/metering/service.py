@@ -107,20 +107,24 @@ class MeteringService:
         return Denied(state, 1)
 
     async def _decide(self, draft: Draft, ask: Ask, policy: Policy) -> Admitted | Denied | Unavailable:
-        estimate = await self._estimator.estimate(
-            ask.identity.tenant,
-            ask.endpoint,
-            ask.facts,
-            strict=draft.strict,
-            min_output_tokens=policy.min_output_tokens,
-        )
-        reservation = draft.priced(estimate.cost, estimate.bound, estimate.weights)
-        shard = self._shards.of(reservation.identity.tenant)
-        decision = await shard.decide(reservation, policy.on_store_failure)
-        if isinstance(decision, Admitted):
-            shadow = tuple(state.bucket.limit.kind for state in decision.shadowed)
-            shard.open(Lease(decision.reservation, estimate.lesson, shadow))
-        elif isinstance(decision, Denied):
+        shard = self._shards.of(ask.identity.tenant)
+        shard.drafted(draft.reservation)
+        try:
+            estimate = await self._estimator.estimate(
+                ask.identity.tenant,
+                ask.endpoint,
+                ask.facts,
+                strict=draft.strict,
+                min_output_tokens=policy.min_output_tokens,
+            )
+            reservation = draft.priced(estimate.cost, estimate.bound, estimate.weights)
+            decision = await shard.decide(reservation, policy.on_store_failure)
+            if isinstance(decision, Admitted):
+                shadow = tuple(state.bucket.limit.kind for state in decision.shadowed)
+                shard.open(Lease(decision.reservation, estimate.lesson, shadow))
+        finally:
+            shard.decided(draft.reservation)
+        if isinstance(decision, Denied):
             bucket = decision.state.bucket
             self._exhausted.note(decision.state, self._clock.now().timestamp())
             self._record_denial(reservation, bucket.limit.scope, bucket.key)

@@ -7,7 +7,7 @@ Redis Cluster. An outage of one shard delays nothing of another. Each replica ha
     leases          open reservations of this replica    expiry           ends reservations that nobody renews
     settler         ends, on their way to the counters   ledger_writer    entries, on their way to the ledger
     write_fence     no entry leaves while counters are rebuilt
-    journal_sweeper writes entries that other replicas left
+    journal_sweeper writes entries that waited long     takeover         of what a dead replica left
 
 When counters were lost, their epoch is over: the shard restores in the new one what this replica answers for
 (`register`), and what the old one alone had is told again.
@@ -31,6 +31,7 @@ from extproc.metering.leases import Lease, Leases
 from extproc.metering.ledger_writer import LedgerWriter
 from extproc.metering.outcomes import Outcomes
 from extproc.metering.settler import Settler
+from extproc.metering.takeover import Sighting, Takeover
 from extproc.metering.write_fence import WriteFence
 from extproc.ports.counters import Closing
 from extproc.ports.epochs import CounterStore, Epoch
@@ -49,6 +50,7 @@ class ShardParts:
     fence: WriteFence
     expiry: Expiry
     sweeper: JournalSweeper
+    takeover: Takeover
 
 
 class Shard:
@@ -62,6 +64,14 @@ class Shard:
         self._ready = False
 
     # ------------------------------------------------ requests
+
+    def drafted(self, reservation: Reservation) -> None:
+        """Remember a reservation from its draft until `decided`."""
+        self.parts.admission.drafted(reservation)
+
+    def decided(self, reservation: Reservation) -> None:
+        """Forget a reservation that was drafted: it is open now, or it never will be."""
+        self.parts.admission.decided(reservation)
 
     async def decide(self, reservation: Reservation, on_failure: StoreFailure) -> Admitted | Denied | Unavailable:
         """Admit or deny in time. Raise nothing of the counters'; may be cancelled."""
@@ -93,7 +103,7 @@ class Shard:
         """Deliver, renew, expire, sweep and probe until cancelled."""
         parts = self.parts
         async with asyncio.TaskGroup() as group:
-            for each in (parts.settler, parts.writer, parts.leases, parts.expiry, parts.sweeper):
+            for each in (parts.settler, parts.writer, parts.leases, parts.expiry, parts.sweeper, parts.takeover):
                 group.create_task(each.run())
             group.create_task(self._recover())
 
@@ -199,6 +209,15 @@ class Shard:
     def unsaved(self, admitted_before: datetime) -> list[Reservation]:
         """Return the recorded reservations that this replica answers for, and that the records do not have."""
         return [*self.parts.leases.unsaved(admitted_before), *self.parts.settler.unsaved(admitted_before)]
+
+    def uncovered_since(self) -> list[datetime]:
+        """Return the instants of admission before which nothing can become a lease, or loses its entry."""
+        found = (self.parts.admission.undecided_since(), self.parts.writer.uncovered_since())
+        return [instant for instant in found if instant is not None]
+
+    def sighting(self, replica: str) -> Sighting:
+        """Say what this shard knows of a replica: it is here, gone, or unknown."""
+        return self.parts.takeover.sighting(replica)
 
     def saved(self, reservations: Sequence[Reservation]) -> list[ReservationId]:
         """Remember that the records have these. Return those whose entry was written meanwhile."""

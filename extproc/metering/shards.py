@@ -38,6 +38,10 @@ class Shards:
             found.setdefault(self._by_partition[epoch.partition], []).append(epoch)
         return found
 
+    def of_epoch(self, epoch: Epoch) -> Shard:
+        """Return the shard that an epoch is of."""
+        return self._by_partition[epoch.partition]
+
     async def run(self) -> None:
         """Run all shards until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -60,6 +64,15 @@ class Shards:
     def unrecorded(self) -> set[ReservationId]:
         """Return the reservations that ended here, and whose entry is not known to be in the ledger."""
         return set().union(*(shard.unrecorded() for shard in self))
+
+    @property
+    def asked(self) -> int:
+        """Return how many reservations were drafted so far."""
+        return sum(shard.parts.admission.asked for shard in self)
+
+    def uncovered_since(self) -> list[datetime]:
+        """Return the instants of admission before which nothing can become a lease, or loses its entry."""
+        return [instant for shard in self for instant in shard.uncovered_since()]
 
     def unsaved(self, admitted_before: datetime) -> dict[Shard, list[Reservation]]:
         """Return the recorded reservations that this replica answers for, and that the records do not have."""

@@ -74,9 +74,9 @@ async def test_what_is_asked_for_is_known_only_as_long_as_it_is_asked_for():
     world.counters.hang = True
     asking = asyncio.create_task(world.reserve())
     await all_done()
-    assert world.admission.asked_since() == world.clock.now()
+    assert world.admission.undecided_since() == world.clock.now()
     await asking
-    assert world.admission.asked_since() is None
+    assert world.admission.undecided_since() is None
 
 
 async def test_a_line_an_outage_is_logged_and_not_one_a_request(caplog):

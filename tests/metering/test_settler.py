@@ -66,7 +66,7 @@ class Picky(World):
     def refuses(self, *ids):
         append = self.ledger.append
 
-        async def picky(entries):
+        async def picky(entries, still=None):
             if {entry.id for entry in entries} & set(ids):
                 raise refused()
             await append(entries)

@@ -122,11 +122,11 @@ class Ledger(MemoryLedger):
         self.open = asyncio.Event()
         self.open.set()
 
-    async def append(self, entries):
+    async def append(self, entries, still=None):
         self.calls += 1
         await self.open.wait()
         _fail(self.before)
-        await super().append(entries)
+        await super().append(entries, still)
         _fail(self.after)
 
 

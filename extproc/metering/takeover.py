@@ -1,0 +1,168 @@
+"""Take over what a dead replica left in one shard: its entries go to the ledger, its open holds into the records.
+
+Each replica notes in the counters' store, four times a second, that it is here. A replica that was not noted for
+`gone_s` seconds is dead or stands still. One of the others then writes what it left in the journal, and saves what
+it left open: from now on the counters may be lost too. All of it is safe to repeat, and safe if the replica goes
+on: an entry has the id of its reservation, and whoever ends a reservation first ends it.
+
+A reservation that is open although its replica was never told so was not served. It is released: the replica had
+recorded up to when everything that it answers for is saved (hold_saver.py), and this one is older and is not.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from extproc.core.quota.drafting import is_recorded
+from extproc.core.quota.reservation import Reservation, ReservationId
+from extproc.metering.journal_sweeper import JournalSweeper
+from extproc.metering.leases import Leases
+from extproc.metering.ledger_writer import LedgerWriter
+from extproc.metering.settler import Settler
+from extproc.metering.write_fence import WriteFence
+from extproc.ports.base import StoreError
+from extproc.ports.counters import Part
+from extproc.ports.epochs import CounterStore
+from extproc.ports.records import Records
+from extproc.timing.periodic import periodically
+
+_log = logging.getLogger(__name__)
+# Replicas that are known as gone. Further ones make the longest known ones unknown, which only costs time.
+_GONE_AT_MOST: Final = 1000
+# Entries that have waited for so long are swept: younger ones are those of living replicas.
+_LEFT_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class TakeoverOptions:
+    """Set the durations of a takeover, in seconds.
+
+    A replica notes every `look_s` that it is here. It is gone when it was not noted for `gone_s`, which must be
+    more than a write fence stays open without a look. The replicas that are here act `turn_s` apart: each of them
+    only if those before it did not.
+    """
+
+    look_s: float = 0.25
+    gone_s: float = 1.25
+    turn_s: float = 0.3
+
+
+class Sighting(Enum):
+    """Say what is known of a replica: it was noted a moment ago, it was not noted for too long, or neither."""
+
+    HERE = "here"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+class Takeover:
+    """Note that this replica is here, and take over what replicas that are gone left in one shard."""
+
+    def __init__(
+        self,
+        replica: str,
+        part: Part,
+        counters: CounterStore,
+        records: Records,
+        *,
+        leases: Leases,
+        settler: Settler,
+        writer: LedgerWriter,
+        sweeper: JournalSweeper,
+        fence: WriteFence,
+        options: TakeoverOptions,
+    ) -> None:
+        self._replica = replica
+        self._part = part
+        self._counters = counters
+        self._records = records
+        self._leases = leases
+        self._settler = settler
+        self._writer = writer
+        self._sweeper = sweeper
+        self._fence = fence
+        self._options = options
+        self._here: set[str] = set()
+        self._gone: dict[str, None] = {}
+        self._looked_at = float("inf")
+
+    def sighting(self, replica: str) -> Sighting:
+        """Say whether a replica is here, by the last look."""
+        if replica in self._here:
+            return Sighting.HERE
+        return Sighting.GONE if replica in self._gone else Sighting.UNKNOWN
+
+    async def run(self) -> None:
+        """Look, and take over, until cancelled."""
+
+        def failed(error: StoreError) -> None:
+            self._here = set()
+            _log.debug("redis: replicas can't be seen: nothing is taken over", extra={"error": str(error)})
+
+        await periodically(self.look, self._options.look_s, expected=StoreError, on_failure=failed, at_once=True)
+
+    async def look(self) -> None:
+        """Look once at who is here, and take over from one that is not. Raise `StoreError`."""
+        ages = await self._counters.seen(self._replica, self._part)
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at > self._options.gone_s:
+            self._was_taken_over()
+        self._looked_at = now
+        self._here = {replica for replica, age_s in ages.items() if age_s <= self._options.gone_s}
+        for replica in self._here:
+            self._gone.pop(replica, None)
+        self._gone.update(dict.fromkeys(ages.keys() - self._here))
+        while len(self._gone) > _GONE_AT_MOST:
+            del self._gone[next(iter(self._gone))]
+        if not self._fence.is_open():  # a rebuild has all of it in view
+            return
+        my_turn_s = sorted(self._here).index(self._replica) * self._options.turn_s
+        for replica, age_s in ages.items():
+            if age_s > self._options.gone_s + my_turn_s:
+                await self.take_over(replica)
+
+    async def take_over(self, gone: str) -> None:
+        """Write and save what a replica left. Raise `StoreError`; then it is tried again."""
+        entries = await self._sweeper.sweep(_LEFT_S)
+        # This order: what was saved before the mark is found as saved.
+        marks = await self._records.saved_until()
+        left = [each for each in await self._counters.opened_by(gone, self._part) if is_recorded(each)]
+        saved = await self._records.which_kept([each.id for each in left])
+        unanswered = never_answered(left, saved, marks)
+        for each in left:
+            if each.id in unanswered:
+                self._settler.undo(each)
+        answered = [each for each in left if each.id not in unanswered]
+        if answered:
+            await self._records.keep(answered)
+        await self._counters.forget_replica(gone, self._part)
+        if entries or left:
+            _log.warning(
+                "replica is gone: its entries are written, and its open reservations are saved",
+                extra={"replica": gone, "entries": entries, "saved": len(answered), "released": len(unanswered)},
+            )
+
+    def _was_taken_over(self) -> None:
+        """Have everything dropped from the records when it ends: another replica may have saved it there."""
+        self._writer.saved([*(each.id for each in self._leases), *self._settler.ids()])
+
+
+def never_answered(
+    left: Sequence[Reservation], saved: set[ReservationId], saved_until: Mapping[str, datetime]
+) -> set[ReservationId]:
+    """Return the open reservations that their replicas, now dead, never knew as admitted: nobody was served.
+
+    `saved_until`, by replica: each reservation that the replica answers for and that was admitted before is saved,
+    or its entry is in the journal or the ledger. A replica of version 0.1 does not say.
+    """
+    return {
+        each.id
+        for each in left
+        if each.id not in saved
+        and (until := saved_until.get(each.replica)) is not None
+        and each.admitted_at < until
+    }
