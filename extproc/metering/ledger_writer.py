@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from extproc.core.quota.ledger import Entry
-from extproc.core.quota.reservation import ReservationId
+from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue, QueueRoom
 from extproc.metering.exclusive_delivery import ExclusiveDelivery
 from extproc.metering.write_fence import WriteFence
@@ -114,10 +114,10 @@ class LedgerWriter:
             and any(epoch.counts(record.entry.identity.tenant) for epoch in epochs)
         ]
 
-    def uncovered_since(self) -> datetime | None:
-        """Return when the oldest reservation was admitted whose entry waits here, and that is not saved."""
-        waiting = (record.closing.reservation for record in self._queue if record.closing is not None)
-        return min((each.admitted_at for each in waiting if each.id not in self._saved), default=None)
+    def unsaved(self, admitted_before: datetime) -> list[Reservation]:
+        """Return reservations admitted before an instant whose entry waits here, and that are not saved."""
+        waiting = [record.closing.reservation for record in self._queue if record.closing is not None]
+        return [each for each in waiting if each.admitted_at < admitted_before and each.id not in self._saved]
 
     def lost_if_stopped(self) -> int:
         """Return how many entries wait in this process alone."""

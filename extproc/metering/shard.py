@@ -208,12 +208,12 @@ class Shard:
 
     def unsaved(self, admitted_before: datetime) -> list[Reservation]:
         """Return the recorded reservations that this replica answers for, and that the records do not have."""
-        return [*self.parts.leases.unsaved(admitted_before), *self.parts.settler.unsaved(admitted_before)]
+        parts = (self.parts.leases, self.parts.settler, self.parts.writer)
+        return [each for part in parts for each in part.unsaved(admitted_before)]
 
-    def uncovered_since(self) -> list[datetime]:
-        """Return the instants of admission before which nothing can become a lease, or loses its entry."""
-        found = (self.parts.admission.undecided_since(), self.parts.writer.uncovered_since())
-        return [instant for instant in found if instant is not None]
+    def undecided_since(self) -> datetime | None:
+        """Return the earliest instant of admission among the reservations that may still become leases."""
+        return self.parts.admission.undecided_since()
 
     def sighting(self, replica: str) -> Sighting:
         """Say what this shard knows of a replica: it is here, gone, or unknown."""

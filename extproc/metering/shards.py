@@ -70,9 +70,9 @@ class Shards:
         """Return how many reservations were drafted so far."""
         return sum(shard.parts.admission.asked for shard in self)
 
-    def uncovered_since(self) -> list[datetime]:
-        """Return the instants of admission before which nothing can become a lease, or loses its entry."""
-        return [instant for shard in self for instant in shard.uncovered_since()]
+    def undecided_since(self) -> datetime | None:
+        """Return the earliest instant of admission among the reservations that may still become leases."""
+        return min((at for shard in self if (at := shard.undecided_since()) is not None), default=None)
 
     def unsaved(self, admitted_before: datetime) -> dict[Shard, list[Reservation]]:
         """Return the recorded reservations that this replica answers for, and that the records do not have."""

@@ -5,6 +5,7 @@ from unittest import mock
 
 from extproc.core.quota.learning import Learned
 from extproc.core.quota.reservation import Admitted
+from extproc.metering import takeover
 from extproc.metering.admission import Admission
 from extproc.metering.expiry import Expiry
 from extproc.metering.hold_saver import HoldSaver
@@ -14,6 +15,7 @@ from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.rebuild import Rebuild
 from extproc.metering.shard import Shard
 from extproc.metering.shared_clock import SharedClock
+from extproc.metering.takeover import Takeover
 from extproc.metering.write_fence import WriteFence
 from extproc.ports.base import UnreadyError
 from extproc.stores.memory.counters import MemoryCounters
@@ -58,8 +60,25 @@ def _without_journal(self, closing, thresholds):
     return _close(self, replace(closing, entry=None), thresholds)
 
 
-def _all_there(self, epoch, registered, alive):
-    return True
+def _waits_for_nobody(self, epoch, missing, marks):
+    return False
+
+
+def _all_unanswered(left, saved, saved_until):
+    return {each.id for each in left if each.id not in saved}
+
+
+def _none_unanswered(left, saved, saved_until):
+    return set()
+
+
+async def _takes_nothing_over(self, gone):
+    await self._counters.forget_replica(gone, self._part)
+
+
+def _restores_what_it_asks_for(self, epoch):
+    found = {r.id: r for r in (*self.parts.leases, *(end.closing.reservation for end in self.parts.settler._ends))}
+    return [r for r in found.values() if epoch.counts(r.identity.tenant)]
 
 
 async def _nothing_used(self, now):
@@ -119,7 +138,12 @@ MUTATIONS = {
     "a store takes commands of any epoch": (MemoryCounters, "_life", _no_epoch_check),
     "an end that is repeated charges again": (MemoryCounters, "_close", _charges_each_time),
     "an end puts nothing into the journal": (MemoryCounters, "_close", _without_journal),
-    "a rebuild waits for nobody": (Rebuild, "_nobody_is_missing", _all_there),
+    "a rebuild waits for nobody": (Rebuild, "_waits", _waits_for_nobody),
+    "nobody takes over what a dead one left": (Takeover, "take_over", _takes_nothing_over),
+    "whoever takes over releases all that is not saved": (takeover, "never_answered", _all_unanswered),
+    "a hold that nobody was told of is charged": (takeover, "never_answered", _none_unanswered),
+    "what was undone is restored": (Shard, "_answers_for", _restores_what_it_asks_for),
+    "an answer of an epoch that is over admits": (Admission, "epoch_begins", lambda self: None),
     "a rebuild does not read the ledger": (MemoryLedger, "used", _nothing_used),
     "a rebuild does not read what was kept": (MemoryLedger, "kept", _nothing_kept),
     "a rebuild does not look at the epoch before": (MemoryCounters, "left_open", _left_open_nothing),
@@ -141,6 +165,7 @@ MUTATIONS = {
 
 # Some seeds that find each of them: tried first. When the product's calls come in another order, other seeds do.
 FOUND_BY = {
+    "an answer of an epoch that is over admits": (281,),
     "a rebuild waits for nobody": (44, 34, 353),
     "a rebuild does not read what was kept": (149,),
     "a rebuild does not look at the epoch before": (27, 28, 41),
@@ -163,6 +188,10 @@ IN = {"small answers lower the holds of long ones": Bursts}
 
 # What is found out by one seed in hundreds: in these worlds it is aimed at the moments that matter.
 AIMED = {
+    "nobody takes over what a dead one left": (("close",), (nemesis.taken_over,)),
+    "a hold that nobody was told of is charged": (("reserve",), (nemesis.unanswered,)),
+    "what was undone is restored": (("reserve",), (nemesis.unanswered_and_lost,)),
+    "an answer of an epoch that is over admits": (("reserve",), (nemesis.answered_late,)),
     "a rebuild waits for nobody": (("reserve", "close"), (nemesis.struck, nemesis.flush)),
     "the gate is always open": (("close",), (nemesis.stands_still,)),
 }

@@ -4,7 +4,10 @@ import asyncio
 
 from .network import CALM, Weather
 from .oracle import ANSWERED_S, DURABLE_S
-from .replica import BARRIER_S
+from .replica import BARRIER_S, UNSEEN_S
+
+# With both stores there, another replica has what a dead one left in the ledger and in the records.
+TAKEN_OVER_S = 3.0
 
 _WEATHERS = (
     CALM,
@@ -207,6 +210,55 @@ async def stands_still(world, replica):
     await struck(world, replica, still=True)
 
 
+async def taken_over(world, replica):
+    """It is killed, and the counters are lost when others have had the time to take over what it left."""
+    if replica is None or replica.killed or replica.paused:
+        return
+    world.say(f"{replica.name} is killed")
+    replica.kill()
+    if not _others_are_here(world, replica):
+        return
+    await asyncio.sleep(TAKEN_OVER_S + 0.5)
+    world.server_machine.flush()
+
+
+async def unanswered(world, replica):
+    """For a moment no answer reaches anybody, then nothing reaches the counters, and then it is killed."""
+    await _unanswered(world, replica, lost=False)
+
+
+async def unanswered_and_lost(world, replica):
+    """The same, but the counters were lost meanwhile, and are back just before it is killed."""
+    await _unanswered(world, replica, lost=True)
+
+
+async def _unanswered(world, replica, *, lost):
+    if replica is None or replica.killed or replica.paused:
+        return
+    redis, rng = world.redis, world.rng
+    redis.weather(Weather(reply_lost=1000))
+    await asyncio.sleep(0.2)
+    redis.weather(CALM)
+    redis.refuse()
+    await asyncio.sleep(DURABLE_S + 0.5)
+    if lost:
+        world.server_machine.flush()
+        redis.go_on()
+        await asyncio.sleep(rng.choice((0.1, 0.3, 0.6)))
+    world.say(f"{replica.name} is killed")
+    replica.kill()
+    redis.go_on()
+
+
+async def answered_late(world, replica):
+    """The counters are lost while their answers are on the way."""
+    world.redis.weather(Weather(slow_reply=300))
+    for _ in range(5):
+        await asyncio.sleep(world.rng.random())
+        world.server_machine.flush()
+    world.redis.weather(CALM)
+
+
 class Ambush:
     """Something that happens just before or after the nth time that a command is carried out: faults at the edges."""
 
@@ -254,10 +306,13 @@ class Ambush:
         victim = next((r for r in world.serving if r.name == caller and not r.paused), None)
         if self.what is flush:
             world.server_machine.flush()  # in this very moment
-        elif self.what in (_kill, _pause, struck, stands_still):
+        elif self.what in (_kill, _pause, struck, stands_still, *AIMED_AT_ONE):
             world.start(self.what(world, victim))
         else:
             world.start(self.what(world))
+
+
+AIMED_AT_ONE = (taken_over, unanswered, unanswered_and_lost, answered_late)
 
 
 def ambushes(world):
@@ -297,9 +352,8 @@ def exception(world, request):
         return None
     ended = request.settlement is not None
     changed_at = request.ended_at if ended else request.at
-    # Until others have taken over what it left: entries in the journal, or open reservations.
-    others_s = 20.0 if ended else world.ttl_s + 20.0
-    until = process.killed_at + others_s
+    # Until others have taken over what it left: entries in the journal, and open reservations.
+    until = process.killed_at + _taken_over_s(world) if _others_are_here(world, process) else float("inf")
     until += world.mongo.away_s(process.killed_at, until) + world.redis.away_s(process.killed_at, until)
     # Before the kill: until it had told the new life of the counters.
     told_s = 2 * world.check_s + 3.0 + (10.0 if world.redis.stormy or world.mongo.stormy else 0.0)
@@ -320,24 +374,55 @@ def unknown(world, request):
     """
     process = request.process
     for began, ended in process.pauses_at:
-        if ended - began < BARRIER_S - 1.0 or request.at < began - _durable_s(world):
+        if ended - began < UNSEEN_S - 0.25 or request.at < began - _durable_s(world):
             continue
         if any(began - 10.0 <= lost_at <= ended for lost_at, _ in world.server_machine.losses):
             return "its replica stood still for longer than the barrier, the counters were lost meanwhile"
     return exception(world, request)
 
 
+def _others_are_here(world, process):
+    """Whether any other replica had the time to take over from one that was killed."""
+    since, until = process.killed_at, process.killed_at + TAKEN_OVER_S
+    return any(
+        other.serving
+        and other.started_at < since
+        and not other.leaving
+        and not (other.killed and other.killed_at < until)
+        and not other.stood_still_s(since, until)
+        for other in world.replicas
+        if other is not process
+    )
+
+
+def _taken_over_s(world):
+    return TAKEN_OVER_S + (15.0 if world.mongo.stormy or world.redis.stormy else 0.0)
+
+
 def _durable_s(world):
     return DURABLE_S + (10.0 if world.mongo.stormy or world.redis.stormy else 0.0)
 
 
+def undecided(world, process, since):
+    """Whether others may take for admitted what a replica asked for just before it was killed.
+
+    Not if it lived to record that it knew nothing of it as admitted; and not if the counters were lost in between:
+    then nobody knows of it.
+    """
+    durable_s = DURABLE_S + (10.0 if world.mongo.stormy else 0.0)
+    durable_s += world.mongo.away_s(since, process.killed_at) + process.paused_s
+    known = not any(since <= at <= process.killed_at for at, _ in world.server_machine.losses)
+    return known and process.killed_at - since <= durable_s
+
+
 def fresh(world, request):
     """Whether its replica was killed so soon after it (or its end) that it need not be durable."""
+    process = request.process
     since = request.ended_at if request.settlement is not None else request.at
     durable_s = _durable_s(world)
-    killed_at = request.process.killed_at
+    killed_at = process.killed_at
     for host in (world.mongo, world.redis):
         durable_s += host.away_s(since, killed_at)
     # No end is taken while the counters are rebuilt, which may wait for one that is gone.
     durable_s += sum(BARRIER_S + 2.0 for at in world.server_machine.lives_at if since - 10.0 <= at <= killed_at)
-    return killed_at - since <= durable_s + request.process.paused_s
+    return killed_at - since <= durable_s + process.paused_s

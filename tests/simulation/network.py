@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from extproc.ports.base import StoreError
 from extproc.ports.counters import Closing
 
+_SLOW_REPLY_S = 0.08
 # What can become of one call.
-PASS, SLOW, REFUSED, REPLY_LOST, HANGS, TWICE, LATE = range(7)
-FATES = ("pass", "slow", "refused", "reply lost", "hangs", "twice", "late")
+PASS, SLOW, REFUSED, REPLY_LOST, HANGS, TWICE, LATE, SLOW_REPLY = range(8)
+FATES = ("pass", "slow", "refused", "reply lost", "hangs", "twice", "late", "slow reply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Weather:
     hangs: int = 0
     twice: int = 0
     late: int = 0
+    slow_reply: int = 0
 
     def thresholds(self):
         sums, total = [], 0
@@ -35,6 +37,7 @@ class Weather:
             (HANGS, self.hangs),
             (TWICE, self.twice),
             (LATE, self.late),
+            (SLOW_REPLY, self.slow_reply),
         ):
             total += share
             if share:
@@ -157,6 +160,8 @@ class Host:
                 self.ambush(caller, name, after=True)
             if fate == REPLY_LOST:
                 at(back, lost, "reply lost")
+            elif fate == SLOW_REPLY:
+                at(_SLOW_REPLY_S, deliver, result, error)
             elif fate != LATE:
                 at(back, deliver, result, error)
 

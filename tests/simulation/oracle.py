@@ -8,7 +8,7 @@ from extproc.core.quota.reservation import Reservation
 from extproc.core.quota.settlement import Outcome, Settlement, charges, expiry
 
 # What is open for longer than this, with MongoDB there, is durable; and so is an end.
-DURABLE_S = 2.5
+DURABLE_S = 1.0
 # A decision is known to whoever asked so much later at the most.
 ANSWERED_S = 0.1
 
@@ -55,7 +55,7 @@ class Oracle:
         self.seen = Counter()  # how often what happened, for the report
         self.exceptions = Counter()
         self.lost = Counter()  # what the product counted as lost, by queue
-        self.may_be_undecided = lambda reservation_id: False
+        self.may_be_undecided = lambda entry: False
         self.may_expire = lambda request: False
         self.is_unknown = lambda request: None
         self.is_lost = lambda request: None  # set by the world: the exception that covers a request, or None
@@ -185,7 +185,7 @@ class Oracle:
             if sum(charge.amount for charge in entry.charges) < 0 or entry.charge < 0:
                 raise BrokenError(f"{entry.id} has negative charges")
             if entry.id not in self.requests:
-                if entry.outcome is not Outcome.EXPIRED or not self.may_be_undecided(entry.id):
+                if entry.outcome is not Outcome.EXPIRED or not self.may_be_undecided(entry):
                     raise BrokenError(f"{entry.id} is in the ledger as {entry.outcome} and was never admitted")
                 self.exceptions["undecided, then expired"] += 1
 

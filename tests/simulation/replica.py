@@ -35,6 +35,7 @@ MODELS = Models(
 # A prompt of a token, and what is configured as typical output.
 LEAST_HOLD = 1 + 20
 BARRIER_S = 5.0
+UNSEEN_S = RebuildOptions().unseen_s
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -75,6 +76,7 @@ class Replica(Process):
         super().__init__(name)
         self.world = world
         self.loop = world.loop
+        self.started_at = world.loop.time()
         self.killed = self.ended = False
         self.leaving = False
         self.pauses_at = []

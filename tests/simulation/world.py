@@ -183,8 +183,8 @@ class World:
             self.asks(rng.choice(serving), clients.plan(rng, self.identities, self.ttl_s))
 
     def asks(self, process, what):
-        if process.paused:
-            return  # its client would wait
+        if process.paused or process.leaving:
+            return  # its client would wait, or ask another
         task = process.serve(clients.exchange(what, process, self.oracle, self.loop, DECISION_S))
         if what.leaves_after_s is not None:
             self.loop.call_later(what.leaves_after_s, task.cancel, context=self.outside)
@@ -265,11 +265,19 @@ class World:
 
     # ------------------------------------------------ exceptions
 
-    def _may_be_undecided(self, reservation_id):
-        """Its replica was gone, or stood still, before it could say that the client had no answer."""
-        name, _, _ = reservation_id.partition("-")
+    def _may_be_undecided(self, entry):
+        """Its replica was gone, or stood still, before it could say that the client had no answer.
+
+        Not long before: of what it was asked for earlier, it had recorded all that it knew as admitted.
+        """
+        name, _, _ = entry.id.partition("-")
         process = next(replica for replica in self.replicas if replica.name == name)
-        return process.killed or process.longest_pause_s > self.ttl_s / 3
+        if process.killed and nemesis.undecided(self, process, self._since_start(entry.admitted_at)):
+            return True
+        return process.longest_pause_s > self.ttl_s / 3
+
+    def _since_start(self, instant):
+        return (instant - EPOCH).total_seconds() - self.start_s
 
     def _may_expire(self, request):
         """Its replica could not renew or end it in time."""
