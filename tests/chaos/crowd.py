@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .clients import BrokenError, chat
 from .sizes import CLIENTS, size
-from .upstream import Upstream, granted
+from .upstream import Upstream, events, granted, split
 
 _AGAIN_S = size("AGAIN_S", full=0.1, short=0.3)  # until what could not be decided is asked again
 
@@ -84,6 +84,23 @@ class Crowd:
             # One that is denied would ask again at once, and take the time of those that are served.
             await self._think()
         return True
+
+    async def stand(self, door, output):
+        """Open a stream that stops at some byte. Return the exchange, and the rest of its pieces.
+
+        It has any part of the output that its request allows. All of that counts as generated from now on.
+        """
+        exchange = await door.admitted(self.caller, chat(output, stream=True))
+        self.outcomes["admitted"] += 1
+        made = self.rng.randint(1, output)
+        usage = {"prompt_tokens": self.prompt, "completion_tokens": made, "total_tokens": self.prompt + made}
+        body = b"".join(events(made, usage))
+        at = self.rng.randrange(1, len(body) // 2)
+        self.upstream.generated[exchange.id] += self.prompt + made
+        await exchange.head(content_type="text/event-stream")
+        for piece in split(self.rng, body[:at], 3):
+            await exchange.piece(piece)
+        return exchange, split(self.rng, body[at:], 3)
 
     async def _think(self):
         if self.think_s:

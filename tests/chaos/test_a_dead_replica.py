@@ -7,12 +7,11 @@ import time
 from tests.system.waiting import until
 
 from .books import LEFT_BEHIND_S, derived_from_the_ledger
-from .clients import BrokenError, chat
+from .clients import BrokenError
 from .crowd import Crowd
 from .marks import CHAOS
 from .plants import on
 from .sizes import IN_FLIGHT, SLACK, TTL_S
-from .upstream import events, split
 
 pytestmark = [*CHAOS, on("mended")]
 
@@ -24,7 +23,7 @@ async def test_what_a_killed_replica_had_in_flight_is_charged_once_and_in_time(p
     caller = await plant.tenant(10**9)
     crowd = Crowd(plant.doors[:1], caller, rng, await plant.prompt_cost(caller))
     # Half of what is in flight stands at some byte of its answer, the others come and go while it is killed.
-    standing = await asyncio.gather(*(_stand(crowd, rng) for _ in range(IN_FLIGHT // 2)))
+    standing = await asyncio.gather(*(crowd.stand(crowd.doors[0], OUTPUT) for _ in range(IN_FLIGHT // 2)))
     coming = asyncio.create_task(_come_and_go(crowd))
     await until(lambda: crowd.outcomes["admitted"] > rng.randrange(20, 100), "they come and go")
     victim = plant.replicas[0]
@@ -56,7 +55,7 @@ async def test_a_replica_that_hangs_for_longer_than_its_holds_live_charges_once(
     """A blocked event loop, or a machine that sleeps: the others end what it held, and it ends it again."""
     caller = await plant.tenant(10**9)
     crowd = Crowd(plant.doors[:1], caller, rng, await plant.prompt_cost(caller))
-    standing = await asyncio.gather(*(_stand(crowd, rng) for _ in range(IN_FLIGHT // 2)))
+    standing = await asyncio.gather(*(crowd.stand(crowd.doors[0], OUTPUT) for _ in range(IN_FLIGHT // 2)))
     victim = plant.replicas[0]
     with victim.paused():
         survivors = type(plant.books)(plant.database, plant.doors[1:])
@@ -74,21 +73,6 @@ async def test_a_replica_that_hangs_for_longer_than_its_holds_live_charges_once(
     assert not balance.double
     assert not balance.wrong
     derived_from_the_ledger(balance)
-
-
-async def _stand(crowd, rng):
-    """A stream that stops at some byte; all that it will ever generate counts from then on. The rest of it too."""
-    exchange = await crowd.doors[0].admitted(crowd.caller, chat(OUTPUT, stream=True))
-    crowd.outcomes["admitted"] += 1
-    output = rng.randint(1, OUTPUT)
-    usage = {"prompt_tokens": crowd.prompt, "completion_tokens": output, "total_tokens": crowd.prompt + output}
-    body = b"".join(events(output, usage))
-    at = rng.randrange(1, len(body) // 2)
-    crowd.upstream.generated[exchange.id] += crowd.prompt + output
-    await exchange.head(content_type="text/event-stream")
-    for piece in split(rng, body[:at], 3):
-        await exchange.piece(piece)
-    return exchange, split(rng, body[at:], 3)
 
 
 async def _come_and_go(crowd, clients=8):

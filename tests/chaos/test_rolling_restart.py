@@ -1,16 +1,13 @@
 """R7: replicas are restarted one by one behind Envoy, under long streams: no client notices, nothing is lost."""
 
 import asyncio
-import contextlib
-import json
 from collections import Counter
-
-import httpx
 
 from tests.system.waiting import until
 
+from .asking import client_errors, shorts, streams
 from .books import holds_exactly
-from .clients import CHAT, Caller, chat
+from .clients import Caller, chat
 from .marks import CHAOS
 from .plants import on
 from .sizes import REPLICAS, STREAM_S, size
@@ -31,9 +28,9 @@ async def test_a_rolling_restart_is_seen_by_no_client_and_loses_no_record(plant,
     over = asyncio.Event()
     async with gateway.client(caller) as client, asyncio.TaskGroup() as clients:
         for _ in range(LONG):
-            clients.create_task(_streams(client, seen, over, rng))
+            clients.create_task(streams(client, seen, over, rng, chat(OUTPUT, stream=True)))
         for _ in range(SHORT):
-            clients.create_task(_short(client, seen, over, rng))
+            clients.create_task(shorts(client, seen, over, rng, chat(OUTPUT)))
         await until(lambda: len(gateway.upstream.generated) > LONG, "streams are open")
         statuses = []
         for replica in plant.replicas:
@@ -42,7 +39,7 @@ async def test_a_rolling_restart_is_seen_by_no_client_and_loses_no_record(plant,
         over.set()
     await plant.books.nothing_held(caller)
     balance = await plant.books.balance(caller, gateway.upstream)
-    errors = sum(seen.values()) - seen["stream"] - seen["short"]
+    errors = client_errors(seen)
     figure(
         "R7",
         f"{REPLICAS} replicas restarted one by one behind Envoy, {seen['stream']} streams of {STREAM_S:g} s and "
@@ -52,30 +49,3 @@ async def test_a_rolling_restart_is_seen_by_no_client_and_loses_no_record(plant,
     assert statuses == [0] * REPLICAS
     assert seen["stream"] >= LONG
     holds_exactly(balance)
-
-
-async def _streams(client, seen, over, rng):
-    while not over.is_set():
-        await asyncio.sleep(rng.uniform(0, STREAM_S / 4))
-        try:
-            async with client.stream("POST", CHAT, content=chat(OUTPUT, stream=True), headers=_JSON) as answer:
-                got = await answer.aread()
-            whole = answer.status_code == 200 and got.rstrip().endswith(b"[DONE]")
-            seen["stream" if whole else f"stream {answer.status_code}"] += 1
-        except httpx.HTTPError as error:
-            seen[repr(error)] += 1
-
-
-async def _short(client, seen, over, rng):
-    while not over.is_set():
-        await asyncio.sleep(rng.uniform(0, 0.3))
-        with contextlib.suppress(json.JSONDecodeError):
-            try:
-                answer = await client.post(CHAT, content=chat(OUTPUT), headers=_JSON)
-                whole = answer.status_code == 200 and "usage" in answer.json()
-                seen["short" if whole else f"short {answer.status_code}"] += 1
-            except httpx.HTTPError as error:
-                seen[repr(error)] += 1
-
-
-_JSON = {"content-type": "application/json"}
