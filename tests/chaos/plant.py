@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pymongo
 
@@ -18,6 +19,7 @@ from tests.system.waiting import until
 
 from .books import Books
 from .clients import Caller, Door, chat
+from .former import unpacked
 from .processes import VALKEY, MongoServer, RedisServer, Replica
 from .proxy import Proxy
 from .sizes import REPLICAS, draw
@@ -33,7 +35,7 @@ class PlantOptions:
     """What differs between two plants.
 
     `proxied`: replicas reach their stores through proxies. `patient`: a decision may take as long as a busy machine
-    needs (see tests/patient.py), for tests in which no store hangs.
+    needs (see tests/patient.py), for tests in which no store hangs. `former`: replicas start as version 0.1.
     """
 
     flavour: str = VALKEY
@@ -41,6 +43,7 @@ class PlantOptions:
     replicas: int = REPLICAS
     proxied: bool = False
     patient: bool = False
+    former: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -56,10 +59,12 @@ class Plant:
     books: Books
     redis_wire: Proxy | None = None
     mongo_wire: Proxy | None = None
+    former: Path | None = None
+    """The code of version 0.1, where its replicas take part."""
 
-    async def tenant(self, amount, *, mode="reserve", **fields):
+    async def tenant(self, amount, *, mode="reserve", account=None, **fields):
         """A caller of a new tenant whose service accounts have so many tokens a month each. Every replica knows."""
-        caller = Caller(f"tenant-{secrets.token_hex(4)}", f"robot-{secrets.token_hex(4)}")
+        caller = Caller(f"tenant-{secrets.token_hex(4)}", account or f"robot-{secrets.token_hex(4)}")
         await self.limit(caller, amount, mode=mode, **fields)
         return caller
 
@@ -114,6 +119,7 @@ async def planted(options, run_dir):
 
 
 async def _start(options, run_dir, at_the_end):
+    former = unpacked(run_dir / "former") if options.former else None
     ports = iter(free_ports(2 + 2 * options.replicas))
     redis = RedisServer("redis", run_dir / "redis", next(ports), flavour=options.flavour, keeps=options.keeps)
     mongo = MongoServer("mongo-store", run_dir / "mongo", next(ports))
@@ -132,7 +138,13 @@ async def _start(options, run_dir, at_the_end):
         settings = {**_COSTS, **stores, **_spool(folder), **options.settings}
         name, port, metrics_port = f"replica-{n}", next(ports), next(ports)
         replica = Replica(
-            name, folder, port, metrics_port=metrics_port, settings=settings, patient=options.patient
+            name,
+            folder,
+            port,
+            metrics_port=metrics_port,
+            settings=settings,
+            patient=options.patient,
+            code=former,
         )
         replicas.append(replica)
     for replica in replicas:
@@ -145,7 +157,7 @@ async def _start(options, run_dir, at_the_end):
     at_the_end.push_async_callback(client.close)
     database = client["modelToken"]
     await _checkpointed(client, database)
-    return Plant(redis, mongo, replicas, doors, database, Books(database, doors), *wires)
+    return Plant(redis, mongo, replicas, doors, database, Books(database, doors), *wires, former=former)
 
 
 async def _checkpointed(client, database):

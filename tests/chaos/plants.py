@@ -3,21 +3,24 @@
 import pytest
 
 from .plant import PlantOptions
-from .sizes import SLACK, STREAM_S, TTL_S, USAGE_SERIES
+from .sizes import MIXED_REPLICAS, SLACK, STREAM_S, TTL_S, USAGE_SERIES
 from .under_faults import UNDER_SIEGE
+
+# Reservations live for a few seconds unless they are renewed; a replica that stops lets its streams end.
+_MENDED = {
+    "TOKENWEIR_RESERVATION__TTL_S": str(TTL_S),
+    "TOKENWEIR_RESERVATION__EXPIRY_INTERVAL_S": "0.5",
+    "TOKENWEIR_SERVER__DRAIN_S": str(STREAM_S * 2 + 10 * SLACK),
+}
 
 PLANTS = {
     # Nothing of it is killed: for what needs no fault.
     "sound": PlantOptions(settings={"TOKENWEIR_METRICS__USAGE_SERIES": str(USAGE_SERIES)}, patient=True),
-    # Replicas are killed, stopped and restarted; each test leaves all of them running. Reservations live for a few
-    # seconds unless they are renewed.
-    "mended": PlantOptions(
-        settings={
-            "TOKENWEIR_RESERVATION__TTL_S": str(TTL_S),
-            "TOKENWEIR_RESERVATION__EXPIRY_INTERVAL_S": "0.5",
-            "TOKENWEIR_SERVER__DRAIN_S": str(STREAM_S * 2 + 10 * SLACK),
-        },
-        patient=True,
+    # Replicas are killed, stopped and restarted; each test leaves all of them running.
+    "mended": PlantOptions(settings=_MENDED, patient=True),
+    # The same with replicas of version 0.1, in whose place the tests start this version, and back.
+    "mixed": PlantOptions(
+        settings=_MENDED | {"TOKENWEIR_LIMITS__POLL_S": "0.2"}, patient=True, replicas=MIXED_REPLICAS, former=True
     ),
     # Stores are reached through proxies, and stopped again and again. The bound on a decision is the default.
     "wired": PlantOptions(proxied=True),

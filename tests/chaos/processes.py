@@ -18,6 +18,8 @@ from tests.missing import missing
 from tests.plaintext import plaintext_client
 from tests.system.stacks import PATIENT
 
+from . import former
+
 VALKEY, REDIS = "valkey", "redis"  # flavours
 KEPT = {
     "nothing": ("--appendonly", "no"),
@@ -135,6 +137,8 @@ class Replica(Server):
     metrics_port: int = 0
     settings: dict[str, str] = field(default_factory=dict)
     patient: bool = False
+    code: Path | None = None
+    """Of version 0.1; None: this version. It may be changed between two lives."""
 
     @property
     def address(self):
@@ -159,9 +163,12 @@ class Replica(Server):
             "TOKENWEIR_SERVER__ADDRESS": self.address,
             "TOKENWEIR_METRICS__ADDRESS": f"{HOST}:{self.metrics_port}",
         }
-        argv = (sys.executable, *(("-P", str(PATIENT)) if self.patient else ("-m", "extproc")), "serve")
+        run, further = (("-P", str(PATIENT)) if self.patient else ("-m", "extproc")), {}
+        if self.code is not None:
+            run, further = former.program(self.code)
+        argv = (sys.executable, *run, "serve")
         grace_s = float(self.settings.get("TOKENWEIR_SERVER__DRAIN_S", "5")) + 10
-        command = Command(name, argv, self.run_dir, env=self.settings | own, stop_grace_s=grace_s)
+        command = Command(name, argv, self.run_dir, env=self.settings | own | further, stop_grace_s=grace_s)
         return await start(command, self._ready, deadline_s=120)
 
     async def _ready(self):

@@ -238,6 +238,24 @@ async def test_one_replica_migrates_and_the_others_wait_for_its_lease(replica_se
     assert await second.step()
 
 
+async def test_an_operator_that_holds_the_lease_keeps_the_way_back_open(replica_set, former, ledger):
+    """As docs/install.md says."""
+    held = {"$set": {"by": "operator", "until": datetime(2100, 1, 1, tzinfo=UTC)}}
+    state = replica_set.collection(MIGRATIONS)
+    await state.update_one({"_id": "daily_usage_by_tenant"}, held, upsert=True)
+    assert not await migration(replica_set).step()
+    await former.end()
+    await ledger.append([of("t1", 1), of("t2", 2)])
+    assert not await migration(replica_set).step()
+    assert await former_index(replica_set.collection(DAILY)) is not None
+    await Former(replica_set).start()
+    assert len(await rows(replica_set)) == 1
+    await replica_set.collection(REPLICAS).delete_many({})
+    await state.delete_one({"_id": "daily_usage_by_tenant"})
+    assert await migration(replica_set).step()
+    assert await agrees_with_the_ledger(replica_set)
+
+
 @pytest.mark.parametrize(
     ("account", "entries", "owner"),
     [
