@@ -6,4 +6,5 @@ from tests.system.marks import SYSTEM
 
 from .sizes import TIMEOUT_S
 
-CHAOS = [*SYSTEM, pytest.mark.timeout(TIMEOUT_S)]
+# Of several marks `timeout` the first one counts.
+CHAOS = [pytest.mark.timeout(TIMEOUT_S), *(mark for mark in SYSTEM if mark.name != "timeout")]
