@@ -37,7 +37,7 @@ TTL_S = size("TTL_S", full=10.0, short=3.0)  # of reservations that nobody renew
 USAGE_SERIES = 20  # pairs of tenant and model that a replica counts apart (R8)
 IN_FLIGHT = size("IN_FLIGHT", full=200, short=40)
 STUCK_S = size("STUCK_S", full=30.0, short=1.5)
-MIXED_REPLICAS = size("MIXED_REPLICAS", full=3, short=2)
+MIXED_REPLICAS = size("MIXED_REPLICAS", full=3, short=3)
 STREAM_S = size("STREAM_S", full=30.0, short=1.0)
 RESTARTS = size("RESTARTS", full=3, short=2)  # of Redis, in one run
 IDENTITIES = size("IDENTITIES", full=1_000_000, short=500)

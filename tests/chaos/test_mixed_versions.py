@@ -26,8 +26,8 @@ from .versions import (
     leave_one_of_each_day,
     let_migrate,
     run_on,
+    served,
     start_as,
-    takes_streams,
 )
 
 pytestmark = [*CHAOS, on("mixed")]
@@ -75,7 +75,7 @@ async def test_an_update_from_0_1_and_the_way_back_are_seen_by_no_client_and_los
                 await check_versions(plant)
                 if both_run(plant):
                     used_up.append(await use_up_a_strict_limit(plant, rng))
-                await takes_streams(replica)
+                await served(replica, callers[0])
         over.set()
     balances = []
     for caller in callers:

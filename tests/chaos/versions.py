@@ -1,7 +1,6 @@
 """Replicas of version 0.1 and of this one at once: which run, and the migration that waits for the last of 0.1."""
 
 import asyncio
-import re
 from datetime import UTC, datetime
 
 from pymongo.errors import OperationFailure
@@ -14,7 +13,6 @@ FORMER_KEY = ("serviceAccount", "clientIP", "date")  # of daily usage in version
 _MARKED = {"daily_usage": "by_tenant"}  # the heartbeat of a replica that is not of version 0.1
 _MIGRATION = {"_id": "daily_usage_by_tenant"}
 _DUPLICATE = 11000
-_STREAMS = re.compile(r"^tokenweir_streams (\S+)", re.MULTILINE)
 
 
 async def run_on(plant, codes):
@@ -33,11 +31,14 @@ async def start_as(replica, code):
     return status
 
 
-async def takes_streams(replica):
-    """Return once Envoy sends requests to a replica: it leaves one out for some seconds that was just away."""
+async def served(replica, caller):
+    """Return once a replica has served a caller since its start.
+
+    Envoy leaves out a replica for some seconds that was just away.
+    """
 
     async def some():
-        return float(_STREAMS.search(await replica.metrics())[1]) > 0
+        return f'tenant="{caller.tenant}"' in await replica.metrics()
 
     await until(some, "Envoy sends requests to a replica again", poll_s=0.05)
 
