@@ -8,13 +8,16 @@ import signal
 import sys
 import uuid
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from extproc.local import parts
 from extproc.local.ports import HOST, free_ports
@@ -82,6 +85,34 @@ async def redis_server(tmp_path_factory):
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def small_redis(tmp_path_factory):
+    """The server of the simulation, as a process."""
+    if find_spec("lupa") is None:
+        missing("the server of the simulation needs lupa")
+    (port,) = free_ports(1)
+    url = f"redis://{HOST}:{port}/0"
+    argv = (sys.executable, "-m", "tests.small_redis", str(port))
+    env = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    command = Command("small-redis", argv, tmp_path_factory.mktemp("small-redis"), env)
+    child = await start(command, _pings(url))
+    async with _running(child):
+        yield SimpleNamespace(url=url)
+
+
+def _pings(url):
+    async def ready():
+        client = Redis.from_url(url)
+        try:
+            return await client.ping()
+        except RedisError:
+            return False
+        finally:
+            await client.aclose()
+
+    return ready
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def mongo_replica_set(tmp_path_factory):
     if containers.WANTED:
         async with containers.mongo() as server:
@@ -123,7 +154,7 @@ def _answers(url):
 # ---------------------------------------------------------------- counters
 
 
-@pytest.fixture(params=["memory", "valkey", "redis_server"])
+@pytest.fixture(params=["memory", "small_redis", "valkey", "redis_server"])
 def counters_part(request):
     """None for the counters in memory, else the server."""
     return None if request.param == "memory" else request.getfixturevalue(request.param)

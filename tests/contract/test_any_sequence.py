@@ -24,7 +24,8 @@ from .reservations import NOW, bucket, reservation, who
 
 # The same scripts run in both servers: what differs between these shows soon.
 SEEDS = sized(
-    {"memory": 25, "valkey": 25, "redis_server": 15}, {"memory": 400, "valkey": 400, "redis_server": 100}
+    {"memory": 25, "small_redis": 5, "valkey": 25, "redis_server": 15},
+    {"memory": 400, "small_redis": 100, "valkey": 400, "redis_server": 100},
 )
 STEPS = 60
 PERCENT = (50, 80, 100)
