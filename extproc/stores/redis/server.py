@@ -34,6 +34,9 @@ _SCRIPTS: Final = (
     "unseen",
     "opened",
 )
+# The driver sends a command again if its connection breaks. A reserve might then be denied at the second try, and
+# held by the first one, which arrives later: nobody would know of that hold.
+_SENT_ONCE: Final = "reserve"
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)\r?$", re.MULTILINE)
 
 
@@ -66,10 +69,10 @@ class Server:
         try:
             loads = await self._loaded() if call.script else self._loads
             try:
-                return await self._execute(*self._words(call))
+                return await self._sent(call)
             except NoScriptError:
                 await self._load(loads)
-                return await self._execute(*self._words(call))
+                return await self._sent(call)
         except ReadOnlyError:
             await self._leave()
             raise
@@ -98,6 +101,30 @@ class Server:
         if not call.script:
             return tuple(call.args)
         return ("EVALSHA", self._digests[call.script], len(call.keys), *call.keys, *call.args)
+
+    async def _sent(self, call: Call) -> Any:
+        if call.script == _SENT_ONCE:
+            return await self._send_once(self._words(call))
+        return await self._execute(*self._words(call))
+
+    async def _send_once(self, words: Sequence[Argument]) -> Any:
+        """Send a command that the server may receive once at the most, unlike one that the driver sends.
+
+        A connection that broke before anything was sent is opened again. One that breaks later leaves unknown what
+        becomes of the command, and so raises.
+        """
+        pool: Any = self._client.connection_pool
+        connection = await pool.get_connection()
+        try:
+            if _has_ended(connection):
+                await connection.disconnect(nowait=True)
+            try:
+                await connection.send_command(*words)
+            except RedisConnectionError:  # it was reset while idle
+                await connection.send_command(*words)
+            return await connection.read_response()
+        finally:
+            await pool.release(connection)
 
     async def _send(self, calls: Sequence[Call]) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
@@ -128,6 +155,12 @@ class Server:
                 await pool.release(connection)
             self._digests = dict(zip(_SCRIPTS, (str(digest, "ascii") for digest in digests), strict=True))
             self._loads += 1
+
+
+def _has_ended(connection: Any) -> bool:
+    """Return whether the server has closed a connection. The pool hands such ones out."""
+    reader: asyncio.StreamReader | None = connection._reader  # noqa: SLF001 - the driver does not tell
+    return reader is not None and reader.at_eof()
 
 
 def _run_id(info: bytes) -> str:
