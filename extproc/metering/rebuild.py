@@ -101,7 +101,11 @@ class Rebuild:
         ]
         if not complete:
             return False
+        registered_everywhere: set[str] = set.intersection(*[registered[epoch] for epoch in complete])
         started = _now()
+        # Nothing that a missing one has begun to write may reach the ledger after it was read.
+        for replica in sorted(alive - registered_everywhere):
+            await self._records.abort_writes_of(replica)
         journalled = await _each(complete, lambda epoch: self._counters.journalled(epoch.partition), faults)
         waiting = {entry.id: entry for entries in journalled.values() for entry in entries}
         saved = [reservation for reservation in await self._records.kept() if is_recorded(reservation)]

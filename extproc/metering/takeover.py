@@ -127,6 +127,7 @@ class Takeover:
 
     async def take_over(self, gone: str) -> None:
         """Write and save what a replica left. Raise `StoreError`; then it is tried again."""
+        await self._records.abort_writes_of(gone)
         entries = await self._sweeper.sweep(_LEFT_S)
         # This order: what was saved before the mark is found as saved.
         marks = await self._records.saved_until()

@@ -40,6 +40,13 @@ class Records(Protocol):
         clock may have been set back. Only the process of the replica calls this.
         """
 
+    async def abort_writes_of(self, replica: str) -> None:
+        """Abort what a replica that is gone has begun to write to the ledger, and not committed.
+
+        Others could not write the same rows until MongoDB gave it up, after a minute. If the replica only stood
+        still, it writes all of it again. Know its sessions by its latest call of `note_saved_until`.
+        """
+
     async def saved_until(self) -> dict[str, datetime]:
         """Return the recorded instant of each replica, dead ones too, rounded down to a millisecond.
 

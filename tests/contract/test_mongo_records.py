@@ -4,14 +4,16 @@ import asyncio
 import logging
 import time
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from pymongo import monitoring
+from pymongo.errors import OperationFailure
 
 from extproc.core.quota.ledger import Charge
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import UsageFilter
-from extproc.stores.mongo.client import BUCKETS, LEDGER, OPEN, REPLICA_MARKS, REPLICAS, Mongo, MongoOptions
+from extproc.stores.mongo.client import BUCKETS, DAILY, LEDGER, OPEN, REPLICA_MARKS, REPLICAS, Mongo, MongoOptions
 from extproc.stores.mongo.documents import entry_document
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
@@ -191,3 +193,34 @@ async def test_a_server_that_is_not_there_is_a_transient_fault(refusing_mongo):
     for fault in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(fault, StoreError)
         assert fault.transient
+
+
+async def test_what_a_dead_replica_has_begun_to_write_is_aborted_and_keeps_nobody_waiting(records, mongo):
+    """Otherwise its transaction would stay open for a minute, and nobody else could write the same day."""
+    if not await mongo.has_transactions():
+        pytest.skip("a standalone server has no transactions")
+    ledger = MongoLedger(mongo)
+    await ledger.append([entry(1)])
+    async with mongo.client.start_session() as session:
+        mongo.writes_in(session)
+        await session.start_transaction()
+        await mongo.collection(DAILY).update_many({}, {"$inc": {"usage": 10**6}}, session=session)
+        await records.note_saved_until("dead", NOW)
+        await records.abort_writes_of("of whom nothing is known")
+        writing = asyncio.create_task(ledger.append([entry(2)]))
+        done, _ = await asyncio.wait({writing}, timeout=0.5)
+        assert not done, "it waits for the other one"
+        await records.abort_writes_of("dead")
+        await asyncio.wait_for(writing, 5)
+        with pytest.raises(OperationFailure) as failure:
+            await session.commit_transaction()
+        assert failure.value.has_error_label("TransientTransactionError")
+    assert len(await ledger.entries(ALL, 9)) == 2
+    (day,) = await ledger.daily(ALL, 9)
+    assert day.usage < 10**6
+
+
+async def test_sessions_that_were_used_long_ago_are_forgotten(mongo):
+    for number in (*range(20), 10):
+        mongo.writes_in(SimpleNamespace(session_id={"id": bytes([number] * 16)}))
+    assert [bytes(each)[0] for each in mongo.sessions] == [*range(4, 10), *range(11, 20), 10]

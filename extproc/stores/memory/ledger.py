@@ -84,6 +84,9 @@ class MemoryLedger:
     async def note_saved_until(self, replica: str, until: datetime) -> None:
         self._saved_until[replica] = until.replace(microsecond=until.microsecond // 1000 * 1000)
 
+    async def abort_writes_of(self, replica: str) -> None:
+        """Do nothing: each write is one step."""
+
     async def saved_until(self) -> dict[str, datetime]:
         return dict(self._saved_until)
 

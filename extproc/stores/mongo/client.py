@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from bson.binary import UUID_SUBTYPE, Binary
 from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 from pymongo import AsyncMongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import (
     BulkWriteError,
@@ -42,6 +44,9 @@ WRITE: Final = WriteConcern("majority", j=True)
 
 DUPLICATE: Final = 11000
 
+# The driver reuses its sessions, the latest one first: a process that writes has two or three.
+_SESSIONS_AT_MOST: Final = 16
+
 # Permanent failures, because the request itself is wrong: bad values, types and field names, unknown commands,
 # documents that break a rule or are too large, duplicate keys. Missing rights and wrong passwords are not among
 # them: an operator can correct those, and the waiting writes must still be there then.
@@ -69,6 +74,7 @@ class Mongo:
         self._options = options
         self._url = options.url
         self._closing: set[asyncio.Task[None]] = set()
+        self._sessions: dict[bytes, None] = {}
         self._connect()
 
     def _connect(self) -> None:
@@ -119,6 +125,19 @@ class Mongo:
             await asyncio.sleep(2 * self._options.timeout_s)
         finally:
             await client.close()
+
+    def writes_in(self, session: AsyncClientSession) -> None:
+        """Remember that this process writes transactions in a session."""
+        session_id = bytes(session.session_id["id"])
+        self._sessions.pop(session_id, None)
+        self._sessions[session_id] = None
+        while len(self._sessions) > _SESSIONS_AT_MOST:
+            del self._sessions[next(iter(self._sessions))]
+
+    @property
+    def sessions(self) -> list[Binary]:
+        """Return the ids of the sessions in which this process wrote transactions, the latest ones."""
+        return [Binary(each, UUID_SUBTYPE) for each in self._sessions]
 
     async def ping(self) -> None:
         """Return when the server answers. Raise `StoreError`."""

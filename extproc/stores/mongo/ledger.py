@@ -180,6 +180,7 @@ class MongoLedger:
             _require(still)  # the commit is sent next; a fault here aborts
 
         async with self._mongo.client.start_session() as session:
+            self._mongo.writes_in(session)
             await session.with_transaction(write, write_concern=WRITE)
 
     async def _unknown(self, entries: Sequence[Entry]) -> list[Entry]:

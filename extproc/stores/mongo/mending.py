@@ -75,6 +75,7 @@ class Mending:
             await write(None)
             return
         async with self._mongo.client.start_session() as session:
+            self._mongo.writes_in(session)
             await session.with_transaction(write, write_concern=WRITE)
 
 

@@ -115,11 +115,19 @@ class MongoRecords:
         # One process writes this document. Its calls are numbered by a clock that never goes back, so that a
         # call which arrives late replaces no later one.
         number = time.monotonic_ns()
-        mark = {"saved_until": until, "number": number, "at": datetime.now(UTC)}
+        mark = {"saved_until": until, "number": number, "at": datetime.now(UTC), "sessions": self._mongo.sessions}
         earlier = {"_id": {"$eq": replica}, "number": {"$not": {"$gte": number}}}
         async with translated():
             with suppress(DuplicateKeyError):  # a later call came first
                 await self._marks.update_one(earlier, {"$set": mark}, upsert=True)
+
+    async def abort_writes_of(self, replica: str) -> None:
+        async with translated():
+            mark = await self._marks.find_one({"_id": {"$eq": replica}}, {"sessions": 1})
+            sessions = (mark or {}).get("sessions")
+            if isinstance(sessions, list) and sessions:
+                # Needs no right: whoever has the same user may end its sessions' transactions.
+                await self._mongo.client.admin.command("killSessions", [{"id": each} for each in sessions])
 
     async def saved_until(self) -> dict[str, datetime]:
         async with translated():
