@@ -28,6 +28,7 @@ class Crowd:
     outcomes: Counter = field(default_factory=Counter)
     kinds: tuple[str, ...] = ("json",)
     think_s: float = 0.0
+    ended: list[str] = field(default_factory=list)  # requests whose whole answer has passed
     over: bool = False
     """Every client finishes what it has begun, and asks no more."""
 
@@ -114,3 +115,4 @@ class Crowd:
         except BrokenError:
             self.outcomes["broken after a verdict"] += 1
             raise
+        self.ended.append(exchange.id)
