@@ -103,8 +103,9 @@ class Rebuild:
             return False
         registered_everywhere: set[str] = set.intersection(*[registered[epoch] for epoch in complete])
         started = _now()
-        # Nothing that a missing one has begun to write may reach the ledger after it was read.
-        for replica in sorted(alive - registered_everywhere):
+        if missing := sorted(alive - registered_everywhere):
+            _log.warning("redis: rebuilding without replicas that did not register", extra={"replicas": missing})
+        for replica in missing:  # nothing that it has begun to write may reach the ledger after it was read
             await self._records.abort_writes_of(replica)
         journalled = await _each(complete, lambda epoch: self._counters.journalled(epoch.partition), faults)
         waiting = {entry.id: entry for entries in journalled.values() for entry in entries}
@@ -138,13 +139,7 @@ class Rebuild:
 
     def _waits(self, epoch: Epoch, missing: set[str], marks: _Marks) -> bool:
         """Tell whether any of the replicas that have not registered is still waited for."""
-        if any(self._waits_for(epoch, replica, marks) for replica in missing):
-            return True
-        if missing:
-            _log.warning(
-                "redis: rebuilding without replicas that did not register", extra={"replicas": len(missing)}
-            )
-        return False
+        return any(self._waits_for(epoch, replica, marks) for replica in missing)
 
     def _waits_for(self, epoch: Epoch, replica: str, marks: _Marks) -> bool:
         waited_s, sighting = self._waited_s(epoch), self._shards.of_epoch(epoch).sighting(replica)

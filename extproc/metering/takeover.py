@@ -88,6 +88,7 @@ class Takeover:
         self._options = options
         self._here: set[str] = set()
         self._gone: dict[str, None] = {}
+        self._due: list[str] = []
         self._looked_at = float("inf")
 
     def sighting(self, replica: str) -> Sighting:
@@ -97,16 +98,28 @@ class Takeover:
         return Sighting.GONE if replica in self._gone else Sighting.UNKNOWN
 
     async def run(self) -> None:
-        """Look, and take over, until cancelled."""
+        """Look, and take over, until cancelled.
 
-        def failed(error: StoreError) -> None:
-            self._here = set()
+        A takeover waits for MongoDB. This replica goes on to note that it is here meanwhile.
+        """
+
+        def not_seen(error: StoreError) -> None:
+            self._here, self._due = set(), []
             _log.debug("redis: replicas can't be seen: nothing is taken over", extra={"error": str(error)})
 
-        await periodically(self.look, self._options.look_s, expected=StoreError, on_failure=failed, at_once=True)
+        def not_taken_over(error: StoreError) -> None:
+            _log.warning("replica is gone: nothing is taken over yet", extra={"error": str(error)})
+
+        look_s = self._options.look_s
+        async with asyncio.TaskGroup() as group:
+            looks = periodically(self.look, look_s, expected=StoreError, on_failure=not_seen, at_once=True)
+            group.create_task(looks)
+            group.create_task(
+                periodically(self.take_over_due, look_s, expected=StoreError, on_failure=not_taken_over)
+            )
 
     async def look(self) -> None:
-        """Look once at who is here, and take over from one that is not. Raise `StoreError`."""
+        """Note that this replica is here, and see which others are. Raise `StoreError`."""
         ages = await self._counters.seen(self._replica, self._part)
         now = asyncio.get_running_loop().time()
         if now - self._looked_at > self._options.gone_s:
@@ -118,12 +131,13 @@ class Takeover:
         self._gone.update(dict.fromkeys(ages.keys() - self._here))
         while len(self._gone) > _GONE_AT_MOST:
             del self._gone[next(iter(self._gone))]
-        if not self._fence.is_open():  # a rebuild has all of it in view
-            return
         my_turn_s = sorted(self._here).index(self._replica) * self._options.turn_s
-        for replica, age_s in ages.items():
-            if age_s > self._options.gone_s + my_turn_s:
-                await self.take_over(replica)
+        self._due = [each for each, age_s in ages.items() if age_s > self._options.gone_s + my_turn_s]
+
+    async def take_over_due(self) -> None:
+        """Take over from those that are gone, if it is this replica's turn. Raise `StoreError`."""
+        while self._due and self._fence.is_open():  # a rebuild has all of it in view
+            await self.take_over(self._due.pop(0))
 
     async def take_over(self, gone: str) -> None:
         """Write and save what a replica left. Raise `StoreError`; then it is tried again."""
