@@ -24,7 +24,7 @@ _EXPIRE_AT_ONCE: Final = 500
 class ExpiryOptions:
     """Set the durations of expiry, in seconds.
 
-    Overdue reservations are looked for every `interval_s`. After an outage of the counters nothing expires for
+    Overdue reservations are looked for every `interval_s`. After an outage or a rebuild nothing expires for
     `renewed_within_s`, so that every replica can renew its leases first. After a step of their clock nothing
     expires for `stepped_within_s`, so that every replica can notice the step and renew.
     """
@@ -55,7 +55,11 @@ class Expiry:
         self._breaker = breaker
         self._clock = clock
         self._options = options
-        self._unreadable_at = float("-inf")
+        self._outage_at = float("-inf")  # when the counters were last known to take no renewals, loop time
+
+    def no_renewals_now(self) -> None:
+        """Let every replica renew its leases first: the counters are being rebuilt, and take no renewals."""
+        self._outage_at = _now()
 
     async def run(self) -> None:
         """Expire until cancelled."""
@@ -65,7 +69,7 @@ class Expiry:
                 _log.warning("reservations expired: charged as held", extra={"reservations": expired})
 
         def failed(error: StoreError) -> None:
-            self._unreadable_at = _now()
+            self.no_renewals_now()
             _log.warning("redis: overdue reservations could not be read", extra={"error": str(error)})
 
         await periodically(expire, self._options.interval_s, expected=StoreError, on_failure=failed)
@@ -82,7 +86,7 @@ class Expiry:
         """Tell whether every replica had the time to renew its leases."""
         if self._breaker.is_open:
             return False
-        outage_at = max(self._breaker.closed_at, self._unreadable_at)
+        outage_at = max(self._breaker.closed_at, self._outage_at)
         now, options = _now(), self._options
         return now >= max(outage_at + options.renewed_within_s, self._clock.stepped_at + options.stepped_within_s)
 

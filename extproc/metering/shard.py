@@ -151,6 +151,8 @@ class Shard:
         Deliver at once what waited for them to be ready.
         """
         ready = all(epoch.ready for epoch in epochs)
+        if not (ready and self._ready):
+            self.parts.expiry.no_renewals_now()
         if ready and not self._ready:
             self.retry()
         self._ready = ready

@@ -177,7 +177,7 @@ def stepped(skew, step_s):
 
 async def test_a_step_forward_of_the_counters_clock_expires_nothing_that_is_alive():
     """Each replica has the time to notice, and to renew what it holds."""
-    cluster = Cluster(replicas=2, expiry_interval_s=0.002, stepped_within_s=0.3)
+    cluster = Cluster(replicas=2, expiry_interval_s=0.002, stepped_within_s=0.3, renewed_within_s=0.0)
     a, b = await cluster.started()
     stream, dead = await b.admitted(30), await b.admitted(20)
     del b.leases._open[dead.id]  # as if of a replica that is gone
