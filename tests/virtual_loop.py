@@ -4,7 +4,7 @@ Everything that happens in it follows from its seed. Callbacks belong to a proce
 paused (its callbacks wait while time goes on, as under SIGSTOP) and so also killed, by never letting it go on.
 
 Threads take no time: while one of the loop's executors is at work, the loop waits for the result and time stands still.
-The loop has no sockets.
+The loop has no sockets. Connections go through the `network` that it is given.
 """
 
 import asyncio
@@ -82,6 +82,7 @@ class VirtualLoop(BaseEventLoop):
         self._watched = []  # conditions and their futures
         self._at_work = 0  # calls in threads
         self._from_threads = queue.SimpleQueue()
+        self.network = None  # (protocol, process) -> a transport and the protocol
         self.set_task_factory(self._make_task)
         _Task._numbers = itertools.count()
 
@@ -123,6 +124,11 @@ class VirtualLoop(BaseEventLoop):
     async def shutdown_default_executor(self, timeout=None):  # noqa: ASYNC109 - as its base
         if self._default_executor is not None:
             self._default_executor.shutdown(wait=True)
+
+    async def create_connection(self, protocol_factory, host=None, port=None, **_):
+        if self.network is None:
+            raise OSError(f"there is no network to {host}:{port}")
+        return await self.network(protocol_factory(), PROCESS.get())
 
     def when(self, condition):
         """Return a future that is done at the first step of the loop after which `condition()` is true."""

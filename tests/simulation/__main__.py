@@ -7,6 +7,7 @@ import traceback
 from collections import Counter
 
 from .bursts import Bursts
+from .servers import MemoryMachine
 from .world import World, simulate
 
 
@@ -16,16 +17,24 @@ def main():
     parser.add_argument("--seeds", type=int, default=1, help="how many, from `seed` on")
     parser.add_argument("--quiet", action="store_true", help="without the steps")
     parser.add_argument("--bursts", action="store_true", help="with a tenant that asks for much at once")
+    parser.add_argument("--redis", action="store_true", help="with the Redis adapter and its Lua scripts")
     options = parser.parse_args()
     world = Bursts if options.bursts else World
+    machine = _redis() if options.redis else MemoryMachine
     if options.seeds == 1:
-        return _one(options.seed, None if options.quiet else print, world)
-    return _many(range(options.seed, options.seed + options.seeds), world)
+        return _one(options.seed, None if options.quiet else print, world, machine)
+    return _many(range(options.seed, options.seed + options.seeds), world, machine)
 
 
-def _one(seed, trace, world):
+def _redis():
+    from .redis_machine import RedisMachine
+
+    return RedisMachine
+
+
+def _one(seed, trace, world, machine):
     try:
-        report = simulate(seed, trace, world)
+        report = simulate(seed, trace, world, machine)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what the seed shows
         if not isinstance(error, AssertionError):
             traceback.print_exc()
@@ -35,16 +44,16 @@ def _one(seed, trace, world):
     return 0
 
 
-def _many(seeds, world):
+def _many(seeds, world, machine):
     overshoot = 0.0
     began, seen, exceptions, failed = time.perf_counter(), Counter(), Counter(), []
     for seed in seeds:
         try:
-            report = simulate(seed, world=world)
+            report = simulate(seed, world=world, machine=machine)
         except Exception as error:  # noqa: BLE001 - as above
             failed.append(seed)
             print(
-                f"seed {seed}: {error}\n    replay: python -m tests.simulation {seed}{' --bursts' if world is Bursts else ''}"
+                f"seed {seed}: {error}\n    replay: python -m tests.simulation {seed}{world.replay}{machine.replay}"
             )
         else:
             seen.update(report.seen)

@@ -17,6 +17,8 @@ _LONG = 300
 
 
 class Bursts(World):
+    replay = " --bursts"
+
     def _tenants(self, rng):
         identities, limits = super()._tenants(rng)
         day = Limit(Scope.TENANT, Window.DAY, rng.choice((700, 1500)), mode=Mode.RESERVE)

@@ -201,10 +201,5 @@ AIMED = {
 def mutated(name):
     """The product with one of them, for as long as the context lasts."""
     owner, attribute, replacement = MUTATIONS[name]
-    names, faults = AIMED.get(name, (nemesis.Ambush.NAMES, nemesis.Ambush.FAULTS))
-    with (
-        mock.patch.object(owner, attribute, replacement),
-        mock.patch.object(nemesis.Ambush, "NAMES", names),
-        mock.patch.object(nemesis.Ambush, "FAULTS", faults),
-    ):
+    with mock.patch.object(owner, attribute, replacement), nemesis.aimed(*AIMED.get(name, ())):
         yield

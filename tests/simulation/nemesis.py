@@ -1,6 +1,8 @@
 """What goes wrong, when, and how all of it ends; and what may be lost by it."""
 
 import asyncio
+from contextlib import contextmanager
+from unittest import mock
 
 from .network import CALM, Weather
 from .oracle import ANSWERED_S, DURABLE_S
@@ -42,7 +44,7 @@ async def _kill(world, replica=None):
         world.start_replica(replica.slot)
 
 
-async def _pause(world, replica=None, seconds=None):
+async def pause(world, replica=None, seconds=None):
     if len(world.serving) > 0:
         replica = replica or world.rng.choice(world.serving)
         if replica.paused:
@@ -81,7 +83,7 @@ async def _redis_away(world):
     redis.go_on()
 
 
-async def _redis_restarts(world):
+async def restarts(world):
     """It is killed, and comes back with all it had, with an old copy, or with nothing."""
     redis, rng = world.redis, world.rng
     if not redis.healthy:
@@ -90,10 +92,7 @@ async def _redis_restarts(world):
     world.say(f"redis is killed, and will be back with {how}")
     redis.kill()
     await asyncio.sleep(rng.choice((0.05, 0.5, 3.0)))
-    if how == "nothing":
-        world.server_machine.flush()
-    else:
-        world.server_machine.restart(stale=how == "stale")
+    world.server_machine.restart(how)
     world.say("redis is back")
     redis.go_on()
 
@@ -126,7 +125,7 @@ async def _kill_and_restart(world):
         replica.kill()
         world.redis.kill()
         await asyncio.sleep(world.rng.choice((0.05, 1.0)))
-        world.server_machine.restart(stale=False)
+        world.server_machine.restart("all")
         world.redis.go_on()
         world.start_replica(replica.slot)
 
@@ -178,10 +177,10 @@ async def _mongo_away(world):
 
 _EVENTS = [
     _kill,
-    _pause,
+    pause,
     _rolling,
     _redis_away,
-    _redis_restarts,
+    restarts,
     flush,
     _flush_and_kill,
     _kill_and_flush,
@@ -202,7 +201,7 @@ async def struck(world, replica, *, still=False):
     if world.rng.random() < 0.5 and not still:
         await _kill(world, replica)
     else:
-        await _pause(world, replica, world.rng.choice((6.0, 7.0, 9.0)))  # longer than a rebuild waits
+        await pause(world, replica, world.rng.choice((6.0, 7.0, 9.0)))  # longer than a rebuild waits
 
 
 async def stands_still(world, replica):
@@ -287,7 +286,7 @@ class Ambush:
         "keep",
         "beat",
     )
-    FAULTS = (_kill, _pause, flush, _redis_restarts, _redis_away, _mongo_away, struck, struck)
+    FAULTS = (_kill, pause, flush, restarts, _redis_away, _mongo_away, struck, struck)
 
     def __init__(self, world):
         rng = world.rng
@@ -306,13 +305,20 @@ class Ambush:
         victim = next((r for r in world.serving if r.name == caller and not r.paused), None)
         if self.what is flush:
             world.server_machine.flush()  # in this very moment
-        elif self.what in (_kill, _pause, struck, stands_still, *AIMED_AT_ONE):
+        elif self.what in (_kill, pause, struck, stands_still, *AIMED_AT_ONE):
             world.start(self.what(world, victim))
         else:
             world.start(self.what(world))
 
 
 AIMED_AT_ONE = (taken_over, unanswered, unanswered_and_lost, answered_late)
+
+
+@contextmanager
+def aimed(names=Ambush.NAMES, faults=Ambush.FAULTS):
+    """Let ambushes lie at these commands only, with these faults."""
+    with mock.patch.object(Ambush, "NAMES", names), mock.patch.object(Ambush, "FAULTS", faults):
+        yield
 
 
 def ambushes(world):

@@ -60,6 +60,7 @@ class Host:
         self.life = 0  # commands of an earlier life are lost with its sockets
         self.stormy = False  # whether calls may meet anything but a pass
         self._away = []  # periods: when they began, and how long they were
+        self.sockets = {}  # open connections, in their order
         self._queue = []
         self._thresholds = []
 
@@ -75,6 +76,8 @@ class Host:
         queue, self._queue = self._queue, []
         for _, _, lost in queue:
             lost()
+        for socket in list(self.sockets):
+            socket.ends()
 
     def refuse(self):
         self._goes_away()
@@ -117,12 +120,10 @@ class Host:
 
     async def call(self, caller, name, operation, args=()):
         """`operation` carries it out, at once and as a whole."""
-        loop, rng = self.loop, self.rng
-        answer = loop.create_future()
+        rng = self.rng
+        answer = self.loop.create_future()
         fate = self.fate()
-        if self.trace is not None:
-            about = f"{caller}: {self.name}.{name}({', '.join(_named(args))})"
-            self.trace(f"{about}: {FATES[fate]}" + ("" if self.healthy else " (away)"))
+        about = self.told(caller, name, args, fate) if self.trace is not None else ""
         life = self.life
         there = 0.0001 + rng.random() * 0.002
         back = 0.0001 + rng.random() * 0.001
@@ -143,11 +144,9 @@ class Host:
                 answer.set_result(result)
 
         def carry_out():
-            if self.ambush is not None:
-                self.ambush(caller, name, after=False)
-                if self.life != life or self.down:
-                    lost()
-                    return
+            if not self.meets(caller, name, life):
+                lost()
+                return
             try:
                 result, error = operation(), None
                 if fate == TWICE:
@@ -159,36 +158,60 @@ class Host:
             if self.ambush is not None:
                 self.ambush(caller, name, after=True)
             if fate == REPLY_LOST:
-                at(back, lost, "reply lost")
+                self.at(back, lost, "reply lost")
             elif fate == SLOW_REPLY:
-                at(_SLOW_REPLY_S, deliver, result, error)
+                self.at(_SLOW_REPLY_S, deliver, result, error)
             elif fate != LATE:
-                at(back, deliver, result, error)
+                self.at(back, deliver, result, error)
+
+        self.transmit(fate, there, life, carry_out, lost, times_out=True)
+        if fate != PASS:
+            self.at(self.give_up_s, lost, "timeout")
+        return await answer
+
+    def told(self, caller, name, args, fate, further=""):
+        """Trace something that is sent. Return what it is."""
+        about = f"{caller}: {self.name}.{name}({', '.join(_named(args))}){further}"
+        self.trace(f"{about}: {FATES[fate]}" + ("" if self.healthy else " (away)"))
+        return about
+
+    def meets(self, caller, name, life):
+        """Let what waits for a command happen before it. Return whether the command is still carried out."""
+        if self.ambush is None:
+            return True
+        self.ambush(caller, name, after=False)
+        return self.life == life and not self.down
+
+    def transmit(self, fate, there, life, carry_out, lost, *, times_out):
+        """Let `carry_out` or `lost` come to pass, each at its time, as `fate` has it; both if it is late.
+
+        `times_out`: who sent it gives up while the machine stands still.
+        """
+        rng = self.rng
 
         def arrive():
             if self.life != life or self.down:
                 lost()
             elif self.stopped:
                 self._queue.append((life, carry_out, lost))
-                at(self.give_up_s, lost, "timeout")
+                if times_out:
+                    self.at(self.give_up_s, lost, "timeout")
             else:
                 carry_out()
 
-        def at(seconds, callback, *args):
-            loop.call_later(seconds, callback, *args, context=_OUTSIDE)
-
         if fate == REFUSED:
-            at(there, lost, "refused")
+            self.at(there, lost, "refused")
         elif fate == LATE:
-            at(there, lost, "no answer")
-            at(rng.choice((0.05, 0.3, 1.0, 5.0, 15.0)) * rng.random(), arrive)
+            self.at(there, lost, "no answer")
+            self.at(rng.choice((0.05, 0.3, 1.0, 5.0, 15.0)) * rng.random(), arrive)
         elif fate == SLOW:
-            at(rng.random() * rng.choice((0.1, 0.3, 1.0)), arrive)
+            self.at(rng.random() * rng.choice((0.1, 0.3, 1.0)), arrive)
         elif fate != HANGS:
-            at(there, arrive)
-        if fate != PASS:
-            at(self.give_up_s, lost, "timeout")
-        return await answer
+            self.at(there, arrive)
+
+    def at(self, seconds, callback, *args):
+        """Call it so much later, in no process."""
+        self.loop.call_later(seconds, callback, *args, context=_OUTSIDE)
 
 
 _OUTSIDE = contextvars.Context()

@@ -12,10 +12,9 @@ from extproc.metering.estimator import NoCounter
 from extproc.metering.expiry import ExpiryOptions
 from extproc.metering.rebuild import RebuildOptions
 from extproc.ports.base import StoreError
-from extproc.stores.memory.counters import MemoryCounters
 from tests.virtual_loop import Process
 
-from .network import RemoteCounters, RemoteStore
+from .network import RemoteStore
 from .spool import Spool
 
 MODELS = Models(
@@ -92,7 +91,7 @@ class Replica(Process):
 
     def _build(self):
         world, metrics = self.world, Told(self._lost)
-        self.counters = RemoteCounters(world.redis, lambda: world.server, self.name, MemoryCounters)
+        self.counters = world.server_machine.client(self.name)
         durable = RemoteStore(world.mongo, world.ledger, self.name)
         self.spool = Spool(self.disk, lambda: self.killed or self.ended)
         self.metering = build_metering(
@@ -222,3 +221,4 @@ class Replica(Process):
             for task in left:
                 task.cancel()
             await asyncio.wait(left, timeout=1.0)
+        await self.world.server_machine.bury(self.counters)

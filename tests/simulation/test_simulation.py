@@ -3,12 +3,9 @@
 The thorough form has thousands. A seed that fails is played again, step by step, by `python -m tests.simulation SEED`.
 """
 
-import hashlib
 import os
 import subprocess
 import sys
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -16,50 +13,21 @@ from tests.sizes import sized
 
 from .bursts import Bursts
 from .mutations import FOUND_BY, IN, MUTATIONS, mutated
+from .playing import ROOT, in_another_process, number, part_of, played, steps
 from .world import World, simulate
 
-# In parts, so that they run beside each other. SIMULATION_SEED moves all of them elsewhere.
-FIRST = int(os.environ.get("SIMULATION_SEED", "0"))
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", sized("320", "5000")))
+SEEDS = number(sized(320, 5000))
 PARTS = 8 if SEEDS <= 800 else 40
-BURSTS = int(os.environ.get("SIMULATION_SEEDS", sized("24", "1000")))
+BURSTS = number(sized(24, 1000))
 BURST_PARTS = 2 if BURSTS <= 100 else 10
 # So many seeds at the most until a deliberate break is found, after those that are known to find it.
 PATIENCE = sized(1000, 3000)
-ROOT = Path(__file__).parents[2]
-
-
-def _replay(seed, error, world):
-    if world is Bursts:
-        return f"seed {seed}: {error}\nreplay: python -m tests.simulation {seed} --bursts"
-    return f"seed {seed}: {error}\nreplay: python -m tests.simulation {seed}   (or: make simulate SEED={seed})"
-
-
-def _played(seeds, world=World):
-    """Plays all seeds; returns what happened in them, and the largest overshoot."""
-    seen, exceptions, failures, overshoot = Counter(), Counter(), [], 0.0
-    for seed in seeds:
-        try:
-            report = simulate(seed, world=world)
-        except Exception as error:  # noqa: BLE001 - whatever it is, its seed is what counts
-            failures.append(_replay(seed, error, world))
-        else:
-            seen.update(report.seen)
-            exceptions.update(report.exceptions)
-            overshoot = max(overshoot, report.overshoot)
-    print(
-        f"seeds {seeds.start} to {seeds.stop - 1}: {dict(seen)}; largest overshoot {overshoot:.2f} of what it can be"
-    )
-    for what, times in exceptions.most_common():
-        print(f"{times:6}  {what}")
-    assert not failures, "\n".join(failures)
-    return seen, overshoot
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_fault_loses_or_doubles_anything_or_lets_anybody_past_a_limit(part):
-    seeds = range(FIRST + SEEDS * part // PARTS, FIRST + SEEDS * (part + 1) // PARTS)
-    seen, _ = _played(seeds)
+    seeds = part_of(SEEDS, part, PARTS)
+    seen, _ = played(seeds)
     assert seen["Admitted"] > len(seeds)
     assert seen["Denied"] > len(seeds)
     assert seen["Unavailable"] > len(seeds)
@@ -68,8 +36,8 @@ def test_no_fault_loses_or_doubles_anything_or_lets_anybody_past_a_limit(part):
 @pytest.mark.parametrize("part", range(BURST_PARTS))
 def test_a_burst_without_output_bounds_uses_no_more_than_the_stated_bound(part):
     """Whatever small answers a tenant had before, and whatever goes wrong meanwhile. It comes close to the bound."""
-    seeds = range(FIRST + BURSTS * part // BURST_PARTS, FIRST + BURSTS * (part + 1) // BURST_PARTS)
-    seen, overshoot = _played(seeds, Bursts)
+    seeds = part_of(BURSTS, part, BURST_PARTS)
+    seen, overshoot = played(seeds, Bursts)
     assert seen["Admitted"] > 10 * len(seeds)
     assert seen["Denied"] > 10 * len(seeds)
     assert overshoot > 0.5
@@ -88,21 +56,12 @@ def test_the_simulation_finds_out_when(name):
     pytest.fail(f"{PATIENCE} seeds have not found out that {name}")
 
 
-def _steps(seed):
-    digest = hashlib.sha256()
-    simulate(seed, lambda text: digest.update(text.encode()))
-    return digest.hexdigest()
-
-
 def test_a_seed_is_played_the_same_way_again_in_any_process():
     seeds = range(6)
-    here = [_steps(seed) for seed in seeds]
-    assert here == [_steps(seed) for seed in seeds]
+    here = [steps(seed) for seed in seeds]
+    assert here == [steps(seed) for seed in seeds]
     assert len(set(here)) == len(here)
-    command = "import sys, tests.simulation.test_simulation as t; print(*map(t._steps, range(6)))"
-    env = os.environ | {"PYTHONHASHSEED": "4711", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    there = subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=env, capture_output=True, check=True)
-    assert there.stdout.decode().split() == here
+    assert in_another_process("map(playing.steps, range(6))") == here
 
 
 def test_a_seed_is_replayed_with_one_command():

@@ -19,8 +19,8 @@ from tests.virtual_loop import run
 from . import clients, nemesis
 from .network import Host
 from .oracle import BrokenError, Oracle
-from .replica import EPOCH, LEAST_HOLD, Replica
-from .servers import FEW, Redis, few_partitions, live_counts
+from .replica import LEAST_HOLD, Replica
+from .servers import MemoryMachine
 from .spool import Disk
 
 ZONE = ZoneInfo("UTC")
@@ -53,7 +53,9 @@ class Limits:
 
 
 class World:
-    def __init__(self, seed, loop, trace=None):
+    replay = ""  # what a command that replays it says further
+
+    def __init__(self, seed, loop, trace=None, machine=MemoryMachine):
         self.seed, self.loop = seed, loop
         self.rng = random.Random(f"world {seed}")
         self.trace = (lambda text: trace(f"{loop.time():10.4f}  {text}")) if trace is not None else None
@@ -70,7 +72,7 @@ class World:
         self.oracle.share = 0.1
         self.redis = Host(loop, rng, "redis", self.trace, give_up_s=1.0)
         self.mongo = Host(loop, rng, "mongo", self.trace, give_up_s=2.0)
-        self.server_machine = Redis(self)
+        self.server_machine = machine(self)
         self.ledger = MemoryLedger()
         self.identities, self.limits = self._tenants(rng)
         self.replicas = []
@@ -85,10 +87,6 @@ class World:
         self.oracle.is_unknown = functools.partial(nemesis.unknown, self)
         self.oracle.may_be_undecided = self._may_be_undecided
         self.oracle.may_expire = self._may_expire
-
-    @property
-    def server(self):
-        return self.server_machine.server
 
     def say(self, text):
         if self.trace is not None:
@@ -135,7 +133,7 @@ class World:
         await asyncio.sleep(1.0)
         self.start(self._arrivals())
         self._further()
-        self.start(nemesis.trouble(self))
+        self.start(self._trouble())
         self.in_trouble = True
         await self._until(self.length_s)
         self.in_trouble = False
@@ -155,6 +153,9 @@ class World:
     def start(self, coroutine):
         """Something that goes on until all faults are over."""
         self.background.append(self.loop.create_task(coroutine, context=self.outside))
+
+    async def _trouble(self):
+        await nemesis.trouble(self)
 
     def _further(self):
         """Worlds with more in them start it here."""
@@ -202,18 +203,16 @@ class World:
     def _unsettled(self):
         if any(replica.clients for replica in self.serving):
             return "streams"
-        if self.server.journal:
-            return f"{len(self.server.journal)} entries in the journal"
-        if self.server.aside:
+        machine = self.server_machine
+        if waiting := machine.waiting():
+            return f"{waiting} entries in the journal"
+        if machine.aside():
             raise BrokenError("entries were set aside")
-        if len(self.server.lives) < FEW:
-            return "nobody has seen that the counters are gone"
-        for partition, life in self.server.lives.items():
-            if not life.epoch.ready:
-                return f"partition {partition} is not ready"
-        for (tenant, key), count in live_counts(self.server):
-            if count.held:
-                return f"{count.held} held in {tenant} {key}"
+        if (why := machine.unready()) is not None:
+            return why
+        for (tenant, key), held in machine.held().items():
+            if held:
+                return f"{held} held in {tenant} {key}"
         for replica in self.serving:
             if not replica.serving:
                 return f"{replica.name} does not serve"
@@ -228,16 +227,15 @@ class World:
         self.oracle.check_ledger(entries)
         if self.oracle.lost:
             raise BrokenError(f"lost: {dict(self.oracle.lost)}")
-        now = EPOCH.timestamp() + self.start_s + self.loop.time()
-        sums, counted = Counter(), Counter()
+        machine = self.server_machine
+        machine.check()
+        now, sums = machine.now(), Counter()
         for entry in entries.values():
             for charge in entry.charges:
                 if charge.until > now:
                     sums[entry.identity.tenant, charge.key] += charge.amount
-        lasting = {key for life in self.server.lives.values() for key in _lasting(life, now)}
-        for key, count in live_counts(self.server):
-            if key in lasting or key in sums:
-                counted[key] += count.used
+        there = machine.lasting() | sums.keys()
+        counted = Counter({key: used for key, used in machine.used().items() if key in there})
         for key in sorted(sums.keys() | counted.keys()):
             if sums[key] != counted[key]:
                 raise BrokenError(f"{key}: the ledger has {sums[key]}, the counters {counted[key]}")
@@ -287,14 +285,6 @@ class World:
         return process.longest_pause_s > self.ttl_s / 3
 
 
-def _lasting(life, now):
-    """The buckets whose window is not over."""
-    for known in life.known.values():
-        for bucket in known.reservation.buckets:
-            if bucket.interval.end > now:
-                yield known.reservation.identity.tenant, bucket.key
-
-
 def _limits(rng):
     """A tenant's limits, tight enough to be reached."""
     amount = rng.choice((300, 1000, 3000))
@@ -308,15 +298,15 @@ def _limits(rng):
         yield Limit(Scope.SERVICE_ACCOUNT, Window.DAY, amount // 2, Unit.OUTPUT_TOKENS, shadow=True)
 
 
-def simulate(seed, trace=None, world=World):
+def simulate(seed, trace=None, world=World, machine=MemoryMachine):
     """Plays one seed in a kind of world. Raises `BrokenError` where an invariant does not hold."""
     logging.getLogger("extproc").setLevel(logging.CRITICAL)
 
     state = random.getstate()
     random.seed(f"product {seed}")  # some of the product's pauses are random
     try:
-        with few_partitions():
-            return _play(seed, trace, world)
+        with machine.patched():
+            return _play(seed, trace, functools.partial(world, machine=machine))
     finally:
         random.setstate(state)
 

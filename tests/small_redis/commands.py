@@ -16,7 +16,7 @@ from .values import NO_FLOAT, NO_INTEGER, Data, Hash, RefusedError, Set, Sorted,
 COMMANDS: dict[bytes, Callable] = {}
 _WORDS: dict[bytes, tuple[int, float]] = {}  # how many a command takes
 # COUNT is a hint: pages are small, so that walks have several.
-_PAGE, _KEYS_PAGE = 10, 100
+_PAGE, _KEYS_PAGE = 3, 100
 
 
 def carry_out(data: Data, words: list[bytes]) -> object:
