@@ -7,6 +7,7 @@ import traceback
 from collections import Counter
 
 from .bursts import Bursts
+from .pairs import Pairs
 from .servers import MemoryMachine
 from .world import World, simulate
 
@@ -17,9 +18,10 @@ def main():
     parser.add_argument("--seeds", type=int, default=1, help="how many, from `seed` on")
     parser.add_argument("--quiet", action="store_true", help="without the steps")
     parser.add_argument("--bursts", action="store_true", help="with a tenant that asks for much at once")
+    parser.add_argument("--pairs", action="store_true", help="with two or three faults, one after the other")
     parser.add_argument("--redis", action="store_true", help="with the Redis adapter and its Lua scripts")
     options = parser.parse_args()
-    world = Bursts if options.bursts else World
+    world = Bursts if options.bursts else Pairs if options.pairs else World
     machine = _redis() if options.redis else MemoryMachine
     if options.seeds == 1:
         return _one(options.seed, None if options.quiet else print, world, machine)

@@ -13,6 +13,7 @@ from tests.sizes import sized
 
 from .bursts import Bursts
 from .mutations import FOUND_BY, IN, MUTATIONS, mutated
+from .pairs import Pairs
 from .playing import ROOT, in_another_process, number, part_of, played, steps
 from .world import World, simulate
 
@@ -20,6 +21,8 @@ SEEDS = number(sized(320, 5000))
 PARTS = 8 if SEEDS <= 800 else 40
 BURSTS = number(sized(24, 1000))
 BURST_PARTS = 2 if BURSTS <= 100 else 10
+PAIRS = number(sized(100, 3000))
+PAIR_PARTS = 2 if PAIRS <= 400 else 20
 # So many seeds at the most until a deliberate break is found, after those that are known to find it.
 PATIENCE = sized(1000, 3000)
 
@@ -41,6 +44,15 @@ def test_a_burst_without_output_bounds_uses_no_more_than_the_stated_bound(part):
     assert seen["Admitted"] > 10 * len(seeds)
     assert seen["Denied"] > 10 * len(seeds)
     assert overshoot > 0.5
+
+
+@pytest.mark.parametrize("part", range(PAIR_PARTS))
+def test_no_two_or_three_faults_one_after_the_other_lose_or_double_anything(part):
+    seeds = part_of(PAIRS, part, PAIR_PARTS)
+    seen, _ = played(seeds, Pairs)
+    assert seen["Admitted"] > len(seeds)
+    assert seen["Denied"] > len(seeds)
+    assert seen["Unavailable"] > len(seeds)
 
 
 @pytest.mark.timeout(900)  # a search takes long where the seeds that are known find it no more
