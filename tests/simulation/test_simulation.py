@@ -21,7 +21,7 @@ SEEDS = number(sized(320, 5000))
 PARTS = 8 if SEEDS <= 800 else 40
 BURSTS = number(sized(24, 1000))
 BURST_PARTS = 2 if BURSTS <= 100 else 10
-PAIRS = number(sized(100, 3000))
+PAIRS = number(sized(80, 3000))
 PAIR_PARTS = 2 if PAIRS <= 400 else 20
 # So many seeds at the most until a deliberate break is found, after those that are known to find it.
 PATIENCE = sized(1000, 3000)
