@@ -19,7 +19,7 @@ from tests.virtual_loop import run
 from . import clients, nemesis
 from .network import Host
 from .oracle import BrokenError, Oracle
-from .replica import LEAST_HOLD, Replica
+from .replica import EPOCH, LEAST_HOLD, Replica
 from .servers import MemoryMachine
 from .spool import Disk
 
