@@ -53,7 +53,7 @@ class Books:
     def __init__(self, database, doors):
         self._ledger = database["token_ledger"]
         self._daily = database["sa_ip_usage_daily"]
-        self._doors = doors
+        self.doors = doors
 
     async def entries(self, caller, *, denied=False):
         wanted = {"tenant_id": caller.tenant, "serviceAccount": caller.account}
@@ -72,7 +72,7 @@ class Books:
 
     async def counts(self, caller):
         """What each replica tells of the caller's only limit. Fails where one can't tell."""
-        rows = await asyncio.gather(*(door.quota(caller) for door in self._doors))
+        rows = await asyncio.gather(*(door.quota(caller) for door in self.doors))
         assert None not in rows, "a replica can't tell what is used"
         return [Count(row["used"], row["held"]) for (row,) in rows]
 
@@ -87,7 +87,7 @@ class Books:
         seen = []
 
         async def so_much():
-            rows = await asyncio.gather(*(door.quota(caller) for door in self._doors))
+            rows = await asyncio.gather(*(door.quota(caller) for door in self.doors))
             seen[:] = [Count(row[0]["used"], row[0]["held"]) if row else None for row in rows]
             return all(count is not None and count.held == held for count in seen)
 

@@ -23,6 +23,7 @@ from .former import unpacked
 from .processes import VALKEY, MongoServer, RedisServer, Replica
 from .proxy import Proxy
 from .sizes import REPLICAS, draw
+from .watched import SentinelServer, WatchedRedis
 
 _LIMITS_READ = re.compile(r"^tokenweir_limits_loaded_timestamp_seconds (\S+)", re.MULTILINE)
 _TENANTS = re.compile(r"^tokenweir_limits_tenants (\S+)", re.MULTILINE)
@@ -36,6 +37,7 @@ class PlantOptions:
 
     `proxied`: replicas reach their stores through proxies. `patient`: a decision may take as long as a busy machine
     needs (see tests/patient.py), for tests in which no store hangs. `former`: replicas start as version 0.1.
+    `watched`: Redis has a replica and a Sentinel.
     """
 
     flavour: str = VALKEY
@@ -44,6 +46,7 @@ class PlantOptions:
     proxied: bool = False
     patient: bool = False
     former: bool = False
+    watched: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -68,14 +71,28 @@ class Plant:
         await self.limit(caller, amount, mode=mode, **fields)
         return caller
 
-    async def limit(self, caller, amount, *, mode="reserve", **fields):
-        """Writes the tenant's document anew. By month: a run that goes over midnight stays in one window."""
-        limit = {"scope": "service_account", "window": "month", "amount": amount, "mode": mode}
-        document = {"tenant_id": caller.tenant, "limits": [limit], "updated_at": datetime.now(UTC), **fields}
-        tenants = self.database["tenantLimitation"]
+    async def tenants(self, *limits, **bound):
+        """Create tenants with such limits (amount, mode), bound to a model if one is given. Return their callers.
+
+        When it returns, every replica knows all of them.
+        """
+        callers = [Caller(f"tenant-{secrets.token_hex(4)}", f"robot-{secrets.token_hex(4)}") for _ in limits]
         written = time.time()
-        await tenants.replace_one({"tenant_id": caller.tenant}, document, upsert=True)
-        count = await tenants.count_documents({})
+        await self.database["tenantLimitation"].insert_many(
+            [_document(caller, *limit, **bound) for caller, limit in zip(callers, limits, strict=True)]
+        )
+        await self._known(written)
+        return callers
+
+    async def limit(self, caller, amount, *, mode="reserve", **fields):
+        """Writes the tenant's document anew."""
+        written = time.time()
+        document = _document(caller, amount, mode) | fields
+        await self.database["tenantLimitation"].replace_one({"tenant_id": caller.tenant}, document, upsert=True)
+        await self._known(written)
+
+    async def _known(self, written):
+        count = await self.database["tenantLimitation"].count_documents({})
         await until(lambda: self._know(count, written), "every replica knows the limits", poll_s=0.05)
 
     async def _know(self, count, written):
@@ -110,6 +127,12 @@ class Plant:
         return time.monotonic() - started
 
 
+def _document(caller, amount, mode, **bound):
+    """Return a tenant's document. By month: a run that goes over midnight stays in one window."""
+    limit = {"scope": "service_account", "window": "month", "amount": amount, "mode": mode, **bound}
+    return {"tenant_id": caller.tenant, "limits": [limit], "updated_at": datetime.now(UTC)}
+
+
 @contextlib.asynccontextmanager
 async def planted(options, run_dir):
     """Starts a plant, and ends all of it on the way out."""
@@ -120,10 +143,10 @@ async def planted(options, run_dir):
 
 async def _start(options, run_dir, at_the_end):
     former = unpacked(run_dir / "former") if options.former else None
-    ports = iter(free_ports(2 + 2 * options.replicas))
-    redis = RedisServer("redis", run_dir / "redis", next(ports), flavour=options.flavour, keeps=options.keeps)
+    ports = iter(free_ports(4 + 2 * options.replicas))
+    redis = _redis(options, run_dir, ports)
     mongo = MongoServer("mongo-store", run_dir / "mongo", next(ports))
-    for server in (redis, mongo):
+    for server in (*redis.all_servers, mongo):
         at_the_end.push_async_callback(server.kill)  # nobody needs what they would write at their end
     await asyncio.gather(redis.start(), mongo.start())
     wires = []
@@ -171,10 +194,21 @@ async def _checkpointed(client, database):
     await client.admin.command("fsync")
 
 
+def _redis(options, run_dir, ports):
+    kept = {"flavour": options.flavour, "keeps": options.keeps}
+    if not options.watched:
+        return RedisServer("redis", run_dir / "redis", next(ports), **kept)
+    standby = RedisServer("standby", run_dir / "standby", next(ports), **kept)
+    sentinel = SentinelServer("sentinel", run_dir / "sentinel", next(ports))
+    return WatchedRedis("redis", run_dir / "redis", next(ports), **kept, standby=standby, sentinel=sentinel)
+
+
 def _stores(redis, mongo, wires):
-    redis_port, mongo_port = [wire.port for wire in wires] or [redis.port, mongo.port]
+    redis_url, mongo_port = redis.replicas_url, mongo.port
+    if wires:
+        redis_url, mongo_port = f"redis://{HOST}:{wires[0].port}/0", wires[1].port
     return {
-        "TOKENWEIR_REDIS__URL": f"redis://{HOST}:{redis_port}/0",
+        "TOKENWEIR_REDIS__URL": redis_url,
         "TOKENWEIR_MONGO__URL": f"mongodb://{HOST}:{mongo_port}/?directConnection=true",
     }
 

@@ -85,10 +85,25 @@ class RedisServer(Server):
 
     flavour: str = VALKEY
     keeps: str = "nothing"
+    master: "RedisServer | None" = None
+    """Names the server that this one is a replica of."""
 
     @property
     def url(self):
         return f"redis://{HOST}:{self.port}/0"
+
+    @property
+    def replicas_url(self):
+        """Return the URL for the settings of Tokenweir."""
+        return self.url
+
+    @property
+    def all_servers(self):
+        return (self,)
+
+    async def is_found(self):
+        """Tell whether clients that look for Redis are led to this server."""
+        return True
 
     async def ask(self, *command):
         async with redis.asyncio.Redis.from_url(self.url, socket_timeout=10) as client:
@@ -108,6 +123,8 @@ class RedisServer(Server):
         (self.run_dir / "data").mkdir(parents=True, exist_ok=True)
         argv = (str(binary), "--bind", HOST, "--port", str(self.port), "--dir", "data", "--save", "")
         argv += ("--maxmemory-policy", "noeviction", *KEPT[self.keeps])
+        if self.master is not None:
+            argv += ("--replicaof", f"{HOST} {self.master.port}")
         return await start(Command(name, argv, self.run_dir), self._answers)
 
     async def _answers(self):
