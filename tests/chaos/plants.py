@@ -1,7 +1,10 @@
 """The plants that the tests run on: each is started once, and ended before the next one is started."""
 
+from dataclasses import replace
+
 import pytest
 
+from .pairs import PAIRED
 from .plant import PlantOptions
 from .sizes import MIXED_REPLICAS, SLACK, STREAM_S, TTL_S, USAGE_SERIES
 from .under_faults import UNDER_SIEGE
@@ -28,6 +31,9 @@ PLANTS = {
     "fragile": PlantOptions(settings={"TOKENWEIR_RESERVATION__DECISION_TIMEOUT_S": "0.5"}),
     # Any fault.
     "besieged": UNDER_SIEGE,
+    # Faults at a distance from each other; Redis is another one in each test.
+    "paired": PAIRED,
+    "watched": replace(PAIRED, watched=True),
 }
 
 

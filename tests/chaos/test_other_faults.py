@@ -12,7 +12,7 @@ from .under_faults import KEEPS, besiege
 pytestmark = [*CHAOS, on("besieged")]
 
 LIMIT = 60_000
-PAIRS = size("PAIRS", full=30, short=0)
+AT_ONCE = size("AT_ONCE", full=30, short=0)  # random pairs
 
 
 def pairs():
@@ -20,7 +20,7 @@ def pairs():
     rng = draw("pairs")
     # The second may take a minute: a replica that dies in a transaction leaves it open for so long.
     chosen = [(redis_flushed, MONGO[0]), *([(replica_killed, REDIS[0])] if FULL else [])]
-    for _ in range(PAIRS):
+    for _ in range(AT_ONCE):
         one, other = rng.sample(KINDS, 2)
         chosen.append((rng.choice(one), rng.choice(other)))
         if forgetful(chosen[-1], KEEPS):
