@@ -30,7 +30,11 @@ class Account:
     daily: int
     counters: list[Count]
     most: int
-    """Holds the highest sum of used and held tokens at any moment; 0 if nobody looked."""
+    """Holds the highest number of used tokens at any moment; 0 if nobody looked.
+
+    Right after a rebuild, used and held together may be more than the limit: what ended is held in full until its end
+    is counted again. Nothing is admitted meanwhile.
+    """
     lost: list[str]
     unserved: list[str]
     """List requests that were served and are not in the ledger, and charged ones that were not served."""
@@ -58,7 +62,7 @@ class Account:
         if most > self.limit:
             yield (
                 f"{who}: over by {most - self.limit:,}: admitted {self.upstream:,}, ledger {self.ledger:,}, "
-                f"counters {self.counters}, at any moment {self.most:,} used and held"
+                f"counters {self.counters}, at any moment {self.most:,} used"
             )
 
 

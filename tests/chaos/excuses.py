@@ -3,13 +3,13 @@
 from .sizes import SLACK
 
 # A reservation that ended so shortly before is not in MongoDB yet. A busy machine needs longer to write it.
-ENDED_S = min(0.1 * SLACK, 1.0)
+ENDED_S = min(0.5 * SLACK, 1.0)
 # A reservation that is open for less than this is not saved in MongoDB yet.
-YOUNG_S = 2.0
+YOUNG_S = 1.0
 # A replica and Redis' memory are lost together: others take over what the replica left in this time.
 TOGETHER_S = 2.0
-# A replica that is killed or paused while it decides, in the last 150 ms before: nobody got the answer.
-DECIDING_S = min(0.15 * SLACK, 1.0)
+# A replica that is killed or paused so shortly after it was asked: nobody got the answer, and nothing says so yet.
+DECIDING_S = min(0.5 * SLACK, 1.0)
 
 
 def may_be_lost(asked, timeline):
@@ -30,7 +30,7 @@ def may_be_lost(asked, timeline):
                 if asked.ended_at >= written - ENDED_S:
                     return "ended, and not in MongoDB yet, when its replica and Redis' memory were lost together"
             elif asked.decided_at >= written - (YOUNG_S if all_of_it else ENDED_S):
-                return "open for less than 2 s when its replica and Redis' memory were lost together"
+                return "open for less than a second when its replica and Redis' memory were lost together"
     return None
 
 
@@ -38,6 +38,7 @@ def may_be_charged(asked, timeline):
     """Return the reason for which a request may be charged that the upstream never saw; None if there is none."""
     for outcome, moments, what in (
         ("broken", timeline.kills(asked.replica), "killed"),
+        ("unavailable", timeline.kills(asked.replica), "killed"),
         ("given up", timeline.pauses(asked.replica), "paused"),
     ):
         if asked.outcome == outcome and any(at - DECIDING_S <= asked.sent_at <= at for at in moments):

@@ -93,24 +93,7 @@ class Known:
     matches: Callable[[Case], bool]
 
 
-KNOWN: tuple[Known, ...] = (
-    Known(
-        "a rebuild waits up to 10 s for a killed replica, and entries that it left in the journal wait 5 s",
-        lambda case: case.begins_epochs and "replica killed" in case.kinds,
-    ),
-    Known(
-        "where a rebuild outlasts the time to live, refused requests are charged, and ended ones as held",
-        lambda case: case.begins_epochs and not {"mongo killed", "mongo stopped"}.isdisjoint(case.kinds),
-    ),
-    Known(
-        "reservations that are asked for while Redis is lost are restored as held, past a strict limit too",
-        lambda case: case.begins_epochs,
-    ),
-    Known(
-        "a request that was refused while Redis hung is charged if its replica is killed before it undoes it",
-        lambda case: case.kinds >= {"redis stopped", "replica killed"},
-    ),
-)
+KNOWN: tuple[Known, ...] = ()
 
 
 def hardest():

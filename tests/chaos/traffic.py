@@ -141,7 +141,7 @@ class Traffic:
                 with contextlib.suppress(BrokenError, TimeoutError):
                     rows = await self._while_it_runs(number, self.doors[number].quota(caller))
                 if rows:
-                    self.most[caller] = max(self.most[caller], rows[0]["used"] + rows[0]["held"])
+                    self.most[caller] = max(self.most[caller], rows[0]["used"])
                 await asyncio.sleep(LOOK_EVERY_S)
 
     async def _one(self, number, caller, cost, *, streamed=False, probe=False):
