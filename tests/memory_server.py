@@ -12,5 +12,7 @@ class LosableServer(MemoryServer):
             self.lives.pop(each, None)
             self.before.pop(each, None)
             self.seen.pop(each, None)
+        if partition is None:
+            self.generation = 0
         for receipt in [r for r in self.journal if partition in (None, r.partition)]:
             del self.journal[receipt]

@@ -9,6 +9,7 @@ from extproc.core.quota.reservation import Reservation
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
 from extproc.ports.counters import Counters
+from extproc.ports.generation import Generations
 from extproc.ports.journal import Journal
 from extproc.ports.presence import Presence
 
@@ -81,11 +82,21 @@ class Epochs(Protocol):
     async def install(self, epoch: Epoch, used: Sequence[Used]) -> None:
         """Set the used amounts of buckets, before the epoch is ready. A second call sets the same amounts."""
 
+    async def counted(self, epochs: Sequence[Epoch]) -> list[Used]:
+        """Return what is used of all buckets of epochs that are ready. Reads all keys of a server, in steps.
+
+        What is charged meanwhile may or may not be included. Raise `UnreadyError` if one of the epochs is not
+        ready, or no longer current.
+        """
+
+    async def counted_before(self, epochs: Sequence[Epoch]) -> list[Used]:
+        """Return what was used when the epochs before these ended, as far as it is still known."""
+
     async def complete(self, epoch: Epoch) -> None:
         """Make the epoch ready: everything is rebuilt. The remains of earlier epochs are deleted some time
         later.
         """
 
 
-class CounterStore(Counters, Journal, Epochs, Presence, Protocol):
-    """Combine counters, journal, epochs and presence in one store."""
+class CounterStore(Counters, Journal, Epochs, Presence, Generations, Protocol):
+    """Combine counters, journal, epochs, presence and the ledger's generation in one store."""

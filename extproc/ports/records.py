@@ -7,6 +7,7 @@ from typing import Protocol
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
 from extproc.ports.epochs import Used
+from extproc.ports.generation import Generation
 
 
 class Records(Protocol):
@@ -16,9 +17,28 @@ class Records(Protocol):
         """Return the outcomes of the reservations that are in the ledger."""
 
     async def used(self, now: datetime) -> list[Used]:
-        """Return the charges of the ledger's entries, summed per bucket, for all buckets whose window is not
-        over.
+        """Return the charges of the ledger's entries and the corrections, summed per bucket, for all buckets whose
+        window is not over.
         """
+
+    async def corrections(self, now: datetime) -> list[Used]:
+        """Return the corrections of buckets whose window is not over."""
+
+    async def correct(self, corrections: Sequence[Used]) -> None:
+        """Record that so much was used of buckets beside the ledger's entries: they are lost.
+
+        Of several corrections of a bucket the largest one counts. Safe to repeat.
+        """
+
+    async def advance(self, noted: int) -> Generation | None:
+        """Raise the ledger's generation beyond `noted`, and return it.
+
+        Return None, and change nothing, if the ledger's generation is less than `noted`: the ledger went back.
+        `noted` is 0 or a generation that this method returned, to any replica.
+        """
+
+    async def corrected(self, noted: int) -> None:
+        """Raise the ledger's generation beyond `noted`, whatever it is: the sums of the ledger were corrected."""
 
     async def keep(self, reservations: Sequence[Reservation]) -> None:
         """Save open reservations in their present state. Replaces an older state of the same reservation."""

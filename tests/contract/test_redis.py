@@ -634,6 +634,8 @@ async def test_the_rights_that_the_documentation_names_are_enough(redis, redis_p
         await redis.zadd("tw:{0}:seen", {"gone": 1})
         assert set(await counters.seen("me")) == {"me"}
         assert await counters.forget_replica("me", older_than_s=0)
+        assert await counters.note_generation(3) == 3
+        assert await counters.counted([each for each in await counters.epochs() if each.ready])
     finally:
         await counters.aclose()
         await redis.execute_command("ACL", "DELUSER", "tokenweir")

@@ -49,6 +49,7 @@ class _Life:
     alerted: dict[tuple[str, str], int] = field(default_factory=dict)
     known: dict[ReservationId, _Known] = field(default_factory=dict)
     registered: set[str] = field(default_factory=set)
+    until: dict[tuple[str, str], int] = field(default_factory=dict)  # the ends of the windows
 
 
 class MemoryServer:
@@ -65,6 +66,7 @@ class MemoryServer:
         self.journal: dict[Receipt, tuple[Entry, float]] = {}
         self.aside: deque[Aside] = deque()
         self.seen: dict[int, Notes] = {}
+        self.generation = 0
         self._numbers = count(1)
 
     def begin(self, partition: int) -> None:
@@ -166,6 +168,7 @@ class MemoryCounters:
         known = life.known.get(reservation.id)
         if known is None and reservation.local:
             known = life.known[reservation.id] = _Known(reservation, [0] * len(reservation.buckets))
+            _note_ends(life, reservation)
         if known is None:
             closed = Closed(closing.outcome)
             life.known[reservation.id] = _Known(reservation, [], closed)
@@ -270,6 +273,17 @@ class MemoryCounters:
         for each in used:
             key = (each.tenant, each.key)
             life.counts[key] = Count(each.amount, life.counts.get(key, _NOTHING).held)
+            life.until[key] = each.until
+
+    async def counted(self, epochs: Sequence[Epoch]) -> list[Used]:
+        lives = [self._current(epoch) for epoch in epochs]
+        if not all(life.epoch.ready for life in lives):
+            raise UnreadyError("the counters are being rebuilt")
+        return [used for life in lives for used in _counted(life)]
+
+    async def counted_before(self, epochs: Sequence[Epoch]) -> list[Used]:
+        lives = [self.server.before.get(self._current(epoch).epoch.partition) for epoch in epochs]
+        return [used for life in lives if life is not None for used in _counted(life)]
 
     async def complete(self, epoch: Epoch) -> None:
         life = self._current(epoch)
@@ -289,6 +303,12 @@ class MemoryCounters:
         lives = [life for partition, life in self.server.lives.items() if part in (None, partition)]
         return [each for life in lives for each in _open(life) if each.replica == replica]
 
+    # ------------------------------------------------ generation
+
+    async def note_generation(self, number: int) -> int:
+        self.server.generation = max(self.server.generation, number)
+        return self.server.generation
+
     def _current(self, epoch: Epoch) -> _Life:
         life = self.server.lives.get(epoch.partition)
         if life is None or life.epoch.id != epoch.id:
@@ -300,13 +320,27 @@ def _open(life: _Life) -> list[Reservation]:
     return [known.reservation for known in life.known.values() if known.closed is None]
 
 
+def _counted(life: _Life) -> list[Used]:
+    return [
+        Used(TenantId(key[0]), key[1], life.until[key], count.used)
+        for key, count in life.counts.items()
+        if count.used
+    ]
+
+
 def _hold(life: _Life, reservation: Reservation) -> None:
     """Hold the reservation's amounts, whatever the limits are."""
     holds = [reservation.hold(bucket.limit) for bucket in reservation.buckets]
     life.known[reservation.id] = _Known(reservation, holds)
+    _note_ends(life, reservation)
     for key, hold in zip(_keys(reservation), holds, strict=True):
         before = life.counts.get(key, _NOTHING)
         life.counts[key] = Count(before.used, before.held + hold)
+
+
+def _note_ends(life: _Life, reservation: Reservation) -> None:
+    for key, bucket in zip(_keys(reservation), reservation.buckets, strict=True):
+        life.until[key] = bucket.interval.end
 
 
 def _renew(life: _Life, known: _Known, reservation: Reservation) -> None:

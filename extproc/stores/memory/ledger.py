@@ -13,6 +13,7 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
 from extproc.ports.base import ConflictError, StoreError
 from extproc.ports.epochs import Used
+from extproc.ports.generation import Generation
 from extproc.ports.ledger import DailyUsage, UsageFilter
 from extproc.ports.tenants import Document
 
@@ -25,6 +26,8 @@ class MemoryLedger:
         self._kept: dict[ReservationId, Reservation] = {}
         self._beats: dict[str, int] = {}
         self._saved_until: dict[str, datetime] = {}
+        self._corrections: dict[tuple[TenantId, str], Used] = {}
+        self._generation = Generation(0, 0)
 
     async def append(self, entries: Sequence[Entry], still: Callable[[], bool] | None = None) -> None:
         if entries and still is not None and not still():
@@ -56,7 +59,7 @@ class MemoryLedger:
         return {known: self._entries[known].outcome for known in ids if known in self._entries}
 
     async def used(self, now: datetime) -> list[Used]:
-        sums: dict[tuple[TenantId, str], Used] = {}
+        sums = dict(self._corrections)
         for entry in self._entries.values():
             for charge in entry.charges:
                 bucket = (entry.identity.tenant, charge.key)
@@ -64,6 +67,24 @@ class MemoryLedger:
                 until = max(known.until, charge.until)
                 sums[bucket] = replace(known, until=until, amount=known.amount + charge.amount)
         return [each for each in sums.values() if each.until > now.timestamp()]
+
+    async def corrections(self, now: datetime) -> list[Used]:
+        return [each for each in self._corrections.values() if each.until > now.timestamp()]
+
+    async def correct(self, corrections: Sequence[Used]) -> None:
+        for each in corrections:
+            known = self._corrections.get((each.tenant, each.key))
+            if known is None or known.amount < each.amount:
+                self._corrections[each.tenant, each.key] = each
+
+    async def advance(self, noted: int) -> Generation | None:
+        if self._generation.number < noted:
+            return None
+        self._generation = replace(self._generation, number=max(self._generation.number, noted + 1))
+        return self._generation
+
+    async def corrected(self, noted: int) -> None:
+        self._generation = Generation(max(self._generation.number, noted + 1), noted + 1)
 
     async def keep(self, reservations: Sequence[Reservation]) -> None:
         for each in reservations:

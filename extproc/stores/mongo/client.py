@@ -34,6 +34,7 @@ REPLICAS: Final = "token_replicas"
 REPLICA_MARKS: Final = "token_replica_marks"
 BUCKETS: Final = "token_bucket_usage"
 MIGRATIONS: Final = "token_migrations"
+GENERATION: Final = "token_ledger_generation"
 
 # A heartbeat with this mark is of a replica that keeps daily usage by tenant. Version 0.1 writes no mark.
 BY_TENANT: Final = {"daily_usage": "by_tenant"}

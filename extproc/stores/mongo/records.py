@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 from bson.binary import Binary
-from pymongo import ASCENDING, DeleteOne, ReplaceOne
+from pymongo import ASCENDING, DeleteOne, ReplaceOne, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from extproc.core.quota.reservation import Reservation, ReservationId
@@ -18,9 +19,11 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
 from extproc.ports.base import StoreError
 from extproc.ports.epochs import Used
+from extproc.ports.generation import Generation
 from extproc.stores.mongo.client import (
     BUCKETS,
     BY_TENANT,
+    GENERATION,
     LEDGER,
     OPEN,
     REPLICA_MARKS,
@@ -41,6 +44,7 @@ _REMEMBERED: Final = timedelta(days=1)
 _LATE: Final = timedelta(days=1)
 # The size of one call, which must fit into the client's time-out on a busy server too.
 _AT_ONCE: Final = 250
+_THE_LEDGER: Final = "ledger"  # the only document of `GENERATION`
 
 
 _log = logging.getLogger(__name__)
@@ -57,6 +61,7 @@ class MongoRecords:
     _open = Named(OPEN)
     _replicas = Named(REPLICAS)
     _marks = Named(REPLICA_MARKS)
+    _generation = Named(GENERATION)
 
     def __init__(self, mongo: Mongo) -> None:
         self._mongo = mongo
@@ -84,6 +89,33 @@ class MongoRecords:
             # Entries that a standalone server wrote, or this server before it became a replica set.
             found += [_used(d) async for d in await self._ledger.aggregate(_unsummed(now))]
         return _merged(found)
+
+    async def corrections(self, now: datetime) -> list[Used]:
+        async with translated():
+            found = self._buckets.find({"correction": True, "until": {"$gt": now}})
+            return [_summed(document) async for document in found]
+
+    async def correct(self, corrections: Sequence[Used]) -> None:
+        async with translated():
+            for some in in_pieces(corrections, _AT_ONCE):
+                await self._buckets.bulk_write([_correction(each) for each in some], ordered=False)
+
+    async def advance(self, noted: int) -> Generation | None:
+        wanted: dict[str, Any] = {"_id": _THE_LEDGER}
+        if noted:  # else there may be no document yet
+            wanted["number"] = {"$gte": noted}
+        async with translated():
+            found = await self._generation.find_one_and_update(
+                wanted, {"$max": {"number": noted + 1}}, upsert=not noted, return_document=ReturnDocument.AFTER
+            )
+            if found is None:  # too low, or others write at this moment
+                found = await self._generation.find_one({"_id": _THE_LEDGER}) or {"number": -1}
+        return Generation(found["number"], found.get("corrected", 0)) if found["number"] >= noted else None
+
+    async def corrected(self, noted: int) -> None:
+        raised = {"$max": {"number": noted + 1, "corrected": noted + 1}}
+        async with translated():
+            await self._generation.update_one({"_id": _THE_LEDGER}, raised, upsert=True)
 
     async def keep(self, reservations: Sequence[Reservation]) -> None:
         now = datetime.now(UTC)
@@ -182,6 +214,18 @@ def _summed(document: dict[str, Any]) -> Used:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         # Taking it for 0 would admit that amount a second time.
         raise StoreError(f"document {document['_id']!r} of {BUCKETS} is no sum", transient=False) from error
+
+
+def _correction(each: Used) -> UpdateOne:
+    return UpdateOne(
+        # No tenant's name begins with a plus: it would be escaped.
+        {"_id": f"+{quote(each.tenant, safe='')}:{each.key}"},
+        {
+            "$max": {"used": each.amount, "until": datetime.fromtimestamp(each.until, UTC)},
+            "$setOnInsert": {"tenant_id": each.tenant, "key": each.key, "correction": True},
+        },
+        upsert=True,
+    )
 
 
 def _merged(found: Sequence[Used]) -> list[Used]:

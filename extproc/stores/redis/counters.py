@@ -17,6 +17,7 @@ from extproc.core.request.identity import TenantId
 from extproc.ports.base import StoreError, UnreadyError
 from extproc.ports.counters import Closed, Closing, Crossed
 from extproc.stores.redis.epochs import RedisEpochs
+from extproc.stores.redis.generations import RedisGenerations
 from extproc.stores.redis.journal import RedisJournal, receipt_of
 from extproc.stores.redis.keys import bucket_keys, epoch_key, open_key, reservation_key, reservation_keys
 from extproc.stores.redis.presence import RedisPresence
@@ -37,8 +38,8 @@ _READY: Final = b"ready"
 _TIME_S: Final = 0.1
 
 
-class RedisCounters(RedisEpochs, RedisJournal, RedisPresence):
-    """Implements `ports.Counters`, `Journal`, `Epochs` and `Presence`."""
+class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
+    """Implements `ports.Counters`, `Journal`, `Epochs`, `Presence` and `Generations`."""
 
     def __init__(self, options: RedisOptions) -> None:
         super().__init__(options)

@@ -1,7 +1,7 @@
 """Epochs: a life of a partition's counters in one Redis process, built again where a life was lost."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from extproc.core.quota.partitions import PARTITIONS
@@ -13,8 +13,11 @@ from extproc.ports.epochs import Epoch, Used
 from extproc.stores.pieces import in_pieces
 from extproc.stores.redis.client import RedisClient
 from extproc.stores.redis.keys import (
+    EVERY_KEY,
     bucket_keys,
+    bucket_of,
     epoch_key,
+    of_epoch,
     open_key,
     replicas_key,
     reservation_key,
@@ -26,6 +29,7 @@ from extproc.stores.redis.reservations import (
     forgotten_at,
     read_reservation,
     renewal,
+    window_end,
 )
 from extproc.stores.redis.server import Argument, Call, command
 from extproc.stores.redis.sweep import Sweeper
@@ -104,6 +108,23 @@ class RedisEpochs(RedisClient):
         for batch in in_pieces(calls, 10):  # the server serves others in between
             await self.call_all(batch)
 
+    async def counted(self, epochs: Sequence[Epoch]) -> list[Used]:
+        """Look at the epochs last: if another process had answered, its counts could be older."""
+        found = await self._counted({epoch.partition: epoch.id for epoch in epochs})
+        current = await self.epochs()
+        if not all(epoch.ready and epoch in current for epoch in epochs):
+            raise UnreadyError("another epoch has begun, or the counters are being rebuilt")
+        return found
+
+    async def counted_before(self, epochs: Sequence[Epoch]) -> list[Used]:
+        calls = [command(e.partition, "HMGET", epoch_key(e.partition), "id", "previous") for e in epochs]
+        before: dict[int, str] = {}
+        for epoch, (current, previous) in zip(epochs, await self.call_all(calls), strict=True):
+            if current != epoch.id.encode():
+                raise UnreadyError("another epoch has begun")
+            before[epoch.partition] = str(previous or b"", "ascii")
+        return await self._counted({partition: each for partition, each in before.items() if each})
+
     async def complete(self, epoch: Epoch) -> None:
         call = Call(epoch.partition, "complete", (epoch_key(epoch.partition),), (epoch.id,))
         (first,) = await self.call_all([call])
@@ -113,6 +134,37 @@ class RedisEpochs(RedisClient):
     async def aclose(self) -> None:
         await self._sweeper.aclose()
         await super().aclose()
+
+    async def _counted(self, epochs: Mapping[int, str]) -> list[Used]:
+        """Read what is used of all buckets of epochs, given by partition."""
+        found: dict[bytes, Used] = {}
+        for walk in await self.by_server(epochs):
+            cursor: int | bytes = 0
+            while True:
+                scan = command(walk[0], "SCAN", cursor, "MATCH", EVERY_KEY, "COUNT", _SOME)
+                ((cursor, keys),) = await self.call_all([scan])
+                await self._read_buckets(epochs, keys, found)
+                if not int(cursor):
+                    break
+        return list(found.values())
+
+    async def _read_buckets(
+        self, epochs: Mapping[int, str], keys: Iterable[bytes], found: dict[bytes, Used]
+    ) -> None:
+        places = {key: of_epoch(key) for key in keys}
+        buckets = {
+            key: (place[0], bucket)
+            for key, place in places.items()
+            if place is not None and epochs.get(place[0]) == place[1] and (bucket := bucket_of(key)) is not None
+        }
+        calls = []
+        for key, (partition, _) in buckets.items():
+            name = str(key, "ascii")
+            calls += [command(partition, "HGET", name, "used"), command(partition, "EXPIRETIME", name)]
+        replies = await self.call_all(calls)
+        for (key, (_, bucket)), used, expires in zip(buckets.items(), replies[::2], replies[1::2], strict=True):
+            if int(used or 0):
+                found[key] = Used(*bucket, window_end(expires), int(used))
 
     async def _of(self, epoch: Epoch, *further: Call) -> tuple[Any, str]:
         """What a command finds while the epoch is current, and the epoch before it."""

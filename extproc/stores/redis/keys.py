@@ -10,11 +10,12 @@ One hash tag per partition, so that a Cluster keeps a partition on one node. `e`
     tw:{<p>}:ledger                      stream  entries that wait to be written to the ledger: id, entry
     tw:{<p>}:aside                       stream  entries that the ledger refused for good: text, reason
     tw:{<p>}:seen                        zset    when replicas were last noted, seconds of the server's clock
+    tw:{<p>}:generation                  hash    number: the highest generation of the ledger that was noted
 """
 
 import re
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from extproc.core.quota.reservation import Reservation
 from extproc.core.request.identity import TenantId
@@ -39,6 +40,10 @@ def seen_key(partition: int) -> str:
     return f"tw:{{{partition}}}:seen"
 
 
+def generation_key(partition: int) -> str:
+    return f"tw:{{{partition}}}:generation"
+
+
 def open_key(partition: int, epoch: str) -> str:
     return f"tw:{{{partition}}}:{epoch}:open"
 
@@ -55,6 +60,15 @@ def bucket_keys(partition: int, epoch: str, tenant: TenantId, keys: list[str]) -
     """The keys of buckets, given by what is unique within their tenant."""
     prefix = f"tw:{{{partition}}}:{epoch}:b:{quote(tenant, safe='')}:"
     return [prefix + key for key in keys]
+
+
+def bucket_of(key: bytes) -> tuple[TenantId, str] | None:
+    """Return the tenant and the key within it of a bucket; None if this is no bucket's key."""
+    _, is_bucket, rest = key.partition(b":b:")
+    if not is_bucket or _OF_AN_EPOCH.fullmatch(key[: key.index(b":b:") + 1]) is None:
+        return None
+    tenant, _, name = str(rest, "ascii").partition(":")
+    return TenantId(unquote(tenant)), name
 
 
 def reservation_keys(partition: int, epoch: str, reservation: Reservation) -> list[str]:

@@ -29,6 +29,11 @@ def forgotten_at(window_end: int) -> int:
     return window_end + _BUCKET_GRACE_S
 
 
+def window_end(forgotten_at: int) -> int:
+    """Return the end of the window of a bucket that is forgotten then."""
+    return forgotten_at - _BUCKET_GRACE_S
+
+
 def bucket_forgotten_at(bucket: Bucket) -> int:
     return forgotten_at(bucket.interval.end)
 

@@ -33,6 +33,7 @@ _SCRIPTS: Final = (
     "seen",
     "unseen",
     "opened",
+    "generation",
 )
 # The driver sends a command again if its connection breaks. A reserve might then be denied at the second try, and
 # held by the first one, which arrives later: nobody would know of that hold.
