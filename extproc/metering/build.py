@@ -28,6 +28,7 @@ from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.membership import Membership, MembershipOptions
 from extproc.metering.outcomes import Outcomes
 from extproc.metering.rebuild import Rebuild, RebuildOptions
+from extproc.metering.restored_ledger import RestoredLedger, RestoredLedgerOptions
 from extproc.metering.service import MeteringService
 from extproc.metering.settler import CLOSINGS, Settler, SettlerOptions
 from extproc.metering.shard import Shard, ShardParts
@@ -73,6 +74,7 @@ class MeteringOptions:
     takeover: TakeoverOptions = field(default_factory=TakeoverOptions)
     membership: MembershipOptions = field(default_factory=MembershipOptions)
     rebuild: RebuildOptions = field(default_factory=RebuildOptions)
+    restored: RestoredLedgerOptions = field(default_factory=RestoredLedgerOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Metering:
     saver: HoldSaver
     epochs: EpochFollower
     membership: Membership
+    restored: RestoredLedger
     replay: SpoolReplay
     spool: Spool
 
@@ -106,6 +109,7 @@ class Metering:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.deliver())
             group.create_task(self.epochs.run())
+            group.create_task(self.restored.run())
             group.create_task(self.clock.run())
 
     async def deliver(self) -> None:
@@ -221,8 +225,18 @@ def build_metering(
     denials = DenialWriter(shards, Denials(new_id, options.denials), metrics)
     saver = HoldSaver(replica, shards, records, shared_clock, options.save_after_s)
     membership = Membership(replica, records, options.membership)
+    restored = RestoredLedger(
+        counters, records, shards, clock=shared_clock, metrics=metrics, options=options.restored
+    )
     rebuild = Rebuild(
-        counters, records, shards, membership, clock=shared_clock, metrics=metrics, options=options.rebuild
+        counters,
+        records,
+        shards,
+        membership,
+        restored,
+        clock=shared_clock,
+        metrics=metrics,
+        options=options.rebuild,
     )
     service = MeteringService(
         limits,
@@ -257,6 +271,7 @@ def build_metering(
         saver=saver,
         epochs=epochs,
         membership=membership,
+        restored=restored,
         replay=SpoolReplay(shards, outcomes, records),
         spool=spool,
     )

@@ -90,6 +90,10 @@ class Leases:
             self._open[reservation.id] = replace(opened, saved=reservation)
         return opened is not None
 
+    def save_again(self) -> None:
+        """Forget that the records have any of these."""
+        self._open = {each: replace(opened, saved=None) for each, opened in self._open.items()}
+
     def retry(self) -> None:
         """Try at once what waits for its next attempt: the counters may be back."""
         self._renewals.retry()

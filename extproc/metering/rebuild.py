@@ -5,7 +5,8 @@ When every replica that is here has registered in the epoch, a replica
     1. restores what dead replicas held: as saved in the records, or still to be found of the epoch before, but for
        what they never knew as admitted (takeover.py);
     2. takes out what has ended, by the ledger or by the journal;
-    3. sets what is used to the sum of the ledger and the journal, and declares the epoch ready.
+    3. sets what is used to the sum of the ledger and the journal, and declares the epoch ready. Where the ledger
+       was restored from a backup, what the epoch before had counted is used, if that is more.
 
 All replicas may do this at once: restoring knows reservations by their id, and what is set is the same for all. No
 reservation is ended before the epoch is ready, so the journal gets no new entries; entries that move from it to
@@ -23,6 +24,7 @@ from extproc.core.quota.drafting import is_recorded
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
 from extproc.metering.membership import Membership
+from extproc.metering.restored_ledger import RestoredLedger, larger
 from extproc.metering.shards import Shards
 from extproc.metering.takeover import Sighting, never_answered
 from extproc.observe.metrics import Metrics
@@ -66,6 +68,7 @@ class Rebuild:
         records: Records,
         shards: Shards,
         membership: Membership,
+        restored: RestoredLedger,
         *,
         clock: Clock,
         metrics: Metrics,
@@ -75,6 +78,7 @@ class Rebuild:
         self._records = records
         self._shards = shards
         self._membership = membership
+        self._restored = restored
         self._clock = clock
         self._metrics = metrics
         self._options = options or RebuildOptions()
@@ -191,12 +195,13 @@ class Rebuild:
         """
         now, unwritten = self._clock.now(), dict(waiting)
         await self._drop_written(unwritten)
+        before = await self._restored.counted_before(epochs)
         while True:
             used = await self._records.used(now)
             late = await _each(epochs, lambda epoch: self._take_out_ended(epoch, waiting), faults)
             epochs = list(late)
             if not await self._drop_written(unwritten) and not any(late.values()):
-                return _with_entries(used, unwritten.values(), now), epochs
+                return larger(_with_entries(used, unwritten.values(), now), before), epochs
 
     async def _drop_written(self, unwritten: _Waiting) -> bool:
         """Drop the entries that are in the ledger by now; return whether there were any."""

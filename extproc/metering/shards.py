@@ -42,6 +42,11 @@ class Shards:
         """Return the shard that an epoch is of."""
         return self._by_partition[epoch.partition]
 
+    def save_again(self) -> None:
+        """Have all leases saved again: the records may have lost them."""
+        for shard in self:
+            shard.parts.leases.save_again()
+
     async def run(self) -> None:
         """Run all shards until cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -72,6 +72,7 @@ class Metrics:
         self._breaker = gauge("tokenweir_breaker_open", "1 while calls to the counters are suspended.")
         self._unready = gauge("tokenweir_partitions_unready", "Partitions whose counters are being rebuilt.")
         self._rebuilds = counter("tokenweir_rebuilds", "Partitions whose counters were rebuilt here.")
+        self._behind = counter("tokenweir_ledger_behind", "Looks that found the ledger older than the counters.")
         self._journal = gauge("tokenweir_journal_entries", "Entries in the journal.", ("state",))
         self._journal_age = gauge("tokenweir_journal_oldest_seconds", "Age of the oldest entry in seconds.")
         self._spool = gauge("tokenweir_spool_bytes", "Bytes in the spool on disk.")
@@ -187,6 +188,9 @@ class Metrics:
 
     def rebuilt(self) -> None:
         self._rebuilds.inc()
+
+    def ledger_behind(self) -> None:
+        self._behind.inc()
 
     def backlog(self, waiting: int, oldest_s: float, aside: int) -> None:
         self._journal.labels("waiting").set(waiting)

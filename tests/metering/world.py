@@ -24,6 +24,7 @@ from extproc.metering.expiry import ExpiryOptions
 from extproc.metering.journal_sweeper import SweepOptions
 from extproc.metering.membership import MembershipOptions
 from extproc.metering.rebuild import RebuildOptions
+from extproc.metering.restored_ledger import RestoredLedgerOptions
 from extproc.metering.settler import SettlerOptions
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
@@ -181,8 +182,10 @@ def options_of(**given):
         "sweep": SweepOptions,
         "membership": MembershipOptions,
         "rebuild": RebuildOptions,
+        "restored": RestoredLedgerOptions,
     }
     own = {"expiry": {"interval_s": 60.0}} | {name: {} for name in parts if name != "expiry"}
+    own["restored"] = {"pause_s": 0.0}
     prefixed = {"expiry_interval_s": ("expiry", "interval_s"), "orphaned_s": ("sweep", "older_than_s")}
     prefixed |= {"collect_interval_s": ("sweep", "every_s")}
     flat = {"decision_timeout_s": DECISION_TIMEOUT_S, "ledger_linger_s": 0.0}
@@ -230,7 +233,7 @@ class World:
             replica=name,
             options=options_of(**options),
         )
-        for part in ("service", "shards", "denials", "saver", "epochs"):
+        for part in ("service", "shards", "denials", "saver", "epochs", "restored"):
             setattr(self, part, getattr(self.metering, part))
         self.shard = self.shards.of(WHO.tenant)
         for part in ("admission", "leases", "settler", "writer", "expiry", "sweeper", "breaker", "fence"):
