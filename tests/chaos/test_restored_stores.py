@@ -16,7 +16,7 @@ from .sizes import size
 pytestmark = [*CHAOS, on("fragile")]
 
 COST = 100
-EACH = size("RESTORED_REQUESTS", full=1_000, short=12)  # requests between two moments
+EACH = size("RESTORED_REQUESTS", full=300, short=12)  # requests between two moments
 CLIENTS = 4
 WITHIN_S = 60.0
 
