@@ -48,6 +48,7 @@ def command(rng):
             (rng.choice(["DEL", "UNLINK"]), key, *rng.choice([(), (rng.choice(KEYS),)])),
             ("EXPIRE", key, rng.choice(["1000", "2000", "-1", "0", "x"]), *rng.choice([(), ("GT",)])),
             ("EXPIREAT", key, rng.choice(["1", "4000000000", "4000000001"]), *rng.choice([(), ("GT",), ("gt",)])),
+            ("EXPIRETIME", key),
             ("HGET", key, field),
             ("HMGET", key, field, rng.choice(FIELDS)),
             ("HGETALL", key),

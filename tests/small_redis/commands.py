@@ -108,6 +108,14 @@ def pttl(data, key):
 
 
 @_command
+def expiretime(data, key):
+    if not data.exists(key):
+        return -2
+    until = data.until(key)
+    return (until + 500) // 1000 if until is not None else -1
+
+
+@_command
 def scan(data, cursor, *options):
     given = _options(options, b"MATCH", b"COUNT")
     following, found = _page(data.names(), cursor, given.get(b"COUNT"), _KEYS_PAGE)
