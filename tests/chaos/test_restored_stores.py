@@ -1,4 +1,4 @@
-"""R11: MongoDB restored from a backup, Redis from a snapshot, or both: no limit is exceeded as far as one knows."""
+"""R13: MongoDB restored from a backup, Redis from a snapshot, or both: no limit is exceeded as far as one knows."""
 
 import shutil
 import time
@@ -130,7 +130,7 @@ async def test_a_restored_mongodb_is_corrected_from_a_live_redis(plant, rng, fig
     await site.crowd.until_denied(COST)
     total, limit = site.crowd.upstream.total, 5 * EACH * COST
     figure(
-        "R11",
+        "R13",
         f"MongoDB restored with a live Redis, which is lost later: {total:,} of {limit:,} tokens admitted, "
         f"{lost:,} lost in the ledger, {corrected:,} corrected {took_s:.1f} s after MongoDB was back",
     )
@@ -147,7 +147,7 @@ async def test_a_redis_from_a_snapshot_is_rebuilt_from_a_live_mongodb(plant, rng
     assert await site.used() == {Count(site.crowd.upstream.total, 0)}
     await site.crowd.until_denied(COST)
     total, limit = site.crowd.upstream.total, 5 * EACH * COST
-    figure("R11", f"Redis from a snapshot with a live MongoDB: {total:,} of {limit:,} tokens admitted")
+    figure("R13", f"Redis from a snapshot with a live MongoDB: {total:,} of {limit:,} tokens admitted")
     assert limit - COST < total <= limit
 
 
@@ -165,4 +165,4 @@ async def test_of_both_restored_the_newer_one_counts(plant, rng, figure):
     await site.decided()
     known = site.crowd.upstream.total - lost
     assert await site.used() == {Count(known, 0)}
-    figure("R11", f"both restored: {known:,} tokens known, {lost:,} used after the newer of both are not")
+    figure("R13", f"both restored: {known:,} tokens known, {lost:,} used after the newer of both are not")
