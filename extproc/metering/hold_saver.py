@@ -31,7 +31,7 @@ class HoldSaver:
         unsaved, asked = self._shards.unsaved(before), self._shards.asked
         until = min(before, self._shards.undecided_since() or before)
         if unsaved:
-            await self._records.keep([each for own in unsaved.values() for each in own])
+            await self._records.save([each for own in unsaved.values() for each in own])
             recorded = [each for shard, own in unsaved.items() for each in shard.saved(own)]
             if recorded:
                 await self._records.drop(recorded)

@@ -29,11 +29,11 @@ class Membership:
 
     async def alive(self) -> set[str]:
         """Return the replicas that are registered, this one included. Raise `StoreError`."""
-        return set(await self._records.beat(self.replica)) | {self.replica}
+        return set(await self._records.heartbeat(self.replica)) | {self.replica}
 
     async def heartbeat(self) -> None:
         """Show that this replica is alive, and deregister those that are gone. Raise `StoreError`."""
-        numbers, now = await self._records.beat(self.replica), asyncio.get_running_loop().time()
+        numbers, now = await self._records.heartbeat(self.replica), asyncio.get_running_loop().time()
         # A replica that did not look for a while can't say that a heartbeat stood still meanwhile.
         known = self._heartbeats if now - self._looked_at < 3 * self.options.heartbeat_s else {}
         self._heartbeats, self._looked_at = {}, now
@@ -41,8 +41,8 @@ class Membership:
             last, since = known.get(replica, (-1, now))
             self._heartbeats[replica] = (number, since if number == last else now)
             if now - self._heartbeats[replica][1] > self.options.gone_s:
-                await self._records.leave(replica)
+                await self._records.deregister(replica)
 
     async def deregister(self) -> None:
         """Remove this replica: it has ended and holds nothing any more. Raise `StoreError`."""
-        await self._records.leave(self.replica)
+        await self._records.deregister(self.replica)

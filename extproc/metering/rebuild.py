@@ -26,7 +26,7 @@ from extproc.core.quota.settlement import Outcome
 from extproc.metering.membership import Membership
 from extproc.metering.restored_ledger import RestoredLedger, larger
 from extproc.metering.shards import Shards
-from extproc.metering.takeover import Sighting, never_answered
+from extproc.metering.takeover import never_answered
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock, StoreError, UnreadyError
 from extproc.ports.epochs import CounterStore, Epoch, Used
@@ -113,7 +113,7 @@ class Rebuild:
             await self._records.abort_writes_of(replica)
         journalled = await _each(complete, lambda epoch: self._counters.journalled(epoch.partition), faults)
         waiting = {entry.id: entry for entries in journalled.values() for entry in entries}
-        saved = [reservation for reservation in await self._records.kept() if is_recorded(reservation)]
+        saved = [reservation for reservation in await self._records.saved() if is_recorded(reservation)]
         ended = await _each(list(journalled), lambda epoch: self._restore(epoch, saved, marks, waiting), faults)
         # A saved reservation whose entry is only in the journal stays saved: the journal may be lost as well.
         written = [each for ids in ended.values() for each in ids if each not in waiting]
@@ -146,10 +146,11 @@ class Rebuild:
         return any(self._waits_for(epoch, replica, marks) for replica in missing)
 
     def _waits_for(self, epoch: Epoch, replica: str, marks: _Marks) -> bool:
-        waited_s, sighting = self._waited_s(epoch), self._shards.of_epoch(epoch).sighting(replica)
-        if sighting is Sighting.HERE or replica not in marks:  # version 0.1 has no mark, and is never seen
-            return waited_s < self._options.barrier_s
-        return sighting is Sighting.UNKNOWN and waited_s < self._options.unseen_s
+        waited_s, barrier_s = self._waited_s(epoch), self._options.barrier_s
+        if replica not in marks:  # version 0.1 has no mark, and is never seen
+            return waited_s < barrier_s
+        shard = self._shards.of_epoch(epoch)
+        return shard.awaits(replica, waited_s, barrier_s=barrier_s, unseen_s=self._options.unseen_s)
 
     def _waited_s(self, epoch: Epoch) -> float:
         return _now() - self._unready_since.setdefault(epoch.id, _now())

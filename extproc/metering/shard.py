@@ -31,7 +31,7 @@ from extproc.metering.leases import Lease, Leases
 from extproc.metering.ledger_writer import LedgerWriter
 from extproc.metering.outcomes import Outcomes
 from extproc.metering.settler import Settler
-from extproc.metering.takeover import Sighting, Takeover
+from extproc.metering.takeover import Takeover
 from extproc.metering.write_fence import WriteFence
 from extproc.ports.counters import Closing
 from extproc.ports.epochs import CounterStore, Epoch
@@ -217,9 +217,9 @@ class Shard:
         """Return the earliest instant of admission among the reservations that may still become leases."""
         return self.parts.admission.undecided_since()
 
-    def sighting(self, replica: str) -> Sighting:
-        """Say what this shard knows of a replica: it is here, gone, or unknown."""
-        return self.parts.takeover.sighting(replica)
+    def awaits(self, replica: str, waited_s: float, *, barrier_s: float, unseen_s: float) -> bool:
+        """Tell whether a rebuild that waited so long waits on for a replica that has not registered."""
+        return self.parts.takeover.awaits(replica, waited_s, barrier_s=barrier_s, unseen_s=unseen_s)
 
     def saved(self, reservations: Sequence[Reservation]) -> list[ReservationId]:
         """Remember that the records have these. Return those whose entry was written meanwhile."""

@@ -14,7 +14,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Final
 
 from extproc.core.quota.drafting import is_recorded
@@ -51,14 +50,6 @@ class TakeoverOptions:
     turn_s: float = 0.3
 
 
-class Sighting(Enum):
-    """Say what is known of a replica: it was noted a moment ago, it was not noted for too long, or neither."""
-
-    HERE = "here"
-    GONE = "gone"
-    UNKNOWN = "unknown"
-
-
 class Takeover:
     """Note that this replica is here, and take over what replicas that are gone left in one shard."""
 
@@ -91,11 +82,14 @@ class Takeover:
         self._due: list[str] = []
         self._looked_at = float("inf")
 
-    def sighting(self, replica: str) -> Sighting:
-        """Say whether a replica is here, by the last look."""
+    def awaits(self, replica: str, waited_s: float, *, barrier_s: float, unseen_s: float) -> bool:
+        """Tell whether a rebuild that waited so long waits on for a replica that has not registered.
+
+        For one that is here up to `barrier_s`, for one that is gone not at all, for any other up to `unseen_s`.
+        """
         if replica in self._here:
-            return Sighting.HERE
-        return Sighting.GONE if replica in self._gone else Sighting.UNKNOWN
+            return waited_s < barrier_s
+        return replica not in self._gone and waited_s < unseen_s
 
     async def run(self) -> None:
         """Look, and take over, until cancelled.
@@ -146,14 +140,14 @@ class Takeover:
         # This order: what was saved before the mark is found as saved.
         marks = await self._records.saved_until()
         left = [each for each in await self._counters.opened_by(gone, self._part) if is_recorded(each)]
-        saved = await self._records.which_kept([each.id for each in left])
+        saved = await self._records.which_saved([each.id for each in left])
         unanswered = never_answered(left, saved, marks)
         for each in left:
             if each.id in unanswered:
                 self._settler.undo(each)
         answered = [each for each in left if each.id not in unanswered]
         if answered:
-            await self._records.keep(answered)
+            await self._records.save(answered)
         await self._counters.forget_replica(gone, self._part)
         if entries or left:
             _log.warning(

@@ -40,16 +40,16 @@ class Records(Protocol):
     async def corrected(self, noted: int) -> None:
         """Raise the ledger's generation beyond `noted`, whatever it is: the sums of the ledger were corrected."""
 
-    async def keep(self, reservations: Sequence[Reservation]) -> None:
+    async def save(self, reservations: Sequence[Reservation]) -> None:
         """Save open reservations in their present state. Replaces an older state of the same reservation."""
 
     async def drop(self, ids: Sequence[ReservationId]) -> None:
         """Delete saved reservations: they have ended."""
 
-    async def kept(self) -> list[Reservation]:
+    async def saved(self) -> list[Reservation]:
         """Return the saved reservations. Some of them may have ended; check with `outcomes`."""
 
-    async def which_kept(self, ids: Sequence[ReservationId]) -> set[ReservationId]:
+    async def which_saved(self, ids: Sequence[ReservationId]) -> set[ReservationId]:
         """Return those of the given ids whose reservations are saved."""
 
     async def note_saved_until(self, replica: str, until: datetime) -> None:
@@ -73,10 +73,10 @@ class Records(Protocol):
         A replica of version 0.1 has none. An instant is kept for 35 days after the replica's latest call.
         """
 
-    async def beat(self, replica: str) -> dict[str, int]:
+    async def heartbeat(self, replica: str) -> dict[str, int]:
         """Record that the replica is alive. Return the number of beats of each known replica, by name. The numbers
         only grow.
         """
 
-    async def leave(self, replica: str) -> None:
+    async def deregister(self, replica: str) -> None:
         """Delete the replica: it left nothing behind, or has been gone for too long."""

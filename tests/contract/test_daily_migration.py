@@ -47,9 +47,9 @@ class Former:
     async def start(self):
         await self._daily.create_index([(name, 1) for name in FORMER], unique=True)
         await self._daily.create_index([("tenant_id", 1), ("date", -1)])
-        await self.beat()
+        await self.heartbeat()
 
-    async def beat(self):
+    async def heartbeat(self):
         beaten = {"$inc": {"beats": 1}, "$set": {"at": datetime.now(UTC)}}
         await self._replicas.update_one({"_id": self._name}, beaten, upsert=True)
 
@@ -123,7 +123,7 @@ async def ledger(replica_set, former):
     """A replica of this version beside one of version 0.1."""
     ledger = MongoLedger(replica_set)
     await ledger.create_indexes()
-    await MongoRecords(replica_set).beat("this")
+    await MongoRecords(replica_set).heartbeat("this")
     return ledger
 
 
@@ -169,7 +169,7 @@ async def test_what_a_paused_replica_of_version_0_1_writes_later_is_put_right(re
     await former.end()
     assert await migration(replica_set).step()
     await ledger.append([of("t2", 50)])
-    await former.beat()
+    await former.heartbeat()
     await former.append(of("t2", 10), of("t3", 20), of("t4", 5, account="new"))
     assert not await agrees_with_the_ledger(replica_set)
     assert not await migration(replica_set).step()
@@ -199,7 +199,7 @@ async def test_a_former_replica_that_appears_in_the_middle_makes_it_start_again(
 
     async def interrupted():
         await migrate()
-        await former.beat()
+        await former.heartbeat()
         assert not await migration(replica_set).step()
         await former.append(of("t3"))
         await former.end()

@@ -37,10 +37,10 @@ async def records(mongo):
 )
 async def test_what_this_version_can_not_read_is_told_and_left_out(records, mongo, body, caplog):
     made = reservation()
-    await records.keep([made])
+    await records.save([made])
     await mongo.collection(OPEN).insert_one({"_id": "other", "body": body})
     with caplog.at_level(logging.ERROR):
-        assert await records.kept() == [made]
+        assert await records.saved() == [made]
     (record,) = caplog.records
     assert record.reservation == "other"
     assert await mongo.collection(OPEN).count_documents({}) == 2
@@ -48,16 +48,16 @@ async def test_what_this_version_can_not_read_is_told_and_left_out(records, mong
 
 async def test_what_a_newer_version_added_to_a_reservation_does_not_matter(records, mongo):
     made = reservation()
-    await records.keep([made])
+    await records.save([made])
     document = await mongo.collection(OPEN).find_one({})
     newer = document["body"].replace(b"{", b'{"new": [1],', 1)
     await mongo.collection(OPEN).update_one({}, {"$set": {"body": newer}})
-    assert await records.kept() == [made]
+    assert await records.saved() == [made]
 
 
 async def test_what_everybody_forgot_goes_some_time(records, mongo):
-    await records.keep([reservation()])
-    await records.beat("a")
+    await records.save([reservation()])
+    await records.heartbeat("a")
     await records.note_saved_until("a", NOW)
     await MongoLedger(mongo).append([entry(charges=(Charge("a", LATER, 5),))])
     found = {}
@@ -133,8 +133,8 @@ async def test_hundreds_are_kept_renewed_and_dropped_in_a_few_round_trips(record
         listeners.remove(listener)
     records = MongoRecords(watched)
     made = [reservation() for _ in range(sized(500, 1000))]
-    await records.keep(made)
-    await records.keep(made)
+    await records.save(made)
+    await records.save(made)
     await records.outcomes([each.id for each in made])
     await records.drop([each.id for each in made])
     await watched.aclose()
@@ -181,14 +181,14 @@ async def test_a_server_that_is_not_there_is_a_transient_fault(refusing_mongo):
     calls = (
         records.outcomes(["a"]),
         records.used(NOW),
-        records.keep([reservation()]),
+        records.save([reservation()]),
         records.drop(["a"]),
-        records.kept(),
-        records.which_kept(["a"]),
+        records.saved(),
+        records.which_saved(["a"]),
         records.note_saved_until("a", NOW),
         records.saved_until(),
-        records.beat("a"),
-        records.leave("a"),
+        records.heartbeat("a"),
+        records.deregister("a"),
     )
     for fault in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(fault, StoreError)

@@ -124,8 +124,8 @@ async def test_what_is_kept_comes_back_as_it_was(records):
         bound_by((5, {"unit": Unit.REQUESTS}), requests=3, extra_output=9, local=True),
         *(reservation(identity=who(*names)) for names in HOSTILE),
     ]
-    await records.keep(made)
-    assert by_id(await records.kept()) == by_id(made)
+    await records.save(made)
+    assert by_id(await records.saved()) == by_id(made)
 
 
 async def test_a_later_state_replaces_an_earlier_one(records):
@@ -133,48 +133,48 @@ async def test_a_later_state_replaces_an_earlier_one(records):
     grown = replace(first, extra_output=50)
     renewed = replace(grown, deadline=first.deadline + 60)
     for state in (first, grown, renewed, renewed):
-        await records.keep([state])
-        assert await records.kept() == [state]
+        await records.save([state])
+        assert await records.saved() == [state]
 
 
 async def test_a_state_that_was_overtaken_changes_nothing(records):
     first = reservation(10)
     renewed = replace(first, deadline=first.deadline + 60, extra_output=50)
     other = reservation(10)
-    await records.keep([renewed])
-    await records.keep([first, other])
-    assert by_id(await records.kept()) == by_id([renewed, other])
+    await records.save([renewed])
+    await records.save([first, other])
+    assert by_id(await records.saved()) == by_id([renewed, other])
 
 
 async def test_what_is_dropped_is_kept_no_more(records):
     made = [reservation() for _ in range(4)]
-    await records.keep(made)
+    await records.save(made)
     for _ in range(2):
         await records.drop([made[0].id, made[2].id, "never"])
-    assert by_id(await records.kept()) == by_id([made[1], made[3]])
+    assert by_id(await records.saved()) == by_id([made[1], made[3]])
 
 
 async def test_keeping_and_dropping_nothing_changes_nothing(records):
-    await records.keep([])
+    await records.save([])
     await records.drop([])
-    assert await records.kept() == []
+    assert await records.saved() == []
 
 
 async def test_hundreds_are_kept_and_dropped_at_once(records):
     made = [reservation() for _ in range(sized(600, 2300))]
-    await records.keep(made)
-    assert {each.id for each in await records.kept()} == {each.id for each in made}
+    await records.save(made)
+    assert {each.id for each in await records.saved()} == {each.id for each in made}
     await records.drop([each.id for each in made[1:]])
-    assert await records.kept() == made[:1]
+    assert await records.saved() == made[:1]
 
 
 async def test_of_a_list_those_that_are_kept_are_told(records):
     made = [reservation() for _ in range(3)]
-    await records.keep(made)
+    await records.save(made)
     await records.drop([made[1].id])
     asked = [*(f"other-{n}" for n in range(600)), *(each.id for each in made), made[0].id, "$where"]
-    assert await records.which_kept(asked) == {made[0].id, made[2].id}
-    assert await records.which_kept([]) == set()
+    assert await records.which_saved(asked) == {made[0].id, made[2].id}
+    assert await records.which_saved([]) == set()
 
 
 # ---------------------------------------------------------------- up to when everything is saved
@@ -189,10 +189,10 @@ async def test_the_mark_of_each_replica_is_known_to_all_and_the_latest_call_coun
 
 
 async def test_a_mark_outlives_its_replica(records):
-    await records.beat("a")
+    await records.heartbeat("a")
     await records.note_saved_until("a", NOW)
-    await records.leave("a")
-    assert set(await records.beat("b")) == {"b"}
+    await records.deregister("a")
+    assert set(await records.heartbeat("b")) == {"b"}
     assert await records.saved_until() == {"a": NOW}
 
 
@@ -220,31 +220,31 @@ async def test_marks_of_many_replicas_at_once_are_all_known(records):
 
 
 async def test_beats_grow_and_are_seen_by_all(records):
-    assert set(await records.beat("a")) == {"a"}
-    first = await records.beat("b")
-    second = await records.beat("b")
+    assert set(await records.heartbeat("a")) == {"a"}
+    first = await records.heartbeat("b")
+    second = await records.heartbeat("b")
     assert set(first) == set(second) == {"a", "b"}
     assert second["b"] > first["b"]
     assert second["a"] == first["a"]
 
 
 async def test_who_left_beats_no_more_until_it_comes_back(records):
-    await records.beat("a")
-    await records.beat("b")
+    await records.heartbeat("a")
+    await records.heartbeat("b")
     for _ in range(2):
-        await records.leave("a")
-    assert set(await records.beat("b")) == {"b"}
-    assert set(await records.beat("a")) == {"a", "b"}
+        await records.deregister("a")
+    assert set(await records.heartbeat("b")) == {"b"}
+    assert set(await records.heartbeat("a")) == {"a", "b"}
 
 
 @pytest.mark.parametrize("name", ["$where", "a.b", '{"$ne": ""}', "名前", "a\0b"])
 async def test_any_name_of_a_replica_can_beat_and_leave(records, name):
-    await records.beat("plain")
-    assert set(await records.beat(name)) == {"plain", name}
-    await records.leave(name)
-    assert set(await records.beat("plain")) == {"plain"}
+    await records.heartbeat("plain")
+    assert set(await records.heartbeat(name)) == {"plain", name}
+    await records.deregister(name)
+    assert set(await records.heartbeat("plain")) == {"plain"}
 
 
 async def test_replicas_that_beat_for_the_first_time_at_once_are_all_known(records):
-    await asyncio.gather(*(records.beat(name) for name in "aabbcc"))
-    assert set(await records.beat("a")) == {"a", "b", "c"}
+    await asyncio.gather(*(records.heartbeat(name) for name in "aabbcc"))
+    assert set(await records.heartbeat("a")) == {"a", "b", "c"}

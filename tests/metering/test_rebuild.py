@@ -556,13 +556,13 @@ async def test_what_is_kept_is_dropped_when_it_is_in_the_ledger():
     (a,) = await cluster.started()
     reservation = await a.admitted()
     await a.saver.save()
-    assert await a.ledger.kept() == []
+    assert await a.ledger.saved() == []
     cluster.clock.passes(2)
     await a.saver.save()
-    assert [r.id for r in await a.ledger.kept()] == [reservation.id]
+    assert [r.id for r in await a.ledger.saved()] == [reservation.id]
     a.service.close(reservation, usage(7))
     await a.delivered()
-    assert await a.ledger.kept() == []
+    assert await a.ledger.saved() == []
     assert not a.writer._saved
 
 
@@ -571,14 +571,14 @@ async def test_what_ends_while_it_is_being_kept_is_not_kept_for_ever():
     (a,) = await cluster.started()
     reservation = await a.admitted()
     cluster.clock.passes(2)
-    keep = a.ledger.keep
+    save = a.ledger.save
 
     async def slow(reservations):
         a.service.close(reservation, usage(7))
         await a.delivered()
-        await keep(reservations)
+        await save(reservations)
 
-    a.ledger.keep = slow
+    a.ledger.save = slow
     await a.saver.save()
-    assert await a.ledger.kept() == []
+    assert await a.ledger.saved() == []
     assert not a.writer._saved

@@ -16,7 +16,7 @@ from .world import WHO, usage
 
 LIMIT = 100
 LATE = {"turn_s": 0.0, "barrier_s": 0.05, "gone_s": 0.05}
-DURABLE = ("_entries", "_kept", "_beats", "_saved_until", "_corrections", "_generation")
+DURABLE = ("_entries", "_saved", "_beats", "_saved_until", "_corrections", "_generation")
 
 
 class Site(Cluster):
@@ -277,7 +277,7 @@ async def test_streams_whose_saved_holds_went_back_are_saved_again(noticed):
     site.restore_ledger(backup)
     await site.look(*([dead] if noticed == "itself" else [a, dead]))
     await dead.saver.save()
-    assert [each.id for each in await site.ledger.kept()] == [stream.id]
+    assert [each.id for each in await site.ledger.saved()] == [stream.id]
     site.server.lose()
     await site.ready(a, b)
     assert await a.counts() == (0, 30)

@@ -8,7 +8,7 @@ import pytest
 
 from extproc.core.quota.partitions import PARTITIONS
 from extproc.core.quota.settlement import Outcome
-from extproc.metering.takeover import Sighting, TakeoverOptions
+from extproc.metering.takeover import TakeoverOptions
 
 from .shared import AT_ONCE, Cluster
 from .waiting import until
@@ -19,6 +19,14 @@ OPTIONS = TakeoverOptions()
 
 def now():
     return asyncio.get_running_loop().time()
+
+
+def is_gone(survivor, replica):
+    return not survivor.shard.awaits(replica.name, 0.0, barrier_s=10.0, unseen_s=1.0)
+
+
+def is_here(survivor, replica):
+    return survivor.shard.awaits(replica.name, 9.0, barrier_s=10.0, unseen_s=1.0)
 
 
 async def alive(stack, cluster, *replicas):
@@ -67,11 +75,11 @@ async def test_within_two_seconds_its_entries_are_in_the_ledger_and_its_holds_ar
     cluster = Cluster()
     async with AsyncExitStack() as stack:
         _, dead, streams = await dead_with(stack, cluster, open_holds=2, ended=3)
-        cluster.ledger._kept.clear()  # as if it had died before it saved them, and said so
+        cluster.ledger._saved.clear()  # as if it had died before it saved them, and said so
         cluster.ledger._saved_until[dead.name] -= timedelta(seconds=10)
         died = now()
         await until(lambda: len(cluster.ledger._entries) == 3)
-        await until(lambda: cluster.ledger._kept.keys() == {stream.id for stream in streams})
+        await until(lambda: cluster.ledger._saved.keys() == {stream.id for stream in streams})
         assert now() - died < 2.0
     assert not cluster.server.journal
     assert dead.name not in cluster.server.seen[0]._at
@@ -103,14 +111,14 @@ async def test_a_replica_that_only_stood_still_loses_and_doubles_nothing():
     async with AsyncExitStack() as stack:
         (a, _), late, (stream, another) = await dead_with(stack, cluster, open_holds=2, ended=2)
         await until(lambda: late.name not in cluster.server.seen[0]._at)
-        assert a.shard.sighting(late.name) is Sighting.GONE
+        assert is_gone(a, late)
         await alive(stack, cluster, late)
         late.service.close(stream, usage(9))
         await until(lambda: len(cluster.ledger._entries) == 3)
-        await until(lambda: a.shard.sighting(late.name) is Sighting.HERE)
+        await until(lambda: is_here(a, late))
         assert await a.counts() == (23, 10)
         late.service.close(another, usage(8))
-        await until(lambda: not cluster.ledger._kept)
+        await until(lambda: not cluster.ledger._saved)
     assert await cluster.quiet() == 31
     assert len(await a.entries()) == 4
 
@@ -127,7 +135,7 @@ async def test_a_hold_that_its_replica_never_knew_of_is_released_and_not_charged
             if not told:  # held, but the answer never came, and the release did not arrive
                 dead.leases._open.clear()
             await asyncio.sleep(3)
-        assert (asked.id in cluster.ledger._kept) is told
+        assert (asked.id in cluster.ledger._saved) is told
         assert await a.counts() == (0, 10)
         await until(lambda: dead.name not in cluster.server.seen[0]._at)
         await until(lambda: not a.settler.unended() and not len(a.settler) and not len(b.settler))
@@ -140,7 +148,7 @@ async def test_a_hold_of_its_last_moment_is_kept_since_nobody_knows():
     async with AsyncExitStack() as stack:
         (a, _), dead, _ = await dead_with(stack, cluster)
         young = await dead.admitted(10)
-        await until(lambda: young.id in cluster.ledger._kept)
+        await until(lambda: young.id in cluster.ledger._saved)
         assert await a.counts() == (0, 10)
 
 
@@ -161,7 +169,7 @@ async def test_nobody_seems_gone_after_the_counters_were_away():
         await asyncio.sleep(5)
         cluster.server.seen[0].note = seen
         await asyncio.sleep(2)
-        assert {a.shard.sighting(r.name) for r in (a, b, c)} == {Sighting.HERE}
+        assert all(is_here(a, each) for each in (a, b, c))
     assert acted == []
 
 
@@ -174,7 +182,7 @@ async def test_what_it_left_expires_and_is_dropped_from_the_records():
         a.clock.time += timedelta(seconds=1000)
         await a.metering.clock.sync()
         assert await a.expiry.expire_overdue() == 1
-        await until(lambda: not cluster.ledger._kept)
+        await until(lambda: not cluster.ledger._saved)
     assert [(e.id, e.outcome) for e in await a.entries()] == [(stream.id, Outcome.EXPIRED)]
 
 
@@ -225,7 +233,7 @@ async def test_what_a_dead_one_never_knew_of_is_not_restored_from_the_epoch_befo
     async with AsyncExitStack() as stack:
         (a, _), *_ = await dead_with(stack, cluster, open_holds=1)
         if not told:
-            cluster.ledger._kept.clear()
+            cluster.ledger._saved.clear()
         for partition in list(cluster.server.lives):
             cluster.server.begin(partition)  # it restarts with all that it had
         await until(lambda: is_ready(cluster))

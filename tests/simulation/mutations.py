@@ -145,7 +145,7 @@ MUTATIONS = {
     "what was undone is restored": (Shard, "_answers_for", _restores_what_it_asks_for),
     "an answer of an epoch that is over admits": (Admission, "epoch_begins", lambda self: None),
     "a rebuild does not read the ledger": (MemoryLedger, "used", _nothing_used),
-    "a rebuild does not read what was kept": (MemoryLedger, "kept", _nothing_kept),
+    "a rebuild does not read what was kept": (MemoryLedger, "saved", _nothing_kept),
     "a rebuild does not look at the epoch before": (MemoryCounters, "left_open", _left_open_nothing),
     "a rebuild does not read the journal": (MemoryCounters, "journalled", _nothing_journalled),
     "what is over is not taken out again": (MemoryLedger, "outcomes", _no_outcomes),

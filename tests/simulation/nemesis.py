@@ -268,7 +268,7 @@ class Ambush:
         "registered",
         "waiting",
         "journalled",
-        "kept",
+        "saved",
         "left_open",
         "still_open",
         "outcomes",
@@ -283,8 +283,8 @@ class Ambush:
         "renew",
         "append",
         "written",
-        "keep",
-        "beat",
+        "save",
+        "heartbeat",
     )
     FAULTS = (_kill, pause, flush, restarts, _redis_away, _mongo_away, struck, struck)
 

@@ -23,7 +23,7 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self._entries: dict[ReservationId, Entry] = {}
-        self._kept: dict[ReservationId, Reservation] = {}
+        self._saved: dict[ReservationId, Reservation] = {}
         self._beats: dict[str, int] = {}
         self._saved_until: dict[str, datetime] = {}
         self._corrections: dict[tuple[TenantId, str], Used] = {}
@@ -86,21 +86,21 @@ class MemoryLedger:
     async def corrected(self, noted: int) -> None:
         self._generation = Generation(max(self._generation.number, noted + 1), noted + 1)
 
-    async def keep(self, reservations: Sequence[Reservation]) -> None:
+    async def save(self, reservations: Sequence[Reservation]) -> None:
         for each in reservations:
-            known = self._kept.get(each.id)
+            known = self._saved.get(each.id)
             if known is None or known.deadline <= each.deadline:  # else a later state came first
-                self._kept[each.id] = each
+                self._saved[each.id] = each
 
     async def drop(self, ids: Sequence[ReservationId]) -> None:
         for gone in ids:
-            self._kept.pop(gone, None)
+            self._saved.pop(gone, None)
 
-    async def kept(self) -> list[Reservation]:
-        return list(self._kept.values())
+    async def saved(self) -> list[Reservation]:
+        return list(self._saved.values())
 
-    async def which_kept(self, ids: Sequence[ReservationId]) -> set[ReservationId]:
-        return self._kept.keys() & set(ids)
+    async def which_saved(self, ids: Sequence[ReservationId]) -> set[ReservationId]:
+        return self._saved.keys() & set(ids)
 
     async def note_saved_until(self, replica: str, until: datetime) -> None:
         self._saved_until[replica] = until.replace(microsecond=until.microsecond // 1000 * 1000)
@@ -111,11 +111,11 @@ class MemoryLedger:
     async def saved_until(self) -> dict[str, datetime]:
         return dict(self._saved_until)
 
-    async def beat(self, replica: str) -> dict[str, int]:
+    async def heartbeat(self, replica: str) -> dict[str, int]:
         self._beats[replica] = self._beats.get(replica, 0) + 1
         return dict(self._beats)
 
-    async def leave(self, replica: str) -> None:
+    async def deregister(self, replica: str) -> None:
         self._beats.pop(replica, None)
 
     async def aclose(self) -> None:

@@ -117,7 +117,7 @@ class MongoRecords:
         async with translated():
             await self._generation.update_one({"_id": _THE_LEDGER}, raised, upsert=True)
 
-    async def keep(self, reservations: Sequence[Reservation]) -> None:
+    async def save(self, reservations: Sequence[Reservation]) -> None:
         now = datetime.now(UTC)
         async with translated():
             for some in in_pieces(list({each.id: each for each in reservations}.values()), _AT_ONCE):
@@ -131,12 +131,12 @@ class MongoRecords:
             for some in in_pieces(ids, _AT_ONCE):
                 await self._open.bulk_write([DeleteOne({"_id": {"$eq": each}}) for each in some], ordered=False)
 
-    async def kept(self) -> list[Reservation]:
+    async def saved(self) -> list[Reservation]:
         async with translated():
             documents = await self._open.find({}, {"body": 1}).sort("_id", ASCENDING).to_list()
         return [each for each in map(_reservation, documents) if each is not None]
 
-    async def which_kept(self, ids: Sequence[ReservationId]) -> set[ReservationId]:
+    async def which_saved(self, ids: Sequence[ReservationId]) -> set[ReservationId]:
         found: set[ReservationId] = set()
         async with translated():
             for some in in_pieces(list(dict.fromkeys(ids)), _AT_ONCE):
@@ -168,7 +168,7 @@ class MongoRecords:
         found = {mark["_id"]: mark.get("saved_until") for mark in marks}
         return {replica: until for replica, until in found.items() if isinstance(until, datetime)}
 
-    async def beat(self, replica: str) -> dict[str, int]:
+    async def heartbeat(self, replica: str) -> dict[str, int]:
         async with translated():
             # A repeated beat only confirms that the replica is alive: nothing is summed from it.
             beaten = {"$inc": {"beats": 1}, "$set": {"at": datetime.now(UTC)} | BY_TENANT}
@@ -185,7 +185,7 @@ class MongoRecords:
             return [documents[each["index"]] for each in error.details["writeErrors"]]
         return []
 
-    async def leave(self, replica: str) -> None:
+    async def deregister(self, replica: str) -> None:
         async with translated():
             await self._replicas.delete_one({"_id": {"$eq": replica}})
 
