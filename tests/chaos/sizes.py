@@ -41,7 +41,7 @@ MIXED_REPLICAS = size("MIXED_REPLICAS", full=3, short=3)
 STREAM_S = size("STREAM_S", full=30.0, short=1.0)
 RESTARTS = size("RESTARTS", full=3, short=2)  # of Redis, in one run
 IDENTITIES = size("IDENTITIES", full=1_000_000, short=500)
-PAIRS = size("PAIRS", full=50, short=2)  # of faults at a distance (R11); one in four has a third one
+PAIRS = size("PAIRS", full=50, short=1)  # of faults at a distance (R11); one in four has a third one
 MINUTES = size("MINUTES", full=10.0, short=0.2)
 # What a test may take beyond pytest's own 120 s.
 TIMEOUT_S = size("TIMEOUT_S", full=3600, short=400)

@@ -75,5 +75,5 @@ class RedisBackend:
         await self.plain.zadd(SEEN, {replica: at})
 
     async def shift(self, by_s):
-        for replica in await self.plain.zrange(SEEN, 0, -1):
-            await self.plain.zincrby(SEEN, by_s, replica)
+        notes = await self.plain.zrangebyscore(SEEN, "-inf", "+inf", withscores=True)
+        await self.plain.zadd(SEEN, {replica: at + by_s for replica, at in notes})

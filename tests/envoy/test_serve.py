@@ -89,10 +89,10 @@ class Ledger(MemoryLedger):
         self.closed = False
         self.fault = None
 
-    async def append(self, entries):
+    async def append(self, entries, still=None):
         if self.fault is not None:
             raise self.fault
-        await super().append(entries)
+        await super().append(entries, still)
 
     async def aclose(self):
         self.closed = True
