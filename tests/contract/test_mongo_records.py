@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from pymongo import monitoring
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
 from extproc.core.quota.ledger import Charge
@@ -218,6 +219,19 @@ async def test_what_a_dead_replica_has_begun_to_write_is_aborted_and_keeps_nobod
     assert len(await ledger.entries(ALL, 9)) == 2
     (day,) = await ledger.daily(ALL, 9)
     assert day.usage < 10**6
+
+
+async def test_sessions_of_another_user_are_left_to_mongodb_and_nothing_fails(records, mongo, caplog, monkeypatch):
+    mongo.writes_in(SimpleNamespace(session_id={"id": bytes(16)}))
+    await records.note_saved_until("dead", NOW)
+
+    async def refused(*_args, **_options):
+        raise OperationFailure("not authorized", 13)
+
+    monkeypatch.setattr(AsyncDatabase, "command", refused)
+    await records.abort_writes_of("dead")
+    (message,) = caplog.messages
+    assert message.startswith("mongodb: transactions of a dead replica can't be ended")
 
 
 async def test_sessions_that_were_used_long_ago_are_forgotten(mongo):

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 from bson.binary import Binary
 from pymongo import ASCENDING, DeleteOne, ReplaceOne, ReturnDocument, UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
@@ -159,7 +159,13 @@ class MongoRecords:
             sessions = (mark or {}).get("sessions")
             if isinstance(sessions, list) and sessions:
                 # Needs no right: whoever has the same user may end its sessions' transactions.
-                await self._mongo.client.admin.command("killSessions", [{"id": each} for each in sessions])
+                try:
+                    await self._mongo.client.admin.command("killSessions", [{"id": each} for each in sessions])
+                except OperationFailure as error:  # another user's sessions: MongoDB ends them after a minute
+                    _log.warning(
+                        "mongodb: transactions of a dead replica can't be ended: its entries may wait a minute",
+                        extra={"replica": replica, "error": str(error)[:200]},
+                    )
 
     async def saved_until(self) -> dict[str, datetime]:
         async with translated():
