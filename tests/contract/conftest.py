@@ -154,7 +154,9 @@ def _answers(url):
 # ---------------------------------------------------------------- counters
 
 
-@pytest.fixture(params=["memory", "small_redis", "valkey", "redis_server"])
+@pytest.fixture(
+    params=["memory", pytest.param("small_redis", marks=pytest.mark.thorough), "valkey", "redis_server"]
+)
 def counters_part(request):
     """None for the counters in memory, else the server."""
     return None if request.param == "memory" else request.getfixturevalue(request.param)

@@ -9,7 +9,7 @@ from extproc.stores.redis.keys import generation_key
 from extproc.stores.redis.server import Call
 
 # Then even a month's window, in any time zone, is over.
-_KEPT_S: Final = 35 * 86_400
+_KEPT_S: Final = 32 * 86_400
 
 
 class RedisGenerations(RedisClient):
