@@ -209,6 +209,7 @@ async def test_after_the_migration_version_0_1_starts_once_no_day_has_two_tenant
         holds_exactly(balance)
 
 
+@rare
 @pytest.mark.parametrize("dies", VERSIONS if FULL else VERSIONS[:1])
 async def test_what_a_killed_replica_of_one_version_left_is_booked_once_by_the_other(plant, rng, figure, dies):
     """It is killed while MongoDB is away: what it has ended is in the journal only, and what it holds in Redis."""

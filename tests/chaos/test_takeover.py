@@ -16,7 +16,7 @@ from .sizes import SLACK, size
 
 pytestmark = [*CHAOS, on("mended")]
 
-KILLS = size("KILLS", full=50, short=2)
+KILLS = size("KILLS", full=50, short=1)
 WITHIN_S = 2.0
 STANDING = 4
 OUTPUT = 60

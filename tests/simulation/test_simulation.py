@@ -17,7 +17,7 @@ from .pairs import Pairs
 from .playing import ROOT, in_another_process, number, part_of, played, steps
 from .world import World, simulate
 
-SEEDS = number(sized(320, 5000))
+SEEDS = number(sized(240, 5000))
 PARTS = 8 if SEEDS <= 800 else 40
 BURSTS = number(sized(24, 1000))
 BURST_PARTS = 2 if BURSTS <= 100 else 10
