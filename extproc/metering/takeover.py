@@ -136,7 +136,6 @@ class Takeover:
     async def take_over(self, gone: str) -> None:
         """Write and save what a replica left. Raise `StoreError`; then it is tried again."""
         await self._records.abort_writes_of(gone)
-        entries = await self._sweeper.sweep(_LEFT_S)
         # This order: what was saved before the mark is found as saved.
         marks = await self._records.saved_until()
         left = [each for each in await self._counters.opened_by(gone, self._part) if is_recorded(each)]
@@ -148,6 +147,7 @@ class Takeover:
         answered = [each for each in left if each.id not in unanswered]
         if answered:
             await self._records.save(answered)
+        entries = await self._sweeper.sweep(_LEFT_S)
         await self._counters.forget_replica(gone, self._part)
         if entries or left:
             _log.warning(

@@ -76,6 +76,7 @@ class Mongo:
         self._url = options.url
         self._closing: set[asyncio.Task[None]] = set()
         self._sessions: dict[bytes, None] = {}
+        self._idle: list[AsyncClientSession] = []
         self._connect()
 
     def _connect(self) -> None:
@@ -126,6 +127,19 @@ class Mongo:
             await asyncio.sleep(2 * self._options.timeout_s)
         finally:
             await client.close()
+
+    @asynccontextmanager
+    async def writing_session(self) -> AsyncIterator[AsyncClientSession]:
+        """Lend a session for a transaction. The same few are lent again, so that others can know them."""
+        client = self.client
+        idle = [each for each in self._idle if each.client is client]
+        session = idle.pop() if idle else client.start_session()
+        self._idle = idle
+        self.writes_in(session)
+        try:
+            yield session
+        finally:
+            self._idle.append(session)
 
     def writes_in(self, session: AsyncClientSession) -> None:
         """Remember that this process writes transactions in a session."""

@@ -179,8 +179,7 @@ class MongoLedger:
                 await self._buckets.bulk_write(sums, session=session, ordered=False)
             _require(still)  # the commit is sent next; a fault here aborts
 
-        async with self._mongo.client.start_session() as session:
-            self._mongo.writes_in(session)
+        async with self._mongo.writing_session() as session:
             await session.with_transaction(write, write_concern=WRITE)
 
     async def _unknown(self, entries: Sequence[Entry]) -> list[Entry]:

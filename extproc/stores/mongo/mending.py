@@ -74,8 +74,7 @@ class Mending:
         if not self._transactions:
             await write(None)
             return
-        async with self._mongo.client.start_session() as session:
-            self._mongo.writes_in(session)
+        async with self._mongo.writing_session() as session:
             await session.with_transaction(write, write_concern=WRITE)
 
 
