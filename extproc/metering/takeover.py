@@ -1,8 +1,8 @@
 """Take over what a dead replica left in one shard: its entries go to the ledger, its open holds into the records.
 
 Each replica notes in the counters' store, four times a second, that it is here. A replica that was not noted for
-`gone_s` seconds is dead or stands still. One of the others then writes what it left in the journal, and saves what
-it left open: from now on the counters may be lost too. All of it is safe to repeat, and safe if the replica goes
+`gone_s` seconds is dead or stands still. One of the others then saves what it left open, and writes what it left
+in the journal: from now on the counters may be lost too. All of it is safe to repeat, and safe if the replica goes
 on: an entry has the id of its reservation, and whoever ends a reservation first ends it.
 
 A reservation that is open although its replica was never told so was not served. It is released: the replica had

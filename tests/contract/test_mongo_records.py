@@ -234,6 +234,18 @@ async def test_sessions_of_another_user_are_left_to_mongodb_and_nothing_fails(re
     assert message.startswith("mongodb: transactions of a dead replica can't be ended")
 
 
+async def test_the_same_session_writes_again_unless_its_transaction_was_left_open(mongo):
+    async with mongo.writing_session() as first:
+        pass
+    async with mongo.writing_session() as again:
+        assert again is first
+        if await mongo.has_transactions():
+            await again.start_transaction()
+            await mongo.collection(DAILY).find_one({}, session=again)
+    async with mongo.writing_session() as next_one:
+        assert (next_one is first) is not await mongo.has_transactions()
+
+
 async def test_sessions_that_were_used_long_ago_are_forgotten(mongo):
     for number in (*range(20), 10):
         mongo.writes_in(SimpleNamespace(session_id={"id": bytes([number] * 16)}))

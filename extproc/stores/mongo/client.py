@@ -139,7 +139,10 @@ class Mongo:
         try:
             yield session
         finally:
-            self._idle.append(session)
+            if session.in_transaction:  # it was cancelled: nobody could write in this session again
+                await session.end_session()
+            else:
+                self._idle.append(session)
 
     def writes_in(self, session: AsyncClientSession) -> None:
         """Remember that this process writes transactions in a session."""
