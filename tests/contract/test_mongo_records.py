@@ -1,10 +1,10 @@
 """What only the records in MongoDB must do: other versions' data, round trips, what is forgotten, and faults."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from datetime import datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
 from pymongo import monitoring
@@ -202,8 +202,7 @@ async def test_what_a_dead_replica_has_begun_to_write_is_aborted_and_keeps_nobod
         pytest.skip("a standalone server has no transactions")
     ledger = MongoLedger(mongo)
     await ledger.append([entry(1)])
-    async with mongo.client.start_session() as session:
-        mongo.writes_in(session)
+    async with mongo.writing_session() as session:
         await session.start_transaction()
         await mongo.collection(DAILY).update_many({}, {"$inc": {"usage": 10**6}}, session=session)
         await records.note_saved_until("dead", NOW)
@@ -222,7 +221,6 @@ async def test_what_a_dead_replica_has_begun_to_write_is_aborted_and_keeps_nobod
 
 
 async def test_sessions_of_another_user_are_left_to_mongodb_and_nothing_fails(records, mongo, caplog, monkeypatch):
-    mongo.writes_in(SimpleNamespace(session_id={"id": bytes(16)}))
     await records.note_saved_until("dead", NOW)
 
     async def refused(*_args, **_options):
@@ -246,7 +244,19 @@ async def test_the_same_session_writes_again_unless_its_transaction_was_left_ope
         assert (next_one is first) is not await mongo.has_transactions()
 
 
+async def test_the_session_of_the_first_transaction_is_known_before_it_is_used(mongo):
+    known = mongo.ready_sessions()
+    async with mongo.writing_session() as one, mongo.writing_session() as other:
+        assert {one.session_id["id"], other.session_id["id"]} < set(known)
+        assert len(mongo.ready_sessions()) == len(known) + 2, "as many are ready again"
+    assert len(mongo.ready_sessions()) == len(known) + 2
+
+
 async def test_sessions_that_were_used_long_ago_are_forgotten(mongo):
-    for number in (*range(20), 10):
-        mongo.writes_in(SimpleNamespace(session_id={"id": bytes([number] * 16)}))
-    assert [bytes(each)[0] for each in mongo.sessions] == [*range(4, 10), *range(11, 20), 10]
+    async with contextlib.AsyncExitStack() as lent:
+        used = [await lent.enter_async_context(mongo.writing_session()) for _ in range(20)]
+    async with mongo.writing_session() as again:  # the one that was given back last
+        pass
+    assert again is used[0]
+    known = [each.session_id["id"] for each in (*used[5:], used[0])]
+    assert mongo.ready_sessions() == known

@@ -45,7 +45,10 @@ WRITE: Final = WriteConcern("majority", j=True)
 
 DUPLICATE: Final = 11000
 
-# The driver reuses its sessions, the latest one first: a process that writes has two or three.
+# Sessions that are begun before they are needed, so that others know them before the first transaction: more
+# than one process writes in at a time, unless its shards are many.
+_SESSIONS_READY: Final = 4
+# Sessions whose transactions others may have to end. Further ones make the earliest unknown.
 _SESSIONS_AT_MOST: Final = 16
 
 # Permanent failures, because the request itself is wrong: bad values, types and field names, unknown commands,
@@ -131,11 +134,9 @@ class Mongo:
     @asynccontextmanager
     async def writing_session(self) -> AsyncIterator[AsyncClientSession]:
         """Lend a session for a transaction. The same few are lent again, so that others can know them."""
-        client = self.client
-        idle = [each for each in self._idle if each.client is client]
-        session = idle.pop() if idle else client.start_session()
-        self._idle = idle
-        self.writes_in(session)
+        self._drop_former_sessions()
+        session = self._idle.pop() if self._idle else self.client.start_session()
+        self._remember(session)
         try:
             yield session
         finally:
@@ -144,18 +145,29 @@ class Mongo:
             else:
                 self._idle.append(session)
 
-    def writes_in(self, session: AsyncClientSession) -> None:
-        """Remember that this process writes transactions in a session."""
+    def ready_sessions(self) -> list[Binary]:
+        """Return the ids of the sessions in which this process writes transactions, now and next, the latest ones.
+
+        Begins sessions, so that a few are always idle: who notes their ids has noted them before they are used.
+        """
+        self._drop_former_sessions()
+        while len(self._idle) < _SESSIONS_READY:
+            session = self.client.start_session()
+            self._remember(session)
+            self._idle.insert(0, session)  # those that are known already are lent first
+        return [Binary(each, UUID_SUBTYPE) for each in self._sessions]
+
+    def _remember(self, session: AsyncClientSession) -> None:
         session_id = bytes(session.session_id["id"])
         self._sessions.pop(session_id, None)
         self._sessions[session_id] = None
         while len(self._sessions) > _SESSIONS_AT_MOST:
             del self._sessions[next(iter(self._sessions))]
 
-    @property
-    def sessions(self) -> list[Binary]:
-        """Return the ids of the sessions in which this process wrote transactions, the latest ones."""
-        return [Binary(each, UUID_SUBTYPE) for each in self._sessions]
+    def _drop_former_sessions(self) -> None:
+        """Keep no session of a client that was replaced."""
+        client = self.client
+        self._idle = [each for each in self._idle if each.client is client]
 
     async def ping(self) -> None:
         """Return when the server answers. Raise `StoreError`."""

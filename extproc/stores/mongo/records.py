@@ -147,7 +147,8 @@ class MongoRecords:
         # One process writes this document. Its calls are numbered by a clock that never goes back, so that a
         # call which arrives late replaces no later one.
         number = time.monotonic_ns()
-        mark = {"saved_until": until, "number": number, "at": datetime.now(UTC), "sessions": self._mongo.sessions}
+        sessions = self._mongo.ready_sessions()
+        mark = {"saved_until": until, "number": number, "at": datetime.now(UTC), "sessions": sessions}
         earlier = {"_id": {"$eq": replica}, "number": {"$not": {"$gte": number}}}
         async with translated():
             with suppress(DuplicateKeyError):  # a later call came first
