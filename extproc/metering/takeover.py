@@ -81,6 +81,7 @@ class Takeover:
         self._gone: dict[str, None] = {}
         self._due: list[str] = []
         self._looked_at = float("inf")
+        self._looked = asyncio.Event()
 
     def awaits(self, replica: str, waited_s: float, *, barrier_s: float, unseen_s: float) -> bool:
         """Tell whether a rebuild that waited so long waits on for a replica that has not registered.
@@ -104,13 +105,16 @@ class Takeover:
         def not_taken_over(error: StoreError) -> None:
             _log.warning("replica is gone: nothing is taken over yet", extra={"error": str(error)})
 
+        async def after_a_look() -> None:
+            await self._looked.wait()
+            self._looked.clear()
+            await self.take_over_due()
+
         look_s = self._options.look_s
         async with asyncio.TaskGroup() as group:
             looks = periodically(self.look, look_s, expected=StoreError, on_failure=not_seen, at_once=True)
             group.create_task(looks)
-            group.create_task(
-                periodically(self.take_over_due, look_s, expected=StoreError, on_failure=not_taken_over)
-            )
+            group.create_task(periodically(after_a_look, 0, expected=StoreError, on_failure=not_taken_over))
 
     async def look(self) -> None:
         """Note that this replica is here, and see which others are. Raise `StoreError`."""
@@ -127,11 +131,14 @@ class Takeover:
             del self._gone[next(iter(self._gone))]
         my_turn_s = sorted(self._here).index(self._replica) * self._options.turn_s
         self._due = [each for each, age_s in ages.items() if age_s > self._options.gone_s + my_turn_s]
+        self._looked.set()
 
     async def take_over_due(self) -> None:
         """Take over from those that are gone, if it is this replica's turn. Raise `StoreError`."""
         while self._due and self._fence.is_open():  # a rebuild has all of it in view
-            await self.take_over(self._due.pop(0))
+            gone = self._due[0]
+            await self.take_over(gone)
+            self._due = [each for each in self._due if each != gone]  # a look meanwhile has listed it again
 
     async def take_over(self, gone: str) -> None:
         """Write and save what a replica left. Raise `StoreError`; then it is tried again."""

@@ -45,9 +45,6 @@ def _of_each_plant():
 async def test_books_are_exact_and_service_is_back_after(case, plant, rng, figure):
     callers, traffic = await _begin(plant, case, rng)
     over_at = await _carry_out_under(traffic, plant, case)
-    if not FULL and "replica killed" in case.kinds:
-        # A transaction that the dead one left open ends now: MongoDB would end it after 60 s.
-        await plant.database.client.admin.command("killAllSessions", [])
     await asyncio.gather(*(settled(plant.books, caller, traffic) for caller in callers))
     limited = zip(callers, (*LIMITS, *PROBED), strict=True)
     accounts = [await account(plant.books, caller, limit, traffic) for caller, limit in limited]
