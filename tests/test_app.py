@@ -103,7 +103,7 @@ async def test_metering_and_the_limits_cache_get_their_settings():
         given, stores, cache, metrics, counter=counter, alerts=alerts, spool=NoSpool(), replica="here"
     )
     drafter = metering.service._drafter
-    shard = next(iter(metering.shards)).parts
+    shard = next(iter(metering.shards))
     assert (shard.admission._timeout_s, drafter.ttl_s, shard.expiry._options.interval_s) == (0.25, 60, 2)
     assert metering.service._record_denied is False
     assert metering.local._share == 0.5

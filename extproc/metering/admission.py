@@ -13,8 +13,8 @@ from extproc.metering.circuit_breaker import CircuitBreaker
 from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.settler import Settler
 from extproc.observe.metrics import Metrics
-from extproc.ports.base import StoreError, UnreadyError
-from extproc.ports.counters import Counters, Part
+from extproc.ports.base import ShardId, StoreError, UnreadyError
+from extproc.ports.counters import Counters
 from extproc.timing.patient_timeout import patient_timeout
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Admission:
     def __init__(
         self,
         counters: Counters,
-        part: Part,
+        shard_id: ShardId,
         breaker: CircuitBreaker,
         local: LocalAdmission,
         settler: Settler,
@@ -43,7 +43,7 @@ class Admission:
     ) -> None:
         """Set `unready` whenever the counters refuse a decision because they are being rebuilt."""
         self._counters = counters
-        self._part = part
+        self._shard_id = shard_id
         self._breaker = breaker
         self._local = local
         self._settler = settler
@@ -151,7 +151,7 @@ class Admission:
         """Log when decisions stop and when they resume: one line an outage, not one a request."""
         if bool(error) is self._silent:
             return
-        where: dict[str, object] = {} if self._part is None else {"partition": self._part}
+        where: dict[str, object] = {} if self._shard_id is None else {"partition": self._shard_id}
         self._silent = bool(error)
         if error:
             _log.error("redis unavailable: on_store_failure applies", extra={"error": error} | where)

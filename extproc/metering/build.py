@@ -31,7 +31,7 @@ from extproc.metering.rebuild import Rebuild, RebuildOptions
 from extproc.metering.restored_ledger import RestoredLedger, RestoredLedgerOptions
 from extproc.metering.service import MeteringService
 from extproc.metering.settler import CLOSINGS, Settler, SettlerOptions
-from extproc.metering.shard import Shard, ShardParts
+from extproc.metering.shard import Shard
 from extproc.metering.shards import Shards
 from extproc.metering.shared_clock import SharedClock
 from extproc.metering.spool_replay import SpoolReplay
@@ -39,8 +39,7 @@ from extproc.metering.takeover import Takeover, TakeoverOptions
 from extproc.metering.write_fence import WriteFence
 from extproc.observe.metrics import Metrics
 from extproc.ports.alerts import AlertSink
-from extproc.ports.base import Clock
-from extproc.ports.counters import Part
+from extproc.ports.base import Clock, ShardId
 from extproc.ports.epochs import CounterStore
 from extproc.ports.ledger import Ledger
 from extproc.ports.records import Records
@@ -144,11 +143,11 @@ def build_metering(
     estimator = Estimator(models, counter, metrics, learn=options.learn)
     local, unready = LocalAdmission(options.allow_share, spool), asyncio.Event()
     outcomes = Outcomes(counters, records)
-    domains = PARTITIONS if counters.apart else 1
+    domains = PARTITIONS if counters.independent else 1
     closings, renewals = QueueRoom(CLOSINGS.max_queued, domains), QueueRoom(RENEWALS.max_queued, domains)
     entries, denied = QueueRoom(ENTRIES_AT_MOST, domains), QueueRoom(DENIALS_AT_MOST, domains)
 
-    def shard(part: Part) -> Shard:
+    def shard(shard_id: ShardId) -> Shard:
         fence = WriteFence(options.fresh_s)
         writer = LedgerWriter(
             counters,
@@ -174,10 +173,10 @@ def build_metering(
             room=closings,
             options=options.settler,
         )
-        breaker = CircuitBreaker(partial(counters.ping, part), options.breaker)
+        breaker = CircuitBreaker(partial(counters.ping, shard_id), options.breaker)
         admission = Admission(
             counters,
-            part,
+            shard_id,
             breaker,
             local,
             settler,
@@ -187,21 +186,23 @@ def build_metering(
             unready=unready,
         )
         leases = Leases(counters, shared_clock, options.reservation_ttl_s, room=renewals, on_lost=metrics.lost)
-        sweeper = JournalSweeper(counters, part, writer, fence, options.sweep)
-        parts = ShardParts(
+        sweeper = JournalSweeper(counters, shard_id, writer, fence, options.sweep)
+        return Shard(
+            counters=counters,
+            outcomes=outcomes,
             admission=admission,
             leases=leases,
             settler=settler,
-            writer=writer,
-            breaker=breaker,
-            fence=fence,
+            ledger_writer=writer,
+            circuit_breaker=breaker,
+            write_fence=fence,
             expiry=Expiry(
-                counters, part, settler, writer, breaker=breaker, clock=shared_clock, options=options.expiry
+                counters, shard_id, settler, writer, breaker=breaker, clock=shared_clock, options=options.expiry
             ),
-            sweeper=sweeper,
+            journal_sweeper=sweeper,
             takeover=Takeover(
                 replica,
-                part,
+                shard_id,
                 counters,
                 records,
                 leases=leases,
@@ -212,16 +213,15 @@ def build_metering(
                 options=options.takeover,
             ),
         )
-        return Shard(parts, counters, outcomes)
 
-    if counters.apart:
+    if counters.independent:
         shards = Shards({partition: shard(partition) for partition in range(PARTITIONS)})
     else:
         shards = Shards(dict.fromkeys(range(PARTITIONS), shard(None)))
     metrics.watch_queue("closings", closings.__len__)
     metrics.watch_queue("renewals", renewals.__len__)
     metrics.watch_queue("ledger", entries.__len__)
-    metrics.watch_breaker(lambda: any(each.parts.breaker.is_open for each in shards))
+    metrics.watch_breaker(lambda: any(each.circuit_breaker.is_open for each in shards))
     denials = DenialWriter(shards, Denials(new_id, options.denials), metrics)
     saver = HoldSaver(replica, shards, records, shared_clock, options.save_after_s)
     membership = Membership(replica, records, options.membership)

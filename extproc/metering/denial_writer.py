@@ -49,4 +49,4 @@ class DenialWriter:
             self._denials.drop_oldest()
 
     def _put(self, entry: Entry, *, beyond: bool = False) -> bool:
-        return self._shards.of(entry.identity.tenant).record_denial(entry, beyond=beyond)
+        return self._shards.of(entry.identity.tenant).ledger_writer.put_denial(entry, beyond=beyond)

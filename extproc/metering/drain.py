@@ -18,14 +18,14 @@ async def drain(shards: Shards, denials: DenialWriter, spool: Spool, timeout_s: 
     """
     denials.flush()
     for shard in shards:
-        shard.release()
+        shard.write_fence.release()
     try:
         async with asyncio.timeout(timeout_s):
-            await asyncio.gather(*(shard.ends_drained() for shard in shards))
-            await asyncio.gather(*(shard.entries_drained() for shard in shards))
+            await asyncio.gather(*(shard.settler.drained() for shard in shards))
+            await asyncio.gather(*(shard.ledger_writer.drained() for shard in shards))
     except TimeoutError:
-        unended = [closing for shard in shards for closing in shard.unended()]
-        lost = len(denials) + sum(shard.lost_if_stopped() for shard in shards)
+        unended = [closing for shard in shards for closing in shard.settler.waiting()]
+        lost = len(denials) + sum(shard.ledger_writer.lost_if_stopped() for shard in shards)
         waiting: dict[str, object] = {"closings": len(unended), "only_here": lost}
         try:
             await spool.keep(unended)

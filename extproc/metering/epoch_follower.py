@@ -77,7 +77,7 @@ class EpochFollower:
         by_shard = self._shards.by_epoch(epochs)
         young = self._rebuild.note_unready([epoch for epoch in epochs if not epoch.ready])
         for shard, own in by_shard.items():
-            shard.rebuilding(going_on=any(epoch in young for epoch in own))
+            shard.write_fence.rebuilding(going_on=any(epoch in young for epoch in own))
         await in_parallel(self._take_part(shard, own, faults) for shard, own in by_shard.items())
         for shard, own in by_shard.items():
             if faults.keys().isdisjoint(epoch.partition for epoch in own):

@@ -12,8 +12,8 @@ from extproc.metering.leases import Lease
 from extproc.metering.ledger_writer import LedgerWriter
 from extproc.metering.settler import Settler
 from extproc.metering.shared_clock import SharedClock
-from extproc.ports.base import StoreError
-from extproc.ports.counters import Counters, Part
+from extproc.ports.base import ShardId, StoreError
+from extproc.ports.counters import Counters
 from extproc.timing.periodic import periodically
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Expiry:
     def __init__(
         self,
         counters: Counters,
-        part: Part,
+        shard_id: ShardId,
         settler: Settler,
         writer: LedgerWriter,
         *,
@@ -49,7 +49,7 @@ class Expiry:
         options: ExpiryOptions,
     ) -> None:
         self._counters = counters
-        self._part = part
+        self._shard_id = shard_id
         self._settler = settler
         self._writer = writer
         self._breaker = breaker
@@ -76,7 +76,7 @@ class Expiry:
 
     async def expire_overdue(self) -> int:
         """End reservations whose deadline has passed; return how many. Raise `StoreError`."""
-        overdue = await self._counters.overdue(self._clock.now(), _EXPIRE_AT_ONCE, self._part)
+        overdue = await self._counters.overdue(self._clock.now(), _EXPIRE_AT_ONCE, self._shard_id)
         self._writer.saved(reservation.id for reservation in overdue)  # whoever held them may have saved them
         for reservation in overdue:
             self._settler.end(Lease(reservation), expiry(reservation), recorded=is_recorded(reservation))

@@ -8,8 +8,8 @@ from typing import Final
 from extproc.core.quota.ledger import Entry
 from extproc.metering.ledger_writer import LedgerWriter
 from extproc.metering.write_fence import WriteFence
-from extproc.ports.base import StoreError
-from extproc.ports.counters import Part, Receipt
+from extproc.ports.base import ShardId, StoreError
+from extproc.ports.counters import Receipt
 from extproc.ports.journal import Journal
 from extproc.timing.periodic import periodically
 
@@ -34,10 +34,10 @@ class JournalSweeper:
     """Have entries that other replicas left in the journal of one shard written to the ledger."""
 
     def __init__(
-        self, journal: Journal, part: Part, writer: LedgerWriter, fence: WriteFence, options: SweepOptions
+        self, journal: Journal, shard_id: ShardId, writer: LedgerWriter, fence: WriteFence, options: SweepOptions
     ) -> None:
         self._journal = journal
-        self._part = part
+        self._shard_id = shard_id
         self._writer = writer
         self._fence = fence
         self._options = options
@@ -59,7 +59,7 @@ class JournalSweeper:
         """Write entries that have waited for so long; return how many. Raise `StoreError`."""
         written = 0
         seen: set[Receipt] = set()
-        while found := await self._journal.waiting(older_than_s, _AT_ONCE, self._part):
+        while found := await self._journal.waiting(older_than_s, _AT_ONCE, self._shard_id):
             if seen.issuperset(waiting.receipt for waiting in found):
                 # The entries behind them would never be seen.
                 raise StoreError("entries in the ledger can't be removed from the journal", transient=True)

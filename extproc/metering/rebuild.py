@@ -149,8 +149,8 @@ class Rebuild:
         waited_s, barrier_s = self._waited_s(epoch), self._options.barrier_s
         if replica not in marks:  # version 0.1 has no mark, and is never seen
             return waited_s < barrier_s
-        shard = self._shards.of_epoch(epoch)
-        return shard.awaits(replica, waited_s, barrier_s=barrier_s, unseen_s=self._options.unseen_s)
+        takeover = self._shards.of_epoch(epoch).takeover
+        return takeover.awaits(replica, waited_s, barrier_s=barrier_s, unseen_s=self._options.unseen_s)
 
     def _waited_s(self, epoch: Epoch) -> float:
         return _now() - self._unready_since.setdefault(epoch.id, _now())

@@ -108,7 +108,7 @@ class MeteringService:
 
     async def _decide(self, draft: Draft, ask: Ask, policy: Policy) -> Admitted | Denied | Unavailable:
         shard = self._shards.of(ask.identity.tenant)
-        shard.drafted(draft.reservation)
+        shard.admission.drafted(draft.reservation)
         try:
             estimate = await self._estimator.estimate(
                 ask.identity.tenant,
@@ -118,12 +118,12 @@ class MeteringService:
                 min_output_tokens=policy.min_output_tokens,
             )
             reservation = draft.priced(estimate.cost, estimate.bound, estimate.weights)
-            decision = await shard.decide(reservation, policy.on_store_failure)
+            decision = await shard.admission.decide(reservation, policy.on_store_failure)
             if isinstance(decision, Admitted):
                 shadow = tuple(state.bucket.limit.kind for state in decision.shadowed)
-                shard.open(Lease(decision.reservation, estimate.lesson, shadow))
+                shard.leases.add(Lease(decision.reservation, estimate.lesson, shadow))
         finally:
-            shard.decided(draft.reservation)
+            shard.admission.decided(draft.reservation)
         if isinstance(decision, Denied):
             bucket = decision.state.bucket
             self._exhausted.note(decision.state, self._clock.now().timestamp())
@@ -141,9 +141,9 @@ class MeteringService:
             self._metrics.decided("admitted", "")
             return Admitted(draft.reservation, ())
         shard = self._shards.of(hit.identity.tenant)
-        decision = await shard.decide(draft.reservation, policy.on_store_failure)
+        decision = await shard.admission.decide(draft.reservation, policy.on_store_failure)
         if isinstance(decision, Admitted):
-            shard.end_unrecorded(decision.reservation, _HIT)
+            shard.settler.end(Lease(decision.reservation), _HIT, recorded=False)
         return decision
 
     async def inspect(
@@ -161,7 +161,7 @@ class MeteringService:
 
     def grow(self, reservation: Reservation) -> None:
         """Hold more for a reservation: as much as it says now. Return at once."""
-        self._shards.of(reservation.identity.tenant).grow(reservation)
+        self._shards.of(reservation.identity.tenant).leases.grow(reservation)
 
     def close(self, reservation: Reservation, settlement: Settlement) -> None:
         """End a reservation, exactly once on the counters however often this is called. Return at once."""

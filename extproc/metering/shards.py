@@ -45,7 +45,7 @@ class Shards:
     def save_again(self) -> None:
         """Have all leases saved again: the records may have lost them."""
         for shard in self:
-            shard.parts.leases.save_again()
+            shard.leases.save_again()
 
     async def run(self) -> None:
         """Run all shards until cancelled."""
@@ -61,7 +61,7 @@ class Shards:
         by_shard: dict[Shard, list[Closing]] = {}
         for closing in closings:
             by_shard.setdefault(self.of(closing.reservation.identity.tenant), []).append(closing)
-        ended = (shard.end_for_others(own) for shard, own in by_shard.items())
+        ended = (shard.settler.close_now(own) for shard, own in by_shard.items())
         for error in await asyncio.gather(*ended, return_exceptions=True):
             if error is not None:
                 raise error
@@ -73,11 +73,11 @@ class Shards:
     @property
     def asked(self) -> int:
         """Return how many reservations were drafted so far."""
-        return sum(shard.parts.admission.asked for shard in self)
+        return sum(shard.admission.asked for shard in self)
 
     def undecided_since(self) -> datetime | None:
         """Return the earliest instant of admission among the reservations that may still become leases."""
-        return min((at for shard in self if (at := shard.undecided_since()) is not None), default=None)
+        return min((at for shard in self if (at := shard.admission.undecided_since()) is not None), default=None)
 
     def unsaved(self, admitted_before: datetime) -> dict[Shard, list[Reservation]]:
         """Return the recorded reservations that this replica answers for, and that the records do not have."""

@@ -72,7 +72,10 @@ class SpoolReplay:
         When this returns, those are charged and wait in the journal, to be written by this process; all others are
         in the ledger. Raise `StoreError`; safe to repeat then.
         """
-        closings = [*ended, *(self._shards.of(r.identity.tenant).closing_of(r, expiry(r)) for r in unended)]
+        closings = [
+            *ended,
+            *(self._shards.of(r.identity.tenant).settler.closing_of(r, expiry(r), ()) for r in unended),
+        ]
         replayed = 0
         for start in range(0, len(closings), _AT_ONCE):
             batch = closings[start : start + _AT_ONCE]

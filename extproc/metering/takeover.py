@@ -23,8 +23,7 @@ from extproc.metering.leases import Leases
 from extproc.metering.ledger_writer import LedgerWriter
 from extproc.metering.settler import Settler
 from extproc.metering.write_fence import WriteFence
-from extproc.ports.base import StoreError
-from extproc.ports.counters import Part
+from extproc.ports.base import ShardId, StoreError
 from extproc.ports.epochs import CounterStore
 from extproc.ports.records import Records
 from extproc.timing.periodic import periodically
@@ -56,7 +55,7 @@ class Takeover:
     def __init__(
         self,
         replica: str,
-        part: Part,
+        shard_id: ShardId,
         counters: CounterStore,
         records: Records,
         *,
@@ -68,7 +67,7 @@ class Takeover:
         options: TakeoverOptions,
     ) -> None:
         self._replica = replica
-        self._part = part
+        self._shard_id = shard_id
         self._counters = counters
         self._records = records
         self._leases = leases
@@ -118,7 +117,7 @@ class Takeover:
 
     async def look(self) -> None:
         """Note that this replica is here, and see which others are. Raise `StoreError`."""
-        ages = await self._counters.seen(self._replica, self._part)
+        ages = await self._counters.seen(self._replica, self._shard_id)
         now = asyncio.get_running_loop().time()
         if now - self._looked_at > self._options.gone_s:
             self._was_taken_over()
@@ -145,7 +144,7 @@ class Takeover:
         await self._records.abort_writes_of(gone)
         # This order: what was saved before the mark is found as saved.
         marks = await self._records.saved_until()
-        left = [each for each in await self._counters.opened_by(gone, self._part) if is_recorded(each)]
+        left = [each for each in await self._counters.opened_by(gone, self._shard_id) if is_recorded(each)]
         saved = await self._records.which_saved([each.id for each in left])
         unanswered = never_answered(left, saved, marks)
         for each in left:
@@ -155,7 +154,7 @@ class Takeover:
         if answered:
             await self._records.save(answered)
         entries = await self._sweeper.sweep(_LEFT_S)
-        await self._counters.forget_replica(gone, self._part)
+        await self._counters.forget_replica(gone, self._shard_id)
         if entries or left:
             _log.warning(
                 "replica is gone: its entries are written, and its open reservations are saved",

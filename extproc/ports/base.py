@@ -3,6 +3,10 @@
 from datetime import datetime
 from typing import Protocol
 
+# Name a shard: its partition, where each partition fails by itself (a Redis Cluster); None where all partitions
+# fail together.
+ShardId = int | None
+
 
 class StoreError(Exception):
     """Report that a store failed to do a call. `transient`: the same call may succeed later, and is safe to

@@ -10,6 +10,7 @@ from extproc.core.quota.limits import Bucket
 from extproc.core.quota.reservation import Admitted, Count, Denied, Reservation
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
+from extproc.ports.base import ShardId
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,6 @@ class Closed:
     receipt: Receipt | None = None
 
 
-# A partition, where partitions fail by themselves (a Redis Cluster); None: all partitions, which fail together.
-Part = int | None
-
-
 class Counters(Protocol):
     """Count buckets and reservations. Each call is atomic per reservation and safe to repeat. All raise
     `StoreError`.
@@ -69,12 +66,11 @@ class Counters(Protocol):
     `reserve` and `close` raise `UnreadyError` if the epoch of the tenant's partition is not ready, or if this
     replica did not register in it (see `Epochs`). `renew` raises it only if the replica is not registered.
 
-    A `part` is a partition, if the partitions are `apart`: on separate servers that fail independently. None: all
-    of them. If they are not `apart`, they fail together, and `part` is always None.
+    A shard is named by its `ShardId`; the default is the one shard of counters whose partitions fail together.
     """
 
     @property
-    def apart(self) -> bool:
+    def independent(self) -> bool:
         """Return whether the partitions fail independently."""
 
     async def reserve(self, reservation: Reservation) -> Admitted | Denied:
@@ -100,7 +96,7 @@ class Counters(Protocol):
         charged although it was never held. `thresholds` are percentages in ascending order.
         """
 
-    async def overdue(self, now: datetime, at_most: int, part: Part = None) -> list[Reservation]:
+    async def overdue(self, now: datetime, at_most: int, shard_id: ShardId = None) -> list[Reservation]:
         """Return reservations, as granted, whose deadline is before `now` and that no replica has ended."""
 
     async def read(self, tenant: TenantId, buckets: Sequence[Bucket]) -> list[Count]:
@@ -114,7 +110,7 @@ class Counters(Protocol):
     async def warnings(self) -> list[str]:
         """Return readable warnings about settings of the store that endanger the counters."""
 
-    async def ping(self, part: Part = None) -> None:
+    async def ping(self, shard_id: ShardId = None) -> None:
         """Return when the store answers: the one of the given partition, or any."""
 
     async def aclose(self) -> None:

@@ -24,7 +24,7 @@ THERE = partition_of(ELSEWHERE.tenant)
 class Apart(Counters):
     """Each partition is on a server of its own. Those in `gone` hang, whatever they are asked."""
 
-    apart = True
+    independent = True
 
     def __init__(self, server=None):
         super().__init__(server)
@@ -52,12 +52,12 @@ class Apart(Counters):
             await self._reached(partition_of(reservation.identity.tenant))
         await super().renew(reservations)
 
-    async def ping(self, part=None):
-        await self._reached(part)
+    async def ping(self, shard_id=None):
+        await self._reached(shard_id)
 
-    async def overdue(self, now, at_most, part=None):
-        await self._reached(part)
-        return await super().overdue(now, at_most, part)
+    async def overdue(self, now, at_most, shard_id=None):
+        await self._reached(shard_id)
+        return await super().overdue(now, at_most, shard_id)
 
     async def epochs(self):
         return [epoch for epoch in await super().epochs() if epoch.partition not in self.gone]
@@ -79,17 +79,17 @@ def of_partition(partition):
 
 
 def fence_of(world, identity):
-    return world.shards.of(identity.tenant).parts.fence
+    return world.shards.of(identity.tenant).write_fence
 
 
-def apart(**options):
+def independent(**options):
     world = World(counters=Apart(), **options)
     assert len(list(world.shards)) == PARTITIONS
     return world
 
 
 async def test_ends_and_renewals_do_not_wait_for_a_server_of_others_that_hangs():
-    world = apart()
+    world = independent()
     here, there = await world.admitted(), (await world.reserve(10, ELSEWHERE)).reservation
     streaming, streaming_there = await world.admitted(), (await world.reserve(10, ELSEWHERE)).reservation
     world.counters.gone = {THERE}
@@ -97,12 +97,12 @@ async def test_ends_and_renewals_do_not_wait_for_a_server_of_others_that_hangs()
     async with world.running():
         world.service.close(there, usage(3))
         world.service.close(here, usage(4))
-        assert [world.shards.of(who.tenant).parts.leases.renew_due() for who in (WHO, ELSEWHERE)] == [1, 1]
+        assert [world.shards.of(who.tenant).leases.renew_due() for who in (WHO, ELSEWHERE)] == [1, 1]
         await until(lambda: world.counters.renewed)
         await until(lambda: len(world.ledger._entries) == 1)
         assert [r.id for r in world.counters.renewed] == [streaming.id]
         assert await world.recorded() == [(Outcome.SETTLED, 4)]
-        assert len(world.shards.of(ELSEWHERE.tenant).parts.settler) == 1
+        assert len(world.shards.of(ELSEWHERE.tenant).settler) == 1
         for stream, charge in ((streaming, 5), (streaming_there, 6)):
             world.service.close(stream, usage(charge))
     world.counters.gone = set()
@@ -111,7 +111,7 @@ async def test_ends_and_renewals_do_not_wait_for_a_server_of_others_that_hangs()
 
 
 async def test_the_breaker_of_one_server_lets_the_others_be_asked():
-    world = apart()
+    world = independent()
     world.counters.gone = {THERE}
     for _ in range(5):
         assert isinstance(await world.reserve(10, ELSEWHERE), Unavailable)
@@ -126,7 +126,7 @@ async def test_the_breaker_of_one_server_lets_the_others_be_asked():
 
 
 async def test_an_outage_of_one_server_is_told_once_though_others_answer(caplog):
-    world = apart()
+    world = independent()
     world.counters.refusing = {THERE}
     for _ in range(3):
         await world.reserve(10, ELSEWHERE)
@@ -136,10 +136,10 @@ async def test_an_outage_of_one_server_is_told_once_though_others_answer(caplog)
 
 
 async def test_nothing_expires_where_a_server_was_away_and_elsewhere_it_does():
-    world = apart(expiry_interval_s=0.002, renewed_within_s=0.2)
+    world = independent(expiry_interval_s=0.002, renewed_within_s=0.2)
     here, there = await world.admitted(), (await world.reserve(10, ELSEWHERE)).reservation
     for shard in world.shards:
-        shard.parts.leases._open.clear()
+        shard.leases._open.clear()
     world.clock.passes(1000)
     world.counters.refusing = {THERE}
     async with world.running():

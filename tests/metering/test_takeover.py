@@ -22,11 +22,11 @@ def now():
 
 
 def is_gone(survivor, replica):
-    return not survivor.shard.awaits(replica.name, 0.0, barrier_s=10.0, unseen_s=1.0)
+    return not survivor.shard.takeover.awaits(replica.name, 0.0, barrier_s=10.0, unseen_s=1.0)
 
 
 def is_here(survivor, replica):
-    return survivor.shard.awaits(replica.name, 9.0, barrier_s=10.0, unseen_s=1.0)
+    return survivor.shard.takeover.awaits(replica.name, 9.0, barrier_s=10.0, unseen_s=1.0)
 
 
 async def alive(stack, cluster, *replicas):
@@ -91,7 +91,7 @@ async def test_one_of_those_that_are_here_acts_and_another_only_if_that_one_fail
     async with AsyncExitStack() as stack:
         (a, b), *_ = await dead_with(stack, cluster, open_holds=1)
         for replica in (a, b):
-            take_over = replica.shard.parts.takeover.take_over
+            take_over = replica.shard.takeover.take_over
 
             async def noted(gone, by=replica.name, take_over=take_over):
                 acted.append(by)
@@ -99,7 +99,7 @@ async def test_one_of_those_that_are_here_acts_and_another_only_if_that_one_fail
                     raise away()
                 await take_over(gone)
 
-            replica.shard.parts.takeover.take_over = noted
+            replica.shard.takeover.take_over = noted
         await until(lambda: "r1" in acted)
         await asyncio.sleep(2)
     assert acted[0] == "r0"
@@ -165,7 +165,7 @@ async def test_nobody_seems_gone_after_the_counters_were_away():
 
         cluster.server.seen[0].note = gone
         for replica in (a, b, c):
-            replica.shard.parts.takeover.take_over = acted.append
+            replica.shard.takeover.take_over = acted.append
         await asyncio.sleep(5)
         cluster.server.seen[0].note = seen
         await asyncio.sleep(2)

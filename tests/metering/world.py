@@ -75,10 +75,10 @@ class Counters(MemoryCounters):
         self.hang_reads = False
         self.no_ping = False
 
-    async def ping(self, part=None):
+    async def ping(self, shard_id=None):
         if self.no_ping:
             raise away()
-        await super().ping(part)
+        await super().ping(shard_id)
 
     async def reserve(self, reservation):
         if self.hang:
@@ -109,9 +109,9 @@ class Counters(MemoryCounters):
             await asyncio.Event().wait()
         return await super().read(tenant, buckets)
 
-    async def overdue(self, now, at_most, part=None):
+    async def overdue(self, now, at_most, shard_id=None):
         _fail(self.before)
-        return await super().overdue(now, at_most, part)
+        return await super().overdue(now, at_most, shard_id)
 
 
 class Ledger(MemoryLedger):
@@ -233,18 +233,20 @@ class World:
             replica=name,
             options=options_of(**options),
         )
-        for part in ("service", "shards", "denials", "saver", "epochs", "restored"):
-            setattr(self, part, getattr(self.metering, part))
+        for each in ("service", "shards", "denials", "saver", "epochs", "restored"):
+            setattr(self, each, getattr(self.metering, each))
         self.shard = self.shards.of(WHO.tenant)
-        for part in ("admission", "leases", "settler", "writer", "expiry", "sweeper", "breaker", "fence"):
-            setattr(self, part, getattr(self.shard.parts, part))
+        self.admission, self.leases, self.settler = self.shard.admission, self.shard.leases, self.shard.settler
+        self.writer, self.expiry = self.shard.ledger_writer, self.shard.expiry
+        self.breaker, self.fence = self.shard.circuit_breaker, self.shard.write_fence
+        self.sweeper = self.shard.journal_sweeper
         for shard in self.shards:
-            shard.release()
+            shard.write_fence.release()
 
     def follows_the_epochs(self):
         """Close the fences until a look at the epochs opens them."""
         for shard in self.shards:
-            shard.parts.fence._released = False
+            shard.write_fence._released = False
 
     def retry(self):
         for shard in self.shards:

@@ -73,11 +73,11 @@ def _none_unanswered(left, saved, saved_until):
 
 
 async def _takes_nothing_over(self, gone):
-    await self._counters.forget_replica(gone, self._part)
+    await self._counters.forget_replica(gone, self._shard_id)
 
 
 def _restores_what_it_asks_for(self, epoch):
-    found = {r.id: r for r in (*self.parts.leases, *(end.closing.reservation for end in self.parts.settler._ends))}
+    found = {r.id: r for r in (*self.leases, *(end.closing.reservation for end in self.settler._ends))}
     return [r for r in found.values() if epoch.counts(r.identity.tenant)]
 
 

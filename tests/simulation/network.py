@@ -240,7 +240,7 @@ def _named(value):
 class RemoteCounters:
     """A replica's client of the counters. Which epochs it works in is what it knew when it sent a command."""
 
-    apart = False
+    independent = False
 
     def __init__(self, host, server, caller, make):
         self._host, self._server, self._caller, self._make = host, server, caller, make

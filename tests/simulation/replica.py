@@ -152,10 +152,10 @@ class Replica(Process):
         self.world.oracle.lost[queue] += items
 
     def ends_waiting(self):
-        return sum(len(shard.parts.settler) for shard in self.metering.shards)
+        return sum(len(shard.settler) for shard in self.metering.shards)
 
     def entries_waiting(self):
-        return sum(len(shard.parts.writer) for shard in self.metering.shards)
+        return sum(len(shard.ledger_writer) for shard in self.metering.shards)
 
     # ------------------------------------------------ what happens to it
 

@@ -22,7 +22,7 @@ from extproc.core.quota.reservation import Admitted, Count, Denied, Reservation,
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import TenantId
-from extproc.ports.base import StoreError, UnreadyError
+from extproc.ports.base import ShardId, StoreError, UnreadyError
 from extproc.ports.counters import Closed, Closing, Crossed, Receipt
 from extproc.ports.epochs import Epoch, Used
 from extproc.ports.journal import Aside, Backlog, Journalled, Waiting
@@ -96,7 +96,7 @@ class MemoryCounters:
     # ------------------------------------------------ counters
 
     @property
-    def apart(self) -> bool:
+    def independent(self) -> bool:
         return False
 
     async def reserve(self, reservation: Reservation) -> Admitted | Denied:
@@ -126,11 +126,11 @@ class MemoryCounters:
     async def close(self, closings: Sequence[Closing], thresholds: Sequence[int] = ()) -> list[Closed]:
         return [self._close(closing, thresholds) for closing in closings]
 
-    async def overdue(self, now: datetime, at_most: int, part: int | None = None) -> list[Reservation]:
+    async def overdue(self, now: datetime, at_most: int, shard_id: ShardId = None) -> list[Reservation]:
         due = (
             known.reservation
             for partition, life in self.server.lives.items()
-            if part in (None, partition)
+            if shard_id in (None, partition)
             for known in life.known.values()
             if known.closed is None and known.reservation.deadline < now.timestamp()
         )
@@ -147,7 +147,7 @@ class MemoryCounters:
     async def warnings(self) -> list[str]:
         return []
 
-    async def ping(self, part: int | None = None) -> None:
+    async def ping(self, shard_id: ShardId = None) -> None:
         """Return at once: memory is always there."""
 
     async def aclose(self) -> None:
@@ -292,15 +292,15 @@ class MemoryCounters:
 
     # ------------------------------------------------ presence
 
-    async def seen(self, replica: str, part: int | None = None) -> dict[str, float]:
-        return self.server.seen.setdefault(part or 0, Notes()).note(replica, self.server.clock())
+    async def seen(self, replica: str, shard_id: ShardId = None) -> dict[str, float]:
+        return self.server.seen.setdefault(shard_id or 0, Notes()).note(replica, self.server.clock())
 
-    async def forget_replica(self, replica: str, part: int | None = None, *, older_than_s: float = 0.5) -> bool:
-        notes = self.server.seen.setdefault(part or 0, Notes())
+    async def forget_replica(self, replica: str, shard_id: ShardId = None, *, older_than_s: float = 0.5) -> bool:
+        notes = self.server.seen.setdefault(shard_id or 0, Notes())
         return notes.forget(replica, self.server.clock(), older_than_s)
 
-    async def opened_by(self, replica: str, part: int | None = None) -> list[Reservation]:
-        lives = [life for partition, life in self.server.lives.items() if part in (None, partition)]
+    async def opened_by(self, replica: str, shard_id: ShardId = None) -> list[Reservation]:
+        lives = [life for partition, life in self.server.lives.items() if shard_id in (None, partition)]
         return [each for life in lives for each in _open(life) if each.replica == replica]
 
     # ------------------------------------------------ generation

@@ -27,8 +27,8 @@ class RedisClient:
         self._adopted: dict[int, str] = {}
 
     @property
-    def apart(self) -> bool:
-        return self._topology.apart
+    def independent(self) -> bool:
+        return self._topology.independent
 
     def _epoch(self, partition: int) -> str:
         """The epoch that this replica counts in."""

@@ -27,7 +27,7 @@ _SLOTS: Final = {p: key_slot(epoch_key(p).encode()) for p in range(PARTITIONS)}
 class Cluster(Looking):
     """Implements `Topology`. The first node that answers says where the slots are."""
 
-    apart = True
+    independent = True
 
     def __init__(self, address: Address, options: RedisOptions) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from extproc.core.quota.partitions import PARTITIONS, partition_of
 from extproc.core.quota.reservation import Admitted, Count, Denied, Reservation, admitted, denied
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
-from extproc.ports.base import StoreError, UnreadyError
+from extproc.ports.base import ShardId, StoreError, UnreadyError
 from extproc.ports.counters import Closed, Closing, Crossed
 from extproc.stores.redis.epochs import RedisEpochs
 from extproc.stores.redis.generations import RedisGenerations
@@ -61,9 +61,9 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
         replies = await self._all_of({i: self._ending(closing, percent) for i, closing in enumerate(closings)})
         return [_closed(closing, reply) for closing, reply in zip(closings, replies, strict=True)]
 
-    async def overdue(self, now: datetime, at_most: int, part: int | None = None) -> list[Reservation]:
+    async def overdue(self, now: datetime, at_most: int, shard_id: ShardId = None) -> list[Reservation]:
         """Those of partitions whose server is away are left out, as long as another one answers."""
-        partitions = range(PARTITIONS) if part is None else (part,)
+        partitions = range(PARTITIONS) if shard_id is None else (shard_id,)
         replies = await self.try_all([command(p, "HGET", epoch_key(p), "id") for p in partitions])
         if all(isinstance(reply, StoreError) for reply in replies):
             raise replies[0]
@@ -107,17 +107,17 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
     async def time(self) -> float:
         """The clock of the first partition's server; of another one where that one is away."""
         # So short for one of many that hangs, because the answer is taken for half as old as it seems.
-        within_s = _TIME_S if self.apart else None
+        within_s = _TIME_S if self.independent else None
         replies = await self.try_all([command(p, "TIME") for p in range(PARTITIONS)], within_s)
         for reply in replies:
             if not isinstance(reply, StoreError):
                 return float(reply[0] + reply[1] / 1e6)
         raise replies[0]
 
-    async def ping(self, part: int | None = None) -> None:
+    async def ping(self, shard_id: ShardId = None) -> None:
         """Returns when the partition's server answers; any server."""
-        if part is not None:
-            await self._call(command(part, "PING"))
+        if shard_id is not None:
+            await self._call(command(shard_id, "PING"))
             return
         replies = await self.try_all([command(p, "PING") for p in range(PARTITIONS)])
         if all(isinstance(reply, StoreError) for reply in replies):

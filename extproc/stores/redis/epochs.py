@@ -52,7 +52,7 @@ class RedisEpochs(RedisClient):
         """One round trip, as long as no server was restarted. A partition whose server is away is left out."""
         calls = [Call(p, "begin", (epoch_key(p),), (secrets.token_hex(8),)) for p in range(PARTITIONS)]
         # A server of many that hangs: the others' epochs are not to be seen too late for it.
-        within_s = self._options.batch_timeout_s * (_OF_A_BATCH if self.apart else 1)
+        within_s = self._options.batch_timeout_s * (_OF_A_BATCH if self.independent else 1)
         replies = await self.try_all(calls, within_s)
         found = [
             Epoch(p, str(reply[0], "ascii"), reply[1] == _READY)

@@ -7,6 +7,7 @@ import msgspec
 
 from extproc.core.quota.partitions import PARTITIONS
 from extproc.core.quota.reservation import Reservation, ReservationId
+from extproc.ports.base import ShardId
 from extproc.ports.presence import FORGOTTEN_S, REPLICAS_AT_MOST, SILENCE_S
 from extproc.stores.pieces import in_pieces
 from extproc.stores.redis.client import RedisClient
@@ -22,9 +23,9 @@ _IN_A_SCRIPT: Final = 100  # reservations: the server serves others in between
 class RedisPresence(RedisClient):
     """Implement `ports.Presence`."""
 
-    async def seen(self, replica: str, part: int | None = None) -> dict[str, float]:
+    async def seen(self, replica: str, shard_id: ShardId = None) -> dict[str, float]:
         """Take one round trip."""
-        partition = part or 0
+        partition = shard_id or 0
         args = (replica, FORGOTTEN_S, SILENCE_S, _KEPT_S)
         *rows, now = await self._call(Call(partition, "seen", (seen_key(partition),), args))
         ages = {str(name, "utf-8"): float(now) - float(at) for name, at in zip(rows[::2], rows[1::2], strict=True)}
@@ -32,15 +33,15 @@ class RedisPresence(RedisClient):
         others = [(name, max(0.0, age)) for name, age in ages.items() if age <= FORGOTTEN_S]
         return dict(others[: REPLICAS_AT_MOST - 1]) | {replica: 0.0}
 
-    async def forget_replica(self, replica: str, part: int | None = None, *, older_than_s: float = 0.5) -> bool:
+    async def forget_replica(self, replica: str, shard_id: ShardId = None, *, older_than_s: float = 0.5) -> bool:
         """Take one round trip."""
-        partition = part or 0
+        partition = shard_id or 0
         return bool(await self._call(Call(partition, "unseen", (seen_key(partition),), (replica, older_than_s))))
 
-    async def opened_by(self, replica: str, part: int | None = None) -> list[Reservation]:
+    async def opened_by(self, replica: str, shard_id: ShardId = None) -> list[Reservation]:
         """Look at each open reservation on the server: only the replica's own travel."""
         name = msgspec.json.encode(replica)
-        partitions = range(PARTITIONS) if part is None else (part,)
+        partitions = range(PARTITIONS) if shard_id is None else (shard_id,)
         ids = await self.call_all([command(p, "HGET", epoch_key(p), "id") for p in partitions])
         epochs = {p: str(each, "ascii") for p, each in zip(partitions, ids, strict=True) if each is not None}
         found: dict[ReservationId, Reservation] = {}

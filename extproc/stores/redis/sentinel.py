@@ -29,7 +29,7 @@ class _Master:
 class BehindSentinels(Looking):
     """Implements `Topology`: all partitions are on the master, whoever that is."""
 
-    apart = False
+    independent = False
 
     def __init__(self, address: Address, options: RedisOptions) -> None:
         super().__init__()

@@ -37,10 +37,10 @@ class RedisOptions:
 
 
 class Topology(Protocol):
-    """Raises the driver's errors. `apart`: partitions may be on different servers."""
+    """Raises the driver's errors. `independent`: partitions may be on different servers."""
 
     @property
-    def apart(self) -> bool: ...
+    def independent(self) -> bool: ...
 
     async def server(self, partition: int) -> Server:
         """The server that has the partition."""
@@ -58,7 +58,7 @@ class Topology(Protocol):
 class OneServer:
     """All partitions are where the URL leads to."""
 
-    apart = False
+    independent = False
 
     def __init__(self, address: Address, options: RedisOptions) -> None:
         pool = BlockingConnectionPool(**(pool_options(options) | address.options))
