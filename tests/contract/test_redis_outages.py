@@ -113,7 +113,7 @@ async def agree(replicas, partitions):
 
 async def settled(replicas, partitions=range(PARTITIONS), deadline_s=20.0):
     async def quiet():
-        if any(len(s.parts.settler) or len(s.parts.writer) for each in replicas for s in each.shards):
+        if any(len(s.settler) or len(s.ledger_writer) for each in replicas for s in each.shards):
             return False
         try:
             return await agree(replicas, partitions)
@@ -149,7 +149,7 @@ async def test_a_node_that_hangs_holds_nothing_of_the_others_up_and_all_is_exact
             await until(recorded)
             assert await agree([one], OTHERS)
             assert one.counted("breaker_open") == 1
-            assert all(one.shards._by_partition[p].parts.breaker.is_open for p in HUNG)
+            assert all(one.shards._by_partition[p].circuit_breaker.is_open for p in HUNG)
             assert await one.recorded_of(HUNG) == []
         finally:
             nodes[1].go_on()
