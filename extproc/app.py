@@ -112,7 +112,7 @@ def build_stores(settings: Settings) -> Stores:
     else:
         url = redis.url.get_secret_value()
         followed = _followed("redis.url_file", redis.url_file, lambda text: redis_url(StoreURL(text)))
-        options = RedisOptions(url, redis.max_connections, max_waiting=redis.max_waiting, current_url=followed)
+        options = RedisOptions(url, max_waiting=redis.max_waiting, current_url=followed)
         counters = RedisCounters(options)
     if mongodb.url.in_memory:
         memory = MemoryLedger()

@@ -65,7 +65,10 @@ class RedisSettings(Section):
         description="File that holds the URL, instead of `redis.url`. If it changes, the login is read again.",
     )
     max_connections: int = Field(
-        default=64, ge=1, le=10_000, description="Maximum number of connections, per process and server."
+        default=64,
+        ge=1,
+        le=10_000,
+        description="Has no effect any more: a process has two connections to each server. Kept for files of 0.1.",
     )
     max_waiting: int = Field(
         default=200_000,

@@ -89,3 +89,9 @@ async def until(condition, deadline_s=20.0):
     async with asyncio.timeout(deadline_s):
         while not await condition():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.02)
+
+
+async def not_connected(counters):
+    """Return whether Redis' client has noticed that its connections are gone."""
+    server = counters._topology._server
+    return not any(lane.connection for lane in (server._of_requests, server._of_many))

@@ -14,7 +14,7 @@ from extproc.ports.base import StoreError
 
 from .ready import make_ready, patient
 from .reservations import reservation, settled
-from .servers import until
+from .servers import not_connected, until
 
 
 class Relay:
@@ -81,15 +81,6 @@ async def relayed(url):
         await listening.wait_closed()
 
 
-async def _noticed(client):
-    """Return whether the driver knows that its connections are gone."""
-    pool = client._topology._server._client.connection_pool
-    return all(
-        each._reader is None or each._reader.at_eof() or each._reader.exception()
-        for each in pool._available_connections
-    )
-
-
 async def test_a_reserve_whose_answer_is_lost_is_not_sent_again(redis_part, redis):
     async with relayed(redis_part.url) as (relay, client):
         held = reservation(5)
@@ -116,7 +107,7 @@ async def test_a_reserve_on_a_connection_that_died_while_idle_is_answered(redis_
     async with relayed(redis_part.url) as (relay, client):
         assert isinstance(await client.reserve(reservation(5)), Admitted)
         relay.break_all(reset=reset)
-        await until(lambda: _noticed(client))
+        await until(lambda: not_connected(client))
         held = reservation(5)
         assert isinstance(await client.reserve(held), Admitted)
         assert relay.times(held) == 1

@@ -50,17 +50,13 @@ async def _nothing_journalled(self, partition):
     return []
 
 
-async def _by_the_driver(self, words):
-    return await self._execute(*words)
-
-
 _open_in = RedisEpochs._open_in
 
 ADAPTER = {
     "a walk over what is open ends after a page": (RedisEpochs, "_open_in", _first_page),
     "the journal is not read": (RedisJournal, "journalled", _nothing_journalled),
     "all processes have one id": (server, "_run_id", lambda info: "0"),
-    "the driver sends a reserve again": (server.Server, "_send_once", _by_the_driver),
+    "a reserve is sent again": (server, "_SENT_ONCE", ""),
 }
 
 NAMES = (*SCRIPTS, *ADAPTER)
@@ -71,7 +67,7 @@ FOUND_BY = {
     "the journal is not read": (17, 20),
     "close puts nothing into the journal": (11, 12),
     "a script does not look for the process": (10, 11),
-    "the driver sends a reserve again": (5, 7),
+    "a reserve is sent again": (5, 7),
 }
 # These show in other worlds than the usual ones.
 IN = {
@@ -81,7 +77,7 @@ IN = {
     "close puts nothing into the journal": pairs_of(mongo_away, killed, far_s=1.0),
     "a script does not look for the process": pairs_of(restarts_stale, mongo_away, far_s=1.0),
     "all processes have one id": pairs_of(restarts_stale, mongo_away, far_s=1.0),
-    "the driver sends a reserve again": pairs_of(redis_flushed, restarts_whole, weathers=(Weather(late=200),)),
+    "a reserve is sent again": pairs_of(redis_flushed, restarts_whole, weathers=(Weather(late=200),)),
 }
 
 

@@ -63,6 +63,7 @@ class Socket(asyncio.Transport):
         self._life = host.life
         self._closed = self._ended = False
         self._sent = deque()  # what has not been carried out, oldest first
+        self._answers = deque()  # on their way, oldest first; None: from here on nothing arrives
         self._answered_at = 0.0
         host.sockets[self] = True
 
@@ -73,6 +74,9 @@ class Socket(asyncio.Transport):
             batch = _Batch(self, self._session.commands(data))
             self._sent.append(batch)
             batch.send()
+
+    def set_protocol(self, protocol):
+        self._protocol = protocol
 
     def is_closing(self):
         return self._closed
@@ -101,7 +105,8 @@ class Socket(asyncio.Transport):
         """The client may still write: what it writes is refused by a reset."""
         if not self._closed:
             self._ended = True
-            self._protocol.eof_received()
+            if not self._protocol.eof_received():
+                self.close()
 
     def lost(self, message="connection lost"):
         if not self._closed:
@@ -118,13 +123,15 @@ class Socket(asyncio.Transport):
         host = self._host
         self._answered_at = max(host.loop.time() + back, self._answered_at)
         later = self._answered_at - host.loop.time()
-        if fate == REPLY_LOST:
-            host.at(later, self.lost, "reply lost")
-        elif fate != LATE:
-            host.at(later, self._receive, reply)
+        if fate != LATE:
+            self._answers.append(None if fate == REPLY_LOST else reply)
+            host.at(later, self._receive)
 
-    def _receive(self, reply):
-        if not self._closed and not self._ended:
+    def _receive(self):
+        reply = self._answers.popleft()
+        if reply is None:
+            self.lost("reply lost")
+        elif not self._closed and not self._ended:
             self._protocol.data_received(reply)
 
 

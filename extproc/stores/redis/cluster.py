@@ -78,7 +78,7 @@ class Cluster(Looking):
 
     async def _ask(self, place: Place) -> dict[int, Place]:
         """Where the partitions are by this node; nowhere if it does not answer in time."""
-        client: Redis = Redis.from_pool(self._pool(place, 1))
+        client: Redis = Redis.from_pool(self._pool(place))
         try:
             with suppress(RedisError, OSError):
                 async with asyncio.timeout(self._options.connect_timeout_s):
@@ -89,13 +89,11 @@ class Cluster(Looking):
         return {}
 
     def _connect(self, place: Place) -> Server:
-        return Server(Redis.from_pool(self._pool(place, self._options.max_connections)))
+        return Server(Redis.from_pool(self._pool(place)))
 
-    def _pool(self, place: Place, connections: int) -> BlockingConnectionPool:
+    def _pool(self, place: Place) -> BlockingConnectionPool:
         host, port = place
-        return BlockingConnectionPool(
-            **(self._connection | {"host": host, "port": port, "max_connections": connections})
-        )
+        return BlockingConnectionPool(**(self._connection | {"host": host, "port": port}))
 
 
 def _places(slots: list[list[Any]], asked: Place) -> dict[int, Place]:

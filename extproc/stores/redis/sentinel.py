@@ -42,11 +42,11 @@ class BehindSentinels(Looking):
         options_of_master = dict(address.options)
         tls = options_of_master.pop("connection_class", None) is SSLConnection
         managed = SentinelManagedSSLConnection if tls else SentinelManagedConnection
-        self._pool = BlockingConnectionPool(
+        pool = BlockingConnectionPool(
             connection_class=managed,
             **(pool_options(options) | options_of_master | {"connection_pool": self._master}),
         )
-        self._server = Server(Redis.from_pool(self._pool))
+        self._server = Server(Redis.from_pool(pool))
 
     async def server(self, partition: int) -> Server:  # noqa: ARG002 - there is but one
         return self._server
@@ -55,7 +55,7 @@ class BehindSentinels(Looking):
         """Connections to a master that is none any more are dropped: it may hang, and never say so."""
         address = await self._master.get_master_address()
         if address != self._address:
-            await self._pool.disconnect(inuse_connections=False)
+            self._server.leave()
         self._address = address
 
     async def aclose(self) -> None:

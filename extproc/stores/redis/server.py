@@ -1,21 +1,23 @@
 """One Redis server as scripts see it: whichever process answers at its address, and the scripts loaded into it.
 
 The id of the process (`run_id` in INFO) is part of every script's text. So a script's digest is good for one
-process: a server that was restarted, or another one that took over, answers NOSCRIPT instead of counting in what
-may have lost writes. Only then is its id read and are the scripts loaded, both over one connection that is never
-replaced in between: a script that names one process can't get into another.
+process: a server that was restarted, or another one that took over, has other scripts, and does not count in what
+may have lost writes. The id is read and the scripts are loaded over each connection by itself, before anything is
+sent there: a script that names one process can't get into another.
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
+
+from extproc.stores.redis.pipeline import Pipeline
 
 Argument = str | int | float | bytes
 _SCRIPTS: Final = (
@@ -35,9 +37,11 @@ _SCRIPTS: Final = (
     "opened",
     "generation",
 )
-# The driver sends a command again if its connection breaks. A reserve might then be denied at the second try, and
-# held by the first one, which arrives later: nobody would know of that hold.
+# A command is sent again if its connection breaks. A reserve might then be denied at the second try, and held by
+# the first one, which arrives later: nobody would know of that hold.
 _SENT_ONCE: Final = "reserve"
+# So many commands do not keep a request waiting.
+_FEW: Final = 64
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)\r?$", re.MULTILINE)
 
 
@@ -57,111 +61,187 @@ def command(partition: int, *words: Argument) -> Call:
 
 
 class Server:
-    """A client of one server. Raises the driver's errors."""
+    """A client of one server. Raises the driver's errors.
+
+    Commands of requests share one connection. Many commands at once have another one, so that no request waits for
+    the replies to all of them.
+    """
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._execute: Callable[..., Awaitable[Any]] = client.execute_command
+        self._callbacks: Mapping[Any, Callable[..., Any]] = client.response_callbacks
+        self._of_requests = _Lane(client)
+        self._of_many = _Lane(client)
+
+    async def call(self, call: Call) -> Any:
+        lane = self._of_requests
+        connection = lane.connection or await lane.connected()
+        sent_once = call.script == _SENT_ONCE
+        try:
+            reply = await self._sent(connection, call)
+        except RedisConnectionError:
+            if sent_once:
+                raise
+            connection = await lane.connected()
+            reply = await self._sent(connection, call)
+        except asyncio.CancelledError:
+            lane.given_up(connection)
+            raise
+        if isinstance(reply, NoScriptError):
+            await connection.load()
+            reply = await self._sent(connection, call)
+        if isinstance(reply, Exception):
+            if isinstance(reply, ReadOnlyError):
+                self.leave()
+            raise reply
+        return self._read(call, reply)
+
+    async def call_all(self, calls: Sequence[Call]) -> list[Any]:
+        """All in one round trip, not atomic. A call's error is in the place of its reply, as Redis sent it."""
+        lane = self._of_requests if len(calls) <= _FEW else self._of_many
+        connection = lane.connection or await lane.connected()
+        try:
+            replies = await connection.call_all(calls)
+        except RedisConnectionError:
+            connection = await lane.connected()
+            replies = await connection.call_all(calls)
+        except asyncio.CancelledError:
+            lane.given_up(connection)
+            raise
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            await connection.load()
+            replies = await connection.call_all(calls)
+        if any(isinstance(reply, ReadOnlyError) for reply in replies):
+            self.leave()
+        return [self._read(call, reply) for call, reply in zip(calls, replies, strict=True)]
+
+    def leave(self) -> None:
+        """End all connections: the next call looks anew where the server is."""
+        for lane in (self._of_requests, self._of_many):
+            lane.leave()
+
+    async def aclose(self) -> None:
+        for lane in (self._of_requests, self._of_many):
+            await lane.aclose()
+        await self._client.aclose()
+
+    @staticmethod
+    def _sent(connection: "_Connection", call: Call) -> asyncio.Future[Any]:
+        return connection.pipeline.send(connection.words(call))
+
+    def _read(self, call: Call, reply: Any) -> Any:
+        """Return a reply as redis-py gives it, which depends on the command."""
+        if call.script or isinstance(reply, Exception):
+            return reply
+        callback = self._callbacks.get(str(call.args[0]))
+        return reply if callback is None else callback(reply)
+
+
+class _Connection:
+    """One connection to one process, with the scripts that were loaded over it."""
+
+    def __init__(self, pipeline: Pipeline, connection: Any) -> None:
+        self.pipeline = pipeline
+        self._connection = connection  # redis-py's: it owns what the transport is made of
         self._digests: dict[str, str] = {}
         self._loads = 0
         self._loading = asyncio.Lock()
 
-    async def call(self, call: Call) -> Any:
-        try:
-            loads = await self._loaded() if call.script else self._loads
-            try:
-                return await self._sent(call)
-            except NoScriptError:
-                await self._load(loads)
-                return await self._sent(call)
-        except ReadOnlyError:
-            await self._leave()
-            raise
-
-    async def call_all(self, calls: Sequence[Call]) -> list[Any]:
-        """All in one round trip, not atomic. A call's error is in the place of its reply, as Redis sent it."""
-        loads = await self._loaded() if any(call.script for call in calls) else self._loads
-        replies = await self._send(calls)
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            await self._load(loads)
-            replies = await self._send(calls)
-        if any(isinstance(reply, ReadOnlyError) for reply in replies):
-            await self._leave()
-        return replies
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
-
-    async def _loaded(self) -> int:
-        """How often the scripts were loaded; at least once."""
-        if not self._loads:
-            await self._load(0)
-        return self._loads
-
-    def _words(self, call: Call) -> tuple[Argument, ...]:
+    def words(self, call: Call) -> tuple[Argument, ...]:
         if not call.script:
             return tuple(call.args)
         return ("EVALSHA", self._digests[call.script], len(call.keys), *call.keys, *call.args)
 
-    async def _sent(self, call: Call) -> Any:
-        if call.script == _SENT_ONCE:
-            return await self._send_once(self._words(call))
-        return await self._execute(*self._words(call))
+    def call_all(self, calls: Sequence[Call]) -> asyncio.Future[list[Any]]:
+        return self.pipeline.send_all([self.words(call) for call in calls])
 
-    async def _send_once(self, words: Sequence[Argument]) -> Any:
-        """Send a command that the server may receive once at the most, unlike one that the driver sends.
-
-        A connection that broke before anything was sent is opened again. One that breaks later leaves unknown what
-        becomes of the command, and so raises.
-        """
-        pool: Any = self._client.connection_pool
-        connection = await pool.get_connection()
-        try:
-            if _has_ended(connection):
-                await connection.disconnect(nowait=True)
-            try:
-                await connection.send_command(*words)
-            except RedisConnectionError:  # it was reset while idle
-                await connection.send_command(*words)
-            return await connection.read_response()
-        finally:
-            await pool.release(connection)
-
-    async def _send(self, calls: Sequence[Call]) -> list[Any]:
-        pipe = self._client.pipeline(transaction=False)
-        for call in calls:
-            pipe.execute_command(*self._words(call))
-        replies: list[Any] = await pipe.execute(raise_on_error=False)
-        return replies
-
-    async def _leave(self) -> None:
-        """What answers is a replica now: the next call looks for the master anew, where a name leads to it."""
-        await self._client.connection_pool.disconnect(inuse_connections=False)
-
-    async def _load(self, loads: int) -> None:
-        """Loads all scripts, unless somebody did so since `loads` was read."""
+    async def load(self) -> None:
+        """Load all scripts, unless somebody does so already."""
+        loads = self._loads
         async with self._loading:
             if self._loads != loads:
                 return
-            pool: Any = self._client.connection_pool
-            connection = await pool.get_connection()
-            try:
-                (info,) = await _exchange(connection, [("INFO", "server")])
-                texts = [script_text(name, _run_id(info)) for name in _SCRIPTS]
-                digests = await _exchange(connection, [("SCRIPT", "LOAD", text) for text in texts])
-            except BaseException:
-                await connection.disconnect(nowait=True)  # what it would answer next is nobody's
-                raise
-            finally:
-                await pool.release(connection)
+            info = await self.pipeline.send(("INFO", "server"))
+            _raise_from([info])
+            run_id = _run_id(info if isinstance(info, bytes) else bytes(info))
+            digests = await self.pipeline.send_all(
+                [("SCRIPT", "LOAD", script_text(name, run_id)) for name in _SCRIPTS]
+            )
+            _raise_from(digests)
             self._digests = dict(zip(_SCRIPTS, (str(digest, "ascii") for digest in digests), strict=True))
             self._loads += 1
 
+    def end(self) -> None:
+        self.pipeline.abort()
 
-def _has_ended(connection: Any) -> bool:
-    """Return whether the server has closed a connection. The pool hands such ones out."""
-    reader: asyncio.StreamReader | None = connection._reader  # noqa: SLF001 - the driver does not tell
-    return reader is not None and reader.at_eof()
+
+class _Lane:
+    """Keep one connection, and make it again when it has ended. Callers share the making."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._made: _Connection | None = None
+        self._making: asyncio.Task[_Connection] | None = None
+
+    @property
+    def connection(self) -> _Connection | None:
+        """Return the connection if it is open."""
+        made = self._made
+        return made if made is not None and made.pipeline.is_open else None
+
+    async def connected(self) -> _Connection:
+        """Return the connection, made anew if it is not open. Raise the driver's errors."""
+        if (connection := self.connection) is not None:
+            return connection
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._make())
+            self._making.add_done_callback(_seen)
+        return await asyncio.shield(self._making)
+
+    def given_up(self, connection: _Connection) -> None:
+        """End a connection on which a caller waited in vain, if nobody gets an answer there."""
+        if connection.pipeline.is_silent():
+            connection.end()
+
+    def leave(self) -> None:
+        if self._made is not None:
+            self._made.end()
+
+    async def aclose(self) -> None:
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.wait({self._making})
+        self.leave()
+
+    async def _make(self) -> _Connection:
+        """Connect by redis-py, and take the connection over once it is logged in."""
+        pool: Any = self._client.connection_pool
+        driver = pool.make_connection()
+        async with asyncio.timeout(driver.socket_connect_timeout):
+            try:
+                await driver.connect()
+                pipeline = Pipeline(asyncio.get_running_loop())
+                # redis-py has no way to hand a connection out. Its objects close the transport when they go.
+                pipeline.take_over(driver._writer.transport)  # noqa: SLF001
+                made = _Connection(pipeline, driver)
+                await made.load()
+            except BaseException:
+                await driver.disconnect(nowait=True)
+                raise
+        self._made = made
+        return made
+
+
+def _seen(task: asyncio.Task[_Connection]) -> None:
+    """Whoever waits gets its error too; where nobody does, the next call finds out."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _raise_from(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
 
 
 def _run_id(info: bytes) -> str:
@@ -179,18 +259,3 @@ def script_text(name: str, run_id: str) -> str:
 
 def _lua(name: str) -> str:
     return (files("extproc.stores.redis") / "lua" / f"{name}.lua").read_text()
-
-
-async def _exchange(connection: Any, commands: Sequence[tuple[str, ...]]) -> list[bytes]:
-    """Sends commands over this very connection to the process that it leads to; never over a new one."""
-    if not connection.is_connected:
-        raise RedisConnectionError("the connection was lost")
-    # Without a health check: that one would connect again.
-    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    replies = []
-    for _ in commands:
-        reply = await connection.read_response(disable_decoding=True)
-        if isinstance(reply, ResponseError):
-            raise reply
-        replies.append(reply)
-    return replies

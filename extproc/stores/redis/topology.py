@@ -10,7 +10,6 @@ from typing import Any, Final, Protocol
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from extproc.stores.redis.server import Server
 from extproc.stores.redis_addresses import Address
@@ -28,7 +27,6 @@ class RedisOptions:
     """
 
     url: str
-    max_connections: int = 64
     connect_timeout_s: float = 1.0
     command_timeout_s: float = 1.0
     batch_timeout_s: float = 2.0
@@ -117,13 +115,12 @@ def _seen(task: asyncio.Task[None]) -> None:
 def pool_options(options: RedisOptions) -> dict[str, Any]:
     """What every pool of connections is made with."""
     return {
-        "max_connections": options.max_connections,
+        "max_connections": 4,  # each of a server's two is made anew while the former one ends
         "timeout": options.command_timeout_s,
         "socket_connect_timeout": options.connect_timeout_s,
         # Each call is bounded as a whole (`translated`). redis-py's own timeout makes a task for every command,
         # and before Python 3.12 may swallow a cancellation: a decision would outlast its time.
         "socket_timeout": None,
-        "health_check_interval": 15,
-        "retry": Retry(NoBackoff(), 1),  # one more try on a connection that had died while idle
-        "retry_on_error": [RedisConnectionError],
+        "health_check_interval": 0,  # a connection that ends is noticed at once, one that hangs by its callers
+        "retry": Retry(NoBackoff(), 0),
     }
