@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from time import perf_counter
 from typing import Final
 
 from extproc.core.quota.binding import StoreFailure
@@ -15,7 +16,7 @@ from extproc.metering.settler import Settler
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import ShardId, StoreError, UnreadyError
 from extproc.ports.counters import Counters
-from extproc.timing.patient_timeout import patient_timeout
+from extproc.timing.patient_timeout import PatientTimeouts
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Admission:
         self._new_id = new_id
         self._metrics = metrics
         self._timeout_s = timeout_s
+        self._asking = PatientTimeouts(timeout_s * _FOR_ASKING)
+        self._asking_before_local = PatientTimeouts(timeout_s * _FOR_ASKING_BEFORE_LOCAL)
         self._unready = unready
         self._undecided: dict[ReservationId, datetime] = {}
         self.asked = 0
@@ -94,12 +97,11 @@ class Admission:
         return decision
 
     async def _ask(self, reservation: Reservation, on_failure: StoreFailure) -> Admitted | Denied | None:
-        share = _FOR_ASKING_BEFORE_LOCAL if on_failure is StoreFailure.ALLOW else _FOR_ASKING
-        epochs_begun = self._epochs_begun
+        timeouts = self._asking_before_local if on_failure is StoreFailure.ALLOW else self._asking
+        epochs_begun, begun = self._epochs_begun, perf_counter()
         try:
-            async with patient_timeout(self._timeout_s * share):
-                with self._metrics.reserving():
-                    decision = await self._counters.reserve(reservation)
+            with timeouts.wait():
+                decision = await self._counters.reserve(reservation)
         except UnreadyError as error:
             self._report(str(error))
             self._unready.set()
@@ -113,6 +115,8 @@ class Admission:
         except BaseException:  # the stream was cancelled, or this is a bug: nothing may stay held
             self._undo(reservation)
             raise
+        finally:
+            self._metrics.reserved(perf_counter() - begun)
         self._breaker.worked()
         if isinstance(decision, Admitted) and epochs_begun != self._epochs_begun:
             self._undo(reservation)

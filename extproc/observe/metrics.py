@@ -6,7 +6,6 @@ The pairs of tenant and model are bounded in number; all others are counted as o
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -18,6 +17,21 @@ OTHER = "(other)"
 # Below 0.99 the estimate was too low; 0.99 to 1.01 means that a tokenizer counted.
 _RATIOS = (0.5, 0.75, 0.9, 0.99, 1.01, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25)
+
+
+class _Children:
+    """Find a counter's series by its label values, faster than the counter itself does. Keeps each series."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._found: dict[tuple[str, ...], Counter] = {}
+
+    def of(self, *labels: str) -> Counter:
+        """Return the series with these values."""
+        found = self._found.get(labels)
+        if found is None:
+            found = self._found[labels] = self._counter.labels(*labels)
+        return found
 
 
 class Metrics:
@@ -32,13 +46,15 @@ class Metrics:
         self._told_apart: set[tuple[str, str]] = set()
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
         by_outcome = ("outcome", "reason")
-        self._decisions = counter("tokenweir_decisions", "Decisions.", by_outcome)
-        self._rejections = counter("tokenweir_rejections", "Requests answered by Tokenweir itself.", ("reason",))
-        self._tokens = counter("tokenweir_tokens", "Tokens settled: input, output, charged.", ("kind",))
-        self._used = counter(
-            "tokenweir_usage_tokens", "Tokens settled: input, output.", ("tenant", "model", "kind")
+        self._decisions = _Children(counter("tokenweir_decisions", "Decisions.", by_outcome))
+        self._rejections = _Children(
+            counter("tokenweir_rejections", "Requests answered by Tokenweir itself.", ("reason",))
         )
-        self._closed = counter("tokenweir_reservations_closed", "Reservations ended.", by_outcome)
+        self._tokens = _Children(counter("tokenweir_tokens", "Tokens settled: input, output, charged.", ("kind",)))
+        self._used = _Children(
+            counter("tokenweir_usage_tokens", "Tokens settled: input, output.", ("tenant", "model", "kind"))
+        )
+        self._closed = _Children(counter("tokenweir_reservations_closed", "Reservations ended.", by_outcome))
         self._reserve = Histogram(
             "tokenweir_reserve_seconds",
             "Time that a reservation took at the counters.",
@@ -87,10 +103,10 @@ class Metrics:
         )
         # Counters that alerts watch exist from the start: Prometheus sees no increase when a new series starts at
         # 1.
-        self._decisions.labels("unavailable", "store")
-        self._closed.labels("expired", "expired")
-        self._closed.labels("settled", "overran")
-        self._closed.labels("estimated", "implausible")
+        self._decisions.of("unavailable", "store")
+        self._closed.of("expired", "expired")
+        self._closed.of("settled", "overran")
+        self._closed.of("estimated", "implausible")
         for reason in ("too_large", "busy", "slow", "failed"):
             self._uncounted.labels(reason)
         for outcome in ("delivered", "failed", "refused"):
@@ -101,16 +117,16 @@ class Metrics:
             self._connection_faults.labels(kind)
 
     def decided(self, outcome: str, reason: str) -> None:
-        self._decisions.labels(outcome, reason).inc()
+        self._decisions.of(outcome, reason).inc()
 
     def rejected(self, reason: str) -> None:
-        self._rejections.labels(reason).inc()
+        self._rejections.of(reason).inc()
 
     def closed(self, settlement: Settlement) -> None:
-        self._closed.labels(settlement.outcome, settlement.reason).inc()
-        self._tokens.labels("input").inc(settlement.usage.input)
-        self._tokens.labels("output").inc(settlement.usage.output)
-        self._tokens.labels("charged").inc(settlement.charge)
+        self._closed.of(settlement.outcome, settlement.reason).inc()
+        self._tokens.of("input").inc(settlement.usage.input)
+        self._tokens.of("output").inc(settlement.usage.output)
+        self._tokens.of("charged").inc(settlement.charge)
 
     def used(self, tenant: str, model: str, usage: Usage) -> None:
         """Count usage by tenant and model. Without usage no series is created, so a name alone costs nothing."""
@@ -122,8 +138,8 @@ class Metrics:
                 self._told_apart.add(pair)
             else:
                 pair = (OTHER, OTHER)
-        self._used.labels(*pair, "input").inc(usage.input)
-        self._used.labels(*pair, "output").inc(usage.output)
+        self._used.of(*pair, "input").inc(usage.input)
+        self._used.of(*pair, "output").inc(usage.output)
 
     def shadowed(self, scope: str) -> None:
         self._shadowed.labels(scope).inc()
@@ -143,14 +159,9 @@ class Metrics:
     def ready(self, serving: bool) -> None:
         self._ready.set(serving)
 
-    @contextmanager
-    def reserving(self) -> Iterator[None]:
-        """Measure the time of one reservation."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self._reserve.observe(perf_counter() - start)
+    def reserved(self, seconds: float) -> None:
+        """Record the time that one reservation took."""
+        self._reserve.observe(seconds)
 
     @contextmanager
     def stream(self) -> Iterator[None]:

@@ -60,8 +60,8 @@ BREAKS = {
     ),
     "a decision waits for counters that hang": Break(
         "metering/admission.py",
-        "async with patient_timeout(self._timeout_s * share):",
-        "async with asyncio.timeout(None):",
+        "with timeouts.wait():",
+        "if True:",
         ("metering/test_service.py::test_counters_that_hang_make_no_decision_in_bounded_time",),
     ),
     "a strict bucket is charged more than it held": Break(

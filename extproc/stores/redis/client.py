@@ -9,11 +9,12 @@ from redis.exceptions import ClusterDownError, MovedError
 from extproc.ports.base import StoreError, UnreadyError
 from extproc.stores.redis.cluster import Cluster
 from extproc.stores.redis.credentials import with_current_login
-from extproc.stores.redis.faults import UNREACHABLE, store_error, translated
+from extproc.stores.redis.faults import FAULTS, UNREACHABLE, store_error, translated
 from extproc.stores.redis.sentinel import BehindSentinels
 from extproc.stores.redis.server import Call, Server
 from extproc.stores.redis.topology import OneServer, RedisOptions, Topology
 from extproc.stores.redis_addresses import Kind, parse_address
+from extproc.timing.patient_timeout import PatientTimeouts
 
 _AT_ONCE: Final = 500  # calls in one round trip
 
@@ -25,6 +26,7 @@ class RedisClient:
         self._options = options
         self._topology = _topology_of(options)
         self._adopted: dict[int, str] = {}
+        self._timeouts = PatientTimeouts(options.command_timeout_s)
 
     @property
     def independent(self) -> bool:
@@ -39,16 +41,22 @@ class RedisClient:
 
     async def _call(self, call: Call) -> Any:
         """One call, on the path of a request."""
-        async with translated(self._options.command_timeout_s):
-            server = await self._topology.server(call.partition)
-            try:
-                return await server.call(call)
-            except MovedError:
-                await self._topology.moved()
-                return await (await self._topology.server(call.partition)).call(call)
-            except (asyncio.CancelledError, ClusterDownError, *UNREACHABLE):  # given up, perhaps for it hangs
-                self._topology.suspect()
-                raise
+        try:
+            with self._timeouts.wait():
+                return await self._sent(call)
+        except FAULTS as error:
+            raise store_error(error) from error
+
+    async def _sent(self, call: Call) -> Any:
+        server = await self._topology.server(call.partition)
+        try:
+            return await server.call(call)
+        except MovedError:
+            await self._topology.moved()
+            return await (await self._topology.server(call.partition)).call(call)
+        except (asyncio.CancelledError, ClusterDownError, *UNREACHABLE):  # given up, perhaps for it hangs
+            self._topology.suspect()
+            raise
 
     async def call_all(self, calls: Sequence[Call]) -> list[Any]:
         """Many calls: all are made, then the first one's fault is raised, if there is any."""

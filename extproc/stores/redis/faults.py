@@ -15,6 +15,7 @@ from extproc.ports.base import StoreError, UnreadyError
 _CODE = re.compile(r"[A-Z]{3,} ")
 _UNREADY = "UNREADY "
 _BACKLOG = "BACKLOG "
+FAULTS = (RedisError, OSError, asyncio.IncompleteReadError)
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, asyncio.IncompleteReadError)
 
 
@@ -24,7 +25,7 @@ async def translated(timeout_s: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
             yield
-    except (RedisError, OSError, asyncio.IncompleteReadError) as error:
+    except FAULTS as error:
         raise store_error(error) from error
 
 
