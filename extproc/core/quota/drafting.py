@@ -1,12 +1,13 @@
 """Draft a reservation: bind a request to its buckets, or refuse it without asking them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from extproc.core.quota.binding import Binding, Policy, bind_request
+from extproc.core.quota.binding import Policy, bind_request
 from extproc.core.quota.costs import NO_COST, Bound, Cost, Weights
 from extproc.core.quota.hits import Hit
-from extproc.core.quota.limits import Mode, Subject, Unit, local_date
+from extproc.core.quota.limits import Subject, Unit, local_date
+from extproc.core.quota.plans import Plans, refusal_of
 from extproc.core.quota.reservation import Reservation, ReservationId, Suspended, Unbounded
 from extproc.core.quota.routes import NO_ROUTE, Route
 from extproc.core.request.body import RequestFacts
@@ -46,16 +47,15 @@ class Drafter:
     replica: str
     ttl_s: float
     refuse_unbounded: bool = True
+    plans: Plans = field(default_factory=Plans)
 
     def draft(self, ask: Ask, policy: Policy, now: datetime, new_id: ReservationId) -> "Draft":
         """Bind a request to the buckets of its tenant and of its route."""
-        subject = Subject(ask.facts.model, ask.endpoint)
-        binding = bind_request(policy, ask.identity, now, subject)
-        buckets, refusal = binding.buckets, _refusal(binding)
-        if refusal is None:
-            buckets = (*buckets, *ask.route.buckets(ask.identity, now, policy.zone))
-        strict = [b.limit for b in buckets if b.limit.mode is Mode.STRICT and b.limit.unit is not Unit.REQUESTS]
-        if self.refuse_unbounded and ask.facts.unbounded_prompt and not all(limit.shadow for limit in strict):
+        plan = self.plans.of(
+            policy, ask.identity, endpoint=ask.endpoint, model=ask.facts.model, route=ask.route, now=now
+        )
+        refusal: Suspended | Unbounded | None = plan.refusal
+        if self.refuse_unbounded and ask.facts.unbounded_prompt and plan.refuses_unbounded:
             refusal = Unbounded()
         reservation = Reservation(
             id=new_id,
@@ -65,13 +65,13 @@ class Drafter:
             model=ask.facts.model,
             stream=ask.facts.stream,
             cost=NO_COST,
-            buckets=buckets if refusal is None else (),
+            buckets=plan.buckets if refusal is None else (),
             admitted_at=now,
-            date=local_date(now, policy.zone),
+            date=plan.date,
             deadline=now.timestamp() + self.ttl_s,
             replica=self.replica,
         )
-        return Draft(reservation, refusal, strict=bool(strict), weights=binding.weights)
+        return Draft(reservation, refusal, strict=plan.strict, weights=plan.weights)
 
     def draft_unread(self, caller: Caller, policy: Policy, now: datetime, new_id: ReservationId) -> "Draft":
         """Bind a request whose body was not read to the limits of its tenant that count all requests."""
@@ -91,12 +91,12 @@ class Drafter:
             deadline=now.timestamp() + self.ttl_s,
             replica=self.replica,
         )
-        return Draft(reservation, _refusal(binding))
+        return Draft(reservation, refusal_of(binding))
 
     def draft_hit(self, hit: Hit, policy: Policy, now: datetime, new_id: ReservationId) -> "Draft":
         """Bind a request that counts only as requests. Its draft has no cost, and is strict for nothing."""
         binding = bind_request(policy, hit.identity, now, Subject(hit.model, Endpoint.ROUTE))
-        refusal = _refusal(binding)
+        refusal = refusal_of(binding)
         requests = [bucket for bucket in binding.buckets if bucket.limit.unit is Unit.REQUESTS]
         if refusal is None:
             requests += [limit.bucket(now, policy.zone) for limit in hit.extra]
@@ -144,7 +144,3 @@ class Draft:
 def is_recorded(reservation: Reservation) -> bool:
     """Tell whether the end of a reservation goes to the ledger: hits on a route do not."""
     return reservation.endpoint is not Endpoint.ROUTE
-
-
-def _refusal(binding: Binding) -> Suspended | Unbounded | None:
-    return Suspended(binding.suspended) if binding.suspended is not None else None

@@ -163,8 +163,21 @@ class Bucket:
 
         The amount is not part of it: a limit raised in mid-window keeps its counter.
         """
+        found = _KEYS.get(id(self))
+        if found is not None and found[0] is self:
+            return found[1]
         escaped = ":".join(quote(part, safe="@") for part in self.parts)
-        return f"{self.limit.kind}:{self.interval.start}:{escaped}"
+        key = f"{self.limit.kind}:{self.interval.start}:{escaped}"
+        if len(_KEYS) >= _KEYS_AT_MOST:
+            _KEYS.clear()
+        _KEYS[id(self)] = (self, key)
+        return key
+
+
+# The keys of buckets that were asked for, by the bucket's identity: the next requests of a caller have the same
+# buckets. The bucket is kept with its key, so that no other object can have its identity.
+_KEYS: Final[dict[int, tuple[Bucket, str]]] = {}
+_KEYS_AT_MOST: Final = 4096
 
 
 def matches(glob: str, name: str) -> bool:

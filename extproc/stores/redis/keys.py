@@ -14,6 +14,7 @@ One hash tag per partition, so that a Cluster keeps a partition on one node. `e`
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -53,13 +54,24 @@ def replicas_key(partition: int, epoch: str) -> str:
 
 
 def reservation_key(partition: int, epoch: str, reservation_id: str) -> str:
-    return f"tw:{{{partition}}}:{epoch}:r:{quote(reservation_id, safe='')}"
+    return f"tw:{{{partition}}}:{epoch}:r:{_escaped_id(reservation_id)}"
 
 
 def bucket_keys(partition: int, epoch: str, tenant: TenantId, keys: list[str]) -> list[str]:
     """The keys of buckets, given by what is unique within their tenant."""
-    prefix = f"tw:{{{partition}}}:{epoch}:b:{quote(tenant, safe='')}:"
+    prefix = f"tw:{{{partition}}}:{epoch}:b:{_escaped_tenant(tenant)}:"
     return [prefix + key for key in keys]
+
+
+def _escaped_id(reservation_id: str) -> str:
+    if reservation_id.isascii() and reservation_id.isalnum():  # all that this version draws
+        return reservation_id
+    return quote(reservation_id, safe="")
+
+
+@lru_cache(maxsize=4096)
+def _escaped_tenant(tenant: TenantId) -> str:
+    return quote(tenant, safe="")
 
 
 def bucket_of(key: bytes) -> tuple[TenantId, str] | None:
@@ -73,13 +85,19 @@ def bucket_of(key: bytes) -> tuple[TenantId, str] | None:
 
 def reservation_keys(partition: int, epoch: str, reservation: Reservation) -> list[str]:
     """The KEYS of a script on one reservation."""
+    epoch_of_partition, opened, ledger = _lasting_keys(partition, epoch)
     return [
-        epoch_key(partition),
+        epoch_of_partition,
         reservation_key(partition, epoch, reservation.id),
-        open_key(partition, epoch),
-        ledger_key(partition),
+        opened,
+        ledger,
         *bucket_keys(partition, epoch, reservation.identity.tenant, [b.key for b in reservation.buckets]),
     ]
+
+
+@lru_cache(maxsize=256)
+def _lasting_keys(partition: int, epoch: str) -> tuple[str, str, str]:
+    return epoch_key(partition), open_key(partition, epoch), ledger_key(partition)
 
 
 def of_epoch(key: bytes) -> tuple[int, str] | None:
