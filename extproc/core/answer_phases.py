@@ -1,8 +1,10 @@
 """Define the phases of an exchange after its admission: forward the request, read the answer, settle."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+
+from msgspec.structs import replace
 
 from extproc.core import rejections
 from extproc.core.answer.reader import (

@@ -3,8 +3,9 @@ transport.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from extproc.core.quota.drafting import Ask, Caller
 from extproc.core.quota.insight import Insight
@@ -22,8 +23,7 @@ Headers = Mapping[str, str]
 # ---------------------------------------------------------------- events
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(Struct, frozen=True):
     """Hold the request headers (lower-case names, repeated ones joined by commas) and what Envoy verified.
 
     `peer` is the URI in the peer's certificate, empty without mTLS.
@@ -36,19 +36,16 @@ class RequestHead:
     peer: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestBody:
+class RequestBody(Struct, frozen=True):
     data: bytes
     end_of_stream: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RequestTrailers:
+class RequestTrailers(Struct, frozen=True):
     """Report that the request ends with trailers, without an end of stream on its last body chunk."""
 
 
-@dataclass(frozen=True, slots=True)
-class BodyRead:
+class BodyRead(Struct, frozen=True):
     """Answer `ReadBody`. `now` is the time of the answer.
 
     `Suspended` and `Denied`: the caller was refused before its body was read.
@@ -58,47 +55,40 @@ class BodyRead:
     now: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(Struct, frozen=True):
     """Answer `Reserve`. `now` is the time of the answer."""
 
     decision: Decision
     now: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Inspected:
+class Inspected(Struct, frozen=True):
     """Answer `Inspect`. `now` is the time of the answer."""
 
     insight: Insight | Unavailable
     now: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(Struct, frozen=True):
     status: int
     headers: Headers
     end_of_stream: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseBody:
+class ResponseBody(Struct, frozen=True):
     data: bytes
     end_of_stream: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseTrailers:
+class ResponseTrailers(Struct, frozen=True):
     """Report that the answer ends with trailers, without an end of stream on its last chunk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(Struct, frozen=True):
     """Answer `Pause`: the loop was free for others."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamClosed:
+class StreamClosed(Struct, frozen=True):
     """Report that Envoy's stream is gone: the client left, the upstream broke off, or the exchange was over.
 
     `delivered` is False if the write of a reply was not even begun. Envoy may have got one that was begun.
@@ -124,8 +114,7 @@ Event = (
 # ---------------------------------------------------------------- effects
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBody:
+class ReadBody(Struct, frozen=True):
     """Ask for the facts of a large body, read where it delays nobody. They come back as `BodyRead`.
 
     `caller` describes the request without its body, to refuse a caller that is suspended or has nothing left.
@@ -136,15 +125,13 @@ class ReadBody:
     caller: Caller
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(Struct, frozen=True):
     """Ask for a decision and a hold. The decision comes back as `Decided`."""
 
     ask: Ask
 
 
-@dataclass(frozen=True, slots=True)
-class Inspect:
+class Inspect(Struct, frozen=True):
     """Ask for the limits that bind an identity. The answer comes back as `Inspected`."""
 
     identity: Identity
@@ -152,13 +139,11 @@ class Inspect:
     route: Route = NO_ROUTE
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     """Stop before the next step of long work, so that others can go on. `Resumed` answers it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grow:
+class Grow(Struct, frozen=True):
     """Raise the hold to the value in `reservation`, because the answer outgrew it. Nothing waits for the
     result.
     """
@@ -166,8 +151,7 @@ class Grow:
     reservation: Reservation
 
 
-@dataclass(frozen=True, slots=True)
-class HeadReply:
+class HeadReply(Struct, frozen=True):
     """Let headers pass with these changes. The event that is answered decides which headers: request or
     response.
     """
@@ -176,35 +160,30 @@ class HeadReply:
     remove_headers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BodyReply:
+class BodyReply(Struct, frozen=True):
     """Let a body chunk pass. `data` replaces it; None leaves it unchanged."""
 
     data: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TrailersReply:
+class TrailersReply(Struct, frozen=True):
     """Let trailers pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(Struct, frozen=True):
     """Answer the client instead of the upstream."""
 
     rejection: Rejection
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     """End the reservation."""
 
     reservation: Reservation
     settlement: Settlement
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """Report that nothing is left to do: the stream may end."""
 
 

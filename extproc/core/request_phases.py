@@ -1,7 +1,9 @@
 """Define the phases of an exchange up to its decision: identify the caller, read the request, reserve."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from extproc.core import rejections
 from extproc.core.answer_phases import AdmittedRequest, Forwarded, asks_continuously, hides_usage

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from time import perf_counter
 from typing import Final
+
+from msgspec.structs import replace
 
 from extproc.core.quota.binding import StoreFailure
 from extproc.core.quota.reservation import Admitted, Denied, Reservation, ReservationId, Unavailable

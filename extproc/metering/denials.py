@@ -5,9 +5,11 @@ would fill the ledger: one entry per caller, endpoint and reason says how many t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
+
+from msgspec.structs import replace
 
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.ledger import Entry, denied_entry

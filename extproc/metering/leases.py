@@ -7,8 +7,10 @@ before its deadline: only what a dead process held expires.
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue, QueueRoom
@@ -24,8 +26,7 @@ RENEWALS = DeliveryOptions("renewals")
 _RENEW_AFTER = 1 / 3
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """Hold an open reservation as it is now, and what its end needs: its lesson, and who would have denied it.
 
     `shadow` names the shadow limits that would have denied it. `saved` is the reservation as the records have it;

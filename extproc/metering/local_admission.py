@@ -6,8 +6,10 @@ counts as another one. Where a strict limit binds, nothing is admitted locally. 
 disk before it goes on, so it is charged even if this process is killed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from extproc.core.quota.limits import Bucket, Mode
 from extproc.core.quota.reservation import Admitted, Count, Reservation, ReservationId, decide

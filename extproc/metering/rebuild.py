@@ -16,9 +16,11 @@ the ledger meanwhile are noticed. The rebuild never waits for the ledger to be w
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from extproc.core.quota.drafting import is_recorded
 from extproc.core.quota.reservation import Reservation, ReservationId

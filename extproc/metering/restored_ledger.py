@@ -14,7 +14,9 @@ A rebuild that comes before takes what the epoch before had counted, where that 
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from extproc.core.quota.partitions import PARTITIONS
 from extproc.core.request.identity import TenantId

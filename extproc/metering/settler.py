@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from msgspec import Struct
+
 from extproc.core.quota.ledger import closed_entry
 from extproc.core.quota.limits import Bucket, Window
 from extproc.core.quota.models import Models
@@ -46,8 +48,7 @@ class SettlerOptions:
     alert_windows: frozenset[Window] = frozenset(Window)
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """Carry the end of a reservation. Without a settlement nothing is learned or counted: a replayed end, say.
 
     `undone`: nobody knows whether the counters held it, and nobody was served.

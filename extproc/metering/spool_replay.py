@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Final, NoReturn
+
+from msgspec.structs import replace
 
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import expiry

@@ -1,9 +1,10 @@
 """Declare the counters: buckets and reservations."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+from msgspec import Struct
 
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.limits import Bucket
@@ -13,8 +14,7 @@ from extproc.core.request.identity import TenantId
 from extproc.ports.base import ShardId
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+class Closing(Struct, frozen=True):
     """Describe the end of a reservation for the counters: its hold goes back, and `charges` (one per bucket) are
     used.
 
@@ -29,8 +29,7 @@ class Closing:
     entry: Entry | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Crossed:
+class Crossed(Struct, frozen=True):
     """Report a bucket whose usage reached a threshold (percent of its amount) for the first time."""
 
     bucket: Bucket
@@ -38,16 +37,14 @@ class Crossed:
     threshold: int
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Struct, frozen=True):
     """Name the place of an entry in the journal."""
 
     partition: int
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(Struct, frozen=True):
     """Hold the outcome that counts, the thresholds that this end crossed, and the place of the entry in the
     journal.
 

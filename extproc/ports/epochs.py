@@ -1,8 +1,9 @@
 """Declare the epochs of the counters: an epoch starts when counters were lost, and rebuilds them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from extproc.core.quota.partitions import partition_of
 from extproc.core.quota.reservation import Reservation
@@ -14,8 +15,7 @@ from extproc.ports.journal import Journal
 from extproc.ports.presence import Presence
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
+class Epoch(Struct, frozen=True):
     """Identify one epoch of a partition's counters. Until it is `ready`, the lost counts are being rebuilt."""
 
     partition: int
@@ -27,8 +27,7 @@ class Epoch:
         return partition_of(tenant) == self.partition
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
+class Used(Struct, frozen=True):
     """Hold the used amount of a bucket according to the ledger. `until` is the end of its window, seconds since
     the epoch.
     """

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -13,6 +12,7 @@ from extproc.alerts.document import document_of, id_of, payload_of
 from extproc.core.quota.limits import Bucket, Interval, Limit, Mode, Scope, Unit, Window
 from extproc.core.request.endpoints import Endpoint
 from extproc.ports.alerts import Alert
+from tests.changing import replace
 from tests.sizes import examples
 
 DAY = Interval(

@@ -3,7 +3,6 @@
 import socketserver
 import subprocess
 import threading
-from dataclasses import replace
 
 import bson
 import pytest
@@ -20,6 +19,7 @@ from benchmarks.measuring import PLAIN_ANSWER
 from benchmarks.programs import NAMES, SOURCES, compiled
 from extproc.local.parts import MissingPartError, start_valkey
 from extproc.local.ports import free_ports
+from tests.changing import replace
 from tests.missing import missing
 
 from .conftest import PLAIN, STREAM

@@ -1,8 +1,8 @@
 """The plants that the tests run on: each is started once, and ended before the next one is started."""
 
-from dataclasses import replace
-
 import pytest
+
+from tests.changing import replace
 
 from .pairs import PAIRED
 from .plant import PlantOptions

@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from tests.changing import replace
 
 from .books import derived_from_the_ledger
 from .clients import chat

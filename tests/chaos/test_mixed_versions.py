@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
+from tests.changing import replace
 from tests.system.waiting import until
 
 from .asking import client_errors, shorts, streams

@@ -1,9 +1,10 @@
 """R10: a long run under random faults: the books agree whenever it is quiet, and nothing grows."""
 
 import time
-from dataclasses import replace
 
 import pytest
+
+from tests.changing import replace
 
 from .books import never_too_little
 from .faults import KINDS, forgetful, name_of

@@ -1,6 +1,5 @@
 """`ledger waiting` and `ledger aside`, over stores in memory that stand in for the ones of the settings."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -18,6 +17,7 @@ from extproc.ports.counters import Receipt
 from extproc.ports.ledger import UsageFilter
 from extproc.stores.memory.counters import MemoryCounters, MemoryServer
 from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
+from tests.changing import replace
 
 ALL = UsageFilter()
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from extproc.core.quota.usage import NO_USAGE, Usage
 from extproc.core.request.identity import Identity
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
+from tests.changing import replace
 
 pytestmark = pytest.mark.system
 

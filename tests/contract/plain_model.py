@@ -4,11 +4,12 @@ Shares no rule with the code that it judges: holds are worked out here, in fract
 strict limit is found by trying every one.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
 from extproc.core.quota.limits import Mode, Unit
+from tests.changing import replace
 
 
 def needs(limit, reservation, output):

@@ -4,7 +4,6 @@ A test's id is its seed: `pytest "tests/contract/test_any_sequence.py::test_...[
 """
 
 import random
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -17,6 +16,7 @@ from extproc.core.quota.settlement import Estimates, charges, expiry, released
 from extproc.core.quota.usage import Usage
 from extproc.ports.base import StoreError
 from extproc.ports.counters import Closing
+from tests.changing import replace
 from tests.sizes import sized
 
 from .plain_model import PlainModel

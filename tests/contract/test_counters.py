@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,6 +10,7 @@ from extproc.core.quota.costs import Cost
 from extproc.core.quota.reservation import Admitted, BucketState, Count, Denied
 from extproc.core.quota.settlement import Outcome
 from extproc.ports.base import StoreError
+from tests.changing import replace
 
 from .reservations import (
     HOSTILE,

@@ -1,7 +1,6 @@
 """Epochs: what every implementation of `ports.Epochs` must do when counters were lost."""
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +12,7 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.request.endpoints import Endpoint
 from extproc.ports.base import StoreError, UnreadyError
 from extproc.ports.epochs import Used
+from tests.changing import replace
 
 from .ready import make_ready
 from .reservations import NOW, counts, expired, outcomes, released, reservation, settled, who

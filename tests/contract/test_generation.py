@@ -1,7 +1,6 @@
 """What every store must do so that a ledger that went back is noticed and corrected."""
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from extproc.ports.base import UnreadyError
 from extproc.ports.epochs import Used
 from extproc.ports.generation import Generation
+from tests.changing import replace
 
 from .ready import make_ready
 from .reservations import HOSTILE, NOW, entry, reservation, settled, who

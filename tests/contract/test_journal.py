@@ -1,12 +1,12 @@
 """The journal: what every implementation of `ports.Journal` must do with entries between an end and the ledger."""
 
 import asyncio
-from dataclasses import replace
 
 from extproc.core.quota.ledger import Charge
 from extproc.core.quota.partitions import partition_of
 from extproc.ports.counters import Closed, Receipt
 from extproc.ports.journal import Journalled
+from tests.changing import replace
 
 from .reservations import entry, released, reservation, settled, who
 

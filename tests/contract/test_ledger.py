@@ -2,15 +2,16 @@
 
 import asyncio
 import random
-from dataclasses import astuple, replace
 
 import pytest
+from msgspec.structs import astuple
 
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Outcome
 from extproc.core.quota.usage import Usage
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import DailyUsage, UsageFilter
+from tests.changing import replace
 
 from .reservations import HOSTILE, entry, who
 

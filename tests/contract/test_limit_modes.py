@@ -1,7 +1,6 @@
 """Units, modes and weights: every implementation of `ports.Counters` holds and admits by them alike."""
 
 import random
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +12,7 @@ from extproc.core.quota.settlement import Estimates, Outcome, charges
 from extproc.core.quota.usage import Usage
 from extproc.ports.base import StoreError
 from extproc.ports.counters import Closed, Closing
+from tests.changing import replace
 
 from .reservations import (
     NOW,

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from dataclasses import replace
 
 import pytest
 
@@ -12,6 +11,7 @@ from extproc.ports.ledger import UsageFilter
 from extproc.stores.mongo.client import DAILY, DAILY_ASIDE, LEDGER
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.mending import is_broken
+from tests.changing import replace
 
 from .reservations import entry, who
 

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,6 +20,7 @@ from extproc.ports.ledger import UsageFilter
 from extproc.stores.mongo.client import LEDGER, Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
+from tests.changing import replace
 from tests.missing import missing
 from tests.sizes import sampled
 

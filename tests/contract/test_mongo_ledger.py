@@ -1,7 +1,6 @@
 """What only the ledger in MongoDB must do: data that was there before, other programs' data, and faults."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from pymongo.errors import OperationFailure
@@ -13,6 +12,7 @@ from extproc.ports.ledger import DailyUsage, UsageFilter
 from extproc.stores.mongo.client import DAILY, LEDGER, Mongo, MongoOptions, translated
 from extproc.stores.mongo.documents import ModelNames
 from extproc.stores.mongo.ledger import MongoLedger
+from tests.changing import replace
 
 from .reservations import entry
 

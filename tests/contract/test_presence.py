@@ -1,7 +1,6 @@
 """Presence: which replicas are here, whatever the counters' epochs are, and what one that is gone left open."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -9,6 +8,7 @@ from extproc.core.quota.partitions import PARTITIONS, partition_of
 from extproc.core.quota.settlement import Outcome
 from extproc.ports.base import UnreadyError
 from extproc.ports.presence import FORGOTTEN_S, SILENCE_S
+from tests.changing import replace
 
 from .ready import make_ready
 from .reservations import HOSTILE, reservation, settled, who

@@ -1,7 +1,6 @@
 """What every implementation of `ports.Records` must do: what counters are rebuilt from."""
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +9,7 @@ from extproc.core.quota.ledger import Charge
 from extproc.core.quota.limits import Unit
 from extproc.core.quota.settlement import Outcome
 from extproc.ports.ledger import UsageFilter
+from tests.changing import replace
 from tests.sizes import sized
 
 from .reservations import HOSTILE, NOW, bound_by, entry, reservation, strictly, who

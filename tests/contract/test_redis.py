@@ -7,7 +7,6 @@ import re
 import signal
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from extproc.ports.base import StoreError, UnreadyError
 from extproc.ports.counters import Closing, Receipt
 from extproc.ports.epochs import Used
 from extproc.stores.redis import RedisCounters, RedisOptions, server
+from tests.changing import replace
 
 from .ready import make_ready, patient
 from .reservations import (

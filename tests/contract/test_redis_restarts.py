@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -12,6 +11,7 @@ from extproc.core.quota.settlement import Outcome
 from extproc.local import parts
 from extproc.local.ports import free_ports
 from extproc.ports.base import StoreError, UnreadyError
+from tests.changing import replace
 from tests.missing import missing
 from tests.sizes import sampled
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 from redis.crc import key_slot
@@ -15,6 +14,7 @@ from extproc.local.ports import HOST, free_ports
 from extproc.ports.base import StoreError, UnreadyError
 from extproc.ports.epochs import Used
 from extproc.stores.redis import RedisCounters, RedisOptions
+from tests.changing import replace
 from tests.missing import missing
 
 from .ready import make_ready

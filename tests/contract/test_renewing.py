@@ -1,7 +1,6 @@
 """Renewing: a long answer keeps its reservation alive and lets it grow, on every implementation of the counters."""
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.reservation import Admitted, Count, Denied
 from extproc.core.quota.settlement import Outcome
+from tests.changing import replace
 
 from .reservations import NOW, counts, expired, outcomes, released, reservation, settled, strictly, who
 

@@ -1,7 +1,6 @@
 """The ledger from its beginning, and updates of a tenant's document that were made on another one."""
 
 import asyncio
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,6 +11,7 @@ from extproc.stores.mongo import ledger as mongo_ledger
 from extproc.stores.mongo.client import LEDGER, TENANTS, Mongo, MongoOptions
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.tenants import MongoTenants
+from tests.changing import replace
 
 from .reservations import NOW, entry, short, who
 

@@ -1,13 +1,13 @@
 """Thresholds: each is crossed once per bucket, on every implementation of the counters."""
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.limits import MAX_AMOUNT, Mode, Unit
 from extproc.core.quota.settlement import Outcome
 from extproc.ports.counters import Closed, Closing, Crossed
+from tests.changing import replace
 
 from .reservations import NOW, bound_by, bucket, counts, expired, released, reservation, settled, strictly, who
 

@@ -1,13 +1,13 @@
 """A real Redis Cluster, and a master with its Sentinel, for tests to break."""
 
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 import pytest_asyncio
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from extproc.local.ports import HOST, free_ports
+from tests.changing import replace
 
 from .servers import Restartable, program, running, until
 

@@ -1,7 +1,6 @@
 """Usage in every chunk: asked for where a model is set so, and hidden from clients that did not ask."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -19,6 +18,7 @@ from extproc.core.events import (
 from extproc.core.exchange import Exchange
 from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.request.apart import packed, perform, unpacked
+from tests.changing import replace
 
 from .samples import NOW
 from .test_exchange import ADMITTED, RULES, SSE, head

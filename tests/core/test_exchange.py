@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -53,6 +52,7 @@ from extproc.core.quota.usage import NO_USAGE, Usage
 from extproc.core.rejections import DeniedStyle
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import IdentityRules
+from tests.changing import replace
 from tests.recordings import recorded
 
 from .samples import (

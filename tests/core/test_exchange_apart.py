@@ -1,7 +1,6 @@
 """An exchange whose body is read elsewhere: large bodies, and those that take as long to read."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -26,6 +25,7 @@ from extproc.core.request import apart
 from extproc.core.request.apart import BodyFacts, Unread
 from extproc.core.request.body import Malformed
 from extproc.core.request.buffers import Buffers
+from tests.changing import replace
 
 from .samples import NOW
 from .test_exchange import ADMITTED, CALLER, FORWARDED, HELD, RULES, head

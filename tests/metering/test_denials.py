@@ -1,7 +1,6 @@
 """A flood of denied requests takes few entries, and each request is counted."""
 
 import tracemalloc
-from dataclasses import replace
 
 from extproc.core.quota.reservation import Denied
 from extproc.core.quota.settlement import Outcome
@@ -9,6 +8,7 @@ from extproc.core.request.identity import Identity
 from extproc.metering.denials import SEVERAL_MODELS, DenialOptions, Denials
 from extproc.ports.ledger import UsageFilter
 from extproc.stores.mongo.documents import document_entry, entry_document
+from tests.changing import replace
 
 from .waiting import until
 from .world import WHO, World, ask

@@ -1,7 +1,5 @@
 """What the general form of limits does to a reservation: modes, suspensions, growth, renewals, hits, alerts."""
 
-from dataclasses import replace
-
 import pytest
 
 from extproc.core.quota.costs import Bound, Cost, Costing
@@ -13,6 +11,7 @@ from extproc.core.quota.settlement import Outcome, Settlement, released
 from extproc.core.quota.usage import Usage
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
+from tests.changing import replace
 
 from .waiting import until
 from .world import WHO, World, ask, away, usage

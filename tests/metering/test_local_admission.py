@@ -3,7 +3,6 @@
 import asyncio
 import os
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -15,6 +14,7 @@ from extproc.core.request.identity import Identity
 from extproc.metering.circuit_breaker import CircuitBreakerOptions
 from extproc.ports.base import StoreError
 from extproc.stores.spool import FileSpool, SpoolOptions, left_behind
+from tests.changing import replace
 
 from .waiting import all_done, until
 from .world import WHO, World, away, usage

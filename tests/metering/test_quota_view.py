@@ -1,6 +1,5 @@
 """What binds an identity now, read from the counters."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -12,6 +11,7 @@ from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 from extproc.metering.quota_view import insight_into
 from extproc.stores.memory.counters import MemoryCounters
+from tests.changing import replace
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -1,7 +1,6 @@
 """Counters that are lost, and rebuilt by several replicas: what they say then is what the ledger says."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -10,6 +9,7 @@ from extproc.core.quota.reservation import Admitted, Denied, Unavailable
 from extproc.core.quota.settlement import Outcome, released
 from extproc.metering.rebuild import RebuildOptions
 from extproc.ports.base import StoreError
+from tests.changing import replace
 
 from .shared import ELSEWHERE, HERE, Cluster, Replica, lives
 from .waiting import all_done, until

@@ -1,7 +1,6 @@
 """Reserve -> settle | release | expire: each once, whatever the stores do."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -12,6 +11,7 @@ from extproc.core.quota.settlement import Outcome, released
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 from extproc.metering import settler as books_module
+from tests.changing import replace
 
 from .waiting import until
 from .world import DECISION_TIMEOUT_S, WHO, World, away, refused, usage

@@ -1,7 +1,6 @@
 """What ended, on its way to the ledger: always somewhere, and once."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -11,6 +10,7 @@ from extproc.metering.delivery_queue import QueueRoom
 from extproc.ports.base import StoreError
 from extproc.ports.counters import Receipt
 from extproc.stores.memory.counters import MemoryServer
+from tests.changing import replace
 
 from .shared import ELSEWHERE, HERE, Cluster
 from .waiting import until

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
@@ -12,6 +11,7 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import Identity
 from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue, QueueRoom
 from extproc.ports.base import StoreError
+from tests.changing import replace
 from tests.memory_server import LosableServer
 
 from .shared import ELSEWHERE, HERE

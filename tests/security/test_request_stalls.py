@@ -1,7 +1,6 @@
 """A body that a client sends, whatever it is, hardly delays the requests of others on the same event loop."""
 
 import contextlib
-from dataclasses import replace
 
 import pytest
 
@@ -14,6 +13,7 @@ from extproc.core.request.endpoints import Endpoint, Target
 from extproc.core.request.identity import IdentityRules
 from extproc.envoy.reading import FUNCTION, ReadApart
 from extproc.workers.pool import Pool, PoolOptions
+from tests.changing import replace
 
 from .request_shapes import DEAR, ORDINARY
 from .stalls import attack_until

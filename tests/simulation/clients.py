@@ -1,7 +1,7 @@
 """What clients ask for, and what their streams do."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from extproc.core.quota.drafting import Ask
 from extproc.core.quota.reservation import Admitted
@@ -10,6 +10,7 @@ from extproc.core.quota.usage import Usage
 from extproc.core.request.body import RequestFacts
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
+from tests.changing import replace
 
 BYTES_PER_OUTPUT_TOKEN = 1
 _GROWTH = 16

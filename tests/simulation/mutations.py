@@ -55,7 +55,7 @@ def _charges_each_time(self, closing, thresholds):
 
 
 def _without_journal(self, closing, thresholds):
-    from dataclasses import replace
+    from tests.changing import replace
 
     return _close(self, replace(closing, entry=None), thresholds)
 

@@ -3,13 +3,13 @@
 import copy
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import count
 from unittest import mock
 
 from extproc.core.quota import partitions
 from extproc.stores.memory import counters as memory_counters
 from extproc.stores.memory.counters import MemoryCounters
+from tests.changing import replace
 from tests.memory_server import LosableServer
 
 from .network import RemoteCounters

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from extproc.ports.base import StoreError
 from extproc.ports.counters import Closing
 from extproc.stores import spool as spools
 from extproc.stores.spool import FileSpool, NoSpool, SpoolError, SpoolOptions, left_behind
+from tests.changing import replace
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

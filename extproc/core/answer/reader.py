@@ -6,8 +6,9 @@ and what an upstream generates beyond the output that it was told to keep to.
 """
 
 from collections.abc import Generator, Mapping
-from dataclasses import replace
 from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from extproc.core.answer.inflate import Inflater, can_inflate
 from extproc.core.answer.plain_answer import JsonAnswer

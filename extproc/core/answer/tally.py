@@ -1,7 +1,8 @@
 """What has been read of one answer so far, and how the reservation ends on it."""
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from extproc.core.answer.reading import Reading
 from extproc.core.answer.usage_reader import Absence, Part, exchanged

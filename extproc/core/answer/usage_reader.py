@@ -5,11 +5,12 @@ of the counts, never the endpoint: a gateway behind us may answer one API in the
 """
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from msgspec import Raw
+from msgspec.structs import astuple
 
 from extproc.core.answer.content import NOT_GIVEN, NOTHING, UNREADABLE
 from extproc.core.answer.reported import (

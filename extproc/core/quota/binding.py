@@ -1,10 +1,12 @@
 """Bind a request to those of its tenant's limits that apply to it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from extproc.core.quota.costs import Weights
 from extproc.core.quota.limits import (
@@ -30,8 +32,7 @@ class StoreFailure(StrEnum):
     ALLOW = "allow"  # each replica admits a share of the limits on its own
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """Hold the terms of a service account that replace the tenant's general limits.
 
     The account's limits replace the tenant's limits of the same kind. `unlimited` lifts all limits that count by
@@ -43,8 +44,7 @@ class Terms:
     suspended: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TopUp:
+class TopUp(Struct, frozen=True):
     """Add `amount` to the limits of one scope, window and unit until an instant (seconds since the epoch)."""
 
     scope: Scope
@@ -66,8 +66,7 @@ class TopUp:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """Hold a tenant's limits. `known` is False if nobody configured the tenant and the defaults apply.
 
     `accounts` has the terms of single service accounts; `others` applies to all service accounts not listed there.
@@ -99,8 +98,7 @@ class Policy:
         return next((weights for glob, weights in self.weights if matches(glob, model)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(Struct, frozen=True):
     """Say what a policy makes of a request: the buckets it must fit in, or why its caller is `suspended`.
 
     `weights` are the tenant's own for the model; None if the model's configured weights count.

@@ -6,6 +6,8 @@ All numbers are integers. Weights are in thousandths, so that a cached token may
 from dataclasses import dataclass
 from typing import Annotated, Final, NamedTuple, assert_never
 
+from msgspec import Struct
+
 from extproc.core.quota.limits import Unit
 from extproc.core.quota.rendering import rendering_bytes
 from extproc.core.quota.usage import Usage
@@ -20,8 +22,7 @@ MAX_OUTPUT_BOUND: Final = 1_000_000
 _MOST: Final = 4 * 10**15
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(Struct, frozen=True):
     """Hold the weight of a token by its kind, in thousandths (0 <= weight <= MAX_WEIGHT)."""
 
     input: int = THOUSAND
@@ -126,8 +127,7 @@ class Costing:
     output_field: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """Estimate the tokens that a request needs. Both parts are estimates, never usage."""
 
     prompt: int
@@ -141,8 +141,7 @@ class Cost:
 NO_COST: Final = Cost(0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(Struct, frozen=True):
     """Bound the tokens that a request can need; strict mode relies on it.
 
     `prompt` is a proven maximum. `output` is per choice, and is enforced by writing it into the request. The
@@ -163,8 +162,7 @@ class Bound:
         return self.output * self.choices
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(Struct, frozen=True):
     """Describe the need of a bucket, in thousandths of its unit: a fixed part, and a part per token of output
     bound.
     """

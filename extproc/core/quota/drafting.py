@@ -1,7 +1,10 @@
 """Draft a reservation: bind a request to its buckets, or refuse it without asking them."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from extproc.core.quota.binding import Policy, bind_request
 from extproc.core.quota.costs import NO_COST, Bound, Cost, Weights
@@ -15,8 +18,7 @@ from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """Describe a request to reserve tokens for: its caller, its endpoint, and what its body says."""
 
     identity: Identity
@@ -26,8 +28,7 @@ class Ask:
     route: Route = NO_ROUTE
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """Describe a request whose body was not read: its caller, its endpoint, and the model if the path names it."""
 
     identity: Identity
@@ -118,8 +119,7 @@ class Drafter:
         return Draft(reservation, refusal)
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """Hold a reservation before its cost is known; or, with a `refusal`, the request that got none.
 
     `strict`: a limit in mode strict binds tokens (a shadow limit counts too), so the request needs a bound.

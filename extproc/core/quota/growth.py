@@ -1,7 +1,8 @@
 """Raise the hold of a request as its answer gets longer."""
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from extproc.core.quota.reservation import Reservation
 from extproc.core.request.body import RequestFacts

@@ -10,8 +10,10 @@ These entries are read: `tenant`, `service_account`, `client_ip`, Envoy's `remot
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from extproc.core.quota.limits import Limit, Subject, Unit
 from extproc.core.quota.routes import MAX_ROUTE_LIMITS, RouteLimit, limit_from

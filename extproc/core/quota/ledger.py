@@ -1,7 +1,9 @@
 """Define the ledger's entries: one per request. Daily usage is summed from them."""
 
-from dataclasses import dataclass, replace
 from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from extproc.core.quota.costs import NO_COST, Cost
 from extproc.core.quota.reservation import Reservation, ReservationId
@@ -10,8 +12,7 @@ from extproc.core.quota.usage import NO_USAGE, Usage
 from extproc.core.request.identity import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(Struct, frozen=True):
     """Hold the charge of one bucket, in its unit.
 
     `key` is unique within the tenant; `until` (seconds since the epoch) is the end of its window.
@@ -22,8 +23,7 @@ class Charge:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """Record one request and its effect on its buckets; or, with a `count` above 1, so many denied requests of one
     caller, with the sum of their costs.
 

@@ -1,13 +1,14 @@
 """Define limits (scope x unit x window x amount), their buckets, and the calendar of their windows."""
 
 import re
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, assert_never
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
@@ -71,8 +72,7 @@ class Mode(StrEnum):
     STRICT = "strict"  # like `reserve`, with a proven bound instead of the estimated cost
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """Name the model and endpoint kind that are asked for; None if not known."""
 
     model: str | None = None
@@ -96,8 +96,7 @@ _ONE_DAY: Final = timedelta(days=1)
 _SECONDS: Final = {Window.MINUTE: 60, Window.HOUR: 3600}
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """Allow at most `amount` (0 <= amount <= MAX_AMOUNT) of a unit per scope and window.
 
     `model` (a glob with * and ?) and `endpoints` narrow the limit; without them it binds all requests. A `shadow`
@@ -141,16 +140,14 @@ class Limit:
         return not self.endpoints or subject.endpoint in self.endpoints
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(Struct, frozen=True):
     """Hold a window's bounds in seconds since the epoch: start inclusive, end exclusive."""
 
     start: int
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(Struct, frozen=True):
     """Identify one counter: one limit x one concrete identity x one window."""
 
     limit: Limit

@@ -4,9 +4,10 @@ A plan is computed once and found again by the next request of its caller, as lo
 same object and no window, day or top-up has ended.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+
+from msgspec import Struct
 
 from extproc.core.quota.binding import Binding, Policy, bind_request
 from extproc.core.quota.costs import Weights
@@ -20,8 +21,7 @@ from extproc.core.request.identity import Identity
 _AT_MOST: Final = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """Hold what binds the requests of one caller for one model, from `since` to `until` (seconds since the epoch).
 
     `strict`: a limit in mode strict binds tokens, be it a shadow. `refuses_unbounded`: one that is no shadow does.

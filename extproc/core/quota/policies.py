@@ -3,10 +3,12 @@ document.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 from zoneinfo import ZoneInfo
+
+from msgspec.structs import replace
 
 from extproc.core.quota.binding import Policy, StoreFailure, Terms, TopUp
 from extproc.core.quota.costs import EVEN, MAX_OUTPUT_BOUND, MAX_WEIGHT, Weights

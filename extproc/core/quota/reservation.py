@@ -1,9 +1,11 @@
 """Decide whether a request fits: check all buckets, then hold in all or in none."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NewType
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from extproc.core.quota.costs import EVEN, Bound, Cost, Demand, Weights, demand, strict_demand
 from extproc.core.quota.limits import Bucket, Limit, Mode, Unit
@@ -13,16 +15,14 @@ from extproc.core.request.identity import Identity
 ReservationId = NewType("ReservationId", str)
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(Struct, frozen=True):
     """Describe a bucket's counts in its unit: used, and held by requests in flight."""
 
     used: int
     held: int
 
 
-@dataclass(frozen=True, slots=True)
-class BucketState:
+class BucketState(Struct, frozen=True):
     """Pair a bucket with its count."""
 
     bucket: Bucket
@@ -41,8 +41,7 @@ class BucketState:
         return self.count.used + self.count.held + units <= limit.amount
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(Struct, frozen=True):
     """Describe the hold of one request, from admission until it is settled, released or expired.
 
     `cost` is the estimate. `bound` is the most that can be needed, if a strict limit binds. `requests` is the
@@ -127,8 +126,7 @@ class Reservation:
         return replace(self, bound=replace(self.bound, output=output))
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """Report that the reservation is held. `states` include its hold. `shadowed` shadow limits would have denied
     it.
     """
@@ -138,8 +136,7 @@ class Admitted:
     shadowed: tuple[BucketState, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(Struct, frozen=True):
     """Report a denial: nothing is held and nothing is charged. `state` is the bucket to name to the client.
 
     `need` is the least that the request would have needed from this bucket, in its unit.
@@ -149,20 +146,17 @@ class Denied:
     need: int
 
 
-@dataclass(frozen=True, slots=True)
-class Suspended:
+class Suspended(Struct, frozen=True):
     """Report that this caller is suspended. `reason` is for the caller."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unbounded:
+class Unbounded(Struct, frozen=True):
     """Report that a strict limit binds, but the request's need has no bound. Nothing is held."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unavailable:
+class Unavailable(Struct, frozen=True):
     """Report that no decision was possible: the counters can't be reached. Nothing is held."""
 
 

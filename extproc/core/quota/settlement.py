@@ -1,8 +1,10 @@
 """End a reservation on reported usage, on an estimate or on nothing, and compute its charge."""
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from extproc.core.quota.costs import EVEN, Cost, Weights
 from extproc.core.quota.limits import Limit, Mode, Unit
@@ -28,8 +30,7 @@ class Outcome(StrEnum):
     DENIED = "denied"  # the request did not fit: there was no reservation
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True):
     """Describe the end of a reservation: its charge, the usage behind it, and the reason (a small fixed set).
 
     `charge` is in weighted tokens. `capped`: no bucket is charged more than it held. `forwarded` is False if the
@@ -45,8 +46,7 @@ class Settlement:
     forwarded: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Estimates:
+class Estimates(Struct, frozen=True):
     """Hold the inputs of a settlement: the cost that was held, bytes per output token, weights, and the client's
     own bound on the output of all `choices`.
 

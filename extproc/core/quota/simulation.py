@@ -9,11 +9,13 @@ while requests are in flight; the charges are the same.
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import repeat
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
+
+from msgspec.structs import replace
 
 from extproc.core.quota.binding import Policy, bind
 from extproc.core.quota.costs import THOUSAND, Bound, Cost, Weights

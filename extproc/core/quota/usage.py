@@ -1,13 +1,13 @@
 """Hold the tokens of one exchange, with bounds."""
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from extproc.core.request.body import MAX_TOKENS
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Hold the tokens of one exchange, each 0 <= n <= MAX_TOKENS.
 
     `cached`, `cache_written` and `audio_input` are parts of `input`; `reasoning` and `audio_output` are parts of

@@ -1,11 +1,12 @@
 """Read a large body in another process: the request for it and its result, as bytes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from extproc.core.request.bodies.facts import FieldError, Malformed, RequestFacts
 from extproc.core.request.bodies.prompts import prompt_texts

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NewType
 
+from msgspec import Struct
+
 from extproc.core.request.addresses import IPV6_PREFIX, UNKNOWN_IP, ClientIP, client_ip
 
 TenantId = NewType("TenantId", str)
@@ -22,8 +24,7 @@ MAX_NAME_CHARS = 256
 _NAME_RULE = f"1 to {MAX_NAME_CHARS} printable characters"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """Hold the verified caller. Every part is printable, non-empty and at most `MAX_NAME_CHARS` characters."""
 
     tenant: TenantId
@@ -31,8 +32,7 @@ class Identity:
     client_ip: ClientIP
 
 
-@dataclass(frozen=True, slots=True)
-class UnusableIdentity:
+class UnusableIdentity(Struct, frozen=True):
     """Report a verified source whose value can't be a name. `source` is the claim or header."""
 
     source: str

@@ -9,11 +9,12 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 
 import msgspec
+from msgspec.structs import replace
 
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.limits import Bucket

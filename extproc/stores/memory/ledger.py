@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from msgspec import structs
+
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
@@ -65,7 +67,7 @@ class MemoryLedger:
                 bucket = (entry.identity.tenant, charge.key)
                 known = sums.get(bucket, Used(*bucket, charge.until, 0))
                 until = max(known.until, charge.until)
-                sums[bucket] = replace(known, until=until, amount=known.amount + charge.amount)
+                sums[bucket] = structs.replace(known, until=until, amount=known.amount + charge.amount)
         return [each for each in sums.values() if each.until > now.timestamp()]
 
     async def corrections(self, now: datetime) -> list[Used]:
@@ -80,7 +82,7 @@ class MemoryLedger:
     async def advance(self, noted: int) -> Generation | None:
         if self._generation.number < noted:
             return None
-        self._generation = replace(self._generation, number=max(self._generation.number, noted + 1))
+        self._generation = Generation(max(self._generation.number, noted + 1), self._generation.corrected)
         return self._generation
 
     async def corrected(self, noted: int) -> None:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from datetime import UTC, date, datetime, time, timedelta
 from math import isfinite
 from typing import Any
@@ -18,7 +17,7 @@ from extproc.core.request.identity import Identity, ServiceAccount, TenantId
 from extproc.ports.ledger import DailyUsage, UsageFilter
 
 DayKey = tuple[str, str, str, str]  # the values of DAY_FIELDS: the unique key of daily usage
-_USAGE = tuple(field.name for field in fields(Usage))
+_USAGE = Usage.__struct_fields__
 _OK = range(200, 300)
 DAY_FIELDS = ("tenant_id", "serviceAccount", "clientIP", "date")
 FORMER_DAY_FIELDS = DAY_FIELDS[1:]  # the unique key in version 0.1

@@ -1,11 +1,10 @@
 """Token quotas and request limits, on real Envoys and a real processor."""
 
-from dataclasses import replace
-
 import pytest
 import pytest_asyncio
 
 from extproc.local.ports import free_ports
+from tests.changing import replace
 
 from .conftest import LLM, TOKENWEIR
 from .mesh import documents_of, running, values

@@ -1,7 +1,6 @@
 """Usage out of answers: what is believed, what is not, and what is counted in its place."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +10,7 @@ from extproc.core.answer.reading import MAX_OBJECTS, Reading, is_dense, read_ans
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.usage import Usage, estimated_output
 from extproc.core.request.body import MAX_TOKENS
+from tests.changing import replace
 from tests.core.samples import FUZZ, SAMPLES, VALUES, mutated
 from tests.recordings import recorded
 

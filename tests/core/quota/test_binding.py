@@ -1,6 +1,5 @@
 """Which limits bind a request: the tenant's, a service account's own, and what stands in for whom."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,6 +12,7 @@ from extproc.core.quota.limits import MAX_AMOUNT, Limit, Mode, Scope, Subject, U
 from extproc.core.request.addresses import ClientIP
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity, ServiceAccount, TenantId
+from tests.changing import replace
 from tests.core.samples import BERLIN, CALLER, FUZZ, NOW
 
 MINUTELY = Limit(Scope.TENANT, Window.MINUTE, 100)

@@ -1,7 +1,6 @@
 """What a request costs: estimates, bounds that can be proven, and the weighted sum of usage."""
 
 import json
-from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
 from unicodedata import normalize
@@ -30,6 +29,7 @@ from extproc.core.quota.limits import MAX_AMOUNT, Unit
 from extproc.core.quota.rendering import rendering_bytes
 from extproc.core.quota.usage import Usage
 from extproc.core.request.body import MAX_CHOICES, MAX_TOKENS, RequestFacts
+from tests.changing import replace
 from tests.core.samples import FUZZ, WEIGHTS, bounds, usages
 
 # Beyond this, numbers in Lua lose their last digit.

@@ -1,7 +1,5 @@
 """A request is bound to its buckets, or refused before anybody asks them."""
 
-from dataclasses import replace
-
 import pytest
 
 from extproc.core.quota.binding import Policy, bind
@@ -13,6 +11,7 @@ from extproc.core.quota.reservation import Suspended, Unbounded
 from extproc.core.quota.routes import Route, RouteLimit
 from extproc.core.request.body import RequestFacts
 from extproc.core.request.endpoints import Endpoint
+from tests.changing import replace
 from tests.core.samples import BERLIN, CALLER, NOW
 
 DAILY = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 1000)

@@ -1,6 +1,5 @@
 """What a caller is told of its limits."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +8,7 @@ from extproc.core.quota.insight import Insight, quota_document, row
 from extproc.core.quota.limits import Bucket, Interval, Limit, Mode, Scope, Unit, Window
 from extproc.core.quota.reservation import BucketState, Count
 from extproc.core.request.endpoints import Endpoint
+from tests.changing import replace
 from tests.core.samples import CALLER
 
 NOW = datetime(2026, 3, 4, 11, 30, 15, tzinfo=UTC)

@@ -1,5 +1,4 @@
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +8,7 @@ from extproc.core.quota.costs import Costing
 from extproc.core.quota.learning import LARGE_PROMPT_BYTES, Learned, Start
 from extproc.core.quota.recent import ENOUGH, TENANTS, WINDOW
 from extproc.core.request.body import MAX_TOKENS
+from tests.changing import replace
 from tests.core.samples import FEWER
 
 START = 256

@@ -1,7 +1,6 @@
 """Limits, their buckets' keys and globs; and the calendar: windows without gap or overlap, wherever clocks go."""
 
 import re
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from time import process_time
@@ -28,6 +27,7 @@ from extproc.core.quota.limits import (
 from extproc.core.request.addresses import ClientIP
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity, ServiceAccount, TenantId
+from tests.changing import replace
 from tests.core.samples import CALLER, FUZZ
 from tests.sizes import sized
 

@@ -3,7 +3,7 @@
 overshoot <= n x (M - f) + E,   n <= left / f
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pytest
@@ -17,6 +17,7 @@ from extproc.core.quota.reservation import Admitted, Count, Reservation, decide
 from extproc.core.quota.settlement import Estimates, charges
 from extproc.core.quota.usage import Usage
 from extproc.core.request.body import RequestFacts
+from tests.changing import replace
 from tests.core.samples import FUZZ, reservation
 
 COSTING = Costing()

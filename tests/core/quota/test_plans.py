@@ -1,6 +1,5 @@
 """A plan is what computing it anew would give, at every instant, and is computed once while nothing changes."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -14,6 +13,7 @@ from extproc.core.quota.reservation import Suspended
 from extproc.core.quota.routes import NO_ROUTE, Route
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity, TenantId
+from tests.changing import replace
 
 NOON = datetime(2026, 3, 28, 12, 0, 30, tzinfo=UTC)
 WHO = Identity(TenantId("acme"), "robot", "10.0.0.1")

@@ -1,7 +1,6 @@
 """Documents of tenants: the talk's three fields are a whole document, and what can't be used says why."""
 
 from copy import deepcopy
-from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -23,6 +22,7 @@ from extproc.core.quota.policies import (
 )
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import TenantId
+from tests.changing import replace
 from tests.core.samples import BERLIN, CALLER, FUZZ, NOW, VALUES
 
 DEFAULTS = Defaults((Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 100),), BERLIN)

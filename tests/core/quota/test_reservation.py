@@ -1,6 +1,5 @@
 """Whether a request fits, and what is held for it: `decide` against a model that tries every output bound."""
 
-from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 
@@ -22,6 +21,7 @@ from extproc.core.quota.reservation import (
     grantable,
     tightest,
 )
+from tests.changing import replace
 from tests.core.samples import FUZZ, WEIGHTS, bounds, reservation
 
 MINUTELY = Limit(Scope.TENANT, Window.MINUTE, 100)

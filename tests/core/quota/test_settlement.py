@@ -1,7 +1,5 @@
 """How a reservation ends, and what each of its buckets is charged for it."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +9,7 @@ from extproc.core.quota.limits import Limit, Mode, Scope, Unit, Window
 from extproc.core.quota.reservation import Admitted, Count, Reservation, decide
 from extproc.core.quota.settlement import Estimates, Outcome, Settlement, charges, expiry, released
 from extproc.core.quota.usage import NO_USAGE, Usage
+from tests.changing import replace
 from tests.core.samples import FEWER, FUZZ, WEIGHTS, bounds, reservation, usages
 
 

@@ -1,7 +1,6 @@
 """A replay decides as the rule itself does, on the past as it was."""
 
 from collections import Counter
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -22,6 +21,7 @@ from extproc.core.quota.simulation_report import Report, Toll, Who, shadow_repor
 from extproc.core.quota.usage import NO_USAGE, Usage
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
+from tests.changing import replace
 from tests.core.samples import FEWER, usages
 
 START = datetime(2026, 3, 27, 22, 50, tzinfo=UTC)

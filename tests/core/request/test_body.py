@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -20,6 +19,7 @@ from extproc.core.request.body import (
 )
 from extproc.core.request.endpoints import Endpoint, Target
 from extproc.core.request.jsonkeys import MAX_MEMBERS
+from tests.changing import replace
 from tests.core.samples import FEWER, VALUES, mutated
 
 MESSAGES = [{"role": "user", "content": "Grüße"}]

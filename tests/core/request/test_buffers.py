@@ -1,7 +1,5 @@
 """The room of all bodies together, and what an exchange does when there is none left."""
 
-from dataclasses import replace
-
 import pytest
 
 from extproc.core.answer.reader import answer_reader
@@ -13,6 +11,7 @@ from extproc.core.quota.settlement import Estimates
 from extproc.core.request.buffers import PIECE_BYTES, Buffers, Kept, declared_bytes
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import IdentityRules
+from tests.changing import replace
 from tests.core.test_exchange import RULES as ANSWERED
 from tests.core.test_exchange import Exchange, answering
 

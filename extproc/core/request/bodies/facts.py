@@ -1,7 +1,8 @@
 """Define the facts of a request that admission and metering need, and the error for a malformed one."""
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from extproc.core.request.endpoints import MAX_MODEL_CHARS
 
@@ -14,8 +15,7 @@ MAX_TOKENS: Final = 10_000_000
 MAX_CHOICES: Final = 16_384
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(Struct, frozen=True):
     """Hold the facts of a request that admission and metering need.
 
     `choices` is the number of sequences to generate, over all prompts. `output_bound` is in tokens per choice,
@@ -56,8 +56,7 @@ class RequestFacts:
     wants_continuous: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
+class Malformed(Struct, frozen=True):
     """Report a request that can't be metered. The client reads `message`; `param` is the field, None for the
     body.
     """

@@ -1,10 +1,10 @@
 """Read the bodies of endpoints that read text and generate none: embeddings, rerank, score."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from extproc.core.request.bodies.facts import FieldError, RequestFacts
 from extproc.core.request.bodies.json_body import JsonBody
