@@ -36,6 +36,9 @@ BUCKETS: Final = "token_bucket_usage"
 MIGRATIONS: Final = "token_migrations"
 GENERATION: Final = "token_ledger_generation"
 
+# The document of `MIGRATIONS` that says whether daily usage is kept by tenant.
+DAILY_BY_TENANT: Final = "daily_usage_by_tenant"
+
 # A heartbeat with this mark is of a replica that keeps daily usage by tenant. Version 0.1 writes no mark.
 BY_TENANT: Final = {"daily_usage": "by_tenant"}
 

@@ -40,6 +40,7 @@ from extproc.stores.mongo.documents import (
     total,
 )
 from extproc.stores.mongo.mending import Mending
+from extproc.stores.mongo.retention import LedgerRetention
 from extproc.stores.pieces import in_pieces
 
 _ADMISSION = [("admitted_at", ASCENDING), ("_id", ASCENDING)]
@@ -75,6 +76,7 @@ class MongoLedger:
         self._tenant_of = tenant_of
         self._transactions: bool | None = None
         self._mending = Mending(mongo, transactions=True)
+        self._retention = LedgerRetention(mongo)
         self._models = ModelNames()
 
     async def create_indexes(self) -> None:
@@ -97,6 +99,7 @@ class MongoLedger:
             self._mending = Mending(self._mongo, transactions=self._transactions)
         unique = list({entry.id: entry for entry in reversed(entries)}.values())
         unique.reverse()
+        await self._retention.refuse_gone(unique)
         async with translated():
             if self._transactions:
                 await self._write_new(unique, still)
@@ -140,6 +143,9 @@ class MongoLedger:
         finally:
             with suppress(PyMongoError):
                 await found.close()
+
+    async def gone_before(self, now: datetime) -> datetime | None:
+        return await self._retention.gone_before(now)
 
     async def aclose(self) -> None:
         await self._mongo.aclose()
