@@ -100,6 +100,7 @@ class Mongo:
             datetime_conversion=DatetimeConversion.DATETIME_AUTO,
             unicode_decode_error_handler="replace",
         )
+        self._collections: dict[str, Collection] = {}
         self._database = self._client.get_database(
             options.database,
             write_concern=WRITE,
@@ -115,7 +116,10 @@ class Mongo:
     def collection(self, name: str) -> Collection:
         """Return a collection of the present client. Ask for it again for each operation."""
         self._follow()
-        return self._database[name]
+        found = self._collections.get(name)
+        if found is None:
+            found = self._collections[name] = self._database[name]
+        return found
 
     def _follow(self) -> None:
         current = self._options.current_url

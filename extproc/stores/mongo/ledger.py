@@ -8,6 +8,7 @@ are then summed again from the ledger. The result is as exact, but costs more fo
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -271,6 +272,12 @@ def _day_updates(entries: Sequence[Entry], models: ModelNames, shared: Collectio
     ]
 
 
+@lru_cache(maxsize=4096)
+def _escaped(tenant: str) -> str:
+    """Return the name in a form that can't equal another name plus a part of a key."""
+    return quote(tenant, safe="")
+
+
 def _sharing(key: DayKey) -> dict[str, Any]:
     return {"$set": {SHARED: True}, "$setOnInsert": {"tenant_id": key[0]}}
 
@@ -278,8 +285,7 @@ def _sharing(key: DayKey) -> dict[str, Any]:
 def _bucket_updates(entries: Sequence[Entry]) -> list[UpdateOne]:
     return [
         UpdateOne(
-            # Escaped, so that no tenant's name can equal another name plus a part of a key.
-            {"_id": f"{quote(tenant, safe='')}:{key}"},
+            {"_id": f"{_escaped(tenant)}:{key}"},
             {
                 "$inc": {"used": amount},
                 "$max": {"until": datetime.fromtimestamp(until, UTC)},
