@@ -126,7 +126,7 @@ class MongoLedger:
 
     async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
         async with translated():
-            found = self._ledger.find(query(wanted)).sort([("ended_at", DESCENDING), ("_id", DESCENDING)])
+            found = self._ledger.find(query(wanted)).sort("ended_at", DESCENDING)
             documents = await found.to_list(at_most)
         return [_read(document) for document in documents]
 
