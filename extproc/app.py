@@ -1,5 +1,6 @@
 """Build the application from its settings: the composition root, and the only module that builds adapters."""
 
+import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
@@ -48,6 +49,7 @@ from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.daily_migration import DailyMigration
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
+from extproc.stores.mongo.retention import LedgerRetention
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
@@ -128,7 +130,9 @@ def build_stores(settings: Settings) -> Stores:
         await records.create_indexes()
 
     async def migrate(replica: str) -> None:
-        await DailyMigration(mongo, tenant_of, replica).run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(DailyMigration(mongo, tenant_of, replica).run())
+            group.create_task(LedgerRetention(mongo, mongodb.ledger_retention_days).run())
 
     return Stores(counters, ledger, ledger, records, MongoTenants(mongo), create_indexes, migrate)
 

@@ -4,7 +4,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 
 from extproc.admin.applying import Planned, carry_out, plan
@@ -120,6 +120,19 @@ class Admin:
     def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
         """Yield the whole ledger, oldest admission first. Raises as `daily`."""
         return self._reports.replay(checked_filter(wanted, self._ipv6_prefix))
+
+    async def gone_before(self, wanted: UsageFilter) -> datetime | None:
+        """Return the instant before which entries may be deleted, if the filter asks for any of them.
+
+        Raises as `daily`.
+        """
+        since = checked_filter(wanted, self._ipv6_prefix).since
+        gone = await self._reports.gone_before(self._now())
+        if gone is None or since is None:
+            return gone
+        # A tenant's date begins up to 14 hours before that of UTC.
+        first = datetime.combine(date.fromisoformat(since), time(), UTC) - timedelta(hours=14)
+        return gone if first < gone else None
 
     async def top(self, wanted: UsageFilter, by: By, at_most: int) -> list[Ranked]:
         """Return the largest users over all dates asked for. Raise `AdminError` if there are too many rows to

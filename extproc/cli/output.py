@@ -38,6 +38,12 @@ def note(text: str) -> None:
     typer.echo(visible(text), err=True)
 
 
+def note_gone(before: datetime | None) -> None:
+    """Print a line to stderr if entries that were asked for may be deleted."""
+    if before is not None:
+        note(f"Entries before {instant(before)} are gone by ledger retention: they are missing here.")
+
+
 def unusable(what: str) -> str:
     """Return a note about fields of stored limits that can't be used."""
     return f"{what}: replicas use their last good values, else the defaults, which are shown here."

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -72,19 +73,25 @@ def simulate(
         with _progress() as told:
             return await replay.simulate(entries, proposal, models, told)
 
-    async def from_store(admin: Admin) -> Report:
+    async def from_store(admin: Admin) -> tuple[Report, datetime | None]:
         proposal.keep(await admin.documents())
-        return await run(admin.replay(wanted))
+        return await run(admin.replay(wanted)), await admin.gone_before(wanted)
 
-    report = (
-        asyncio.run(run(_from_file(ledger, wanted))) if ledger is not None else with_admin(context, from_store)
+    report, gone = (
+        (asyncio.run(run(_from_file(ledger, wanted))), None)
+        if ledger is not None
+        else with_admin(context, from_store)
     )
     _note_problems(proposal)
-    print_report(report, top, json=json, newly=True)
+    print_report(report, top, gone, json=json, newly=True)
 
 
-def report_shadows(context: typer.Context, wanted: UsageFilter, ledger: str | None) -> Report:
-    """Return the denials that shadow limits really counted."""
+def report_shadows(
+    context: typer.Context, wanted: UsageFilter, ledger: str | None
+) -> tuple[Report, datetime | None]:
+    """Return the denials that shadow limits really counted, and before when entries are gone, as
+    `Admin.gone_before`.
+    """
     wanted = checked_filter(wanted)
 
     async def run(entries: AsyncIterator[Entry]) -> Report:
@@ -92,14 +99,19 @@ def report_shadows(context: typer.Context, wanted: UsageFilter, ledger: str | No
             return await replay.shadowed(entries, told)
 
     if ledger is not None:
-        return asyncio.run(run(_from_file(ledger, wanted)))
-    return with_admin(context, lambda admin: run(admin.replay(wanted)))
+        return asyncio.run(run(_from_file(ledger, wanted))), None
+
+    async def from_store(admin: Admin) -> tuple[Report, datetime | None]:
+        return await run(admin.replay(wanted)), await admin.gone_before(wanted)
+
+    return with_admin(context, from_store)
 
 
-def print_report(report: Report, top: int, *, json: bool, newly: bool) -> None:
+def print_report(report: Report, top: int, gone: datetime | None, *, json: bool, newly: bool) -> None:
     """Print the sums and the denied callers. `newly`: also requests that were really denied and would be
-    admitted.
+    admitted. `gone`: before this instant entries are gone.
     """
+    output.note_gone(gone)
     sums = {
         "requests": report.requests,
         "tokens": report.tokens,
@@ -128,7 +140,8 @@ def print_report(report: Report, top: int, *, json: bool, newly: bool) -> None:
     if len(rows) > top:
         output.note(f"There is more: these are the first {top} of {len(rows)} rows. Use --top.")
     if json:
-        output.as_json({"summary": sums, "denied": shown})
+        before = output.instant(gone) if gone is not None else None
+        output.as_json({"summary": sums, "denied": shown, "entries_gone_before": before})
         return
     output.as_table([name.replace("_", " ") for name in sums], [list(sums.values())], "")
     typer.echo()

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -184,7 +185,13 @@ def entries(
 ) -> None:
     """Show the ledger: one line per request, the last to end first."""
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
-    found = with_admin(context, lambda admin: admin.entries(wanted, limit + 1))
+
+    async def read(admin: Admin) -> tuple[list[Entry], datetime | None]:
+        return await admin.entries(wanted, limit + 1), await admin.gone_before(wanted)
+
+    found, gone = with_admin(context, read)
+    if len(found) <= limit:  # else the rows end before those that are gone
+        output.note_gone(gone)
     rows = [_entry_row(entry) for entry in _at_most(found, limit)]
     if any(row.count > 1 for row in rows):
         output.note("A count above 1: requests that were denied like others of their minute, in one line.")
@@ -221,6 +228,7 @@ def export(
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
 
     async def write(admin: Admin) -> None:
+        output.note_gone(await admin.gone_before(wanted))
         async for entry in admin.replay(wanted):
             sys.stdout.write(line_of(entry) + "\n")  # echo would flush each line
 
@@ -249,7 +257,8 @@ def shadow(
 ) -> None:
     """Show the requests that active shadow limits would have denied, in the form of `simulate`."""
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
-    print_report(report_shadows(context, wanted, ledger), top, json=json, newly=False)
+    report, gone = report_shadows(context, wanted, ledger)
+    print_report(report, top, gone, json=json, newly=False)
 
 
 def _at_most(rows: list[T], limit: int) -> list[T]:

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeliveryOptions:
-    """Name a queue (a metric label) and bound it. A batch waits `linger_s` seconds for more items."""
+    """Name a queue (a metric label) and bound it. A batch that is not full waits `linger_s` seconds for more."""
 
     name: str
     max_batch: int = 500
@@ -79,7 +79,8 @@ class DeliveryQueue(Generic[T]):
         self._filled = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._hurry = asyncio.Event()
+        self._enough = asyncio.Event()  # a full batch waits, or none waits for more items
+        self._draining = False
         self._room = QueueRoom(options.max_queued) if room is None else room
         self._room.join(self)
 
@@ -107,15 +108,19 @@ class DeliveryQueue(Generic[T]):
         self._items.append(item)
         self._filled.set()
         self._empty.clear()
+        if len(self._items) >= self._options.max_batch:
+            self._enough.set()
         return True
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         while True:
             await self._filled.wait()
-            if self._options.linger_s and not self._hurry.is_set():
-                await happens_within(self._hurry, self._options.linger_s)
+            if self._options.linger_s and not self._enough.is_set():
+                await happens_within(self._enough, self._options.linger_s)
             batch = [self._items.popleft() for _ in range(min(len(self._items), self._options.max_batch))]
+            if len(self._items) < self._options.max_batch and not self._draining:
+                self._enough.clear()
             self._batch = batch
             try:
                 await self._hand_over(batch)
@@ -130,7 +135,8 @@ class DeliveryQueue(Generic[T]):
 
     async def drained(self) -> None:
         """Return when all that was put is delivered. From now on no batch waits for more items."""
-        self._hurry.set()
+        self._draining = True
+        self._enough.set()
         self.retry()
         await self._empty.wait()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from extproc.core.quota.ledger import Entry
@@ -17,7 +18,8 @@ class Ledger(Protocol):
         nothing is written, and a transient `StoreError` is raised. It is not asked again when that step is
         repeated because its result is unknown.
 
-        Raise `StoreError`; after a transient one the same entries may be appended again.
+        Raise `StoreError`; after a transient one the same entries may be appended again. An entry that the ledger
+        may have had and deleted is refused permanently: it could be counted twice.
         """
 
     async def aclose(self) -> None:
@@ -72,10 +74,16 @@ class UsageReports(Protocol):
         """Return daily usage, newest date first, then largest usage first."""
 
     async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
-        """Return ledger entries, newest first."""
+        """Return ledger entries, those that ended last first."""
 
     def replay(self, wanted: UsageFilter) -> AsyncIterator[Entry]:
         """Yield ledger entries in order of admission, oldest first, without a limit on their number.
 
         A second call starts again. Entries that are appended meanwhile may or may not be included.
+        """
+
+    async def gone_before(self, now: datetime) -> datetime | None:
+        """Return the instant before which entries that ended may be deleted. None: no entry was ever deleted.
+
+        Daily usage is never deleted.
         """

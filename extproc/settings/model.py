@@ -29,6 +29,7 @@ from extproc.settings.types import (
     Names,
     Pattern,
     RedisURL,
+    RetentionDays,
     Seconds,
     Section,
     Thresholds,
@@ -92,6 +93,10 @@ class MongoSettings(Section):
     )
     database: DatabaseName = Field(default="modelToken", description="Name of the database.")
     timeout_s: Seconds = Field(default=5.0, description="Timeout of every call, in seconds.")
+    ledger_retention_days: RetentionDays | None = Field(
+        default=None,
+        description="Days that ledger entries stay after their requests ended; null: for ever. Daily usage stays.",
+    )
 
 
 class IdentitySettings(Section):

@@ -17,7 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from extproc.core.quota.limits import MAX_AMOUNT, Window
+from extproc.core.quota.ledger import SHORTEST_RETENTION
+from extproc.core.quota.limits import LONGEST_WINDOW, MAX_AMOUNT, Window
 from extproc.core.request.bodies.steering import STEERING
 from extproc.given.documents import GivenDocumentError, document
 from extproc.settings.webhook_secret import MAX_CHARS, MIN_CHARS, WebhookSecret, webhook_secret
@@ -25,6 +26,8 @@ from extproc.settings.webhook_urls import ProxyURL, WebhookURL, proxy_url, webho
 from extproc.stores.urls import StoreURL, mongo_url, redis_url
 
 _MAX_PORT: Final = 65_535
+_MIN_RETENTION_DAYS: Final = SHORTEST_RETENTION.days
+_MAX_RETENTION_DAYS: Final = 24_000  # MongoDB counts these seconds in 31 bits
 _SPEC: Final = re.compile(r"tiktoken:[\w.-]+|hf:/.+")
 
 
@@ -88,12 +91,29 @@ def _database_name(value: str) -> str:
     return value
 
 
+def _retention_days(value: int) -> int:
+    if value < _MIN_RETENTION_DAYS:
+        longest = LONGEST_WINDOW.days
+        raise ValueError(
+            f"must be at least {_MIN_RETENTION_DAYS}: the longest window that a limit can have (a month, at most "
+            f"{longest} days) and {_MIN_RETENTION_DAYS - longest} days; or null: entries are never deleted"
+        )
+    if value > _MAX_RETENTION_DAYS:
+        raise ValueError(f"must be at most {_MAX_RETENTION_DAYS}; or null: entries are never deleted")
+    return value
+
+
 def _header(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
         raise ValueError("must be a header's name")
     return value.lower()
 
 
+RetentionDays = Annotated[
+    int,
+    AfterValidator(_retention_days),
+    WithJsonSchema({"type": "integer", "minimum": _MIN_RETENTION_DAYS, "maximum": _MAX_RETENTION_DAYS}),
+]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Tokens = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
 Address = Annotated[str, AfterValidator(_address)]

@@ -108,7 +108,7 @@ def test_proposed_limits_are_tried_on_the_ledger(run, ledger, file):
     ledger()
     done = run("simulate", "--limits", file(LIMIT), "--json")
     assert (done.code, done.err) == (0, "")
-    assert done.json == {"summary": SUMMARY, "denied": [DENIED]}
+    assert done.json == {"summary": SUMMARY, "denied": [DENIED], "entries_gone_before": None}
     table = run("simulate", "--limits", file(LIMIT))
     assert table.rows == [
         [name.replace("_", " ") for name in SUMMARY],
@@ -194,7 +194,7 @@ def test_an_export_is_the_ledger_and_replays_alike_without_any_store(run, proces
     nowhere = {"TOKENWEIR_MONGO__URL": "mongodb://127.0.0.1:1", "TOKENWEIR_REDIS__URL": "redis://127.0.0.1:1"}
     done = process("simulate", "--limits", file(LIMIT), "--ledger", name, "--json", **nowhere)
     assert (done.code, done.err) == (0, "")
-    assert done.json == {"summary": SUMMARY, "denied": [DENIED]}
+    assert done.json == {"summary": SUMMARY, "denied": [DENIED], "entries_gone_before": None}
 
 
 def test_lines_in_any_order_are_replayed_in_the_order_of_admission(run, ledger, file):
@@ -240,7 +240,7 @@ def test_every_form_of_extended_json_is_read(run, ledger, file, number, date):
 
     name = file("\n".join(json.dumps(line(entry)) for entry in PAST), "ledger.jsonl")
     done = run("simulate", "--limits", file(LIMIT), "--ledger", name, "--json")
-    assert (done.err, done.json) == ("", {"summary": SUMMARY, "denied": [DENIED]})
+    assert (done.err, done.json) == ("", {"summary": SUMMARY, "denied": [DENIED], "entries_gone_before": None})
 
 
 GOOD = (
@@ -336,6 +336,7 @@ def test_what_shadow_limits_counted_in_truth_has_the_same_form(run, ledger, file
     expected = {
         "summary": {name: SUMMARY[name] for name in ("requests", "tokens", "denied", "denied_tokens")},
         "denied": [DENIED | {"limit": "tenant:day~shadow"}],
+        "entries_gone_before": None,
     }
     assert run("usage", "shadow", "--json").json == expected
     exported = file(run("usage", "export").out, "ledger.jsonl")

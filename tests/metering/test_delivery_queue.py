@@ -4,6 +4,8 @@ import asyncio
 import random
 from contextlib import asynccontextmanager
 
+import pytest
+
 from extproc.metering.delivery_queue import DeliveryOptions, DeliveryQueue
 from extproc.ports.base import StoreError
 from extproc.timing.backoff import Backoff
@@ -147,6 +149,49 @@ async def test_items_that_come_while_others_are_delivered_follow_them():
         async with asyncio.timeout(5):
             await receiver.outbox.drained()
     assert receiver.batches == [[1], [2, 3]]
+
+
+async def test_a_full_batch_waits_for_no_more_items():
+    """Else a queue could never deliver more than a batch per time that it lingers."""
+    receiver = Receiver(linger_s=60.0, max_batch=4)
+    async with receiver.running():
+        for item in range(11):
+            receiver.outbox.put(item)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            while len(receiver.batches) < 2:  # noqa: ASYNC110 - the batches that are full
+                await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert receiver.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
+        assert len(receiver.outbox) == 3
+        receiver.outbox.put(11)
+        async with asyncio.timeout(5):
+            while len(receiver.batches) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+    assert receiver.batches[2] == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(("batch_s", "keeps_up"), [(0.05, True), (0.45, True), (0.6, False)])
+async def test_a_queue_keeps_up_as_long_as_a_full_batch_is_delivered_faster_than_it_comes(batch_s, keeps_up):
+    """1,000 items a second, batches of 500: a batch may take half a second. docs/scaling.md says so."""
+    delivered = 0
+
+    async def deliver(batch):
+        nonlocal delivered
+        await asyncio.sleep(batch_s)
+        delivered += len(batch)
+
+    queue = DeliveryQueue(DeliveryOptions("q", max_batch=500, linger_s=0.1), deliver, lambda *_: None)
+    running = asyncio.create_task(queue.run())
+    for item in range(20_000):
+        queue.put(item)
+        if not item % 10:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait({running})
+    assert (len(queue) <= 1_000) is keeps_up
+    assert delivered + len(queue) == 20_000
 
 
 async def test_a_lingering_queue_hurries_when_it_is_drained():

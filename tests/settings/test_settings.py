@@ -53,7 +53,7 @@ def test_every_setting_can_be_set_by_its_variable():
     given |= {"alerts.webhook_secret": "0123456789abcdef"}
     given |= {f"server.tls.{name}_file": "null" for name in ("certificate", "key", "client_ca")}
     given |= dict.fromkeys(("redis.url_file", "mongo.url_file", "alerts.webhook_secret_file"), "null")
-    given["server.tls.allowed_sans"] = "[]"
+    given |= {"server.tls.allowed_sans": "[]", "mongo.ledger_retention_days": "90"}
     given["server.allowed_parameters"] = "[priority, X-Data-Parallel-Rank]"
     given["identity.gateway_principals"] = "[cluster.local/ns/istio-system/sa/gateway]"
     for name in field_names():
@@ -135,6 +135,14 @@ def test_all_problems_are_reported_at_once_each_with_its_name(file):
         ("redis.url", "redis://h:port", "is no URL that redis-py can use"),
         ("mongo.url", "http://h", "must start with mongodb://"),
         ("mongo.url", "mongodb://u:p@p@h", "is no URL that PyMongo can use: percent-encode user and password"),
+        (
+            "mongo.ledger_retention_days",
+            "38",
+            "must be at least 39: the longest window that a limit can have (a month",
+        ),
+        ("mongo.ledger_retention_days", "0", "and 7 days; or null: entries are never deleted"),
+        ("mongo.ledger_retention_days", "24001", "must be at most 24000; or null: entries are never deleted"),
+        ("mongo.ledger_retention_days", "a month", "should be a valid integer"),
         ("mongo.database", "a.b", "MongoDB allows no '.' in the name of a database"),
         ("mongo.database", "a" * 64, "at most 63 characters"),
         ("identity.service_account_claim", "", "should be a valid string"),

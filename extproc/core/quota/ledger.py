@@ -1,15 +1,21 @@
 """Define the ledger's entries: one per request. Daily usage is summed from them."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from extproc.core.quota.costs import NO_COST, Cost
+from extproc.core.quota.limits import LONGEST_WINDOW
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome, Settlement, charges
 from extproc.core.quota.usage import NO_USAGE, Usage
 from extproc.core.request.identity import Identity
+
+# A ledger keeps each entry at least so long after its request ended, for rebuilds of counters and for entries that
+# come late. The limits of a tenant may change at any time, so the longest window of all counts.
+SHORTEST_RETENTION: Final = LONGEST_WINDOW + timedelta(days=7)
 
 
 class Charge(Struct, frozen=True):

@@ -92,6 +92,9 @@ class Window(StrEnum):
     MONTH = "month"
 
 
+# No window is longer: a month has up to 31 days, and clocks that are set back add some hours.
+LONGEST_WINDOW: Final = timedelta(days=32)
+
 _ONE_DAY: Final = timedelta(days=1)
 _SECONDS: Final = {Window.MINUTE: 60, Window.HOUR: 3600}
 

@@ -57,6 +57,11 @@ class MemoryLedger:
         for entry in sorted(rows, key=lambda e: (e.admitted_at, e.id)):
             yield entry
 
+    async def gone_before(self, now: datetime) -> datetime | None:
+        """Return None: all entries stay until the process ends."""
+        del now
+        return None
+
     async def outcomes(self, ids: Sequence[ReservationId]) -> dict[ReservationId, Outcome]:
         return {known: self._entries[known].outcome for known in ids if known in self._entries}
 

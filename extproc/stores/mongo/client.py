@@ -36,6 +36,9 @@ BUCKETS: Final = "token_bucket_usage"
 MIGRATIONS: Final = "token_migrations"
 GENERATION: Final = "token_ledger_generation"
 
+# The document of `MIGRATIONS` that says whether daily usage is kept by tenant.
+DAILY_BY_TENANT: Final = "daily_usage_by_tenant"
+
 # A heartbeat with this mark is of a replica that keeps daily usage by tenant. Version 0.1 writes no mark.
 BY_TENANT: Final = {"daily_usage": "by_tenant"}
 
@@ -97,6 +100,7 @@ class Mongo:
             datetime_conversion=DatetimeConversion.DATETIME_AUTO,
             unicode_decode_error_handler="replace",
         )
+        self._collections: dict[str, Collection] = {}
         self._database = self._client.get_database(
             options.database,
             write_concern=WRITE,
@@ -112,7 +116,10 @@ class Mongo:
     def collection(self, name: str) -> Collection:
         """Return a collection of the present client. Ask for it again for each operation."""
         self._follow()
-        return self._database[name]
+        found = self._collections.get(name)
+        if found is None:
+            found = self._collections[name] = self._database[name]
+        return found
 
     def _follow(self) -> None:
         current = self._options.current_url

@@ -22,6 +22,7 @@ from extproc.stores.mongo.client import (
     BY_TENANT,
     DAILY,
     DAILY_ASIDE,
+    DAILY_BY_TENANT,
     DUPLICATE,
     LEDGER,
     MIGRATIONS,
@@ -36,7 +37,6 @@ from extproc.stores.mongo.ledger import former_index
 from extproc.stores.mongo.splitting import ledger_sums, row_fields, row_sums, split, sums_of
 from extproc.timing.periodic import periodically
 
-_NAME: Final = "daily_usage_by_tenant"
 # An index or a scan of a large collection takes longer than the time-out of a usual call.
 _PATIENCE_S: Final = 3600.0
 _TRIES: Final = 20
@@ -95,7 +95,7 @@ class DailyMigration:
         Raise `StoreError`.
         """
         async with translated():
-            state = await self._state.find_one({"_id": _NAME}) or {}
+            state = await self._state.find_one({"_id": DAILY_BY_TENANT}) or {}
             if await self._former_replica_runs():
                 await self._wait()
                 return False
@@ -108,7 +108,10 @@ class DailyMigration:
                 self._transactions = await self._mongo.has_transactions()
                 rebuilt = await self._migrate()
             done = {"$set": {"done": True, "until": datetime.now(UTC)}}
-            since = {"_id": _NAME, "version": state.get("version")}  # else a former replica ran meanwhile
+            since = {
+                "_id": DAILY_BY_TENANT,
+                "version": state.get("version"),
+            }  # or a former replica ran
             finished = await self._state.update_one(since, done)
         if rebuilt or not state.get("done"):
             _log.info("mongodb: daily usage is kept by tenant", extra={"rebuilt": rebuilt})
@@ -123,7 +126,7 @@ class DailyMigration:
     async def _wait(self) -> None:
         """Remember that a replica of version 0.1 runs: what it writes must be looked at afterwards."""
         change = {"$set": {"done": False}, "$inc": {"version": 1}}
-        await self._state.update_one({"_id": _NAME}, change, upsert=True)
+        await self._state.update_one({"_id": DAILY_BY_TENANT}, change, upsert=True)
         if not self._waiting:
             _log.info("mongodb: a replica of version 0.1 runs: daily usage is split by tenant after its end")
         self._waiting = True
@@ -134,7 +137,7 @@ class DailyMigration:
         mine = {"$or": [{"by": self._replica}, {"until": {"$lt": now}}, {"until": None}]}
         lease = {"$set": {"by": self._replica, "until": now + self._lease}, "$setOnInsert": {"done": False}}
         try:
-            taken = await self._state.update_one({"_id": _NAME, **mine}, lease, upsert=True)
+            taken = await self._state.update_one({"_id": DAILY_BY_TENANT, **mine}, lease, upsert=True)
         except DuplicateKeyError:
             return False
         return taken.matched_count > 0 or taken.upserted_id is not None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from math import isfinite
+from operator import attrgetter
 from typing import Any
 
 from extproc.core.quota.costs import Cost
@@ -18,10 +19,12 @@ from extproc.ports.ledger import DailyUsage, UsageFilter
 
 DayKey = tuple[str, str, str, str]  # the values of DAY_FIELDS: the unique key of daily usage
 _USAGE = Usage.__struct_fields__
+_usage_of = attrgetter(*_USAGE)
 _OK = range(200, 300)
 DAY_FIELDS = ("tenant_id", "serviceAccount", "clientIP", "date")
 FORMER_DAY_FIELDS = DAY_FIELDS[1:]  # the unique key in version 0.1
 SHARED = "shared"  # marks a row that was added to for another tenant than its own
+_OF_REQUESTS = {"input": 0, "output": 0, "cached": 0, "requests": 0, "price": 0, "estimated": 0}
 SUMS = ("usage", "input", "output", "cached", "requests", "denied", "estimated", "price")
 
 
@@ -31,7 +34,6 @@ def entry_document(entry: Entry, *, summed: bool = True) -> dict[str, Any]:
     If its charges are not `summed` per bucket, the document says until when they count, so that a query can find
     them.
     """
-    usage = entry.usage
     return {
         "_id": entry.id,
         "tenant_id": entry.identity.tenant,
@@ -45,7 +47,7 @@ def entry_document(entry: Entry, *, summed: bool = True) -> dict[str, Any]:
         "reason": entry.reason,
         "held": entry.held,
         "charge": entry.charge,
-        "usage": {part: getattr(usage, part) for part in _USAGE},
+        "usage": dict(zip(_USAGE, _usage_of(entry.usage), strict=True)),
         "status": entry.status,
         "request_id": entry.request_id,
         "cost": {"prompt": entry.cost.prompt, "output": entry.cost.output},
@@ -149,38 +151,43 @@ class ModelNames:
 
     def __init__(self, most: int = 100) -> None:
         self._most = most
-        self._names: dict[str, set[str]] = {}
+        self._fields: dict[str, dict[str, str]] = {}  # by date and model
 
     def field(self, date: str, model: str) -> str:
         """Return the name of the model's field."""
-        names = self._names.setdefault(date, set())
-        if len(self._names) > self._DATES:
-            del self._names[min(self._names)]
-        if model not in names:
-            if len(names) >= self._most:
+        known = self._fields.setdefault(date, {})
+        if len(self._fields) > self._DATES:
+            del self._fields[min(self._fields)]
+        field = known.get(model)
+        if field is None:
+            if len(known) >= self._most:
                 return self.OTHER
-            names.add(model)
-        return _field_name(model)
+            field = known[model] = _field_name(model)
+        return field
 
 
 def increments(entries: Iterable[Entry], models: ModelNames) -> dict[DayKey, dict[str, int]]:
     """Return the increments of daily usage: the sums of each row, per model too."""
-    days: dict[DayKey, Counter[str]] = {}
+    days: dict[DayKey, dict[str, int]] = {}
     for entry in entries:
-        sums = days.setdefault(day_key(entry), Counter())
+        sums = days.setdefault(day_key(entry), {"usage": 0})
         if entry.outcome is Outcome.DENIED:
-            sums["denied"] += entry.count
+            sums["denied"] = sums.get("denied", 0) + entry.count
             continue
-        sums["usage"] += entry.charge
-        sums["input"] += entry.usage.input
-        sums["output"] += entry.usage.output
-        sums["cached"] += entry.usage.cached
+        if "requests" not in sums:
+            sums |= _OF_REQUESTS
+        usage, charge = entry.usage, entry.charge
+        sums["usage"] += charge
+        sums["input"] += usage.input
+        sums["output"] += usage.output
+        sums["cached"] += usage.cached
         sums["requests"] += 1
         sums["price"] += entry.price
         sums["estimated"] += entry.outcome is Outcome.ESTIMATED
-        if entry.charge and entry.status in _OK:  # a request that the upstream refused counts for no model
-            sums[f"models.{models.field(entry.date, entry.model)}"] += entry.charge
-    return {key: {"usage": 0} | dict(sums) for key, sums in days.items()}
+        if charge and entry.status in _OK:  # a request that the upstream refused counts for no model
+            field = f"models.{models.field(entry.date, entry.model)}"
+            sums[field] = sums.get(field, 0) + charge
+    return days
 
 
 def total(rows: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -8,6 +8,7 @@ are then summed again from the ledger. The result is as exact, but costs more fo
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -40,6 +41,7 @@ from extproc.stores.mongo.documents import (
     total,
 )
 from extproc.stores.mongo.mending import Mending
+from extproc.stores.mongo.retention import LedgerRetention
 from extproc.stores.pieces import in_pieces
 
 _ADMISSION = [("admitted_at", ASCENDING), ("_id", ASCENDING)]
@@ -75,6 +77,7 @@ class MongoLedger:
         self._tenant_of = tenant_of
         self._transactions: bool | None = None
         self._mending = Mending(mongo, transactions=True)
+        self._retention = LedgerRetention(mongo)
         self._models = ModelNames()
 
     async def create_indexes(self) -> None:
@@ -97,6 +100,7 @@ class MongoLedger:
             self._mending = Mending(self._mongo, transactions=self._transactions)
         unique = list({entry.id: entry for entry in reversed(entries)}.values())
         unique.reverse()
+        await self._retention.refuse_gone(unique)
         async with translated():
             if self._transactions:
                 await self._write_new(unique, still)
@@ -122,7 +126,7 @@ class MongoLedger:
 
     async def entries(self, wanted: UsageFilter, at_most: int) -> list[Entry]:
         async with translated():
-            found = self._ledger.find(query(wanted)).sort([("ended_at", DESCENDING), ("_id", DESCENDING)])
+            found = self._ledger.find(query(wanted)).sort("ended_at", DESCENDING)
             documents = await found.to_list(at_most)
         return [_read(document) for document in documents]
 
@@ -140,6 +144,9 @@ class MongoLedger:
         finally:
             with suppress(PyMongoError):
                 await found.close()
+
+    async def gone_before(self, now: datetime) -> datetime | None:
+        return await self._retention.gone_before(now)
 
     async def aclose(self) -> None:
         await self._mongo.aclose()
@@ -265,6 +272,12 @@ def _day_updates(entries: Sequence[Entry], models: ModelNames, shared: Collectio
     ]
 
 
+@lru_cache(maxsize=4096)
+def _escaped(tenant: str) -> str:
+    """Return the name in a form that can't equal another name plus a part of a key."""
+    return quote(tenant, safe="")
+
+
 def _sharing(key: DayKey) -> dict[str, Any]:
     return {"$set": {SHARED: True}, "$setOnInsert": {"tenant_id": key[0]}}
 
@@ -272,8 +285,7 @@ def _sharing(key: DayKey) -> dict[str, Any]:
 def _bucket_updates(entries: Sequence[Entry]) -> list[UpdateOne]:
     return [
         UpdateOne(
-            # Escaped, so that no tenant's name can equal another name plus a part of a key.
-            {"_id": f"{quote(tenant, safe='')}:{key}"},
+            {"_id": f"{_escaped(tenant)}:{key}"},
             {
                 "$inc": {"used": amount},
                 "$max": {"until": datetime.fromtimestamp(until, UTC)},

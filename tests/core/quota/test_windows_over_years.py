@@ -18,7 +18,8 @@ import pytest
 
 from extproc.core.quota.binding import Policy, bind
 from extproc.core.quota.costs import Bound, Cost
-from extproc.core.quota.limits import Limit, Mode, Scope, Unit, Window, interval_at, local_date
+from extproc.core.quota.ledger import SHORTEST_RETENTION
+from extproc.core.quota.limits import LONGEST_WINDOW, Limit, Mode, Scope, Unit, Window, interval_at, local_date
 from extproc.core.quota.reservation import Admitted, Count, Reservation, decide
 from extproc.core.quota.settlement import Estimates, charges, expiry, released
 from extproc.core.quota.usage import Usage
@@ -169,6 +170,15 @@ def test_each_window_resets_once_as_time_goes_on(zone, window):
             seen.append(now.start)
     assert len(set(seen)) == len(seen)
     assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("window", Window)
+@pytest.mark.parametrize("zone", ZONES)
+def test_no_window_is_longer_than_a_ledger_keeps_its_entries_less_a_week(zone, window):
+    info = ZoneInfo(zone)
+    found = [interval_at(window, utc(second), info) for second in instants(zone)]
+    assert max(each.end - each.start for each in found) <= LONGEST_WINDOW.total_seconds()
+    assert LONGEST_WINDOW + timedelta(days=7) <= SHORTEST_RETENTION
 
 
 @pytest.mark.parametrize("zone", ZONES)
