@@ -1,6 +1,7 @@
 """Protobuf <-> core values: what Envoy sends as events, what an exchange wants as replies."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from google.protobuf.struct_pb2 import Value
@@ -107,11 +108,11 @@ def reply_message(event: Event, reply: Reply) -> pb.ProcessingResponse:
             )
             return pb.ProcessingResponse(immediate_response=immediate)
         case HeadReply():
-            common = pb.CommonResponse(header_mutation=_mutation(reply.set_headers, reply.remove_headers))
-            headers = pb.HeadersResponse(response=common)
             if isinstance(event, ResponseHead):
-                return pb.ProcessingResponse(response_headers=headers)
-            return pb.ProcessingResponse(request_headers=headers)
+                return pb.ProcessingResponse(response_headers=_head(reply.set_headers, reply.remove_headers))
+            return _request_head(reply.set_headers, reply.remove_headers)
+        case BodyReply(data=None):
+            return _BODY_OF_ANSWER_PASSES if isinstance(event, ResponseBody) else _BODY_OF_REQUEST_PASSES
         case BodyReply():
             response = pb.ProcessingResponse()
             part = response.response_body if isinstance(event, ResponseBody) else response.request_body
@@ -126,6 +127,20 @@ def reply_message(event: Event, reply: Reply) -> pb.ProcessingResponse:
             if isinstance(event, ResponseTrailers):
                 return pb.ProcessingResponse(response_trailers=pb.TrailersResponse())
             return pb.ProcessingResponse(request_trailers=pb.TrailersResponse())
+
+
+# Messages that say the same each time are made once. Nobody changes a message that was made here.
+_BODY_OF_ANSWER_PASSES: Final = pb.ProcessingResponse(response_body=pb.BodyResponse())
+_BODY_OF_REQUEST_PASSES: Final = pb.ProcessingResponse(request_body=pb.BodyResponse())
+
+
+@lru_cache(maxsize=256)
+def _request_head(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> pb.ProcessingResponse:
+    return pb.ProcessingResponse(request_headers=_head(set_headers, remove))
+
+
+def _head(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> pb.HeadersResponse:
+    return pb.HeadersResponse(response=pb.CommonResponse(header_mutation=_mutation(set_headers, remove)))
 
 
 def _mutation(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> pb.HeaderMutation:

@@ -1,10 +1,10 @@
 """Share the event loop out between long work, which is done in slices, and everything else."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
+from time import perf_counter
 from typing import Final
 
 # The longest slice, but for its last step. A message of another exchange waits for one slice at a time.
@@ -29,7 +29,7 @@ class Turns:
     anything, nobody rests: each turn of the loop then does one slice.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
         self._clock = clock
         self._free_at = clock()
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
@@ -88,7 +88,11 @@ class Turns:
 
 
 class Turn:
-    """Hold what one exchange has worked, in processor time, and wait on its behalf."""
+    """Hold what one exchange has worked, and wait on its behalf.
+
+    By a clock that costs nothing, not by the thread's processor time: a piece of work that the machine interrupts
+    counts as longer than it was, and its exchange then waits a little longer.
+    """
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
@@ -103,16 +107,16 @@ class Turn:
 
     def begin(self) -> None:
         """Begin a piece of work."""
-        self._begun = time.thread_time()
+        self._begun = perf_counter()
 
     @property
     def over(self) -> bool:
         """Tell whether the piece of work has taken as long as a slice may take."""
-        return time.thread_time() - self._begun > SLICE_S
+        return perf_counter() - self._begun > SLICE_S
 
     def end(self) -> None:
         """End a piece of work. After long work, `rest` waits."""
-        took = time.thread_time() - self._begun
+        took = perf_counter() - self._begun
         if took > SHORT_S:
             self._owes = True
             self._worked_s += took

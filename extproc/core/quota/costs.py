@@ -42,6 +42,8 @@ class Weights(Struct, frozen=True):
 
     def at_most(self, prompt: int, output: int) -> int:
         """Return the largest weighted count of these tokens, rounded up."""
+        if self is EVEN:
+            return prompt + output
         return -(-(self.any_input * prompt + self.any_output * output) // THOUSAND)
 
     def of(self, usage: Usage) -> int:
@@ -182,6 +184,8 @@ class Demand(Struct, frozen=True):
 def demand(unit: Unit, weights: Weights, cost: Cost, requests: int) -> Demand:
     """Return the need of a bucket for an estimated cost."""
     match unit:
+        case Unit.TOKENS if weights is EVEN:
+            thousandths = THOUSAND * (cost.prompt + cost.output)
         case Unit.TOKENS:
             thousandths = weights.any_input * cost.prompt + weights.any_output * cost.output
         case Unit.INPUT_TOKENS:

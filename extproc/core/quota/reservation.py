@@ -200,7 +200,8 @@ def admitted(reservation: Reservation, counts: Sequence[Count], output: int = 0)
     after = tuple(
         BucketState(s.bucket, Count(s.count.used, s.count.held + granted.hold(s.bucket.limit))) for s in before
     )
-    shadowed = tuple(s for s in _refusing(_at_least(granted), before) if s.bucket.limit.shadow)
+    shadows = [s for s in before if s.bucket.limit.shadow]
+    shadowed = tuple(_refusing(_at_least(granted), shadows)) if shadows else ()
     return Admitted(granted, after, shadowed)
 
 

@@ -4,6 +4,7 @@ An IPv4 client is counted by its address. An IPv6 client is counted by its netwo
 (RFC 6177), so it could avoid a limit on single addresses by changing its address.
 """
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, NewType
 
@@ -32,8 +33,13 @@ def client_ip(text: str, ipv6_prefix: int = IPV6_PREFIX) -> ClientIP:
         host = host[1:].partition("]")[0]
     elif host.count(":") == 1:
         host = host.partition(":")[0]
+    return _client_of(host.partition("%")[0], ipv6_prefix)
+
+
+@lru_cache(maxsize=4096)
+def _client_of(host: str, ipv6_prefix: int) -> ClientIP:
     try:
-        address = ip_address(host.partition("%")[0])
+        address = ip_address(host)
     except ValueError:
         return UNKNOWN_IP
     if isinstance(address, IPv6Address):
