@@ -83,6 +83,11 @@ async def _nothing_to_migrate(replica: str) -> None:
     del replica
 
 
+def _nothing_to_pack(alone: bool) -> None:
+    """Pack nothing: counters in memory are not written anywhere."""
+    del alone
+
+
 @dataclass(frozen=True, slots=True)
 class Stores:
     """Hold the adapters of the stores, as ports.
@@ -109,13 +114,18 @@ def build_stores(settings: Settings) -> Stores:
     """Build the stores that the settings name. Connect to nothing yet; call it inside the event loop."""
     redis, mongodb = settings.redis, settings.mongo
     counters: CounterStore
+    packs: Callable[[bool], None] = _nothing_to_pack
     if redis.url.in_memory:
         counters = MemoryCounters()
     else:
         url = redis.url.get_secret_value()
         followed = _followed("redis.url_file", redis.url_file, lambda text: redis_url(StoreURL(text)))
-        options = RedisOptions(url, max_waiting=redis.max_waiting, current_url=followed)
-        counters = RedisCounters(options)
+        # JSON until it is known that no replica of version 0.1 runs. Only MongoDB tells.
+        options = RedisOptions(
+            url, max_waiting=redis.max_waiting, packs=mongodb.url.in_memory, current_url=followed
+        )
+        counters = of_redis = RedisCounters(options)
+        packs = of_redis.packs
     if mongodb.url.in_memory:
         memory = MemoryLedger()
         return Stores(counters, memory, memory, memory, MemoryTenants())
@@ -131,7 +141,7 @@ def build_stores(settings: Settings) -> Stores:
 
     async def migrate(replica: str) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(DailyMigration(mongo, tenant_of, replica).run())
+            group.create_task(DailyMigration(mongo, tenant_of, replica, alone=packs).run())
             group.create_task(LedgerRetention(mongo, mongodb.ledger_retention_days).run())
 
     return Stores(counters, ledger, ledger, records, MongoTenants(mongo), create_indexes, migrate)

@@ -394,3 +394,12 @@ async def test_killed_in_the_middle_another_replica_goes_on_when_the_lease_is_ov
     await replica_set.collection(MIGRATIONS).update_one({}, over)
     assert await migration(replica_set).step()
     assert await agrees_with_the_ledger(replica_set)
+
+
+async def test_at_each_look_it_is_told_whether_no_replica_of_version_0_1_runs(replica_set, former):
+    told = []
+    looks = migration(replica_set, alone=told.append)
+    await looks.step()
+    await former.end()
+    await looks.step()
+    assert told == [False, True]

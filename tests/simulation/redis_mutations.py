@@ -26,7 +26,7 @@ SCRIPTS = {
     "reserve leaves its hold out of the list": ("reserve", "redis.call('ZADD', KEYS[3], ARGV[5], ARGV[2])", ""),
     "close charges again": ("close", "if known[1] and known[1] ~= 'open' then", "if known[1] and known[1] ~= 'open' and known[1] ~= ARGV[3] then"),
     "close gives nothing back": ("close", "held = held - math.min(held, mine)", ""),
-    "close puts nothing into the journal": ("close", "if ARGV[6] ~= '' then reply[2]", "if false then reply[2]"),
+    "close puts nothing into the journal": ("close", "if ARGV[8] == '1' then", "if ARGV[8] == '1' then elseif false then"),
     "close does not remember the end": ("close", "redis.call('HSET', KEYS[2], 'outcome', ARGV[3], 'crossed', table.concat(reply, ' ', 3))", ""),
     "close leaves a local one uncharged": ("close", "if known[1] or ARGV[7] == '1' then", "if known[1] then"),
     "renew does not hold more": ("renew", "if more > 0 and", "if false and"),

@@ -66,16 +66,19 @@ class DailyMigration:
         *,
         every_s: float = 5.0,
         lease_s: float = 30.0,
+        alone: Callable[[bool], None] | None = None,
     ) -> None:
         """Look every `every_s` seconds for something to do. `tenant_of` derives a tenant from a service account.
 
-        While one replica migrates, the others wait; if it stops, they wait `lease_s` seconds.
+        While one replica migrates, the others wait; if it stops, they wait `lease_s` seconds. `alone` is told at
+        each look whether no replica of version 0.1 runs.
         """
         self._mongo = mongo
         self._tenant_of = tenant_of
         self._replica = replica
         self._every_s = every_s
         self._lease = timedelta(seconds=lease_s)
+        self._alone = alone
         self._transactions = True
         self._waiting = False
 
@@ -121,7 +124,10 @@ class DailyMigration:
 
     async def _former_replica_runs(self) -> bool:
         unmarked = {name: {"$ne": value} for name, value in BY_TENANT.items()}
-        return await self._replicas.find_one(unmarked, {"_id": 1}) is not None
+        runs = await self._replicas.find_one(unmarked, {"_id": 1}) is not None
+        if self._alone is not None:
+            self._alone(not runs)
+        return runs
 
     async def _wait(self) -> None:
         """Remember that a replica of version 0.1 runs: what it writes must be looked at afterwards."""

@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, assert_never
 
+import msgspec
 from redis.exceptions import ClusterDownError, MovedError
 
+from extproc.core.quota.reservation import Reservation
 from extproc.ports.base import StoreError, UnreadyError
 from extproc.stores.redis.cluster import Cluster
 from extproc.stores.redis.credentials import with_current_login
 from extproc.stores.redis.faults import FAULTS, UNREACHABLE, store_error, translated
+from extproc.stores.redis.packing import packed
 from extproc.stores.redis.sentinel import BehindSentinels
 from extproc.stores.redis.server import Call, Server
 from extproc.stores.redis.topology import OneServer, RedisOptions, Topology
@@ -26,11 +29,19 @@ class RedisClient:
         self._options = options
         self._topology = _topology_of(options)
         self._adopted: dict[int, str] = {}
+        self._packs = options.packs
         self._timeouts = PatientTimeouts(options.command_timeout_s)
 
     @property
     def independent(self) -> bool:
         return self._topology.independent
+
+    def packs(self, alone: bool) -> None:
+        """Write reservations and entries packed from now on; if not `alone` as JSON, for version 0.1."""
+        self._packs = alone
+
+    def _body(self, reservation: Reservation) -> bytes:
+        return packed(reservation) if self._packs else msgspec.json.encode(reservation)
 
     def _epoch(self, partition: int) -> str:
         """The epoch that this replica counts in."""

@@ -20,6 +20,7 @@ from extproc.stores.redis.epochs import RedisEpochs
 from extproc.stores.redis.generations import RedisGenerations
 from extproc.stores.redis.journal import RedisJournal, receipt_of
 from extproc.stores.redis.keys import bucket_keys, epoch_key, open_key, reservation_key, reservation_keys
+from extproc.stores.redis.packing import packed_end
 from extproc.stores.redis.presence import RedisPresence
 from extproc.stores.redis.reservations import (
     END_MEMORY_S,
@@ -136,7 +137,7 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
             reservation.id,
             *((bound.output, bound.least) if bound is not None else (0, 0)),
             reservation.deadline,
-            msgspec.json.encode(reservation),
+            self._body(reservation),
             kept_s(reservation),
             list_kept_s(reservation),
             self._options.max_waiting,
@@ -154,7 +155,8 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
             epoch = self._epoch(partition)
         except StoreError as error:
             return error
-        return renewal(partition, epoch, reservation, take_up=reservation.local, renew=True)
+        body = self._body(reservation)
+        return renewal(partition, epoch, reservation, body, take_up=reservation.local, renew=True)
 
     def _ending(self, closing: Closing, thresholds: str) -> Call | StoreError:
         reservation = closing.reservation
@@ -163,19 +165,32 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
             epoch = self._epoch(partition)
         except StoreError as error:
             return error
+        text, beside = self._entry(closing)
         args: list[Argument] = [
             epoch,
             reservation.id,
             closing.outcome,
             END_MEMORY_S,
             thresholds,
-            msgspec.json.encode(closing.entry) if closing.entry is not None else b"",
+            text,
             int(reservation.local),
+            int(beside),
         ]
         watched = closing.watched or (True,) * len(reservation.buckets)
         for bucket, charge, looked_at in zip(reservation.buckets, closing.charges, watched, strict=True):
             args += (charge, bucket.limit.amount if looked_at else 0, bucket_forgotten_at(bucket))
         return Call(partition, "close", reservation_keys(partition, epoch, reservation), args)
+
+    def _entry(self, closing: Closing) -> tuple[bytes, bool]:
+        """Return the entry as it is sent, and whether the reservation's body has to stand beside it."""
+        entry = closing.entry
+        if entry is None:
+            return b"", False
+        if self._packs and not closing.reservation.local:  # a local one may not be known: it has no body there
+            end = packed_end(closing.reservation, entry)
+            if end is not None:
+                return end, True
+        return msgspec.json.encode(entry), False
 
     async def _all_of(self, wanted: dict[int, Call | StoreError]) -> list[Any]:
         """Makes all calls that can be made, then raises the first fault."""

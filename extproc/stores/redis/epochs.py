@@ -65,7 +65,9 @@ class RedisEpochs(RedisClient):
 
     async def restore(self, epoch: Epoch, reservations: Sequence[Reservation]) -> None:
         for some in in_pieces(reservations, _SOME):
-            await self.call_all([renewal(epoch.partition, epoch.id, r, take_up=True, renew=False) for r in some])
+            await self.call_all(
+                [renewal(epoch.partition, epoch.id, r, self._body(r), take_up=True, renew=False) for r in some]
+            )
 
     async def register(self, epoch: Epoch, replica: str) -> None:
         keys = (epoch_key(epoch.partition), replicas_key(epoch.partition, epoch.id))

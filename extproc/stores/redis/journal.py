@@ -13,13 +13,15 @@ from extproc.ports.counters import Receipt
 from extproc.ports.journal import Aside, Backlog, Journalled, Waiting
 from extproc.stores.redis.client import RedisClient
 from extproc.stores.redis.keys import aside_key, ledger_key
+from extproc.stores.redis.packing import read_entry
+from extproc.stores.redis.reservations import UNREADABLE
 from extproc.stores.redis.server import Argument, Call, command
 
 _ENTRY: Final = b"entry"
+_BODY: Final = b"body"
 _PAGE: Final = 250  # entries are some kilobytes each, and others want to be served in between
 _log = logging.getLogger(__name__)
 _Key = TypeVar("_Key")
-_entry = msgspec.json.Decoder(Entry)
 
 
 def receipt_of(partition: int, stream_id: str, reservation_id: str) -> Receipt:
@@ -151,8 +153,8 @@ def _waiting(partition: int, row: Any) -> Waiting:
     first = next(iter(fields.values()), b"")
     receipt = receipt_of(partition, str(stream_id, "ascii"), str(first, "utf-8", "surrogateescape"))
     try:
-        return Waiting(receipt, _entry.decode(fields[_ENTRY]))
-    except (KeyError, msgspec.DecodeError, UnicodeError):
+        return Waiting(receipt, read_entry(fields[_ENTRY], fields.get(_BODY)))
+    except UNREADABLE:
         _log.error("an entry that waits for the ledger can't be read", extra={"id": receipt.id})
         return Waiting(receipt, None)
 

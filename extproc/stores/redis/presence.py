@@ -40,7 +40,7 @@ class RedisPresence(RedisClient):
 
     async def opened_by(self, replica: str, shard_id: ShardId = None) -> list[Reservation]:
         """Look at each open reservation on the server: only the replica's own travel."""
-        name = msgspec.json.encode(replica)
+        name = (msgspec.json.encode(replica), msgspec.msgpack.encode(replica))  # as it stands in bodies
         partitions = range(PARTITIONS) if shard_id is None else (shard_id,)
         ids = await self.call_all([command(p, "HGET", epoch_key(p), "id") for p in partitions])
         epochs = {p: str(each, "ascii") for p, each in zip(partitions, ids, strict=True) if each is not None}
@@ -65,11 +65,11 @@ class RedisPresence(RedisClient):
         return list(found.values())
 
 
-def _looks(partition: int, epoch: str, rows: list[Any], name: bytes) -> list[Call]:
+def _looks(partition: int, epoch: str, rows: list[Any], name: tuple[bytes, bytes]) -> list[Call]:
     """Make the calls for a page of the open reservations: id and deadline of each."""
     keys = [reservation_key(partition, epoch, str(row[0], "utf-8")) for row in rows]
     return [_look(partition, epoch, some, name) for some in in_pieces(keys, _IN_A_SCRIPT)]
 
 
-def _look(partition: int, epoch: str, reservations: Sequence[str], name: bytes) -> Call:
-    return Call(partition, "opened", (epoch_key(partition), *reservations), (epoch, name))
+def _look(partition: int, epoch: str, reservations: Sequence[str], name: tuple[bytes, bytes]) -> Call:
+    return Call(partition, "opened", (epoch_key(partition), *reservations), (epoch, *name))

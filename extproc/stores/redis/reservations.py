@@ -9,6 +9,7 @@ import msgspec
 from extproc.core.quota.limits import Bucket
 from extproc.core.quota.reservation import Reservation
 from extproc.stores.redis.keys import reservation_keys
+from extproc.stores.redis.packing import read_body
 from extproc.stores.redis.server import Argument, Call
 
 # A bucket outlives its window by so much, that exchanges which were admitted in it can still be settled.
@@ -21,7 +22,8 @@ END_MEMORY_S: Final = 600
 LIST_MEMORY_S: Final = 8 * 86_400
 
 _log = logging.getLogger(__name__)
-_reservation = msgspec.json.Decoder(Reservation)
+# What reading a body that is none may raise.
+UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, LookupError)
 
 
 def forgotten_at(window_end: int) -> int:
@@ -46,14 +48,16 @@ def list_kept_s(reservation: Reservation) -> int:
     return max(LIST_MEMORY_S, kept_s(reservation))
 
 
-def renewal(partition: int, epoch: str, reservation: Reservation, *, take_up: bool, renew: bool) -> Call:
+def renewal(
+    partition: int, epoch: str, reservation: Reservation, body: bytes, *, take_up: bool, renew: bool
+) -> Call:
     """Takes a reservation up that is not known, and renews one that is open; or only one of both."""
     bound = reservation.bound
     args: list[Argument] = [
         epoch,
         reservation.id,
         reservation.deadline,
-        msgspec.json.encode(reservation),
+        body,
         kept_s(reservation),
         list_kept_s(reservation),
         bound.output if bound is not None else 0,
@@ -69,7 +73,7 @@ def read_reservation(row: Sequence[Any]) -> Reservation | None:
     """From the fields body and output; None where it can't be read."""
     body, output = row
     try:
-        return _reservation.decode(body).granted(int(output or 0))
-    except (msgspec.DecodeError, UnicodeError):
+        return read_body(body).granted(int(output or 0))
+    except UNREADABLE:
         _log.exception("reservation can't be read, its tokens stay held")
         return None

@@ -23,7 +23,8 @@ class RedisOptions:
 
     A call on one reservation takes at most `command_timeout_s`, one on many `batch_timeout_s`. While `max_waiting`
     entries of a partition wait for the ledger, nothing new is reserved in it. `current_url` returns the present
-    URL; each new connection logs in with its user and password.
+    URL; each new connection logs in with its user and password. `packs`: reservations and entries are written
+    packed, not as JSON, which version 0.1 reads too.
     """
 
     url: str
@@ -31,6 +32,7 @@ class RedisOptions:
     command_timeout_s: float = 1.0
     batch_timeout_s: float = 2.0
     max_waiting: int = 200_000
+    packs: bool = True
     current_url: Callable[[], str] | None = None
 
 

@@ -4,7 +4,7 @@
 -- KEYS[1]    the partition's epoch (hash: id, state, run, previous)
 -- KEYS[2]    the reservation (hash: outcome, output, body, and what each bucket holds: 1, 2, ...)
 -- KEYS[3]    the open reservations (sorted set: id by deadline)
--- KEYS[4]    the entries that wait for the ledger (stream: id, entry)
+-- KEYS[4]    the entries that wait for the ledger (stream: id, entry, and body where the entry is but the rest)
 -- KEYS[5..]  the buckets (hashes: used, held, alerted)
 -- ARGV[1]    the epoch's id
 -- ARGV[2]    reservation id
@@ -13,7 +13,8 @@
 -- ARGV[5]    thresholds in percent, ascending, separated by commas; may be empty
 -- ARGV[6]    the ledger's entry; '' for none
 -- ARGV[7]    1: it is charged where it is not known, too; it was admitted without the counters
--- ARGV[8..]  for each bucket: its charge; the amount that thresholds are a percentage of (0: it has none); when it
+-- ARGV[8]    1: the reservation's body stands beside its entry, which is the rest of it
+-- ARGV[9..]  for each bucket: its charge; the amount that thresholds are a percentage of (0: it has none); when it
 --            may be forgotten (seconds since the epoch)
 --
 -- Returns {outcome, stream id, bucket, used, threshold, bucket, used, threshold, ...}: the outcome that stands (an
@@ -25,7 +26,7 @@
 
 local refused = refusal(KEYS[1], ARGV[1], true)
 if refused then return refused end
-local wanted = {KEYS[2], 'outcome', 'crossed', 'receipt'}
+local wanted = {KEYS[2], 'outcome', 'crossed', 'receipt', 'body'}
 for i = 1, #KEYS - 4 do wanted[#wanted + 1] = i end
 local known = redis.call('HMGET', unpack(wanted))
 if known[1] and known[1] ~= 'open' then
@@ -40,11 +41,15 @@ end
 local reply, thresholds, forgotten = {ARGV[3], ''}, {}, 0
 for threshold in string.gmatch(ARGV[5], '%d+') do thresholds[#thresholds + 1] = tonumber(threshold) end
 if known[1] or ARGV[7] == '1' then
-  if ARGV[6] ~= '' then reply[2] = redis.call('XADD', KEYS[4], '*', 'id', ARGV[2], 'entry', ARGV[6]) end
+  if ARGV[8] == '1' then
+    reply[2] = redis.call('XADD', KEYS[4], '*', 'id', ARGV[2], 'entry', ARGV[6], 'body', known[4])
+  elseif ARGV[6] ~= '' then
+    reply[2] = redis.call('XADD', KEYS[4], '*', 'id', ARGV[2], 'entry', ARGV[6])
+  end
   for i = 1, #KEYS - 4 do
-    local key, a = KEYS[i + 4], 5 + i * 3
+    local key, a = KEYS[i + 4], 6 + i * 3
     local count = redis.call('HMGET', key, 'used', 'held', 'alerted')
-    local there, mine = count[1] or count[2], tonumber(known[i + 3] or 0)
+    local there, mine = count[1] or count[2], tonumber(known[i + 4] or 0)
     forgotten = math.max(forgotten, tonumber(ARGV[a + 2]))
     -- A bucket that this holds something in, and that is gone: its window is long over, it must not come back.
     if there or mine == 0 then

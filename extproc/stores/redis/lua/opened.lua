@@ -5,7 +5,8 @@
 -- KEYS[1]    the partition's epoch
 -- KEYS[2..]  reservations (hashes: outcome, output, body, ...)
 -- ARGV[1]    the epoch's id
--- ARGV[2]    the replica's name, as it stands in a body
+-- ARGV[2]    the replica's name, as it stands in a body of JSON
+-- ARGV[3]    as it stands in a packed one
 --
 -- Returns {body, output, body, output, ...}. A body that has the name somewhere else is among them.
 
@@ -14,7 +15,7 @@ if refused then return refused end
 local found = {}
 for i = 2, #KEYS do
   local known = redis.call('HMGET', KEYS[i], 'body', 'output')
-  if known[1] and string.find(known[1], ARGV[2], 1, true) then
+  if known[1] and (string.find(known[1], ARGV[2], 1, true) or string.find(known[1], ARGV[3], 1, true)) then
     found[#found + 1] = known[1]
     found[#found + 1] = known[2] or ''
   end
