@@ -18,6 +18,7 @@ from extproc.core.quota.policies import Defaults
 from extproc.core.quota.reservation import ReservationId
 from extproc.core.request.buffers import Buffers
 from extproc.core.request.identity import SPIFFE, IdentityRules, derived_tenant
+from extproc.core.request.in_flight import InFlight
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.reading import FUNCTION, BodyReader, ReadApart, ReadHere
 from extproc.envoy.tls import TLSOptions
@@ -31,6 +32,7 @@ from extproc.metering.prompt_counter import load_counter
 from extproc.metering.prompt_tokenizer import Assignment, TokenizerError
 from extproc.metering.service import MeteringService
 from extproc.metering.settler import SettlerOptions
+from extproc.observe.cap_log import CapLog
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock
 from extproc.ports.epochs import CounterStore
@@ -299,9 +301,16 @@ def exchange_rules(settings: Settings) -> ExchangeRules:
         counts_prompts=any(model.tokenizer is not None for model in settings.models),
         allowed=frozenset(settings.server.allowed_parameters),
         buffers=Buffers(max(settings.server.max_buffered_bytes, 2 * settings.server.max_body_bytes)),
+        in_flight=in_flight(settings),
         refuse_without_usage=settings.cost.refuse_without_usage,
         models=models(settings),
     )
+
+
+def in_flight(settings: Settings) -> InFlight:
+    """Return what counts and bounds the requests in flight of each tenant."""
+    cap = settings.server.tenant_cap
+    return InFlight(cap, CapLog(cap).refused)
 
 
 def build_body_reader(settings: Settings, service: MeteringService) -> tuple[BodyReader, Pool | None]:

@@ -145,6 +145,7 @@ def _server(settings: Settings, metering: Metering, metrics: Metrics, reader: Bo
     options = settings.server
     waits = Waits(options.request_timeout_s, options.idle_timeout_s)
     metrics.watch_buffers(lambda: rules.buffers.kept_bytes)
+    metrics.watch_in_flight(rules.in_flight.most)
     servicer = Servicer(rules, codec, metering.service, metrics, metering.clock.now, waits=waits, reader=reader)
     rate_limits = RateLimitServicer(
         metering.service.hit,
@@ -153,6 +154,7 @@ def _server(settings: Settings, metering: Metering, metrics: Metrics, reader: Bo
         tenant_pattern=rules.identity.tenant_pattern,
         ipv6_prefix=rules.identity.ipv6_prefix,
         style=settings.denied.style,
+        in_flight=app.in_flight(settings),
     )
     return build_server(
         Transport(options.transport),

@@ -9,14 +9,15 @@ The order of effects is the order in which they are carried out. After each `Adm
        |         | ReadingApart -+ |          (a large body)
        |         +-----------------+--> rejected: Done
        +--> Inspecting --> Done          (a caller that asks for its quota)
-       +--> Done                         (a path that is not metered)
+       +--> Done                         (a path that is not metered, or a tenant at its cap)
 
 The phases up to the decision are in request_phases.py, the others in answer_phases.py.
 """
 
-from extproc.core.events import Effect, Event
+from extproc.core.events import Effect, Event, StreamClosed
 from extproc.core.phase import ExchangeRules, Phase
 from extproc.core.quota.routes import NO_ROUTE, Route
+from extproc.core.request.in_flight import Place
 from extproc.core.request_phases import Started
 
 
@@ -24,10 +25,16 @@ class Exchange:
     """Move one exchange through its phases. Not thread-safe, not reusable."""
 
     def __init__(self, rules: ExchangeRules, route: Route = NO_ROUTE) -> None:
-        self._phase: Phase = Started(rules, route)
+        self._place = Place(rules.in_flight)
+        self._phase: Phase = Started(rules, route, self._place)
 
     def receive(self, event: Event) -> list[Effect]:
-        """Return the effects of an event. Raise `ProtocolError` if it can't come now, and nothing else."""
+        """Return the effects of an event. Raise `ProtocolError` if it can't come now, and nothing else.
+
+        From its head until `StreamClosed` a metered request counts as in flight.
+        """
+        if isinstance(event, StreamClosed):
+            self._place.leave()
         self._phase, effects = self._phase.receive(event)
         return effects
 

@@ -27,6 +27,7 @@ from extproc.core.rejections import DeniedStyle, Rejection
 from extproc.core.request.buffers import Buffers
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import IdentityRules
+from extproc.core.request.in_flight import InFlight
 
 
 class ProtocolError(Exception):
@@ -40,11 +41,11 @@ class ProtocolError(Exception):
 class ExchangeRules:
     """Hold what is the same for every exchange.
 
-    `max_body_bytes` bounds the memory of one request, `buffers` the memory of all of them together. With
-    `refuse_without_usage` a request is refused if its answer would come without usage. Bodies of more than
-    `direct_bytes` are read apart, and so are smaller ones that take as long to read. A caller may use what is
-    `allowed` of `STEERING`. `counts_prompts`: a tokenizer needs the texts of prompts. `models` says for which
-    models usage is asked for in every chunk.
+    `max_body_bytes` bounds the memory of one request, `buffers` the memory of all of them together, and
+    `in_flight` the requests of one tenant at once. With `refuse_without_usage` a request is refused if its answer
+    would come without usage. Bodies of more than `direct_bytes` are read apart, and so are smaller ones that take
+    as long to read. A caller may use what is `allowed` of `STEERING`. `counts_prompts`: a tokenizer needs the
+    texts of prompts. `models` says for which models usage is asked for in every chunk.
     """
 
     identity: IdentityRules
@@ -53,6 +54,7 @@ class ExchangeRules:
     bytes_per_output_token: int = 4
     store_retry_after_s: int = 1
     buffers: Buffers = field(default_factory=Buffers)
+    in_flight: InFlight = field(default_factory=InFlight)
     refuse_without_usage: bool = True
     direct_bytes: int = 1 << 62
     allowed: frozenset[str] = frozenset()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -131,6 +132,24 @@ def overloaded(retry_after_s: int, endpoint: Endpoint | None = None) -> Rejectio
         endpoint,
         kind="server_error",
         reason="overloaded",
+        extra=(("retry-after", str(retry_after_s)),),
+    )
+
+
+@lru_cache(64)  # one for each endpoint: a tenant at its cap gets many
+def too_many_in_flight(cap: int, retry_after_s: int, endpoint: Endpoint | None = None) -> Rejection:
+    """Answer a request of a tenant that has `cap` requests in flight on this replica: 429, in every style."""
+    message = (
+        f"Your tenant has too many requests in flight: at most {cap} at once on each replica. "
+        "Let some of them end, then try again."
+    )
+    return _error(
+        429,
+        message,
+        "too_many_in_flight",
+        endpoint,
+        kind="requests",
+        reason="in_flight",
         extra=(("retry-after", str(retry_after_s)),),
     )
 

@@ -43,6 +43,7 @@ from extproc.core.request.body import (
 from extproc.core.request.buffers import PIECE_BYTES, Kept, declared_bytes
 from extproc.core.request.endpoints import Endpoint, PathProblem, Target, classify
 from extproc.core.request.identity import Identity, UnusableIdentity, identify
+from extproc.core.request.in_flight import Place
 from extproc.core.request.layout import Layout
 
 _MAX_REQUEST_ID_CHARS = 128
@@ -75,9 +76,10 @@ class Started(Phase):
 
     awaits_request = True
 
-    def __init__(self, rules: ExchangeRules, route: Route) -> None:
+    def __init__(self, rules: ExchangeRules, route: Route, place: Place) -> None:
         self._rules = rules
         self._route = route
+        self._place = place
 
     def request_head(self, event: RequestHead) -> Step:
         """Let pass what is not metered; else identify the caller, and wait for the body."""
@@ -93,6 +95,9 @@ class Started(Phase):
         identity = identify(self._rules.identity, event.claims, event.headers, event.source_address, event.peer)
         if isinstance(identity, UnusableIdentity):
             return self.rejected(rejections.unusable_identity(identity, target.endpoint))
+        if not self._place.take(identity.tenant):  # before anything that costs more
+            cap, wait_s = self._rules.in_flight.cap, self._rules.store_retry_after_s
+            return self.rejected(rejections.too_many_in_flight(cap, wait_s, target.endpoint))
         if target.endpoint is Endpoint.QUOTA:
             subject = asked_about(event.headers[":path"])
             return Inspecting(self._rules), [Inspect(identity, subject, self._route)]

@@ -29,10 +29,12 @@ from extproc.core.rejections import (
     over_limit,
     quota_headers,
     suspended,
+    too_many_in_flight,
     unusable_identity,
 )
 from extproc.core.request.addresses import IPV6_PREFIX
 from extproc.core.request.identity import UnusableIdentity
+from extproc.core.request.in_flight import InFlight
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as pb
 from extproc.http2.status import RefusedError, Status
 from extproc.observe.metrics import Metrics
@@ -42,6 +44,7 @@ SERVICE = "envoy.service.ratelimit.v3.RateLimitService"
 # A mistake in a configuration is logged once, not once a request; and no more of them than these.
 _MISTAKES_TOLD = 100
 _MOST_UINT32 = 2**32 - 1
+_RETRY_AFTER_S = 1
 # The official SDKs try again after a 429, which helps nobody whom a second try would not name either.
 _DO_NOT_RETRY = ("x-should-retry", "false")
 
@@ -69,9 +72,10 @@ class RateLimitServicer:
         tenant_pattern: re.Pattern[str] | None = None,
         ipv6_prefix: int = IPV6_PREFIX,
         style: DeniedStyle = DeniedStyle.OPENAI,
+        in_flight: InFlight | None = None,
     ) -> None:
         """`decide` counts a hit or denies it, in one step; `tenant_pattern` and `ipv6_prefix` are those of
-        `IdentityRules`.
+        `IdentityRules`; `in_flight` bounds the calls of a tenant that are decided at once.
         """
         self._decide = decide
         self._metrics = metrics
@@ -79,6 +83,7 @@ class RateLimitServicer:
         self._tenant_pattern = tenant_pattern
         self._ipv6_prefix = ipv6_prefix
         self._style = style
+        self._in_flight = in_flight or InFlight()
         self._mistakes: set[str] = set()
 
     async def should_rate_limit(self, request: pb.RateLimitRequest) -> pb.RateLimitResponse:
@@ -99,7 +104,13 @@ class RateLimitServicer:
             raise self._mistaken(hit)
         if isinstance(hit, UnusableIdentity):
             return self._rejected(unusable_identity(hit), request, None, _DO_NOT_RETRY)
-        decision = await self._decide(hit)
+        tenant, in_flight = hit.identity.tenant, self._in_flight
+        if not in_flight.enter(tenant):
+            return self._rejected(too_many_in_flight(in_flight.cap, _RETRY_AFTER_S), request, None)
+        try:
+            decision = await self._decide(hit)
+        finally:
+            in_flight.leave(tenant)
         match decision:
             case Admitted(states=states):
                 return self._admitted(tightest(states, requests=True), request)

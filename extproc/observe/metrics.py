@@ -78,6 +78,7 @@ class Metrics:
         self._ready = gauge("tokenweir_ready", "1 while requests are served.")
         self._streams = gauge("tokenweir_streams", "ext_proc streams that are open.")
         self._buffered = gauge("tokenweir_buffered_bytes", "Bytes of bodies that are kept while they are read.")
+        self._in_flight = gauge("tokenweir_tenant_in_flight", "Requests in flight of the tenant that has most.")
         self._faults = counter("tokenweir_stream_faults", "Streams that ended in a fault.", ("kind",))
         self._unread = gauge("tokenweir_unread_bytes", "Bytes of messages that no stream has taken yet.")
         self._connection_faults = counter(
@@ -111,6 +112,7 @@ class Metrics:
             self._uncounted.labels(reason)
         for outcome in ("delivered", "failed", "refused"):
             self._posts.labels(outcome)
+        self._rejections.of("in_flight")
         for kind in ("protocol", "unexpected", "caller", "idle", "too_many"):
             self._faults.labels(kind)
         for kind in ("protocol_error", "frame_size_error", "compression_error", "enhance_your_calm"):
@@ -183,6 +185,9 @@ class Metrics:
 
     def watch_buffers(self, kept_bytes: Callable[[], int]) -> None:
         self._buffered.set_function(kept_bytes)
+
+    def watch_in_flight(self, most: Callable[[], int]) -> None:
+        self._in_flight.set_function(most)
 
     def watch_queue(self, queue: str, size: Callable[[], int]) -> None:
         self._queued.labels(queue).set_function(size)

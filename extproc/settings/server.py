@@ -1,10 +1,13 @@
 """Declare the settings of the gRPC server: address, clients, and bounds of one process."""
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from extproc.settings.types import Address, FilePath, Names, Seconds, Section, SteeringNames, is_local
+
+# So many tenants at their cap fill a process: one alone leaves most of it to others.
+_TENANTS_TO_FILL: Final = 5
 
 
 class TLSSettings(Section):
@@ -59,6 +62,12 @@ class ServerSettings(Section):
         le=1_000_000,
         description="Most ext_proc streams at once, over all connections.",
     )
+    max_in_flight_per_tenant: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Most requests of one tenant at once, per process; then 429. null: a fifth of max_streams.",
+    )
     max_buffered_bytes: int = Field(
         default=64 << 20,
         ge=1024,
@@ -88,6 +97,11 @@ class ServerSettings(Section):
     )
     tls: TLSSettings = TLSSettings()
     drain_s: Seconds = Field(default=20.0, description="Seconds that open streams have left after SIGTERM.")
+
+    @property
+    def tenant_cap(self) -> int:
+        """Return the most requests of one tenant at once, in one process."""
+        return self.max_in_flight_per_tenant or max(1, self.max_streams // _TENANTS_TO_FILL)
 
     @model_validator(mode="after")
     def _no_tls_on_a_file(self) -> Self:

@@ -15,11 +15,13 @@ from extproc.core.quota.limits import Bucket, Interval, Limit, Scope, Unit, Wind
 from extproc.core.quota.reservation import Admitted, BucketState, Count, Denied, Suspended, Unavailable
 from extproc.core.rejections import DeniedStyle
 from extproc.core.request.identity import Identity
+from extproc.core.request.in_flight import InFlight
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as pb
 from extproc.envoy.rate_limit import SERVICE, RateLimitServicer
 from extproc.envoy.serving import ServerOptions
 from extproc.envoy.transports import Transport, build_server
 from extproc.observe.metrics import Metrics
+from tests.system.waiting import until
 
 NOW = datetime(2026, 3, 1, 12, 0, 15, tzinfo=UTC)
 NOON = int(NOW.replace(second=0).timestamp())
@@ -163,6 +165,26 @@ async def test_tenants_are_derived_as_they_are_for_the_processor():
 
 
 # ---------------------------------------------------------------- what is answered
+
+
+async def test_a_tenant_with_too_many_calls_at_once_is_refused_and_nobody_is_asked():
+    decided, in_flight = asyncio.Event(), InFlight(1)
+
+    async def waiting():
+        await decided.wait()
+        raise RuntimeError
+
+    async with serving(waiting, in_flight=in_flight) as service:
+        first = asyncio.ensure_future(service.ask(request()))
+        await until(lambda: service.hits, "the first call is being decided")
+        answer = await service.ask(request())
+        assert (answer.overall_code, headers(answer)["retry-after"]) == (OVER_LIMIT, "1")
+        assert json.loads(answer.raw_body)["error"]["code"] == "too_many_in_flight"
+        assert (len(service.hits), service.rejections("in_flight")) == (1, 1)
+        decided.set()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await first
+        assert in_flight.tenants == 0
 
 
 async def test_an_admitted_request_is_told_the_tightest_bucket_once_and_each_descriptor_its_code():

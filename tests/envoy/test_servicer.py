@@ -1,6 +1,7 @@
 """One stream from its first message to its end: whatever happens, what was reserved is closed, once."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from extproc.core.phase import ExchangeRules, ProtocolError
 from extproc.core.quota.reservation import Denied, Unavailable
 from extproc.core.request.identity import IdentityRules
+from extproc.core.request.in_flight import InFlight
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.servicer import Servicer
@@ -52,6 +54,13 @@ STREAMED = [
     *(response_body(chunk, end=False) for chunk in CHUNKS),
     response_body(b""),
 ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_flight():
+    """However the streams of a test ended: no request counts as in flight any more."""
+    yield
+    assert RULES.in_flight.tenants == 0
 
 
 class ChannelError(Exception):
@@ -150,6 +159,22 @@ async def test_what_is_denied_is_answered_in_the_upstreams_place_and_nothing_is_
         )
         == 1
     )
+
+
+async def test_a_tenant_at_its_cap_is_refused_at_its_head_and_nobody_is_asked():
+    rules, metrics, books = replace(RULES, in_flight=InFlight(1)), Metrics(), Books()
+    assert rules.in_flight.enter("acme")
+    channel = Script(EXCHANGE)
+    await servicer_of(books, metrics, rules).serve(channel)
+    assert kinds(channel.written) == ["immediate_response"]
+    assert channel.written[0].immediate_response.status.code == 429
+    assert len(channel.messages) == len(EXCHANGE) - 1
+    assert (books.asked, books.closed) == ([], [])
+    assert metrics.registry.get_sample_value("tokenweir_rejections_total", {"reason": "in_flight"}) == 1
+    other = Script([request_head(payload={"sub": "sa", "tenant": "other"}), *EXCHANGE[1:]])
+    await servicer_of(books, metrics, rules).serve(other)
+    assert kinds(other.written) == REPLIES
+    assert (rules.in_flight.tenants, rules.in_flight.most()) == (1, 1)
 
 
 async def test_without_a_decision_the_answer_is_503():

@@ -16,6 +16,7 @@ from extproc.core.answer.sse import MAX_EVENT_BYTES
 from extproc.core.phase import ExchangeRules
 from extproc.core.request.buffers import Buffers
 from extproc.core.request.identity import IdentityRules
+from extproc.core.request.in_flight import InFlight
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.patience import Waits
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
@@ -27,7 +28,16 @@ from extproc.envoy.transports import Transport, build_server
 from extproc.local.ports import HOST, free_ports
 from extproc.local.process import Command, start
 from extproc.observe.metrics import Metrics
-from tests.envoy.messages import CHAT, NOW, Books, request_body, request_head, response_body, response_head
+from tests.envoy.messages import (
+    CHAT,
+    EXCHANGE,
+    NOW,
+    Books,
+    request_body,
+    request_head,
+    response_body,
+    response_head,
+)
 from tests.plaintext import plaintext_client
 from tests.system.marks import SYSTEM
 from tests.system.waiting import NEVER_S, until
@@ -59,9 +69,14 @@ class Service:
 
     transport = Transport.GRPC
 
-    def __init__(self, *, request_s=30.0, idle_s=3600.0, buffered=1 << 30, max_streams=100, max_body=1 * MIB):
+    def __init__(
+        self, *, request_s=30.0, idle_s=3600.0, buffered=1 << 30, max_streams=100, max_body=1 * MIB, cap=100
+    ):
         self.books, self.metrics, self.buffers = Books(), Metrics(), Buffers(buffered)
-        self.rules = ExchangeRules(IdentityRules(), max_body_bytes=max_body, buffers=self.buffers)
+        in_flight = InFlight(cap)
+        self.rules = ExchangeRules(
+            IdentityRules(), max_body_bytes=max_body, buffers=self.buffers, in_flight=in_flight
+        )
         waits = Waits(request_s, idle_s)
         codec = Codec(self.rules.identity, MetadataKeys())
         servicer = Servicer(self.rules, codec, self.books, self.metrics, lambda: NOW, waits=waits)
@@ -87,6 +102,7 @@ class Service:
     async def idle(self):
         await until(lambda: not self.value("tokenweir_streams"), "no stream is open")
         assert self.buffers.kept_bytes == 0
+        assert self.rules.in_flight.tenants == 0
 
 
 async def refusal(call, status):
@@ -267,6 +283,45 @@ async def test_streams_beyond_the_most_are_sent_away_and_there_is_room_again_whe
         for call in calls:
             call.cancel()
         await service.idle()
+
+
+async def test_a_tenant_at_its_cap_has_room_again_however_its_streams_end():
+    async with Service(cap=4, request_s=0.3).serving() as service:
+
+        async def opened(count):
+            calls = [service.process() for _ in range(count)]
+            for call in calls:
+                await call.write(request_head())
+            await until(lambda: service.rules.in_flight.most() == 4, "the tenant is at its cap")
+            return calls
+
+        left, denied, answered, late = await opened(4)
+        beyond = service.process()
+        await beyond.write(request_head())
+        error = await refusal(beyond, 429)
+        assert (error["code"], "at most 4 at once" in error["message"]) == ("too_many_in_flight", True)
+        assert service.books.asked == []
+        left.cancel()  # its client is gone: Envoy resets the stream
+        await denied.write(request_body(b"{"))
+        await refusal(denied, 400)
+        for message in EXCHANGE[1:]:
+            await answered.write(message)
+        assert [await answered.read() is not grpc.aio.EOF for _ in EXCHANGE] == [True] * 4
+        assert (await refusal(late, 408))["code"] == "request_timeout"
+        await service.idle()
+        for call in await opened(4):
+            call.cancel()
+        await service.idle()
+
+
+async def test_a_drain_that_cuts_streams_off_takes_them_out_of_the_count():
+    service = Service(cap=2)
+    async with service.serving():
+        calls = [service.process() for _ in range(2)]
+        for call in calls:
+            await call.write(request_head())
+        await until(lambda: service.rules.in_flight.most() == 2, "two are open")
+    await service.idle()
 
 
 OUT_OF_ORDER = {

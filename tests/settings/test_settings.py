@@ -38,6 +38,14 @@ def test_the_file_wins_over_the_default_and_the_environment_over_the_file(file):
     assert settings.cost.typical_output_tokens == 256
 
 
+@pytest.mark.parametrize(
+    ("streams", "given", "cap"), [("10000", "null", 2000), ("10", "", 2), ("3", "null", 1), ("10", "10", 10)]
+)
+def test_one_tenant_may_have_a_fifth_of_all_streams_or_what_is_set(streams, given, cap):
+    variables = {"TOKENWEIR_SERVER__MAX_STREAMS": streams, "TOKENWEIR_SERVER__MAX_IN_FLIGHT_PER_TENANT": given}
+    assert load(None, variables).server.tenant_cap == cap
+
+
 def test_a_variable_of_a_nested_section_has_two_underscores_per_level():
     settings = load(None, {"TOKENWEIR_LIMITS__DEFAULT__SA_LIMIT": "7"})
     assert settings.limits.default.sa_limit == 7
@@ -52,6 +60,7 @@ def test_every_setting_can_be_set_by_its_variable():
     given |= {"alerts.webhook_url": "null", "alerts.webhook_proxy": "http://proxy:3128"}
     given |= {"alerts.webhook_secret": "0123456789abcdef"}
     given |= {f"server.tls.{name}_file": "null" for name in ("certificate", "key", "client_ca")}
+    given["server.max_in_flight_per_tenant"] = "null"
     given |= dict.fromkeys(("redis.url_file", "mongo.url_file", "alerts.webhook_secret_file"), "null")
     given |= {"server.tls.allowed_sans": "[]", "mongo.ledger_retention_days": "90"}
     given["server.allowed_parameters"] = "[priority, X-Data-Parallel-Rank]"
