@@ -12,7 +12,7 @@ from extproc.envoy.servicer import Channel, IdleError, Servicer
 from extproc.http2.status import RefusedError, Status
 from extproc.observe.metrics import Metrics
 
-_MAX_STREAMS: Final = 10_000
+_MAX_STREAMS: Final = 20_000
 _ROUTES_KNOWN: Final = 256
 
 _log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from extproc.settings.types import Address, FilePath, Names, Seconds, Section, SteeringNames, is_local
 
-# So many tenants at their cap fill a process: one alone leaves most of it to others.
-_TENANTS_TO_FILL: Final = 5
+# So many tenants at their cap fill a process: one alone leaves half of it to others.
+_TENANTS_TO_FILL: Final = 2
 
 
 class TLSSettings(Section):
@@ -57,7 +57,7 @@ class ServerSettings(Section):
         description="Largest request body, in bytes. Envoy's `buffer` filter needs the same.",
     )
     max_streams: int = Field(
-        default=10_000,
+        default=20_000,
         ge=1,
         le=1_000_000,
         description="Most ext_proc streams at once, over all connections.",
@@ -66,7 +66,7 @@ class ServerSettings(Section):
         default=None,
         ge=1,
         le=1_000_000,
-        description="Most requests of one tenant at once, per process; then 429. null: a fifth of max_streams.",
+        description="Most requests of one tenant at once, per process; then 429. null: half of max_streams.",
     )
     max_buffered_bytes: int = Field(
         default=64 << 20,

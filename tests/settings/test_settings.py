@@ -39,9 +39,9 @@ def test_the_file_wins_over_the_default_and_the_environment_over_the_file(file):
 
 
 @pytest.mark.parametrize(
-    ("streams", "given", "cap"), [("10000", "null", 2000), ("10", "", 2), ("3", "null", 1), ("10", "10", 10)]
+    ("streams", "given", "cap"), [("20000", "null", 10_000), ("10", "", 5), ("1", "null", 1), ("10", "10", 10)]
 )
-def test_one_tenant_may_have_a_fifth_of_all_streams_or_what_is_set(streams, given, cap):
+def test_one_tenant_may_have_half_of_all_streams_or_what_is_set(streams, given, cap):
     variables = {"TOKENWEIR_SERVER__MAX_STREAMS": streams, "TOKENWEIR_SERVER__MAX_IN_FLIGHT_PER_TENANT": given}
     assert load(None, variables).server.tenant_cap == cap
 
