@@ -225,6 +225,11 @@ static void carry_out(const Command *c, Buffer *b) {
         put_cursor(b, c, "firstBatch");
     } else if (!strcmp(c->name, "getMore")) {
         put_cursor(b, c, "nextBatch");
+    } else if (!strcasecmp(c->name, "findAndModify")) { /* of the ledger's generation, which never goes back */
+        updates++;
+        size_t value = put_document(b, "value");
+        put_int64(b, "number", 1);
+        close_document(b, value);
     } else if (!strcmp(c->name, "commitTransaction")) {
         commits++;
     }
