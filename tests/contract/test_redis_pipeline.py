@@ -5,7 +5,7 @@ import gc
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import DataError, ReadOnlyError
 
 from extproc.stores.redis import pipeline as module
 from extproc.stores.redis.pipeline import Pipeline
@@ -150,3 +150,21 @@ async def test_an_end_that_nobody_waits_for_leaves_no_unread_exception(opened, c
     del reply, replies
     gc.collect()
     assert caplog.messages == []
+
+
+class Whole(int):
+    """Stand for the numbers of MongoDB's driver."""
+
+
+async def test_a_number_of_another_kind_is_a_number_and_what_is_no_word_is_told(opened):
+    pipeline, wire = opened
+    pipeline.send(("A", Whole(7), True))
+    with pytest.raises(DataError):
+        pipeline.send(("A", None))
+    with pytest.raises(DataError):
+        pipeline.send_all([("A",), ("B", [])])
+    reply = pipeline.send(("C",))
+    await _a_turn()
+    assert wire.written == [b"*3\r\n$1\r\nA\r\n$1\r\n7\r\n$1\r\n1\r\n*1\r\n$1\r\nC\r\n"]
+    pipeline.data_received(b"+a\r\n+c\r\n")
+    assert await reply == b"c"

@@ -110,7 +110,8 @@ class MongoRecords:
             )
             if found is None:  # too low, or others write at this moment
                 found = await self._generation.find_one({"_id": _THE_LEDGER}) or {"number": -1}
-        return Generation(found["number"], found.get("corrected", 0)) if found["number"] >= noted else None
+        number, corrected = int(found["number"]), int(found.get("corrected", 0))
+        return Generation(number, corrected) if number >= noted else None
 
     async def corrected(self, noted: int) -> None:
         raised = {"$max": {"number": noted + 1, "corrected": noted + 1}}

@@ -13,13 +13,13 @@ from typing import Any, Final
 import hiredis
 from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse
+from redis.exceptions import DataError, InvalidResponse
 
 Word = str | int | float | bytes
 _LOST: Final = "the connection was closed by the server"
 # Unanswered for so long, a connection is not waited for any longer: its server hangs, or nothing leads to it.
 SILENT_S: Final = 0.5
-_pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # any number of words
+_fast_pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # of any length
 
 
 class Pipeline(asyncio.Protocol):
@@ -138,3 +138,14 @@ class _Batch:
         if not self.replies.done():
             self.replies.set_result(self._found)
         return True
+
+
+def _pack(words: tuple[Word, ...]) -> bytes:
+    """Return a command as it is sent. Raise `DataError` for a word of another type."""
+    try:
+        return _fast_pack(words)
+    except TypeError:  # also for a subclass of int, such as the driver's of MongoDB
+        try:
+            return _fast_pack(tuple(int(word) if isinstance(word, int) else word for word in words))
+        except TypeError as error:
+            raise DataError(f"a command's words are text, bytes and numbers: {error}") from error
