@@ -1,6 +1,7 @@
 """Run the processor: bind, become ready, serve, drain."""
 
 import asyncio
+import gc
 import logging
 import secrets
 import signal
@@ -78,6 +79,7 @@ async def serve(settings: Settings) -> int:
                 readers.start()
             await server.start()
             metrics.ready(serving=True)
+            _settle_garbage()
             _log.info("serving", extra={"address": address, "metrics": settings.metrics.address})
             await asyncio.wait({stopped, background}, return_when=asyncio.FIRST_COMPLETED)
             _log.info("draining", extra={"seconds": settings.server.drain_s})
@@ -130,6 +132,16 @@ async def _run(settings: Settings, stores: app.Stores, metering: Metering, start
         directory = settings.spool.directory
         if directory is not None:
             group.create_task(metering.replay.run(lambda: left_behind(directory)))
+
+
+def _settle_garbage() -> None:
+    """Have the garbage collector look at what requests leave, and not at all that was loaded at the start.
+
+    A look at everything took 50 to 105 ms, every 20 s under load, in which no request went on; without what was
+    loaded, 6 to 30 ms. The thresholds stay: rarer looks were longer ones.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _deregister(metering: Metering) -> None:
