@@ -4,6 +4,7 @@ from typing import Final
 
 from extproc.core.answer.cutoff import OpenChoices
 from extproc.core.answer.large_event import LargeEvent, read_large
+from extproc.core.answer.likeness import Likeness
 from extproc.core.answer.reading import Reading, is_dense, read_answer
 from extproc.core.answer.sse import Event, Framer
 from extproc.core.answer.stripping import without_usage
@@ -62,6 +63,7 @@ class StreamAnswer:
         self._failed = False
         self._large: LargeEvent | None = None  # the event that passes in parts
         self._read: dict[bytes, Reading] = {}  # small events
+        self._likeness = Likeness()
         self.changes_body = hide_usage or strip_usage or output_bound is not None
 
     @property
@@ -155,7 +157,7 @@ class StreamAnswer:
 
     def _reading(self, data: bytes) -> Reading:
         if len(data) > _SMALL_EVENT_BYTES:
-            return read_large(data) if is_dense(data) else read_answer(data)
+            return read_large(data) if is_dense(data) else self._likeness.read(data)
         reading = self._read.get(data)
         if reading is None:
             if len(self._read) == _MAX_REMEMBERED:
