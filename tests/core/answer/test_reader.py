@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.answer import plain_answer, sse, stream_answer
+from extproc.core.answer import likeness, plain_answer, sse, stream_answer
 from extproc.core.answer.plain_answer import MAX_ANSWER_BYTES
 from extproc.core.answer.reader import (
     EncodedAnswer,
