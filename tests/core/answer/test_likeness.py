@@ -110,3 +110,29 @@ def test_what_is_kept_of_a_stream_is_bounded():
     likeness = Likeness()
     likeness.read(event("chat", "x" * 10_000, "same"))
     assert likeness._last is None
+
+
+def test_a_string_that_is_no_content_shows_nothing(monkeypatch):
+    parsed = []
+    monkeypatch.setattr(module, "read_answer", lambda data: parsed.append(data) or read_answer(data))
+    likeness = Likeness()
+    for other in ("a", "longer", "short", "the longest"):
+        data = event("chat", "the same", other)
+        assert likeness.read(data) == read_answer(data)
+    assert len(parsed) == 4
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (event("chat", "of one size", "same"), event("chat", "of two size", "same")),
+        (b'{"choices":[{"delta":{"content":"a"}}],"n":1}', b'{"choices":[{"delta":{"content":"a"}}],"n":22}'),
+        (event("chat", "a", "same"), event("chat", 'with a "quote"', "same")),
+        (event("chat", "a", "same"), event("chat", "bb", "another")),
+    ],
+)
+def test_a_pair_that_shows_no_place_is_read_as_it_is(pair):
+    likeness = Likeness()
+    for data in pair * 2:
+        assert likeness.read(data) == read_answer(data)
+    assert likeness._like is None
