@@ -186,7 +186,8 @@ async def test_a_top_up_counts_at_once_and_no_longer_than_it_says(scripted_calle
         return await limit() == 100
 
     await until(ended, "the top-up has ended")
-    assert datetime.now(UTC) >= ends
+    # Replicas go by Redis' clock, as it is read over a connection.
+    assert datetime.now(UTC) >= ends - timedelta(milliseconds=20)
     error_of(await scripted_caller.post(max_tokens=500), 429)
     # What was used of it stays used.
     assert await scripted_caller.settled() == USED
