@@ -70,6 +70,7 @@ class LedgerWriter:
         self._spool = spool
         self._fence = fence
         self._saved: set[ReservationId] = set()
+        self._perhaps_saved: set[ReservationId] = set()  # by others; not enough to leave out saving them
         self._denial_room = denial_room
         denial_room.join(self)
         self.deliveries = ExclusiveDelivery()
@@ -131,9 +132,14 @@ class LedgerWriter:
         """Remember that these are saved in the records."""
         self._saved.update(ids)
 
+    def perhaps_saved(self, ids: Iterable[ReservationId]) -> None:
+        """Have these dropped from the records when their entries are written: others may have saved them."""
+        self._perhaps_saved.update(ids)
+
     def ended_elsewhere(self, closing: Closing) -> None:
         """Forget a reservation that another end came first for: its entry was written or journalled then."""
         self._saved.discard(closing.reservation.id)
+        self._perhaps_saved.discard(closing.reservation.id)
         self.forget_spooled([closing])
 
     def __len__(self) -> int:
@@ -162,8 +168,9 @@ class LedgerWriter:
             if receipts:
                 await self._journal.written(receipts)
         # Others may be saved while these are dropped.
-        while saved := [each for each in ids if each in self._saved]:
+        while saved := [each for each in ids if each in self._saved or each in self._perhaps_saved]:
             self._saved.difference_update(saved)
+            self._perhaps_saved.difference_update(saved)
             with suppress(StoreError):
                 await self._records.drop(saved)
 

@@ -129,7 +129,7 @@ class Settler:
 
         Raise `StoreError`.
         """
-        self._writer.saved(closing.reservation.id for closing in closings)  # the other one may have saved them
+        self._writer.perhaps_saved(closing.reservation.id for closing in closings)  # the other one may have
         await self._close([End(closing) for closing in closings])
 
     # ------------------------------------------------ what its shard has to know

@@ -163,7 +163,7 @@ class Takeover:
 
     def _was_taken_over(self) -> None:
         """Have everything dropped from the records when it ends: another replica may have saved it there."""
-        self._writer.saved([*(each.id for each in self._leases), *self._settler.ids()])
+        self._writer.perhaps_saved([*(each.id for each in self._leases), *self._settler.ids()])
 
 
 def never_answered(

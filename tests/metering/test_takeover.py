@@ -12,7 +12,7 @@ from extproc.metering.takeover import TakeoverOptions
 
 from .shared import AT_ONCE, Cluster
 from .waiting import until
-from .world import away, usage
+from .world import World, away, usage
 
 OPTIONS = TakeoverOptions()
 
@@ -238,3 +238,13 @@ async def test_what_a_dead_one_never_knew_of_is_not_restored_from_the_epoch_befo
             cluster.server.begin(partition)  # it restarts with all that it had
         await until(lambda: is_ready(cluster))
         assert await a.counts() == (0, 10 if told else 0)
+
+
+async def test_ends_that_wait_are_saved_after_a_gap_too():
+    """What others may have saved is not known to be saved: else this replica's mark would say too much."""
+    world = World()
+    held = await world.admitted()
+    world.service.close(held, usage(5))
+    later = held.admitted_at + timedelta(seconds=1)
+    world.shard.takeover._was_taken_over()
+    assert [each.id for each in world.shard.unsaved(later)] == [held.id]
