@@ -15,12 +15,11 @@ import argparse
 import asyncio
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -33,6 +32,7 @@ import uvloop
 from benchmarks import peer
 from benchmarks.machine import Cores, pinned, two_cores
 from benchmarks.peer import Peer
+from benchmarks.processes import child
 from benchmarks.starting import Processor, start_tokenweir
 from extproc.local.parts import start_valkey
 from extproc.local.ports import free_ports
@@ -241,7 +241,11 @@ class Row:
 
 async def _measured(processor: Processor, noise: Noise | None, options: argparse.Namespace) -> Row:
     async with contextlib.AsyncExitStack() as at_the_end:
-        pipe = at_the_end.enter_context(_child(processor.address, noise)) if noise is not None else None
+        pipe = (
+            at_the_end.enter_context(child(_noise_process, processor.address, noise))
+            if noise is not None
+            else None
+        )
         connection = await at_the_end.enter_async_context(_connected(processor.address))
         work = partial(_cpu_s, processor.child.pid)
         await quiet_tenant(connection, options.settle, time.perf_counter, work)
@@ -267,19 +271,6 @@ async def _counts(pipe: Connection | None) -> Noisy:
     pipe.send(None)
     counts: Noisy = await asyncio.to_thread(pipe.recv)
     return counts
-
-
-@contextlib.contextmanager
-def _child(address: str, noise: Noise) -> Iterator[Connection]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_noise_process, args=(theirs, address, noise), daemon=True)
-    process.start()
-    try:
-        yield ours
-    finally:
-        process.terminate()
-        process.join()
 
 
 def _cpu_s(pid: int) -> float:

@@ -85,11 +85,6 @@ async def _nothing_to_migrate(replica: str) -> None:
     del replica
 
 
-def _nothing_to_pack(alone: bool) -> None:
-    """Pack nothing: counters in memory are not written anywhere."""
-    del alone
-
-
 @dataclass(frozen=True, slots=True)
 class Stores:
     """Hold the adapters of the stores, as ports.
@@ -116,7 +111,7 @@ def build_stores(settings: Settings) -> Stores:
     """Build the stores that the settings name. Connect to nothing yet; call it inside the event loop."""
     redis, mongodb = settings.redis, settings.mongo
     counters: CounterStore
-    packs: Callable[[bool], None] = _nothing_to_pack
+    packs: Callable[[bool], None] | None = None  # nothing is packed in memory
     if redis.url.in_memory:
         counters = MemoryCounters()
     else:

@@ -76,7 +76,7 @@ class RedisSettings(Section):
         ge=1_000,
         le=10_000_000,
         description="If this many entries of a partition (of 16) wait for the ledger, its tenants get 503. "
-        "An entry takes about 0.9 KB.",
+        "An entry takes about 0.5 KB.",
     )
 
 

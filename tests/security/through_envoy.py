@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import fnmatch
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.processes import child
 from extproc.local.ports import free_ports
 from extproc.local.process import Command, start
 from extproc.local.stack import Stack, StackOptions, running
@@ -97,7 +97,7 @@ async def _measure_all(options: argparse.Namespace) -> int:
     os.sched_setaffinity(0, {first})
     rows = {}
     settings = _SETTINGS | dict(each.split("=", 1) for each in options.set)
-    with tempfile.TemporaryDirectory() as folder, _child(_upstream) as upstream:
+    with tempfile.TemporaryDirectory() as folder, child(_upstream) as upstream:
         url = upstream.recv()
         async with running(StackOptions(upstream=url, settings=settings), Path(folder)) as stack:
             _pin(stack, second)
@@ -150,7 +150,7 @@ async def _one(
         await _ask(address, bystander, alone)
         await asyncio.sleep(0.01)
     sent = _Sent(attack, address, attacker, options.attackers, options.seconds)
-    with _child(_attack, sent) as attackers:
+    with child(_attack, sent) as attackers:
         attackers.recv()
         until = time.perf_counter() + options.seconds
         while time.perf_counter() < until:
@@ -191,8 +191,8 @@ def _pin(stack: Stack, core: int) -> None:
     for processor in stack.processors:
         for task in Path(f"/proc/{processor.pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), {core})
-            for child in (task / "children").read_text().split():
-                os.sched_setaffinity(int(child), {core})
+            for pid in (task / "children").read_text().split():
+                os.sched_setaffinity(int(pid), {core})
 
 
 @contextlib.asynccontextmanager
@@ -228,20 +228,6 @@ def _without_tokenweir(configuration: Configuration) -> None:
     for host in manager["route_config"]["virtual_hosts"]:
         for route in host["routes"]:
             route.pop("typed_per_filter_config", None)
-
-
-@contextlib.contextmanager
-def _child(function: object, *arguments: object):
-    """Run a function in a process of its own; yield the end of a pipe whose other end is the first argument."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=function, args=(theirs, *arguments), daemon=True)
-    process.start()
-    try:
-        yield ours
-    finally:
-        process.terminate()
-        process.join()
 
 
 def _upstream(pipe: object) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
@@ -257,5 +258,6 @@ def script_text(name: str, run_id: str) -> str:
     return f"{first}\nlocal RUN = '{run_id}'\n{_lua('epoch')}{rest}"
 
 
+@cache
 def _lua(name: str) -> str:
     return (files("extproc.stores.redis") / "lua" / f"{name}.lua").read_text()
