@@ -39,7 +39,7 @@ from .webhook_receiver import (
 
 
 def post_to(receiver, *, url=None, tls=None, clock=None, **options):
-    options = {"timeout_s": 2.0} | options
+    options = {"timeout_s": 60.0} | options  # a busy machine takes its time
     return Post(PostOptions(url or receiver.url, SECRET, **options), clock or StoppedClock(), tls)
 
 
@@ -199,7 +199,8 @@ async def test_a_host_that_can_not_be_a_name_is_a_failure():
 @pytest.mark.parametrize("step", [HANG, TRICKLE])
 async def test_an_attempt_ends_in_time_also_where_the_answer_trickles(step):
     started = time.monotonic()
-    assert await verdict_on(step, timeout_s=0.05) == Failed("timeout", "no answer within 0.05 s")
+    async with Receiver(step).listening() as receiver:  # a busy machine may reach it too late
+        assert await post_to(receiver, timeout_s=0.05)(alert()) == Failed("timeout", "no answer within 0.05 s")
     assert time.monotonic() - started < 30
 
 
@@ -217,8 +218,7 @@ async def test_no_connection_stays_open_after_an_attempt(step):
         for _ in range(5):
             await post(alert())
         async with asyncio.timeout(30):
-            await until(lambda: not receiver.open_connections)
-        assert receiver.connections == 5
+            await until(lambda: receiver.connections == 5 and not receiver.open_connections)
 
 
 @pytest.mark.parametrize("step", [200, 500, 400, HANG, CLOSE, GARBAGE, ECHO, (302, {"location": "/x"})])
