@@ -179,11 +179,14 @@ class Replica(Process):
     def resume(self):
         if self.paused and not self.killed:
             self.pauses += 1
-            paused_s = self.loop.time() - self._paused_at
-            self.paused_s += paused_s
-            self.pauses_at[-1][1] = self.loop.time()
-            self.longest_pause_s = max(paused_s, self.longest_pause_s)
+            self._pause_is_over()
             self.loop.resume(self)
+
+    def _pause_is_over(self):
+        paused_s = self.loop.time() - self._paused_at
+        self.paused_s += paused_s
+        self.pauses_at[-1][1] = self.loop.time()
+        self.longest_pause_s = max(paused_s, self.longest_pause_s)
 
     def stood_still_s(self, since, until):
         """How long it was paused between two times."""
@@ -191,10 +194,14 @@ class Replica(Process):
 
     def kill(self):
         """As by SIGKILL: none of its callbacks ever runs again."""
+        if self.killed:
+            return
+        if self.paused:
+            self._pause_is_over()
+        else:
+            self.loop.pause(self)
         self.killed = True
         self.killed_at = self.loop.time()
-        if not self.paused:
-            self.loop.pause(self)
 
     async def stop(self, drain_s):
         """As on SIGTERM: streams get some time, then they are cut, then what is queued is delivered."""
