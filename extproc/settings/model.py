@@ -69,7 +69,7 @@ class RedisSettings(Section):
         default=64,
         ge=1,
         le=10_000,
-        description="Has no effect any more: a process has two connections to each server. Kept for files of 0.1.",
+        description="Has no effect any more: a process has three connections per server. Kept for files of 0.1.",
     )
     max_waiting: int = Field(
         default=200_000,

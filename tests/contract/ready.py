@@ -11,7 +11,7 @@ SEEN = "tw:{0}:seen"
 
 def patient(url, **options):
     """Return counters that wait longer than the product does: on a busy machine a server answers late."""
-    bounds = dict.fromkeys(("connect_timeout_s", "command_timeout_s", "batch_timeout_s"), 30.0)
+    bounds = dict.fromkeys(("connect_timeout_s", "command_timeout_s", "batch_timeout_s", "note_timeout_s"), 30.0)
     return RedisCounters(RedisOptions(url, **(bounds | options)))
 
 

@@ -94,4 +94,4 @@ async def until(condition, deadline_s=20.0):
 async def not_connected(counters):
     """Return whether Redis' client has noticed that its connections are gone."""
     server = counters._topology._server
-    return not any(lane.connection for lane in (server._of_requests, server._of_many))
+    return not any(lane.connection for lane in server._lanes)

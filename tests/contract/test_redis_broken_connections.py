@@ -18,12 +18,17 @@ from .servers import not_connected, until
 
 
 class Relay:
-    """Stand between a client and the server. Break one connection instead of answering about `unanswered`."""
+    """Stand between a client and the server. Break one connection instead of answering about `unanswered`.
+
+    A connection that sends `hangs` passes nothing more on, for ever.
+    """
 
     def __init__(self, url):
         self._place = urlsplit(url)
         self._writers = set()
         self.unanswered = None  # a reservation
+        self.hangs = None
+        self.hung = []  # what was held back
         self.sent = []  # what clients sent, as it came
 
     async def serve(self, reader, writer):
@@ -48,6 +53,10 @@ class Relay:
 
     async def _pass(self, reader, writer, mine):
         while received := await reader.read(65536):
+            if self.hangs is not None and self.hangs in received:
+                self.hangs = None
+                self.hung.append(received)
+                await asyncio.Event().wait()
             self.sent.append(received)
             mine.append(received)
             writer.write(received)
@@ -67,10 +76,10 @@ class Relay:
 
 
 @asynccontextmanager
-async def relayed(url):
+async def relayed(url, **options):
     relay = Relay(url)
     listening = await asyncio.start_server(relay.serve, HOST, 0)
-    client = patient(f"redis://{HOST}:{listening.sockets[0].getsockname()[1]}/0")
+    client = patient(f"redis://{HOST}:{listening.sockets[0].getsockname()[1]}/0", **options)
     try:
         await make_ready(client)
         yield relay, client
@@ -111,3 +120,40 @@ async def test_a_reserve_on_a_connection_that_died_while_idle_is_answered(redis_
         held = reservation(5)
         assert isinstance(await client.reserve(held), Admitted)
         assert relay.times(held) == 1
+
+
+async def test_a_replica_is_noted_in_time_while_the_connection_of_requests_hangs(redis_part, redis):
+    async with relayed(redis_part.url) as (relay, client):
+        held = reservation(5)
+        relay.hangs = held.id.encode()
+        waiting = asyncio.create_task(client.reserve(held))
+        await until(lambda: _truth(relay.hung))
+        for _ in range(3):
+            assert "here" in await client.seen("here")
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+
+async def test_a_note_on_a_connection_that_hangs_is_given_up_and_the_next_one_has_another(redis_part, redis):
+    async with relayed(redis_part.url, note_timeout_s=0.5) as (relay, client):
+        await client.seen("here")
+        relay.hangs = b"\r\nhere\r"
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(StoreError) as raised:
+            await client.seen("here")
+        assert raised.value.transient
+        assert asyncio.get_running_loop().time() - began < 30, "as long as a busy machine takes"
+
+        async def noted_again():
+            try:
+                return "here" in await client.seen("here")
+            except StoreError:  # a busy machine takes longer than 0.5 s
+                return False
+
+        await until(noted_again)
+        assert len(relay.hung) == 1
+
+
+async def _truth(value):
+    return bool(value)

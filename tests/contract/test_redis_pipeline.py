@@ -7,7 +7,6 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ReadOnlyError
 
-from extproc.stores.redis import pipeline as module
 from extproc.stores.redis.pipeline import Pipeline
 
 
@@ -113,15 +112,15 @@ async def test_a_server_is_silent_when_it_owes_an_answer_for_long(opened, monkey
     pipeline, _ = opened
     now = [100.0]
     monkeypatch.setattr(pipeline, "_loop", Loop(now))
-    assert not pipeline.is_silent()
+    assert not pipeline.is_silent(0.5)
     first, second = pipeline.send(("A",)), pipeline.send(("B",))
-    now[0] += module.SILENT_S
-    assert not pipeline.is_silent()
+    now[0] += 0.5
+    assert not pipeline.is_silent(0.5)
     pipeline.data_received(b"+a\r\n")
-    now[0] += module.SILENT_S + 0.01
-    assert pipeline.is_silent()
+    now[0] += 0.51
+    assert pipeline.is_silent(0.5)
     pipeline.data_received(b"+b\r\n")
-    assert not pipeline.is_silent()
+    assert not pipeline.is_silent(0.5)
     assert [await first, await second] == [b"a", b"b"]
 
 

@@ -50,10 +50,10 @@ class RedisClient:
             raise UnreadyError("this replica has not registered in the counters yet")
         return epoch
 
-    async def _call(self, call: Call) -> Any:
-        """One call, on the path of a request."""
+    async def _call(self, call: Call, timeouts: PatientTimeouts | None = None) -> Any:
+        """One call, on the path of a request unless it has `timeouts` of its own."""
         try:
-            with self._timeouts.wait():
+            with (timeouts or self._timeouts).wait():
                 return await self._sent(call)
         except FAULTS as error:
             raise store_error(error) from error

@@ -17,8 +17,6 @@ from redis.exceptions import DataError, InvalidResponse
 
 Word = str | int | float | bytes
 _LOST: Final = "the connection was closed by the server"
-# Unanswered for so long, a connection is not waited for any longer: its server hangs, or nothing leads to it.
-SILENT_S: Final = 0.5
 _fast_pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # of any length
 
 
@@ -100,9 +98,9 @@ class Pipeline(asyncio.Protocol):
         """Tell all who wait for a reply."""
         self._end(RedisConnectionError(str(error) if error is not None else _LOST))
 
-    def is_silent(self) -> bool:
-        """Tell whether the server has owed an answer for long."""
-        return bool(self._unanswered) and self._loop.time() - self._asked_at > SILENT_S
+    def is_silent(self, for_s: float) -> bool:
+        """Tell whether the server has owed an answer for so long."""
+        return bool(self._unanswered) and self._loop.time() - self._asked_at > for_s
 
     def abort(self) -> None:
         """End the connection at once."""

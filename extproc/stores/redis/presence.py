@@ -14,6 +14,8 @@ from extproc.stores.redis.client import RedisClient
 from extproc.stores.redis.keys import epoch_key, open_key, reservation_key, seen_key
 from extproc.stores.redis.reservations import read_reservation
 from extproc.stores.redis.server import Call, command
+from extproc.stores.redis.topology import RedisOptions
+from extproc.timing.patient_timeout import PatientTimeouts
 
 _KEPT_S: Final = 86_400
 _SCANNED: Final = 500  # of all partitions together, in one round trip
@@ -23,11 +25,15 @@ _IN_A_SCRIPT: Final = 100  # reservations: the server serves others in between
 class RedisPresence(RedisClient):
     """Implement `ports.Presence`."""
 
+    def __init__(self, options: RedisOptions) -> None:
+        super().__init__(options)
+        self._note_timeouts = PatientTimeouts(options.note_timeout_s)
+
     async def seen(self, replica: str, shard_id: ShardId = None) -> dict[str, float]:
         """Take one round trip."""
         partition = shard_id or 0
         args = (replica, FORGOTTEN_S, SILENCE_S, _KEPT_S)
-        *rows, now = await self._call(Call(partition, "seen", (seen_key(partition),), args))
+        *rows, now = await self._call(Call(partition, "seen", (seen_key(partition),), args), self._note_timeouts)
         ages = {str(name, "utf-8"): float(now) - float(at) for name, at in zip(rows[::2], rows[1::2], strict=True)}
         ages.pop(replica, None)
         others = [(name, max(0.0, age)) for name, age in ages.items() if age <= FORGOTTEN_S]

@@ -41,6 +41,11 @@ _SCRIPTS: Final = (
 # A command is sent again if its connection breaks. A reserve might then be denied at the second try, and held by
 # the first one, which arrives later: nobody would know of that hold.
 _SENT_ONCE: Final = "reserve"
+# Notes that this replica is here. It has a connection of its own, so that nothing else makes it late.
+_OF_PRESENCE: Final = "seen"
+# Unanswered for so long, a connection is not waited for any longer: its server hangs, or nothing leads to it.
+SILENT_S: Final = 0.5
+PRESENCE_SILENT_S: Final = 0.4
 # So many commands do not keep a request waiting.
 _FEW: Final = 64
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)\r?$", re.MULTILINE)
@@ -65,7 +70,8 @@ class Server:
     """A client of one server. Raises the driver's errors.
 
     Commands of requests share one connection. Many commands at once have another one, so that no request waits for
-    the replies to all of them.
+    the replies to all of them. A third one tells other replicas that this one is here: if that waited behind a
+    request that hangs, the replica would seem gone. It is given up sooner, because nobody else waits there.
     """
 
     def __init__(self, client: Redis) -> None:
@@ -73,9 +79,11 @@ class Server:
         self._callbacks: Mapping[Any, Callable[..., Any]] = client.response_callbacks
         self._of_requests = _Lane(client)
         self._of_many = _Lane(client)
+        self._of_presence = _Lane(client, silent_s=PRESENCE_SILENT_S)
+        self._lanes = (self._of_requests, self._of_many, self._of_presence)
 
     async def call(self, call: Call) -> Any:
-        lane = self._of_requests
+        lane = self._of_presence if call.script == _OF_PRESENCE else self._of_requests
         connection = lane.connection or await lane.connected()
         sent_once = call.script == _SENT_ONCE
         try:
@@ -118,11 +126,11 @@ class Server:
 
     def leave(self) -> None:
         """End all connections: the next call looks anew where the server is."""
-        for lane in (self._of_requests, self._of_many):
+        for lane in self._lanes:
             lane.leave()
 
     async def aclose(self) -> None:
-        for lane in (self._of_requests, self._of_many):
+        for lane in self._lanes:
             await lane.aclose()
         await self._client.aclose()
 
@@ -179,8 +187,9 @@ class _Connection:
 class _Lane:
     """Keep one connection, and make it again when it has ended. Callers share the making."""
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, silent_s: float = SILENT_S) -> None:
         self._client = client
+        self._silent_s = silent_s
         self._made: _Connection | None = None
         self._making: asyncio.Task[_Connection] | None = None
 
@@ -201,7 +210,7 @@ class _Lane:
 
     def given_up(self, connection: _Connection) -> None:
         """End a connection on which a caller waited in vain, if nobody gets an answer there."""
-        if connection.pipeline.is_silent():
+        if connection.pipeline.is_silent(self._silent_s):
             connection.end()
 
     def leave(self) -> None:

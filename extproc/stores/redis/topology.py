@@ -21,16 +21,18 @@ _LOOK_EVERY_S: Final = 0.5
 class RedisOptions:
     """`url` as in `addresses`. Bounds are per process, and per server.
 
-    A call on one reservation takes at most `command_timeout_s`, one on many `batch_timeout_s`. While `max_waiting`
-    entries of a partition wait for the ledger, nothing new is reserved in it. `current_url` returns the present
-    URL; each new connection logs in with its user and password. `packs`: reservations and entries are written
-    packed, not as JSON, which version 0.1 reads too.
+    A call on one reservation takes at most `command_timeout_s`, one on many `batch_timeout_s`. A note that this
+    replica is here takes at most `note_timeout_s`: after that, a connection that hangs is left, long before
+    others take the replica for gone. While `max_waiting` entries of a partition wait for the ledger, nothing new
+    is reserved in it. `current_url` returns the present URL; each new connection logs in with its user and
+    password. `packs`: reservations and entries are written packed, not as JSON, which version 0.1 reads too.
     """
 
     url: str
     connect_timeout_s: float = 1.0
     command_timeout_s: float = 1.0
     batch_timeout_s: float = 2.0
+    note_timeout_s: float = 0.5
     max_waiting: int = 200_000
     packs: bool = True
     current_url: Callable[[], str] | None = None
