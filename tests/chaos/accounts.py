@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tests.system.waiting import until
 
 from .books import Count
-from .excuses import may_be_charged, may_be_lost
+from .excuses import may_be_charged, may_be_lost, may_count_late
 
 # What a dead replica left behind is over by then; see books.LEFT_BEHIND_S for the longest of it.
 QUIET_S = 90.0
@@ -41,6 +41,8 @@ class Account:
     excused: Counter[str]
     """Counts the requests of both kinds that are excused, by reason; the lists do not have them."""
     excused_tokens: int
+    late_tokens: int
+    """Counts what requests took that the counters learnt of late: others may have got the same tokens meanwhile."""
     double: list[str]
     wrong: list[str]
 
@@ -59,10 +61,10 @@ class Account:
             yield f"{who}: ledger {self.ledger:,}, daily {self.daily:,}, counters {self.counters}"
         reached = [self.ledger, self.most, self.upstream - self.excused_tokens]
         most = max([*reached, *(count.used + count.held for count in self.counters if count)])
-        if most > self.limit:
+        if most - self.late_tokens > self.limit:
             yield (
                 f"{who}: over by {most - self.limit:,}: admitted {self.upstream:,}, ledger {self.ledger:,}, "
-                f"counters {self.counters}, at any moment {self.most:,} used"
+                f"counters {self.counters}, at any moment {self.most:,} used, {self.late_tokens:,} counted late"
             )
 
 
@@ -90,6 +92,7 @@ async def account(books, caller, limited, traffic):
     seen = Counter(entry["request_id"] for entry in entries)
     lost, excuses_lost = _sort_out((a for a in served.values() if a.id not in seen), may_be_lost, timeline)
     unknown = [e["request_id"] for e in entries if e["charge"] and e["request_id"] not in served]
+    late = [asked for asked in served.values() if may_count_late(asked, timeline)]
     unserved, excuses_charged = _sort_out((known[each] for each in unknown), may_be_charged, timeline)
     return Account(
         caller=caller,
@@ -102,8 +105,11 @@ async def account(books, caller, limited, traffic):
         most=traffic.most[caller],
         lost=[told(asked, timeline) for asked in lost],
         unserved=[told(asked, timeline) for asked in unserved],
-        excused=Counter(excuses_lost.values()) + Counter(excuses_charged.values()),
+        excused=Counter(excuses_lost.values())
+        + Counter(excuses_charged.values())
+        + Counter(may_count_late(asked, timeline) for asked in late),
         excused_tokens=sum(served[each].tokens for each in excuses_lost),
+        late_tokens=sum(asked.tokens for asked in late),
         double=[each for each, times in seen.items() if times > 1],
         wrong=[
             f"{e['request_id']} ({e['charge']} charged, {served[e['request_id']].tokens} generated, {e['state']})"

@@ -8,6 +8,8 @@ ENDED_S = min(0.5 * SLACK, 1.0)
 YOUNG_S = 1.0
 # A replica and Redis' memory are lost together: others take over what the replica left in this time.
 TOGETHER_S = 2.0
+# A rebuild waits so long for a replica that stands still.
+BARRIER_S = 1.25
 # A replica that is killed or paused so shortly after it was asked: nobody got the answer, and nothing says so yet.
 DECIDING_S = min(0.5 * SLACK, 1.0)
 
@@ -43,6 +45,22 @@ def may_be_charged(asked, timeline):
     ):
         if asked.outcome == outcome and any(at - DECIDING_S <= asked.sent_at <= at for at in moments):
             return f"its replica was {what} within {DECIDING_S * 1000:g} ms after it was asked"
+    return None
+
+
+def may_count_late(asked, timeline):
+    """Return the reason for which what a served request took may be held by others too; None if there is none.
+
+    Its replica stood still when Redis lost its memory, and for longer than a rebuild waits; and the request was too
+    young to be saved. It counts again when the replica goes on.
+    """
+    for still in timeline.paused.get(asked.replica, []):
+        open_then = asked.decided_at <= still.begin and (asked.ended_at is None or asked.ended_at > still.begin)
+        if still.end - still.begin < BARRIER_S or not open_then or asked.decided_at < still.begin - YOUNG_S:
+            continue
+        losses = (*timeline.lost, *timeline.failed_over)
+        if any(still.begin <= at <= min(still.end, still.begin + TOGETHER_S) for at in losses):
+            return "open for less than a second when its replica stood still and Redis' memory was lost"
     return None
 
 

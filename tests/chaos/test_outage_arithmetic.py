@@ -7,7 +7,7 @@ import pytest
 from .accounts import Account
 from .books import Count
 from .clients import Caller
-from .excuses import may_be_charged, may_be_lost
+from .excuses import may_be_charged, may_be_lost, may_count_late
 from .figures import lines_of
 from .outages import available, outages, slowest_refusal
 from .pairs import Case, Fault, Known, cases
@@ -184,6 +184,33 @@ def test_only_what_a_replica_was_deciding_when_it_was_killed_or_paused_may_be_ch
     assert not may_be_charged(asked(99.9, outcome="broken", replica=1), timeline)
 
 
+def stood_still(until, lost_at):
+    return Timeline(paused={0: [Window(KILLED, until)]}, lost=[lost_at])
+
+
+def test_what_was_young_when_its_replica_stood_still_and_redis_lost_its_memory_may_count_late():
+    timeline = stood_still(KILLED + 12, KILLED + 1.3)
+    assert may_count_late(asked(99.1, 99.2), timeline)
+    assert may_count_late(asked(99.1, 99.2, ended_at=KILLED + 3), timeline)
+    assert may_count_late(asked(99.1, 99.2), Timeline(paused={0: [Window(KILLED)]}, failed_over=[KILLED + 1]))
+
+
+@pytest.mark.parametrize(
+    ("request_", "timeline"),
+    [
+        (asked(98.5, 98.9), stood_still(KILLED + 12, KILLED + 1.3)),  # saved by then
+        (asked(99.1, 99.2, ended_at=99.5), stood_still(KILLED + 12, KILLED + 1.3)),
+        (asked(100.5, 100.6), stood_still(KILLED + 12, KILLED + 1.3)),
+        (asked(99.1, 99.2), stood_still(KILLED + 1.2, KILLED + 1.1)),  # a rebuild waits for that long
+        (asked(99.1, 99.2), stood_still(KILLED + 12, KILLED + 2.1)),  # others have taken over
+        (asked(99.1, 99.2), stood_still(KILLED + 12, KILLED - 0.1)),
+        (asked(99.1, 99.2, replica=1), stood_still(KILLED + 12, KILLED + 1.3)),
+    ],
+)
+def test_nothing_else_may_count_late(request_, timeline):
+    assert not may_count_late(request_, timeline)
+
+
 # Accounts.
 
 
@@ -191,7 +218,7 @@ def an_account(**fields):
     exact = {
         "caller": CALLER, "limit": 100, "mode": "strict", "upstream": 90, "ledger": 90, "daily": 90,
         "counters": [Count(90, 0)], "most": 100, "lost": [], "unserved": [], "excused": None,
-        "excused_tokens": 0, "double": [], "wrong": [],
+        "excused_tokens": 0, "late_tokens": 0, "double": [], "wrong": [],
     }  # fmt: skip
     return Account(**exact | fields)
 
@@ -215,6 +242,11 @@ def test_each_deviation_is_a_failure(fields):
 def test_what_was_lost_by_an_excuse_may_be_admitted_once_more():
     assert not list(an_account(upstream=110, excused_tokens=10).failures())
     assert list(an_account(upstream=110, excused_tokens=9).failures())
+
+
+def test_what_counted_late_may_be_held_twice_and_no_more():
+    assert not list(an_account(upstream=110, late_tokens=10).failures())
+    assert list(an_account(upstream=110, late_tokens=9).failures())
 
 
 # Cases, and the line over all of them.
