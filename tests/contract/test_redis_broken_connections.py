@@ -71,7 +71,7 @@ class Relay:
 
     def times(self, reservation_, sent=None):
         """Return how often a reservation's call was sent."""
-        words = f"\n{reservation_.id}\r".encode()
+        words = f":{reservation_.id}\r".encode()
         return sum(each.count(words) for each in (self.sent if sent is None else sent))
 
 

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from bson.int64 import Int64
 
 from extproc.core.quota.costs import Bound, Cost, Weights
 from extproc.core.quota.ledger import closed_entry
@@ -24,6 +25,10 @@ HELD = {
     "no bucket": reservation(buckets=()),
     "an id as this version draws it": reservation(id="0123456789abcdef" * 2),
     "an id in other letters": reservation(id="0123456789ABCDEF" * 2),
+    "a request's id as Envoy draws it": reservation(request_id="6f1b0320-75e0-45a7-9e59-66b4b0481509"),
+    "one in other letters": reservation(request_id="6F1B0320-75E0-45A7-9E59-66B4B0481509"),
+    "one with its dashes elsewhere": reservation(request_id="6f1b-032075e0-45a7-9e59-66b4b0481509"),
+    "one without dashes": reservation(request_id="0123456789abcdef" * 2),
     "weights": reservation(weights=Weights(1000, 100, 3000, 4000)),
     "strict": strictly(100, prompt=7, output=40, least=3, choices=2),
     "a bound with a field": reservation(bound=Bound(1, 2, 1, 3, writable=False, field="max_tokens")),
@@ -101,6 +106,8 @@ def test_charges_in_another_order_or_of_other_buckets_are_not_taken_apart():
 def test_every_member_has_a_number_that_never_changes():
     assert (set(packing.SCOPES), set(packing.WINDOWS)) == (set(Scope), set(Window))
     assert (set(packing.UNITS), set(packing.MODES)) == (set(Unit), set(Mode))
+    assert set(packing.ENDPOINTS) == set(Endpoint)
+    assert [packing.ENDPOINTS.index(each) for each in (Endpoint.CHAT_COMPLETIONS, Endpoint.QUOTA)] == [0, 13]
     assert [packing.SCOPES.index(each) for each in (Scope.TENANT, Scope.MODEL, Scope.ENDPOINT)] == [0, 4, 8]
     assert [packing.WINDOWS.index(each) for each in (Window.MINUTE, Window.MONTH)] == [0, 4]
     assert [packing.UNITS.index(each) for each in (Unit.TOKENS, Unit.REQUESTS)] == [0, 3]
@@ -130,13 +137,10 @@ def test_numbers_that_stand_for_nothing_are_told():
         packing.read_body(msgspec.msgpack.encode(values))
 
 
-def test_only_so_many_buckets_are_kept(monkeypatch):
-    monkeypatch.setattr(packing, "_KNOWN_AT_MOST", 3)
-    for _ in range(5):
-        held = reservation()
-        assert packing.read_body(packing.packed(held)) == held
-        assert packing.read_body(packing.packed(held)) == held
-    assert len(packing._known) <= 3
+def test_numbers_of_mongodbs_driver_are_numbers_and_nothing_else_is_packed():
+    assert msgspec.msgpack.decode(packing.encoded([Int64(2**40), 1])) == [2**40, 1]
+    with pytest.raises(NotImplementedError):
+        packing.encoded([object()])
 
 
 async def test_beside_version_0_1_all_is_json_and_both_are_read_later(redis_part, redis):

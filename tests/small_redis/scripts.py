@@ -1,14 +1,16 @@
-"""Run scripts: Lua 5.1 with `redis.call` and `redis.error_reply`, as in a server."""
+"""Run scripts: Lua 5.1 with `redis.call`, `redis.error_reply` and `cmsgpack.unpack`, as in a server."""
 
 from collections.abc import Callable
 from functools import lru_cache
+
+import msgspec
 
 from .replies import Scored, Status, flat, number
 from .values import RefusedError
 
 # A reply comes as one value, or as the items of a list. lupa itself needs `debug`.
 _AROUND = b"""
-local call = ...
+local call, unpacked = ...
 local raw, world = rawset, _G
 local function answer(is_list, ...)
   if is_list then return {...} end
@@ -19,6 +21,7 @@ redis = {
   error_reply = function(text) return {err = text} end,
   status_reply = function(text) return {ok = text} end,
 }
+cmsgpack = {unpack = unpacked}
 for _, name in ipairs({'os', 'io', 'python', 'package', 'require', 'dofile', 'loadfile'}) do
   world[name] = nil
 end
@@ -45,7 +48,7 @@ class Lua:
         self._lua = lupa.LuaRuntime(encoding=None, unpack_returned_tuples=True, register_eval=False)
         self._call: Callable[[list[bytes]], object] = lambda words: None
         self._compile = self._lua.compile
-        self._run = self._compile(_AROUND)(self._called)
+        self._run = self._compile(_AROUND)(self._called, self._unpacked)
         self.compiled = lru_cache(500)(self._compiled)
 
     def _compiled(self, text: bytes) -> object:
@@ -84,6 +87,15 @@ class Lua:
         if isinstance(reply, list):
             return self._lua.table_from([self._value(each) for each in reply])
         return number(reply) if isinstance(reply, float) else reply
+
+    def _unpacked(self, message: bytes) -> object:
+        """Return what MessagePack says, as a script sees it."""
+        return self._told(msgspec.msgpack.decode(message))
+
+    def _told(self, value: object) -> object:
+        if isinstance(value, list):
+            return self._lua.table_from([self._told(each) for each in value])
+        return value.encode() if isinstance(value, str) else value  # scripts know no texts but bytes
 
     def _reply(self, found: object) -> object:
         """Return what a script returned, as a reply."""

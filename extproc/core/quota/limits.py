@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
+from extproc.core.by_identity import ByIdentity
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 
@@ -163,21 +164,15 @@ class Bucket(Struct, frozen=True):
 
         The amount is not part of it: a limit raised in mid-window keeps its counter.
         """
-        found = _KEYS.get(id(self))
-        if found is not None and found[0] is self:
-            return found[1]
-        escaped = ":".join(quote(part, safe="@") for part in self.parts)
-        key = f"{self.limit.kind}:{self.interval.start}:{escaped}"
-        if len(_KEYS) >= _KEYS_AT_MOST:
-            _KEYS.clear()
-        _KEYS[id(self)] = (self, key)
-        return key
+        return _KEYS.of(self)
 
 
-# The keys of buckets that were asked for, by the bucket's identity: the next requests of a caller have the same
-# buckets. The bucket is kept with its key, so that no other object can have its identity.
-_KEYS: Final[dict[int, tuple[Bucket, str]]] = {}
-_KEYS_AT_MOST: Final = 4096
+def _key_of(bucket: Bucket) -> str:
+    escaped = ":".join(quote(part, safe="@") for part in bucket.parts)
+    return f"{bucket.limit.kind}:{bucket.interval.start}:{escaped}"
+
+
+_KEYS: Final = ByIdentity(_key_of)  # the next requests of a caller have the same buckets
 
 
 def matches(glob: str, name: str) -> bool:

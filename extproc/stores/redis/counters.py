@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from extproc.core.by_identity import ByIdentity
 from extproc.core.quota.limits import Bucket, Mode
 from extproc.core.quota.partitions import PARTITIONS, partition_of
 from extproc.core.quota.reservation import Admitted, Count, Denied, Reservation, admitted, denied
@@ -20,7 +21,7 @@ from extproc.stores.redis.epochs import RedisEpochs
 from extproc.stores.redis.generations import RedisGenerations
 from extproc.stores.redis.journal import RedisJournal, receipt_of
 from extproc.stores.redis.keys import bucket_keys, epoch_key, open_key, reservation_key, reservation_keys
-from extproc.stores.redis.packing import packed_end
+from extproc.stores.redis.packing import encoded, packed_end
 from extproc.stores.redis.presence import RedisPresence
 from extproc.stores.redis.reservations import (
     END_MEMORY_S,
@@ -30,7 +31,7 @@ from extproc.stores.redis.reservations import (
     read_reservation,
     renewal,
 )
-from extproc.stores.redis.server import Argument, Call, command
+from extproc.stores.redis.server import Call, command
 from extproc.stores.redis.topology import RedisOptions
 from extproc.stores.redis.warnings import warnings_of
 
@@ -50,7 +51,7 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
         partition = partition_of(reservation.identity.tenant)
         epoch = self._epoch(partition)
         keys = reservation_keys(partition, epoch, reservation)
-        reply = await self._call(Call(partition, "reserve", keys, self._asking(epoch, reservation)))
+        reply = await self._call(Call(partition, "reserve", keys, self._asking(reservation)))
         return _decision(reservation, reply)
 
     async def renew(self, reservations: Sequence[Reservation]) -> None:
@@ -58,8 +59,7 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
         await self._all_of(calls)
 
     async def close(self, closings: Sequence[Closing], thresholds: Sequence[int] = ()) -> list[Closed]:
-        percent = ",".join(map(str, thresholds))
-        replies = await self._all_of({i: self._ending(closing, percent) for i, closing in enumerate(closings)})
+        replies = await self._all_of({i: self._ending(closing, thresholds) for i, closing in enumerate(closings)})
         return [_closed(closing, reply) for closing, reply in zip(closings, replies, strict=True)]
 
     async def overdue(self, now: datetime, at_most: int, shard_id: ShardId = None) -> list[Reservation]:
@@ -130,24 +130,20 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
 
     # ------------------------------------------------ calls
 
-    def _asking(self, epoch: str, reservation: Reservation) -> list[Argument]:
+    def _asking(self, reservation: Reservation) -> tuple[bytes, ...]:
+        """Return the ARGV of `reserve`."""
         bound = reservation.bound
-        args: list[Argument] = [
-            epoch,
-            reservation.id,
+        wants: list[object] = [
             *((bound.output, bound.least) if bound is not None else (0, 0)),
             reservation.deadline,
-            self._body(reservation),
             kept_s(reservation),
             list_kept_s(reservation),
             self._options.max_waiting,
         ]
-        for bucket in reservation.buckets:
-            limit = bucket.limit
-            demand = reservation.demand(limit)
-            rule = (limit.mode is Mode.SOFT) + 2 * limit.shadow
-            args += (limit.amount, bucket_forgotten_at(bucket), rule, demand.fixed, demand.slope)
-        return args
+        for rule, bucket in zip(_RULES.of(reservation.buckets), reservation.buckets, strict=True):
+            demand = reservation.demand(bucket.limit)
+            wants += (*rule, demand.fixed, demand.slope)
+        return encoded(wants), self._body(reservation), *_said_apart(reservation.id)
 
     def _renewal(self, reservation: Reservation) -> Call | StoreError:
         partition = partition_of(reservation.identity.tenant)
@@ -158,7 +154,7 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
         body = self._body(reservation)
         return renewal(partition, epoch, reservation, body, take_up=reservation.local, renew=True)
 
-    def _ending(self, closing: Closing, thresholds: str) -> Call | StoreError:
+    def _ending(self, closing: Closing, thresholds: Sequence[int]) -> Call | StoreError:
         reservation = closing.reservation
         partition = partition_of(reservation.identity.tenant)
         try:
@@ -166,19 +162,17 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
         except StoreError as error:
             return error
         text, beside = self._entry(closing)
-        args: list[Argument] = [
-            epoch,
-            reservation.id,
+        says: list[object] = [
             closing.outcome,
             END_MEMORY_S,
-            thresholds,
-            text,
             int(reservation.local),
             int(beside),
+            thresholds,
         ]
         watched = closing.watched or (True,) * len(reservation.buckets)
         for bucket, charge, looked_at in zip(reservation.buckets, closing.charges, watched, strict=True):
-            args += (charge, bucket.limit.amount if looked_at else 0, bucket_forgotten_at(bucket))
+            says += (charge, bucket.limit.amount if looked_at else 0, bucket_forgotten_at(bucket))
+        args = (encoded(says), text, *_said_apart(reservation.id))
         return Call(partition, "close", reservation_keys(partition, epoch, reservation), args)
 
     def _entry(self, closing: Closing) -> tuple[bytes, bool]:
@@ -217,6 +211,22 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
                 gone.append(command(p, "ZREM", open_key(p, e), name))
         await self.call_all(gone)
         return found
+
+
+def _rules(buckets: tuple[Bucket, ...]) -> list[tuple[int, int, int]]:
+    """Return what `reserve` has to know of each bucket whatever the request is."""
+    return [
+        (b.limit.amount, bucket_forgotten_at(b), (b.limit.mode is Mode.SOFT) + 2 * b.limit.shadow) for b in buckets
+    ]
+
+
+# The buckets of a caller's requests are the same objects until a window ends.
+_RULES: Final = ByIdentity(_rules)
+
+
+def _said_apart(reservation_id: str) -> tuple[bytes, ...]:
+    """Return the id if scripts don't find it at the end of the reservation's key, where it is escaped."""
+    return () if reservation_id.isalnum() and reservation_id.isascii() else (reservation_id.encode(),)
 
 
 def _decision(reservation: Reservation, reply: Sequence[int]) -> Admitted | Denied:

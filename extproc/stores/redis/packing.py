@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import astuple
 
+from extproc.core.by_identity import ByIdentity
 from extproc.core.quota.costs import EVEN, Bound, Cost, Weights
 from extproc.core.quota.ledger import Charge, Entry
 from extproc.core.quota.limits import Bucket, Interval, Limit, Mode, Scope, Unit, Window
@@ -28,7 +29,6 @@ from extproc.core.request.identity import Identity, ServiceAccount, TenantId
 _VERSION: Final = 1
 _BRACE: Final = b"{"
 _ID_BYTES: Final = 16  # of an id that this version draws: 32 characters in hex
-_KNOWN_AT_MOST: Final = 4096
 
 # Their numbers are in Redis: a new member is appended, and none is taken out.
 SCOPES: Final = (
@@ -39,10 +39,16 @@ SCOPES: Final = (
 WINDOWS: Final = (Window.MINUTE, Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH)
 UNITS: Final = (Unit.TOKENS, Unit.INPUT_TOKENS, Unit.OUTPUT_TOKENS, Unit.REQUESTS)
 MODES: Final = (Mode.RESERVE, Mode.SOFT, Mode.STRICT)
+ENDPOINTS: Final = (
+    *(Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS, Endpoint.RESPONSES, Endpoint.MESSAGES),
+    *(Endpoint.RERANK, Endpoint.SCORE, Endpoint.TRANSCRIPTIONS, Endpoint.SPEECH, Endpoint.IMAGES),
+    *(Endpoint.PREDICT, Endpoint.INFER, Endpoint.ROUTE, Endpoint.QUOTA),
+)
 _SCOPE = {scope: number for number, scope in enumerate(SCOPES)}
 _WINDOW = {window: number for number, window in enumerate(WINDOWS)}
 _UNIT = {unit: number for number, unit in enumerate(UNITS)}
 _MODE = {mode: number for number, mode in enumerate(MODES)}
+_ENDPOINT = {endpoint: number for number, endpoint in enumerate(ENDPOINTS)}
 
 
 class _Bucket(Struct, array_like=True):
@@ -62,11 +68,11 @@ class _Bucket(Struct, array_like=True):
 class _Reservation(Struct, array_like=True):
     version: int
     id: Any  # bytes, or a text that is no such id
-    request_id: str
+    request_id: Any  # bytes, or a text that is no UUID
     tenant: str
     service_account: str
     client_ip: str
-    endpoint: Endpoint
+    endpoint: int
     model: str
     stream: bool
     prompt: int
@@ -97,22 +103,28 @@ class _End(Struct, array_like=True):
     amounts: tuple[int, ...]
 
 
-_encode = msgspec.msgpack.encode
+def _plain(value: object) -> int:
+    """Return a number of a type of its own, such as that of MongoDB's driver, as one."""
+    if isinstance(value, int):
+        return int(value)
+    raise NotImplementedError(f"{type(value).__name__} can't be packed")
+
+
+encoded: Final = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 _reservation = msgspec.msgpack.Decoder(_Reservation)
 _reservation_in_json = msgspec.json.Decoder(Reservation)
 _end = msgspec.msgpack.Decoder(_End)
 _entry_in_json = msgspec.json.Decoder(Entry)
-# The buckets of a caller's requests are the same objects until a window ends: their packed form is kept with them.
-_known: Final[dict[int, tuple[tuple[Bucket, ...], Raw]]] = {}
 
 
 def packed(reservation: Reservation) -> bytes:
     """Return the body of a reservation."""
     r, who, cost, bound = reservation, reservation.identity, reservation.cost, reservation.bound
-    return _encode(
+    return encoded(
         (
-            *(_VERSION, _packed_id(r.id), r.request_id, who.tenant, who.service_account, who.client_ip),
-            *(r.endpoint, r.model, r.stream, cost.prompt, cost.output, _packed_buckets(r.buckets)),
+            *(_VERSION, _packed_id(r.id), _packed_uuid(r.request_id)),
+            *(who.tenant, who.service_account, who.client_ip),
+            *(_ENDPOINT[r.endpoint], r.model, r.stream, cost.prompt, cost.output, _PACKED_BUCKETS.of(r.buckets)),
             *(r.admitted_at, r.date, r.deadline),
             astuple(r.weights) if r.weights != EVEN else None,
             astuple(bound) if bound is not None else None,
@@ -128,9 +140,9 @@ def read_body(body: bytes) -> Reservation:
     r = _reservation.decode(body)
     return Reservation(
         id=ReservationId(r.id.hex() if isinstance(r.id, bytes) else r.id),
-        request_id=r.request_id,
+        request_id=_uuid(r.request_id.hex()) if isinstance(r.request_id, bytes) else r.request_id,
         identity=Identity(TenantId(r.tenant), ServiceAccount(r.service_account), ClientIP(r.client_ip)),
-        endpoint=r.endpoint,
+        endpoint=ENDPOINTS[r.endpoint],
         model=r.model,
         stream=r.stream,
         cost=Cost(r.prompt, r.output),
@@ -159,7 +171,7 @@ def packed_end(reservation: Reservation, entry: Entry) -> bytes | None:
     amounts = _amounts(r.buckets, entry.charges)
     if amounts is None:
         return None
-    return _encode(
+    return encoded(
         (
             *(_VERSION, entry.outcome, entry.reason, entry.held, entry.charge, astuple(entry.usage)),
             *(entry.status, entry.ended_at, entry.shadow, entry.price, amounts),
@@ -207,15 +219,15 @@ def _packed_id(reservation_id: str) -> bytes | str:
     return found if len(found) == _ID_BYTES and found.hex() == reservation_id else reservation_id
 
 
-def _packed_buckets(buckets: tuple[Bucket, ...]) -> Raw:
-    found = _known.get(id(buckets))
-    if found is not None and found[0] is buckets:
-        return found[1]
-    raw = Raw(_encode([_bucket_values(bucket) for bucket in buckets]))
-    if len(_known) >= _KNOWN_AT_MOST:
-        _known.clear()
-    _known[id(buckets)] = (buckets, raw)
-    return raw
+def _packed_uuid(text: str) -> bytes | str:
+    """Return an id of Envoy's in half of its bytes, and any other text as it is."""
+    digits = text.replace("-", "")
+    found = _packed_id(digits)
+    return found if isinstance(found, bytes) and _uuid(digits) == text else text
+
+
+def _uuid(digits: str) -> str:
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _bucket_values(bucket: Bucket) -> tuple[object, ...]:
@@ -224,6 +236,14 @@ def _bucket_values(bucket: Bucket) -> tuple[object, ...]:
         *(_SCOPE[limit.scope], _WINDOW[limit.window], limit.amount, _UNIT[limit.unit], _MODE[limit.mode]),
         *(limit.shadow, limit.model, limit.endpoints, bucket.parts, bucket.interval.start, bucket.interval.end),
     )
+
+
+def _packed_buckets(buckets: tuple[Bucket, ...]) -> Raw:
+    return Raw(encoded([_bucket_values(bucket) for bucket in buckets]))
+
+
+# The buckets of a caller's requests are the same objects until a window ends.
+_PACKED_BUCKETS: Final = ByIdentity(_packed_buckets)
 
 
 def _bucket(b: _Bucket) -> Bucket:
