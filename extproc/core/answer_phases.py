@@ -168,6 +168,13 @@ class Answered(Forwarded):
             return ReadingPiece(self, event), [Pause()]
         return self.passed(event, self._reader_of_body.feed(event.data))
 
+    def read_at_once(self, event: ResponseBody) -> list[Effect] | None:
+        """Pass a piece on, unless it is the last one or may need long."""
+        if event.end_of_stream or is_long(self._reader_of_body, event.data):
+            return None
+        _, effects = self.passed(event, self._reader_of_body.feed(event.data))
+        return effects
+
     def in_steps(self, data: bytes) -> Steps:
         """Read a piece in steps."""
         return feed_in_steps(self._reader_of_body, data)

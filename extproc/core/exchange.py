@@ -14,7 +14,7 @@ The order of effects is the order in which they are carried out. After each `Adm
 The phases up to the decision are in request_phases.py, the others in answer_phases.py.
 """
 
-from extproc.core.events import Effect, Event, StreamClosed
+from extproc.core.events import Effect, Event, ResponseBody, StreamClosed
 from extproc.core.phase import ExchangeRules, Phase
 from extproc.core.quota.routes import NO_ROUTE, Route
 from extproc.core.request.in_flight import Place
@@ -37,6 +37,13 @@ class Exchange:
             self._place.leave()
         self._phase, effects = self._phase.receive(event)
         return effects
+
+    def read_at_once(self, event: ResponseBody) -> list[Effect] | None:
+        """Return the effects of a piece in the middle of an answer; None if `receive` has to take it.
+
+        They are carried out at once: a hold that grows, and what the client gets for the piece.
+        """
+        return self._phase.read_at_once(event)
 
     @property
     def awaits_request(self) -> bool:

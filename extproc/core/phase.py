@@ -134,6 +134,11 @@ class Phase:
         """Take a piece of the answer's body."""
         raise self._unexpected(event)
 
+    def read_at_once(self, event: ResponseBody) -> list[Effect] | None:
+        """Take a piece of the answer's body that needs no wait and no other phase; None if this one may."""
+        del event
+        return None
+
     def response_trailers(self, event: ResponseTrailers) -> "Step":
         """Take the end of an answer that has trailers."""
         raise self._unexpected(event)

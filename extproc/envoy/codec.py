@@ -37,6 +37,18 @@ _REQUEST_HEADERS = frozenset(
 _RESPONSE_HEADERS = frozenset({":status", "content-type", "content-encoding", "metadata"})
 _BAD_STATUS: Final = 500
 
+# Tags of fields as they are sent: the field's number, and that a length follows.
+_LENGTHS: Final = [bytes([size]) for size in range(128)]
+_RESPONSE_HEADERS_TAG: Final = b"\x12"  # ProcessingResponse.response_headers
+_COMMON_RESPONSE: Final = b"\x0a"  # HeadersResponse.response
+_HEADER_MUTATION: Final = b"\x12"  # CommonResponse.header_mutation
+_SET_HEADER: Final = b"\x0a"  # HeaderMutation.set_headers
+_REMOVE_HEADER: Final = b"\x12"  # HeaderMutation.remove_headers
+_HEADER: Final = b"\x0a"  # HeaderValueOption.header
+_OVERWRITES: Final = bytes([0x18, _OVERWRITE])  # HeaderValueOption.append_action
+_KEY: Final = b"\x0a"  # HeaderValue.key
+_RAW_VALUE: Final = b"\x1a"  # HeaderValue.raw_value
+
 
 @dataclass(frozen=True, slots=True)
 class MetadataKeys:
@@ -75,6 +87,13 @@ class Codec:
             case _:
                 raise ProtocolError("a message of no known kind")
 
+    @staticmethod
+    def piece(message: pb.ProcessingRequest) -> ResponseBody | None:
+        """Return a piece of an answer's body; None if the message says anything else."""
+        if not message.HasField("response_body"):
+            return None
+        return ResponseBody(message.response_body.body, message.response_body.end_of_stream)
+
     def _request_head(self, message: pb.ProcessingRequest) -> RequestHead:
         head = message.request_headers
         return RequestHead(
@@ -96,9 +115,19 @@ class Codec:
         return {name: _plain(fields[name]) for name in self._claims if name in fields}
 
 
-def reply_message(event: Event, reply: Reply) -> pb.ProcessingResponse:
-    """The reply to the message that `event` came from."""
+def reply_message(event: Event, reply: Reply) -> bytes:
+    """Return the reply to the message that `event` came from, as it is sent."""
     match reply:
+        case BodyReply(data=None):
+            return _BODY_OF_ANSWER_PASSES if isinstance(event, ResponseBody) else _BODY_OF_REQUEST_PASSES
+        case BodyReply(data):
+            return _body(data, of_answer=isinstance(event, ResponseBody))
+        case HeadReply():
+            if isinstance(event, ResponseHead):
+                return _head_of_answer(reply.set_headers, reply.remove_headers)
+            return _head_of_request(reply.set_headers, reply.remove_headers)
+        case TrailersReply():
+            return _TRAILERS_OF_ANSWER_PASS if isinstance(event, ResponseTrailers) else _TRAILERS_OF_REQUEST_PASS
         case Reject(rejection):
             immediate = pb.ImmediateResponse(
                 status=pb.HttpStatus(code=rejection.status),
@@ -106,37 +135,63 @@ def reply_message(event: Event, reply: Reply) -> pb.ProcessingResponse:
                 body=rejection.body,
                 details=DETAILS,
             )
-            return pb.ProcessingResponse(immediate_response=immediate)
-        case HeadReply():
-            if isinstance(event, ResponseHead):
-                return pb.ProcessingResponse(response_headers=_head(reply.set_headers, reply.remove_headers))
-            return _request_head(reply.set_headers, reply.remove_headers)
-        case BodyReply(data=None):
-            return _BODY_OF_ANSWER_PASSES if isinstance(event, ResponseBody) else _BODY_OF_REQUEST_PASSES
-        case BodyReply():
-            response = pb.ProcessingResponse()
-            part = response.response_body if isinstance(event, ResponseBody) else response.request_body
-            part.SetInParent()
-            if reply.data:
-                # In place: each message that is given to another one's constructor is copied, with its body.
-                part.response.body_mutation.body = reply.data
-            elif reply.data is not None:
-                part.response.body_mutation.clear_body = True
-            return response
-        case TrailersReply():
-            if isinstance(event, ResponseTrailers):
-                return pb.ProcessingResponse(response_trailers=pb.TrailersResponse())
-            return pb.ProcessingResponse(request_trailers=pb.TrailersResponse())
+            return pb.ProcessingResponse(immediate_response=immediate).SerializeToString()
 
 
-# Messages that say the same each time are made once. Nobody changes a message that was made here.
-_BODY_OF_ANSWER_PASSES: Final = pb.ProcessingResponse(response_body=pb.BodyResponse())
-_BODY_OF_REQUEST_PASSES: Final = pb.ProcessingResponse(request_body=pb.BodyResponse())
+def _body(data: bytes | None, *, of_answer: bool) -> bytes:
+    response = pb.ProcessingResponse()
+    part = response.response_body if of_answer else response.request_body
+    part.SetInParent()
+    if data:
+        # In place: each message that is given to another one's constructor is copied, with its body.
+        part.response.body_mutation.body = data
+    else:
+        part.response.body_mutation.clear_body = True
+    return response.SerializeToString()
+
+
+# Messages that say the same each time are made once.
+_BODY_OF_ANSWER_PASSES: Final = pb.ProcessingResponse(response_body=pb.BodyResponse()).SerializeToString()
+_BODY_OF_REQUEST_PASSES: Final = pb.ProcessingResponse(request_body=pb.BodyResponse()).SerializeToString()
+_TRAILERS_OF_ANSWER_PASS: Final = pb.ProcessingResponse(
+    response_trailers=pb.TrailersResponse()
+).SerializeToString()
+_TRAILERS_OF_REQUEST_PASS: Final = pb.ProcessingResponse(
+    request_trailers=pb.TrailersResponse()
+).SerializeToString()
 
 
 @lru_cache(maxsize=256)
-def _request_head(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> pb.ProcessingResponse:
-    return pb.ProcessingResponse(request_headers=_head(set_headers, remove))
+def _head_of_request(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> bytes:
+    return pb.ProcessingResponse(request_headers=_head(set_headers, remove)).SerializeToString()
+
+
+def _head_of_answer(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> bytes:
+    """Return `ProcessingResponse(response_headers=_head(...))` as it is sent, for a fifth of the time."""
+    mutation = b"".join(
+        [
+            _field(_SET_HEADER, _field(_HEADER, _name(key) + _field(_RAW_VALUE, value.encode())) + _OVERWRITES)
+            for key, value in set_headers
+        ]
+    ) + b"".join([_field(_REMOVE_HEADER, name.encode()) for name in remove])
+    return _field(_RESPONSE_HEADERS_TAG, _field(_COMMON_RESPONSE, _field(_HEADER_MUTATION, mutation)))
+
+
+def _field(tag: bytes, data: bytes) -> bytes:
+    """Return a field of a message: its tag, the length of `data`, `data`."""
+    size = len(data)
+    if size < len(_LENGTHS):
+        return tag + _LENGTHS[size] + data
+    length = []
+    while size >= len(_LENGTHS):
+        length.append(size & 127 | 128)
+        size >>= 7
+    return tag + bytes([*length, size]) + data
+
+
+@lru_cache(maxsize=256)
+def _name(key: str) -> bytes:
+    return _field(_KEY, key.encode())
 
 
 def _head(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> pb.HeadersResponse:
@@ -156,7 +211,8 @@ def _headers(header_map: pb.HeaderMap, wanted: frozenset[str]) -> dict[str, str]
     for header in header_map.headers:
         name = header.key
         if name in wanted:
-            value = header.value or header.raw_value.decode("utf-8", "replace")
+            raw = header.raw_value
+            value = raw.decode("utf-8", "replace") if raw else header.value
             found[name] = f"{found[name]},{value}" if name in found else value
     return found
 

@@ -130,25 +130,28 @@ class NativeServer:
 class _Channel:
     """Carry one stream over a call."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("_call", "drained", "hand_over", "send")
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self.send = call.send
+        self.drained = call.drained
+        self.hand_over = call.hand_over
+
+    def take(self) -> pb.ProcessingRequest | None:
+        message = self._call.take()
+        return None if message is None else _parsed(message)
 
     async def read(self) -> pb.ProcessingRequest | None:
-        message = self._call.take()
-        if message is None:
-            message = await self._call.read()
-            if message is None:
-                return None
-        try:
-            return pb.ProcessingRequest.FromString(message)
-        except DecodeError:
-            raise ProtocolError("a message that is no ProcessingRequest") from None
+        message = await self._call.read()
+        return None if message is None else _parsed(message)
 
-    async def write(self, message: pb.ProcessingResponse) -> None:
-        if not self._call.send(message.SerializeToString()):
-            await self._call.drained()
+
+def _parsed(message: bytes) -> pb.ProcessingRequest:
+    try:
+        return pb.ProcessingRequest.FromString(message)
+    except DecodeError:
+        raise ProtocolError("a message that is no ProcessingRequest") from None
 
 
 def _unary(parse: Callable[[bytes], Any], answer: Callable[[Any], Awaitable[Message]]) -> Handler:

@@ -1,8 +1,8 @@
-"""How long a stream is waited for: for its whole request, and between two messages after that."""
+"""Bound how long a stream is waited for: for its whole request, and between two messages after that."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,34 +13,61 @@ class Waits:
     idle_s: float = 3600.0
 
 
-class Patience:
-    """Cancels the task that made it when its stream has taken too long. One timer a stream, none a message.
+class Waiter(Protocol):
+    """Be a stream: when it said something last (by the loop's clock), and whether its request is not whole yet."""
 
-    The timer runs from the stream's beginning. When it fires and all is well, it is set again.
+    heard_at: float
+
+    @property
+    def awaits_request(self) -> bool: ...
+
+    def lose(self) -> None:
+        """End: it took too long."""
+
+
+class Patience:
+    """Lose streams that take too long. All of them share one timer: most end long before, and cost none.
+
+    A stream is looked at `request_s` after its beginning, and every `idle_s` after that.
     """
 
-    def __init__(self, waits: Waits, awaits_request: Callable[[], bool]) -> None:
+    def __init__(self, waits: Waits) -> None:
         self._waits = waits
-        self._awaits_request = awaits_request
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._begun = self._heard = self._loop.time()
-        self._timer = self._loop.call_at(self._begun + waits.request_s, self._look)
-        self.lost = False
+        # When each of them is looked at. Those that came first are first.
+        self._new: dict[Waiter, float] = {}
+        self._old: dict[Waiter, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
-    def heard(self) -> None:
-        """A message has come."""
-        self._heard = self._loop.time()
+    def begin(self, waiter: Waiter) -> None:
+        """Wait for a stream from now on."""
+        loop = asyncio.get_running_loop()
+        waiter.heard_at = loop.time()
+        self._new[waiter] = waiter.heard_at + self._waits.request_s
+        if self._timer is None:
+            self._look_later(loop)
 
-    def end(self) -> None:
-        self._timer.cancel()
+    def end(self, waiter: Waiter) -> None:
+        """Wait for it no longer."""
+        if self._new.pop(waiter, None) is None:
+            self._old.pop(waiter, None)
+
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        due = [next(iter(each.values())) for each in (self._new, self._old) if each]
+        self._timer = loop.call_at(min(due), self._look) if due else None
 
     def _look(self) -> None:
-        due = self._begun + self._waits.request_s
-        if not self._awaits_request():
-            due = self._heard + self._waits.idle_s
-        if due > self._loop.time():
-            self._timer = self._loop.call_at(due, self._look)
-        elif self._task is not None:
-            self.lost = True
-            self._task.cancel()
+        loop = asyncio.get_running_loop()
+        now, idle_s = loop.time(), self._waits.idle_s
+        due = []
+        for waiters in (self._new, self._old):
+            for waiter, at in waiters.items():
+                if at > now:
+                    break
+                due.append(waiter)
+        for waiter in due:
+            self.end(waiter)
+            if waiter.awaits_request or now - waiter.heard_at >= idle_s:
+                waiter.lose()
+            else:
+                self._old[waiter] = now + idle_s
+        self._look_later(loop)

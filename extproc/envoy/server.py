@@ -15,6 +15,7 @@ from extproc.envoy.pb import tokenweir_rate_limit_pb2 as rls
 from extproc.envoy.rate_limit import SERVICE as RATE_LIMIT_SERVICE
 from extproc.envoy.rate_limit import RateLimitServicer
 from extproc.envoy.serving import KEEPALIVE_S, OVERHEAD_BYTES, SERVICE, UNIX, BindError, ServerOptions
+from extproc.envoy.stream import Hearer
 from extproc.envoy.streams import PeerGoneError, Streams
 from extproc.envoy.tls import REFUSED, Callers, Certificates, TLSFilesError
 from extproc.envoy.unix_socket import SocketPathError, owner_only
@@ -102,18 +103,31 @@ class GrpcAioServer:
 
 
 class _Channel:
-    """Carry one stream over a call of grpc.aio."""
+    """Carry one stream over a call of grpc.aio, which sends nothing without a wait."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
+        self._unsent = b""
+
+    def take(self) -> None:
+        """Return None: what is here is not known."""
 
     async def read(self) -> pb.ProcessingRequest | None:
         message = await self._context.read()
         return None if message is grpc.aio.EOF else message
 
-    async def write(self, message: pb.ProcessingResponse) -> None:
+    def hand_over(self, hearer: Hearer) -> None:
+        """Leave all messages to `read`."""
+
+    def send(self, message: bytes) -> bool:
+        self._unsent = message
+        return False
+
+    async def drained(self) -> None:
+        message, self._unsent = self._unsent, b""
         try:
-            await self._context.write(message)
+            if message:
+                await self._context.write(message)
         except grpc.aio.InternalError:
             raise PeerGoneError from None
 
@@ -162,7 +176,6 @@ def _process_handler(streams: Streams, guard: Callable[[Behaviour], Behaviour]) 
     method = grpc.stream_stream_rpc_method_handler(
         guard(process),
         request_deserializer=pb.ProcessingRequest.FromString,
-        response_serializer=pb.ProcessingResponse.SerializeToString,
     )
     return grpc.method_handlers_generic_handler(SERVICE, {"Process": method})
 

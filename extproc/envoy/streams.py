@@ -1,14 +1,14 @@
 """Count the ext_proc streams of a process, and say how each of them ends, whatever carries it."""
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
 from extproc.core.phase import ProtocolError
 from extproc.core.quota.routes import LIMITS_KEY, NO_ROUTE, ROUTE_KEY, BadRoute, Route, read_route
-from extproc.envoy.servicer import Channel, IdleError, Servicer
+from extproc.envoy.servicer import Servicer
+from extproc.envoy.stream import Channel, IdleError
 from extproc.http2.status import RefusedError, Status
 from extproc.observe.metrics import Metrics
 
@@ -31,35 +31,29 @@ class Streams:
         self._metrics = metrics
         self._max_streams = max_streams
         self._streams = 0
+        metrics.watch_streams(lambda: self._streams)
 
     async def serve(self, channel: Channel, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         """Serve a stream to its end. Raise `RefusedError` if it does not end well."""
         if self._streams >= self._max_streams:
             self._metrics.stream_fault("too_many")
             raise RefusedError(Status.UNAVAILABLE, "Too many streams at once.")
-        with self._counted():
-            try:
-                await self._servicer.serve(channel, _route(metadata))
-            except ProtocolError as error:
-                self._metrics.stream_fault("protocol")
-                _log.error("the filter is set up wrongly", extra={"error": str(error)})
-                raise RefusedError(Status.FAILED_PRECONDITION, str(error)) from None
-            except PeerGoneError:
-                _log.debug("a stream was reset while it was answered")
-            except IdleError:
-                self._metrics.stream_fault("idle")
-                raise RefusedError(Status.DEADLINE_EXCEEDED, "No message came for too long.") from None
-            except Exception:  # noqa: BLE001  counted and logged; the stream ends, nothing else
-                self._metrics.stream_fault("unexpected")
-                _log.exception("stream failed")
-                raise RefusedError(Status.UNKNOWN, "The stream failed.") from None
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
         self._streams += 1
         try:
-            with self._metrics.stream():
-                yield
+            await self._servicer.serve(channel, _route(metadata))
+        except ProtocolError as error:
+            self._metrics.stream_fault("protocol")
+            _log.error("the filter is set up wrongly", extra={"error": str(error)})
+            raise RefusedError(Status.FAILED_PRECONDITION, str(error)) from None
+        except PeerGoneError:
+            _log.debug("a stream was reset while it was answered")
+        except IdleError:
+            self._metrics.stream_fault("idle")
+            raise RefusedError(Status.DEADLINE_EXCEEDED, "No message came for too long.") from None
+        except Exception:  # noqa: BLE001  counted and logged; the stream ends, nothing else
+            self._metrics.stream_fault("unexpected")
+            _log.exception("stream failed")
+            raise RefusedError(Status.UNKNOWN, "The stream failed.") from None
         finally:
             self._streams -= 1
 

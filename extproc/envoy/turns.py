@@ -98,7 +98,8 @@ class Turn:
         self._turns = turns
         self._worked_s = 0.0
         self._begun = 0.0
-        self._owes = False
+        self.owes = False
+        """Tell whether the work before was long: `wait` before the next."""
 
     def heard(self) -> None:
         """Note that a message has come. Others rest for it, unless this exchange itself does long work."""
@@ -115,19 +116,14 @@ class Turn:
         return perf_counter() - self._begun > SLICE_S
 
     def end(self) -> None:
-        """End a piece of work. After long work, `rest` waits."""
+        """End a piece of work. After long work it `owes` a wait."""
         took = perf_counter() - self._begun
         if took > SHORT_S:
-            self._owes = True
+            self.owes = True
             self._worked_s += took
             self._turns.worked(took)
 
     async def wait(self) -> None:
         """Wait for a slice of long work."""
-        self._owes = False
+        self.owes = False
         await self._turns.wait(self._worked_s)
-
-    async def rest(self) -> None:
-        """Wait, if the work before was long."""
-        if self._owes:
-            await self.wait()

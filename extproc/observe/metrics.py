@@ -3,8 +3,7 @@
 The pairs of tenant and model are bounded in number; all others are counted as one.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -165,14 +164,8 @@ class Metrics:
         """Record the time that one reservation took."""
         self._reserve.observe(seconds)
 
-    @contextmanager
-    def stream(self) -> Iterator[None]:
-        """Count one open stream."""
-        self._streams.inc()
-        try:
-            yield
-        finally:
-            self._streams.dec()
+    def watch_streams(self, streams: Callable[[], int]) -> None:
+        self._streams.set_function(streams)
 
     def stream_fault(self, kind: str) -> None:
         self._faults.labels(kind).inc()

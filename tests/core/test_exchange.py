@@ -964,6 +964,22 @@ def test_a_short_piece_of_an_answer_needs_no_step():
     assert steps_of(stepwise(STREAM, SSE), ResponseBody(piece("x") * 15, end_of_stream=False))[1] == 0
 
 
+def test_a_short_piece_that_is_read_at_once_has_the_same_effects():
+    at_once, one_by_one = stepwise(STREAM, SSE), stepwise(STREAM, SSE)
+    for data in (piece("a") * 15, piece("b")[:20], piece("b")[20:], usage_chunk()):
+        event = ResponseBody(data, end_of_stream=False)
+        assert at_once.read_at_once(event) == one_by_one.receive(event)
+    assert at_once.receive(StreamClosed()) == one_by_one.receive(StreamClosed())
+
+
+def test_what_may_need_long_or_ends_an_answer_is_not_read_at_once():
+    exchange = stepwise(STREAM, SSE)
+    assert exchange.read_at_once(ResponseBody(LONG_STREAM, end_of_stream=False)) is None
+    assert exchange.read_at_once(ResponseBody(piece("a"), end_of_stream=True)) is None
+    assert forwarded().read_at_once(ResponseBody(piece("a"), end_of_stream=False)) is None
+    assert exchange.receive(ResponseBody(piece("a"), end_of_stream=True))[0] == BodyReply()
+
+
 @pytest.mark.parametrize("steps", range(5))
 def test_a_client_that_leaves_between_two_steps_pays_for_what_was_read(steps):
     exchange = stepwise(STREAM, SSE)

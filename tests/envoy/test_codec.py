@@ -1,6 +1,8 @@
 """Protobuf <-> core values."""
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from extproc.core.events import (
     BodyReply,
@@ -146,7 +148,7 @@ RESPONSE_HEAD = ResponseHead(200, {}, end_of_stream=False)
 
 
 def reply(event, value):
-    return pb.ProcessingResponse.FromString(reply_message(event, value).SerializeToString())
+    return pb.ProcessingResponse.FromString(reply_message(event, value))
 
 
 def test_headers_are_set_over_existing_ones_and_removed():
@@ -160,6 +162,24 @@ def test_headers_are_set_over_existing_ones_and_removed():
             ("x-b", "ü".encode(), pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD),
         ]
         assert list(mutation.remove_headers) == ["content-length"]
+
+
+HEADERS = st.lists(st.tuples(st.text(), st.text() | st.text("x", min_size=120, max_size=300)), max_size=5)
+
+
+@given(HEADERS, st.lists(st.text(max_size=200), max_size=3))
+@example([("x", "y" * 20_000)], ["content-length"])
+def test_the_head_of_an_answer_says_what_it_would_by_protobuf(headers, removed):
+    message = reply(RESPONSE_HEAD, HeadReply(tuple(headers), tuple(removed)))
+    options = [
+        pb.HeaderValueOption(
+            header=pb.HeaderValue(key=key, raw_value=value.encode()),
+            append_action=pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+        )
+        for key, value in headers
+    ]
+    common = pb.CommonResponse(header_mutation=pb.HeaderMutation(set_headers=options, remove_headers=removed))
+    assert message == pb.ProcessingResponse(response_headers=pb.HeadersResponse(response=common))
 
 
 def test_a_body_is_left_replaced_or_emptied():

@@ -20,6 +20,7 @@ from extproc.envoy.streams import PeerGoneError, Streams
 from extproc.envoy.transports import Transport, build_server
 from extproc.observe.metrics import Metrics
 
+from .channels import EachWaits
 from .messages import (
     EXCHANGE,
     NOW,
@@ -224,7 +225,7 @@ async def test_a_client_that_leaves_while_it_is_answered_is_no_fault(caplog):
 
 
 async def test_a_reset_between_our_answer_and_its_write_is_no_fault():
-    class Channel:
+    class Channel(EachWaits):
         """A stream that the peer resets as soon as the request is read."""
 
         def __init__(self):

@@ -16,6 +16,7 @@ from extproc.envoy.servicer import Servicer
 from extproc.observe import logs
 from extproc.observe.metrics import Metrics
 
+from .channels import EachWaits
 from .messages import (
     ANSWER,
     CHAT,
@@ -67,7 +68,7 @@ class ChannelError(Exception):
     """What a transport may raise."""
 
 
-class Script:
+class Script(EachWaits):
     """A channel that plays messages, and fails where it is told to."""
 
     def __init__(self, messages, *, fail_write=None, fail_read=None, gate=None):

@@ -86,11 +86,11 @@ async def test_only_long_work_is_rested_from(monkeypatch):
     turn = Turn(Turns(clock))
     turn.begin()
     turn.end()
-    await turn.rest()
+    assert not turn.owes
     turn.begin()
     assert turn.over
     turn.end()
-    waiting = asyncio.create_task(turn.rest())
+    waiting = asyncio.create_task(turn.wait())
     await asyncio.sleep(0)
     assert not waiting.done()
     clock.now += 0.0202

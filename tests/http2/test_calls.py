@@ -106,6 +106,26 @@ async def test_messages_arrive_whole_however_their_frames_are_cut(size):
     assert wire.calls.got == contents
 
 
+async def test_a_message_is_handed_over_while_the_handler_waits_and_read_if_it_is_not_taken():
+    class HandingOver(Calls):
+        async def echo(self, call):
+            self.taken, self.read = [], []
+            call.hand_over(lambda data: data != b"refused" and (self.taken.append(data) or True))
+            while (data := await call.read()) is not None:
+                self.read.append(data)
+
+    wire = Wire(HandingOver())
+    wire.feed(head(1))
+    wire.feed(message(1, b"before the handler waits"))
+    await wire.told(message(1, b"before it, too"))
+    await wire.told(message(1, b"one") + message(1, b"two"))
+    await wire.told(message(1, b"refused") + message(1, b"behind it"))
+    await wire.told(message(1, b"three"))
+    await wire.told(raw(f.DATA, f.END_STREAM, 1))
+    assert wire.calls.read == [b"before the handler waits", b"before it, too", b"refused", b"behind it"]
+    assert wire.calls.taken == [b"one", b"two", b"three"]
+
+
 async def test_two_messages_of_one_step_leave_in_one_write():
     class Twice(Calls):
         async def echo(self, call):

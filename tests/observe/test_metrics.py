@@ -1,7 +1,6 @@
 import re
 from datetime import UTC, datetime
 
-import pytest
 from prometheus_client import generate_latest
 
 from extproc.core.quota.drafting import Ask
@@ -65,15 +64,6 @@ def test_what_used_nothing_makes_no_series_and_with_0_nothing_does():
     off.used("a", "m", Usage(1, 1, total=2))
     assert value(off, "tokenweir_usage_tokens_total", tenant="a", model="m", kind="input") is None
     assert value(off, "tokenweir_usage_tokens_total", tenant=OTHER, model=OTHER, kind="input") is None
-
-
-def test_a_stream_is_open_until_it_ends_however_it_ends():
-    metrics = Metrics()
-    with metrics.stream():
-        assert value(metrics, "tokenweir_streams") == 1
-    with pytest.raises(RuntimeError), metrics.stream():
-        raise RuntimeError
-    assert value(metrics, "tokenweir_streams") == 0
 
 
 def test_the_time_of_a_reservation_is_recorded():

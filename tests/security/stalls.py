@@ -21,6 +21,7 @@ from extproc.envoy.reading import BodyReader, ReadHere
 from extproc.envoy.servicer import Servicer
 from extproc.envoy.turns import Turns
 from extproc.observe.metrics import Metrics
+from tests.envoy.channels import EachWaits
 from tests.envoy.messages import EXCHANGE, NOW, REPLIES, Books, kinds
 
 # Turns of the loop that a message takes through gRPC, in each direction.
@@ -78,7 +79,7 @@ class _MeteredLoop(asyncio.SelectorEventLoop):
         self.longest_turn_s = max(self.longest_turn_s, time.thread_time() - begun)
 
 
-class _Line:
+class _Line(EachWaits):
     """Carry the messages of one exchange, with as many turns of the loop as gRPC needs for each."""
 
     def __init__(self, messages: Sequence[pb.ProcessingRequest]) -> None:
@@ -159,8 +160,8 @@ async def _attacked(
     loop = asyncio.get_running_loop()
     assert isinstance(loop, _MeteredLoop)
     stall = Stall()
-    attacked = _servicer(rules, theirs, reader)
-    turns = attacked._turns
+    turns = Turns()
+    attacked = _servicer(rules, theirs, turns, reader)
     alone = statistics.median([await _ask(rules, turns, stall) for _ in range(_ALONE)])
     stall.asked = 0
     loop.longest_turn_s, begun = 0.0, time.thread_time()
@@ -178,9 +179,9 @@ async def _attacked(
     return stall
 
 
-def _servicer(rules: ExchangeRules, books: Books, reader: BodyReader | None = None) -> Servicer:
-    codec = Codec(rules.identity, MetadataKeys())
-    return Servicer(rules, codec, books, _METRICS, lambda: NOW, reader=reader or ReadHere())  # type: ignore[arg-type]
+def _servicer(rules: ExchangeRules, books: Books, turns: Turns, reader: BodyReader | None = None) -> Servicer:
+    codec, reader = Codec(rules.identity, MetadataKeys()), reader or ReadHere()
+    return Servicer(rules, codec, books, _METRICS, lambda: NOW, reader=reader, turns=turns)  # type: ignore[arg-type]
 
 
 async def _send(servicer: Servicer, shape: Shape, messages: Sequence[pb.ProcessingRequest], stall: Stall) -> None:
@@ -193,8 +194,7 @@ async def _send(servicer: Servicer, shape: Shape, messages: Sequence[pb.Processi
 
 async def _ask(rules: ExchangeRules, turns: Turns, stall: Stall) -> float:
     """Ask once as the bystander; return the processor time from the first message to the last reply."""
-    line, servicer = _Line(EXCHANGE), _servicer(rules, Books())
-    servicer._turns = turns
+    line, servicer = _Line(EXCHANGE), _servicer(rules, Books(), turns)
     begun = time.thread_time()
     await servicer.serve(line)
     took = time.thread_time() - begun
