@@ -75,14 +75,18 @@ class Reservation(Struct, frozen=True):
         """Return whether a strict limit counts output tokens: only then an output bound is written into the
         request.
         """
+        if self.bound is None:
+            return False
         counting_output = (b.limit for b in self.buckets if b.limit.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS))
-        return self.bound is not None and any(map(_strict, counting_output))
+        return any(map(_strict, counting_output))
 
     @property
     def all_strict(self) -> bool:
         """Return whether all limits on tokens are strict: then nothing beyond the hold is ever charged."""
+        if not self.strict:
+            return False
         of_tokens = (b.limit for b in self.buckets if b.limit.unit is Unit.TOKENS and not b.limit.shadow)
-        return self.strict and all(limit.mode is Mode.STRICT for limit in of_tokens)
+        return all(limit.mode is Mode.STRICT for limit in of_tokens)
 
     @property
     def held(self) -> int:
