@@ -168,12 +168,9 @@ def _head_of_request(set_headers: tuple[tuple[str, str], ...], remove: tuple[str
 
 def _head_of_answer(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> bytes:
     """Return `ProcessingResponse(response_headers=_head(...))` as it is sent, for a fifth of the time."""
-    mutation = b"".join(
-        [
-            _field(_SET_HEADER, _field(_HEADER, _name(key) + _field(_RAW_VALUE, value.encode())) + _OVERWRITES)
-            for key, value in set_headers
-        ]
-    ) + b"".join([_field(_REMOVE_HEADER, name.encode()) for name in remove])
+    mutation = b"".join([_set_header(*each) for each in set_headers])
+    if remove:
+        mutation += b"".join([_field(_REMOVE_HEADER, name.encode()) for name in remove])
     return _field(_RESPONSE_HEADERS_TAG, _field(_COMMON_RESPONSE, _field(_HEADER_MUTATION, mutation)))
 
 
@@ -189,9 +186,10 @@ def _field(tag: bytes, data: bytes) -> bytes:
     return tag + bytes([*length, size]) + data
 
 
-@lru_cache(maxsize=256)
-def _name(key: str) -> bytes:
-    return _field(_KEY, key.encode())
+@lru_cache(maxsize=1024)  # most say what they said in the same second
+def _set_header(key: str, value: str) -> bytes:
+    header = _field(_KEY, key.encode()) + _field(_RAW_VALUE, value.encode())
+    return _field(_SET_HEADER, _field(_HEADER, header) + _OVERWRITES)
 
 
 def _head(set_headers: tuple[tuple[str, str], ...], remove: tuple[str, ...]) -> pb.HeadersResponse:

@@ -36,7 +36,8 @@ class QueueRoom:
 
     def __init__(self, max_items: int, queues: int = 1) -> None:
         self._max_items = max_items
-        self._share = max(1, max_items // queues)
+        self.share = max(1, max_items // queues)
+        """Tell how many items each queue takes in any case."""
         self._queues: list[Sized] = []
 
     def join(self, queue: Sized) -> None:
@@ -45,7 +46,7 @@ class QueueRoom:
 
     def takes_more(self, queue: Sized) -> bool:
         """Tell whether one more item fits into this queue."""
-        return len(queue) < self._share or len(self) < self._max_items
+        return len(queue) < self.share or len(self) < self._max_items
 
     def __len__(self) -> int:
         """Return how many items wait in all queues."""
@@ -101,7 +102,7 @@ class DeliveryQueue(Generic[T]):
 
         With `beyond` the bound does not count; for items that were in another queue of this process before.
         """
-        if self.full and not beyond:
+        if len(self._items) + len(self._batch) >= self._room.share and self.full and not beyond:
             self._on_lost(self._options.name, 1)
             _log.error("delivery queue full: an item is lost", extra={"queue": self._options.name})
             return False

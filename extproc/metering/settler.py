@@ -14,6 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from extproc.core.by_identity import ByIdentity
 from extproc.core.quota.ledger import closed_entry
 from extproc.core.quota.limits import Bucket, Window
 from extproc.core.quota.models import Models
@@ -88,6 +89,7 @@ class Settler:
         self._alerts = alerts
         self._metrics = metrics
         self._options = options
+        self._watched = ByIdentity(self._which_are_watched)
         self.deliveries = ExclusiveDelivery()
         self._ends: DeliveryQueue[End] = DeliveryQueue(CLOSINGS, self._carry_out, metrics.lost, room=room)
 
@@ -121,7 +123,7 @@ class Settler:
         if shadow is not None:
             price = self._models.profile(reservation.model).prices.of(settlement.usage)
             entry = closed_entry(reservation, settlement, self._clock.now(), shadow=shadow, price=price)
-        watched = tuple(self._watched(bucket) for bucket in reservation.buckets)
+        watched = self._watched.of(reservation.buckets)
         return Closing(reservation, settlement.outcome, charges(reservation, settlement), watched, entry)
 
     async def close_now(self, closings: Sequence[Closing]) -> None:
@@ -197,8 +199,8 @@ class Settler:
 
     def _closed(self, end: End, closed: Closed) -> None:
         closing = end.closing
-        tenant, now = closing.reservation.identity.tenant, self._clock.now()
         for crossed in closed.crossed:
+            tenant, now = closing.reservation.identity.tenant, self._clock.now()
             self._alerts.put(Alert(tenant, crossed.bucket, crossed.used, crossed.threshold, now))
         if closing.entry is None or closed.outcome is not closing.outcome:
             self._writer.ended_elsewhere(closing)
@@ -215,8 +217,9 @@ class Settler:
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("closed", extra=_fields(reservation, settlement))
 
-    def _watched(self, bucket: Bucket) -> bool:
-        return bucket.limit.window in self._options.alert_windows and not bucket.limit.shadow
+    def _which_are_watched(self, buckets: tuple[Bucket, ...]) -> tuple[bool, ...]:
+        windows = self._options.alert_windows
+        return tuple(bucket.limit.window in windows and not bucket.limit.shadow for bucket in buckets)
 
 
 def _fields(reservation: Reservation, settlement: Settlement) -> dict[str, object]:

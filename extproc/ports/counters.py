@@ -73,8 +73,8 @@ class Counters(Protocol):
     async def reserve(self, reservation: Reservation) -> Admitted | Denied:
         """Check every bucket, then hold in all or in none.
 
-        A second call with the same reservation id holds nothing more. A reservation that is already closed (its
-        release arrived first) is not opened again.
+        The caller bounds the time that it takes. A second call with the same reservation id holds nothing more. A
+        reservation that is already closed (its release arrived first) is not opened again.
         """
 
     async def renew(self, reservations: Sequence[Reservation]) -> None:

@@ -112,8 +112,7 @@ def answer_reader(
     if media.startswith(_BINARY):
         usage = _in_header(headers) if endpoint in _SILENT else None
         return OpaqueAnswer(estimates, "binary") if usage is None else DescribedAnswer(estimates, usage)
-    codings = [coding.strip().lower() for coding in headers.get("content-encoding", "").split(",")]
-    codings = [coding for coding in codings if coding not in ("", "identity")]
+    codings = _codings(headers.get("content-encoding", ""))
     plain = not codings
     if not plain and not (len(codings) == 1 and can_inflate(codings[0])):
         return OpaqueAnswer(estimates)
@@ -124,6 +123,13 @@ def answer_reader(
     else:
         reader = JsonAnswer(estimates, output_bound=output_bound, generates=endpoint not in _SILENT)
     return reader if plain else EncodedAnswer(reader, Inflater(codings[0]), estimates)
+
+
+def _codings(encoding: str) -> list[str]:
+    if not encoding:
+        return []
+    codings = [coding.strip().lower() for coding in encoding.split(",")]
+    return [coding for coding in codings if coding not in ("", "identity")]
 
 
 def is_long(reader: AnswerReader, chunk: bytes) -> bool:

@@ -324,9 +324,10 @@ def weights_from(fields: Fields) -> Weights:
     given = {kind: fields.thousandths(kind, MAX_WEIGHT) for kind in kinds}
     tokens_in = EVEN.input if given["input"] is None else given["input"]
     tokens_out = EVEN.output if given["output"] is None else given["output"]
-    return Weights(
+    weights = Weights(
         input=tokens_in,
         cached_input=tokens_in if given["cached_input"] is None else given["cached_input"],
         output=tokens_out,
         reasoning=tokens_out if given["reasoning"] is None else given["reasoning"],
     )
+    return EVEN if weights == EVEN else weights  # the same object: what it weighs is added up without weights

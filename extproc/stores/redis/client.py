@@ -51,10 +51,17 @@ class RedisClient:
         return epoch
 
     async def _call(self, call: Call, timeouts: PatientTimeouts | None = None) -> Any:
-        """One call, on the path of a request unless it has `timeouts` of its own."""
+        """One call, in the time that all have, or in that of `timeouts`."""
         try:
             with (timeouts or self._timeouts).wait():
                 return await self._sent(call)
+        except FAULTS as error:
+            raise store_error(error) from error
+
+    async def _ask(self, call: Call) -> Any:
+        """One call, for a caller that bounds it."""
+        try:
+            return await self._sent(call)
         except FAULTS as error:
             raise store_error(error) from error
 

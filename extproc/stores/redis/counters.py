@@ -51,7 +51,7 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
         partition = partition_of(reservation.identity.tenant)
         epoch = self._epoch(partition)
         keys = reservation_keys(partition, epoch, reservation)
-        reply = await self._call(Call(partition, "reserve", keys, self._asking(reservation)))
+        reply = await self._ask(Call(partition, "reserve", keys, self._asking(reservation)))
         return _decision(reservation, reply)
 
     async def renew(self, reservations: Sequence[Reservation]) -> None:
