@@ -14,7 +14,7 @@ from extproc.core.request.bodies.texts import Texts, texts_in
 # The fields that bound the output. `n_predict` and `n_cmpl` are llama.cpp's, which prefers them to the others.
 CHAT_BOUNDS: Final = ("max_tokens", "max_completion_tokens", "n_predict")
 COMPLETION_BOUNDS: Final = ("max_tokens", "n_predict")
-_COMMON_BOUNDS: Final = ("max_tokens", "max_completion_tokens")
+_COMMON_BOUNDS: Final = frozenset({"max_tokens", "max_completion_tokens"})
 RESPONSE_BOUNDS: Final = ("max_output_tokens",)
 MESSAGE_BOUNDS: Final = ("max_tokens",)
 # The output bound that OpenAI, vLLM and SGLang assume for a completion without one. A larger bound would give the
@@ -74,8 +74,8 @@ def read_chat(body: JsonBody) -> RequestFacts:
         prompt=prompt,
         messages=messages,
         boundable=True,
-        bound_is_common=bound is None or any(map(body.given, _COMMON_BOUNDS)),
-        unbounded_prompt=media.unbounded or any(map(body.given, _CHAT_ADDING)),
+        bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
+        unbounded_prompt=media.unbounded or body.has_any(_CHAT_ADDING),
     )
 
 
@@ -111,8 +111,8 @@ def read_completion(body: JsonBody) -> RequestFacts:
         prompt_tokens=None if body.given("suffix") else prompts.tokens,
         usual_bound=COMPLETION_DEFAULT_TOKENS,
         boundable=True,
-        bound_is_common=bound is None or any(map(body.given, _COMMON_BOUNDS)),
-        unbounded_prompt=any(map(body.given, _ADDING)),
+        bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
+        unbounded_prompt=body.has_any(_ADDING),
     )
 
 
@@ -140,7 +140,7 @@ def read_response(body: JsonBody) -> RequestFacts:
         prompt=prompt,
         messages=messages + body.given("instructions"),
         boundable=True,
-        unbounded_prompt=media.unbounded or refers or any(map(body.given, _RESPONSE_ADDING)) or _runs_tools(body),
+        unbounded_prompt=media.unbounded or refers or body.has_any(_RESPONSE_ADDING) or _runs_tools(body),
     )
 
 
@@ -167,7 +167,7 @@ def read_messages(body: JsonBody) -> RequestFacts:
         prompt=prompt,
         messages=messages + body.given("system"),
         boundable=True,
-        unbounded_prompt=media.unbounded or any(map(body.given, _MESSAGE_ADDING)) or _runs_tools(body),
+        unbounded_prompt=media.unbounded or body.has_any(_MESSAGE_ADDING) or _runs_tools(body),
     )
 
 

@@ -96,6 +96,10 @@ class JsonBody:
             raise FieldError(name, rule)
         return count
 
+    def has_any(self, names: Iterable[str]) -> bool:
+        """Return whether any of these fields has a value other than null."""
+        return any(self.given(name) for name in self.fields.keys() & names)
+
     def read(self, name: str, decode: Callable[[Raw], Any], rule: str, absent: object = _REQUIRED) -> Any:
         """Return the decoded value. Raise `FieldError` if it breaks the rule, or is required and missing."""
         raw = self.fields.get(name)
@@ -149,18 +153,23 @@ def json_body(body: bytes, read: Collection[str], refused: Collection[str] = ())
     for name, value in members:
         if name in refused and head(value, 5) != b"null":
             return steers(name)
+    fields = {name: value for name, value in members if name in read}
+    problem = _problem_of(members, read) if len(fields) < len(members) else None
+    return problem or JsonBody(fields, len(body))
+
+
+def _problem_of(members: list[tuple[str, Raw]], read: Collection[str]) -> Malformed | None:
+    """Return what is wrong with names that are not read, or come twice."""
     twice = jsonkeys.repeated(members, read)
     if twice is not None:
         return Malformed(f"'{twice}' is given more than once.", twice, "duplicate_field")
     disguised = next((name for name, _ in members if name not in read and name.casefold() in read), None)
-    if disguised is not None:
-        # Some servers ignore the letter case of names (Go's JSON does). Such a server would read another value
-        # than we do.
-        plain = disguised.casefold()
-        return Malformed(
-            f"'{disguised[:MAX_MODEL_CHARS]}' must be spelled '{plain}'.", plain, "invalid_field_name"
-        )
-    return JsonBody({name: value for name, value in members if name in read}, len(body))
+    if disguised is None:
+        return None
+    # Some servers ignore the letter case of names (Go's JSON does). Such a server would read another value
+    # than we do.
+    plain = disguised.casefold()
+    return Malformed(f"'{disguised[:MAX_MODEL_CHARS]}' must be spelled '{plain}'.", plain, "invalid_field_name")
 
 
 def _reason(error: msgspec.DecodeError) -> str:

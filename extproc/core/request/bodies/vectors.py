@@ -96,7 +96,7 @@ def _facts(
     more_bytes: int = 0,
 ) -> RequestFacts:
     prompt, prompt_bytes = body.prompt(names)
-    further = any(map(body.given, _FURTHER_PROMPT))
+    further = body.has_any(_FURTHER_PROMPT)
     return RequestFacts(
         model=model,
         stream=False,
@@ -108,6 +108,6 @@ def _facts(
         prompt=prompt,
         messages=max(1, messages),
         prompt_tokens=None if further else tokens,
-        unbounded_prompt=media.unbounded or any(map(body.given, _ADDING)),
+        unbounded_prompt=media.unbounded or body.has_any(_ADDING),
         generates=False,
     )
