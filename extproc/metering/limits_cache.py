@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from extproc.core.quota.binding import Policy
 from extproc.core.quota.policies import BadDocument, Defaults, Repaired, repaired_policy
@@ -18,6 +19,8 @@ from extproc.ports.tenants import Document, TenantStore
 from extproc.timing.events import happens_within
 
 _log = logging.getLogger(__name__)
+# Of so many tenants without a document the policies are kept.
+_DEFAULTS_AT_MOST: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class LimitsCache:
         self._metrics = metrics
         self._options = options
         self._policies: dict[TenantId, Policy] = {}
+        self._without_document: dict[TenantId, Policy] = {}
         self._last_good: dict[TenantId, Document] = {}
         self._complained: dict[str, tuple[object, str]] = {}
         self._changed = asyncio.Event()
@@ -52,7 +56,14 @@ class LimitsCache:
         self._loading = asyncio.Lock()  # two reads at once could arrive in the wrong order
 
     def policy(self, tenant: TenantId) -> Policy:
-        return self._policies.get(tenant) or self._defaults.policy(tenant)
+        """Return the same object as long as nothing changes: what was computed of it is found by it."""
+        return self._policies.get(tenant) or self._without_document.get(tenant) or self._by_default(tenant)
+
+    def _by_default(self, tenant: TenantId) -> Policy:
+        if len(self._without_document) >= _DEFAULTS_AT_MOST:
+            self._without_document.clear()
+        policy = self._without_document[tenant] = self._defaults.policy(tenant)
+        return policy
 
     async def load(self) -> None:
         """Read all limits. Raise `StoreError`; the known limits stay then.

@@ -117,6 +117,17 @@ async def test_a_tenant_that_nobody_configured_has_the_defaults(store, metrics):
     assert not follower.policy("a").known
 
 
+async def test_the_limits_of_a_tenant_stay_the_same_object_as_long_as_nothing_changes(store, metrics, monkeypatch):
+    monkeypatch.setattr("extproc.metering.limits_cache._DEFAULTS_AT_MOST", 3)
+    limits = follower_of(store, metrics)
+    await limits.load()
+    assert limits.policy("nobody-1") is limits.policy("nobody-1")
+    found = [limits.policy(f"nobody-{number}") for number in range(9)]
+    assert [policy.tenant for policy in found] == [f"nobody-{number}" for number in range(9)]
+    assert len(limits._without_document) <= 3
+    assert limits.policy("nobody-8") is found[-1]
+
+
 async def test_what_was_read_binds(store, metrics):
     follower = follower_of(store, metrics)
     store.store({"tenant_id": "a", "sa_limit": 100.0, "ip_limit": 5}, {"tenant_id": "b", "sa_limit": 3})
