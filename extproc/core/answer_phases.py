@@ -120,6 +120,7 @@ class Forwarded(Phase):
         request = self._request
         reader = self._reader(event)
         quota = rejections.quota_headers(request.admitted.states, request.decided_at)
+        request.admitted = replace(request.admitted, states=())  # nobody asks for them any more
         reply = HeadReply(quota, ("content-length",) if reader.changes_body else ())
         answered = Answered(request, reader, event.status)
         if not event.end_of_stream:

@@ -24,6 +24,8 @@ from extproc.core.request_phases import Started
 class Exchange:
     """Move one exchange through its phases. Not thread-safe, not reusable."""
 
+    __slots__ = ("_phase", "_place")
+
     def __init__(self, rules: ExchangeRules, route: Route = NO_ROUTE) -> None:
         self._place = Place(rules.in_flight)
         self._phase: Phase = Started(rules, route, self._place)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Value
 
 from extproc.core.events import (
@@ -66,8 +67,12 @@ class Codec:
         self._claims = rules.claims
         self._keys = keys
 
-    def event(self, message: pb.ProcessingRequest) -> Event:
-        """Raises `ProtocolError` for a message that is none of the six kinds."""
+    def event(self, data: bytes) -> Event:
+        """Raises `ProtocolError` for bytes that are no message, or none of the six kinds."""
+        try:
+            message = pb.ProcessingRequest.FromString(data)
+        except DecodeError:
+            raise ProtocolError("a message that is no ProcessingRequest") from None
         kind = message.WhichOneof("request")
         match kind:
             case "request_headers":
@@ -88,8 +93,12 @@ class Codec:
                 raise ProtocolError("a message of no known kind")
 
     @staticmethod
-    def piece(message: pb.ProcessingRequest) -> ResponseBody | None:
+    def piece(data: bytes) -> ResponseBody | None:
         """Return a piece of an answer's body; None if the message says anything else."""
+        try:
+            message = pb.ProcessingRequest.FromString(data)
+        except DecodeError:
+            return None
         if not message.HasField("response_body"):
             return None
         return ResponseBody(message.response_body.body, message.response_body.end_of_stream)

@@ -1,16 +1,14 @@
 """Serve on our own transport: ext_proc, rate limits, health, and a drain that loses nothing."""
 
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 
-from extproc.core.phase import ProtocolError
 from extproc.envoy.health import SERVICE as HEALTH_SERVICE
 from extproc.envoy.health import Health
-from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as rls
 from extproc.envoy.rate_limit import SERVICE as RATE_LIMIT_SERVICE
 from extproc.envoy.rate_limit import RateLimitServicer
@@ -102,9 +100,9 @@ class NativeServer:
             f"/{HEALTH_SERVICE}/Watch": self._watch,
         }
 
-    async def _process(self, call: Call) -> None:
+    def _process(self, call: Call) -> Coroutine[None, None, None]:
         self._check(call)
-        await self._streams.serve(_Channel(call), call.head.metadata)
+        return self._streams.serve(call, call.head.metadata)
 
     async def _watch(self, call: Call) -> None:
         """Tell of each change, until the server stops."""
@@ -125,33 +123,6 @@ class NativeServer:
         if self._callers is not None and not self._callers.allows(call.peer.uris, call.peer.hosts):
             self._metrics.stream_fault("caller")
             raise RefusedError(Status.PERMISSION_DENIED, REFUSED)
-
-
-class _Channel:
-    """Carry one stream over a call."""
-
-    __slots__ = ("_call", "drained", "hand_over", "send")
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self.send = call.send
-        self.drained = call.drained
-        self.hand_over = call.hand_over
-
-    def take(self) -> pb.ProcessingRequest | None:
-        message = self._call.take()
-        return None if message is None else _parsed(message)
-
-    async def read(self) -> pb.ProcessingRequest | None:
-        message = await self._call.read()
-        return None if message is None else _parsed(message)
-
-
-def _parsed(message: bytes) -> pb.ProcessingRequest:
-    try:
-        return pb.ProcessingRequest.FromString(message)
-    except DecodeError:
-        raise ProtocolError("a message that is no ProcessingRequest") from None
 
 
 def _unary(parse: Callable[[bytes], Any], answer: Callable[[Any], Awaitable[Message]]) -> Handler:

@@ -10,7 +10,6 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.pb import tokenweir_rate_limit_pb2 as rls
 from extproc.envoy.rate_limit import SERVICE as RATE_LIMIT_SERVICE
 from extproc.envoy.rate_limit import RateLimitServicer
@@ -112,7 +111,7 @@ class _Channel:
     def take(self) -> None:
         """Return None: what is here is not known."""
 
-    async def read(self) -> pb.ProcessingRequest | None:
+    async def read(self) -> bytes | None:
         message = await self._context.read()
         return None if message is grpc.aio.EOF else message
 
@@ -173,10 +172,7 @@ def _process_handler(streams: Streams, guard: Callable[[Behaviour], Behaviour]) 
         except RefusedError as refused:
             await context.abort(_CODES[refused.status], refused.message)
 
-    method = grpc.stream_stream_rpc_method_handler(
-        guard(process),
-        request_deserializer=pb.ProcessingRequest.FromString,
-    )
+    method = grpc.stream_stream_rpc_method_handler(guard(process))
     return grpc.method_handlers_generic_handler(SERVICE, {"Process": method})
 
 

@@ -6,14 +6,11 @@ whatever has to wait, goes through the task in the order in which it came.
 """
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
-
-from google.protobuf.message import DecodeError
 
 from extproc.core.events import (
     BodyRead,
@@ -41,7 +38,6 @@ from extproc.core.events import (
 from extproc.core.exchange import Exchange
 from extproc.envoy.codec import Codec, reply_message
 from extproc.envoy.patience import Patience
-from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.reading import BodyReader
 from extproc.envoy.turns import Turn, Turns
 from extproc.metering.service import MeteringService
@@ -63,15 +59,15 @@ class IdleError(Exception):
 class Channel(Protocol):
     """Carry messages both ways, whatever is below."""
 
-    def take(self) -> pb.ProcessingRequest | None:
+    def take(self) -> bytes | None:
         """Return the next message if it is here already."""
 
-    async def read(self) -> pb.ProcessingRequest | None:
-        """Return the next message; None when no more will come. Raise `ProtocolError` for one that is none."""
+    async def read(self) -> bytes | None:
+        """Return the next message; None when no more will come."""
 
     def hand_over(self, hearer: Hearer) -> None:
-        """Give each message to `hearer` while somebody waits in `read`, if that is possible. If `hearer` returns
-        False the message is read as any other.
+        """Give each message to `hearer` while somebody waits in `read`, if that is possible, in the context of the
+        stream's task. If `hearer` returns False the message is read as any other.
         """
 
     def send(self, message: bytes) -> bool:
@@ -100,7 +96,6 @@ class Stream:
     __slots__ = (
         "_blocked",
         "_channel",
-        "_context",
         "_effects",
         "_error",
         "_exchange",
@@ -118,7 +113,6 @@ class Stream:
         self._turn = Turn(surroundings.turns)
         self._task: asyncio.Task[None] | None = None
         self.heard_at = 0.0
-        self._context: contextvars.Context | None = None  # once the request has a name
         self._blocked = False  # the last message that was sent waits for its peer
         self._error: Exception | None = None  # of a piece that was heard
 
@@ -139,6 +133,7 @@ class Stream:
             await self._part()
         finally:
             patience.end(self)
+            self._task = None
             # Effects that are left were not begun: Envoy did not get the reply among them.
             left = [*self._effects, *self._exchange.receive(StreamClosed(delivered=not self._effects))]
             for effect in left:
@@ -148,13 +143,12 @@ class Stream:
     async def _converse(self) -> None:
         """Until all is said."""
         exchange, channel, turn, effects = self._exchange, self._channel, self._turn, self._effects
-        time = asyncio.get_running_loop().time
-        while (message := channel.take() or await channel.read()) is not None:
+        while (message := channel.take()) is not None or (message := await channel.read()) is not None:
             if self._error is not None:
                 raise self._error
             if self._blocked:
                 await self._drained()
-            self.heard_at = time()
+            self.heard_at = asyncio.get_running_loop().time()
             turn.heard()
             event = self._here.codec.event(message)
             if turn.owes:
@@ -165,16 +159,13 @@ class Stream:
                 turn.end()
             else:
                 if isinstance(event, RequestHead):
-                    self._set_request_id(event)
+                    logs.request_id.set(event.headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS])
                 effects.extend(exchange.receive(event))
             if await self._perform_all(event):
                 return
             if isinstance(event, ResponseHead):
                 channel.hand_over(self.hear)
-
-    def _set_request_id(self, event: RequestHead) -> None:
-        logs.request_id.set(event.headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS])
-        self._context = contextvars.copy_context()
+            del event, message  # a stream may wait for long now
 
     async def _perform_all(self, event: Event) -> bool:
         """Perform what is to be done. Return whether the stream is finished."""
@@ -272,15 +263,9 @@ class Stream:
 
         Return whether it was taken.
         """
-        if self._blocked or self._turn.owes or self._error is not None or self._context is None:
+        if self._blocked or self._turn.owes or self._error is not None:
             return False
-        return self._context.run(self._take, message)
-
-    def _take(self, message: bytes) -> bool:
-        try:
-            event = self._here.codec.piece(pb.ProcessingRequest.FromString(message))
-        except DecodeError:
-            return False
+        event = self._here.codec.piece(message)
         if event is None:
             return False
         turn = self._turn

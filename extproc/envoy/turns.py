@@ -94,6 +94,8 @@ class Turn:
     counts as longer than it was, and its exchange then waits a little longer.
     """
 
+    __slots__ = ("_begun", "_turns", "_worked_s", "owes")
+
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._worked_s = 0.0

@@ -1,6 +1,7 @@
 """Carry one gRPC call: messages in, messages out, and one end, whoever brings it about."""
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable
 from struct import Struct
@@ -59,6 +60,7 @@ class Call:
     __slots__ = (
         "_assembly",
         "_carrier",
+        "_context",
         "_deadline",
         "_hearer",
         "_messages",
@@ -92,6 +94,7 @@ class Call:
         self.over = False
         self.queued = False
         self._carrier = carrier
+        self._context = contextvars.copy_context()
         self._output = carrier.output
         # A list: at most a window of messages wait here, mostly none, and an empty deque takes 600 bytes.
         self._messages: list[bytes] = []
@@ -133,7 +136,7 @@ class Call:
     def hand_over(self, hearer: Callable[[bytes], bool]) -> None:
         """Give each message to `hearer` while the handler waits for one. If it returns False, the handler gets it.
 
-        `hearer` raises nothing.
+        `hearer` raises nothing. It runs in the handler's context.
         """
         self._hearer = hearer
 
@@ -175,7 +178,7 @@ class Call:
     def start(self) -> None:
         """Let the handler begin."""
         loop = self._carrier.loop
-        self._task = loop.create_task(self._run())
+        self._task = loop.create_task(self._run(), context=self._context)
         if self.head.timeout_s is not None:
             self._deadline = loop.call_later(
                 self.head.timeout_s, self.fail, Status.DEADLINE_EXCEEDED, "The call took longer than it may."
@@ -198,6 +201,7 @@ class Call:
         else:
             self._finish(Status.OK, "")
         finally:
+            self._task = None  # it may keep an exception, and with that this call
             self._carrier.ended(self)
 
     def receive(self, data: bytes, start: int, stop: int) -> None:
@@ -232,7 +236,7 @@ class Call:
         self._carrier.calm.messages += 1
         reader = self._reader
         if reader is not None:
-            if self._hearer is not None and not reader.done() and self._hearer(message):
+            if self._hearer is not None and not reader.done() and self._context.run(self._hearer, message):
                 self._credit()
                 return
             self._reader = None
@@ -322,6 +326,7 @@ class Call:
         if self._deadline is not None:
             self._deadline.cancel()
         self._sent()
+        self._hearer = None  # it knows this call: no cycle is left for the garbage collector
         self._messages.clear()
         self._release(self.held)
         self._carrier.leave(self)

@@ -1,5 +1,6 @@
 """Estimate what a request will need, from configured numbers and from the usage of earlier requests."""
 
+import sys
 from typing import NamedTuple, Protocol
 
 from extproc.core.quota.costs import Bound, Cost, Weights, bound_of, cost_of, prompt_estimate
@@ -94,7 +95,7 @@ class Estimator:
         """
         profile = self._models.profile(facts.model)
         costing = profile.costing
-        learned_as = f"{endpoint}/{facts.model}"
+        learned_as = sys.intern(f"{endpoint}/{facts.model}")  # one text for all streams
         counted = await self._counted(endpoint, facts)
         if facts.prompt_tokens is not None:
             prompt = facts.prompt_tokens + costing.prompt_overhead_tokens

@@ -10,7 +10,6 @@ from extproc.envoy import turns
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 from extproc.envoy.servicer import Servicer
-from extproc.observe import logs
 from extproc.observe.metrics import Metrics
 
 from .messages import CHAT, NOW, Books, kinds, request_body, request_head, response_body, response_head
@@ -60,13 +59,14 @@ class Open:
         self.waited += 1
 
     def says(self, message):
-        """Bring a message. Return whether it was taken at once."""
+        """Bring a message, or bytes. Return whether it was taken at once."""
+        data = message if isinstance(message, bytes) else message.SerializeToString()
         if self._hearer is not None and self._reading and self._queue.empty():
-            taken = self._hearer(message.SerializeToString() if message else b"\xff")
+            taken = self._hearer(data)
             self.heard.append(taken)
             if taken:
                 return True
-        self._queue.put_nowait(message)
+        self._queue.put_nowait(data)
         return False
 
     async def waits(self):
@@ -155,22 +155,15 @@ async def test_pieces_wait_while_their_peer_takes_no_more():
     assert books.ends == [("settled", "usage")]
 
 
-@pytest.mark.parametrize("message", [None, HEAD], ids=["garbage", "a second head"])
+@pytest.mark.parametrize("message", [b"\xff", HEAD], ids=["garbage", "a second head"])
 async def test_what_is_no_piece_ends_the_stream_as_ever(message):
     books = Books()
     channel, task = await streaming(books)
     channel.says(PIECE)
-    assert not channel.says(message or pb.ProcessingRequest())
+    assert not channel.says(message)
     with pytest.raises(ProtocolError):
         await task
     assert len(books.closed) == 1
-
-
-async def test_bytes_that_are_no_message_are_left_to_the_task():
-    channel, task = await streaming(Books())
-    assert not channel._hearer(b"\xff")
-    task.cancel()
-    await asyncio.wait({task})
 
 
 async def test_an_error_in_a_piece_ends_its_stream_and_nothing_else(monkeypatch):
@@ -189,16 +182,3 @@ async def test_an_error_in_a_piece_ends_its_stream_and_nothing_else(monkeypatch)
     with pytest.raises(UnforeseenError):
         await task
     assert len(books.closed) == 1
-
-
-async def test_what_is_logged_of_a_piece_knows_the_request(monkeypatch):
-    channel, task = await streaming(Books())
-    known = []
-    monkeypatch.setattr(
-        "extproc.core.answer.stream_answer.StreamAnswer.feed",
-        lambda _self, data: known.append(logs.request_id.get()) or data,
-    )
-    assert channel.says(PIECE)
-    assert known == ["id-1"]
-    task.cancel()
-    await asyncio.wait({task})

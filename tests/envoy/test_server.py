@@ -232,7 +232,7 @@ async def test_a_reset_between_our_answer_and_its_write_is_no_fault():
             self.messages = list(EXCHANGE)
 
         async def read(self):
-            return self.messages.pop(0)
+            return self.messages.pop(0).SerializeToString()
 
         async def write(self, _message):
             raise PeerGoneError

@@ -85,7 +85,7 @@ class Script(EachWaits):
         if self.reads == self.fail_read:
             raise ChannelError
         self.reads += 1
-        return self.messages.pop(0) if self.messages else None
+        return self.messages.pop(0).SerializeToString() if self.messages else None
 
     async def write(self, message):
         if self.gate is not None:

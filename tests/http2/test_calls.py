@@ -1,6 +1,7 @@
 """What gRPC adds to HTTP/2: methods, metadata, deadlines, messages and how a call ends."""
 
 import asyncio
+import contextvars
 
 import pytest
 
@@ -104,6 +105,23 @@ async def test_messages_arrive_whole_however_their_frames_are_cut(size):
     told = await wire.told(raw(f.DATA, f.END_STREAM, 1))
     assert messages(told, 1) == contents
     assert wire.calls.got == contents
+
+
+async def test_what_is_handed_over_is_heard_in_the_handlers_context():
+    who = contextvars.ContextVar("who", default="nobody")
+    heard = []
+
+    class Named(Calls):
+        async def echo(self, call):
+            who.set(f"call {call.stream}")
+            call.hand_over(lambda data: heard.append((who.get(), data)) or True)
+            await call.read()
+
+    wire = Wire(Named())
+    await wire.told(head(1) + head(3))
+    await wire.told(message(1, b"a") + message(3, b"b") + message(1, b"c"))
+    assert heard == [("call 1", b"a"), ("call 3", b"b"), ("call 1", b"c")]
+    await wire.told(raw(f.DATA, f.END_STREAM, 1) + raw(f.DATA, f.END_STREAM, 3))
 
 
 async def test_a_message_is_handed_over_while_the_handler_waits_and_read_if_it_is_not_taken():

@@ -27,6 +27,7 @@ from tests.envoy.messages import EXCHANGE, NOW, REPLIES, Books, kinds
 # Turns of the loop that a message takes through gRPC, in each direction.
 _HOPS = 2
 _METRICS = Metrics()
+_EXCHANGE = [message.SerializeToString() for message in EXCHANGE]
 _EVERY_S = 0.002
 Reading = Callable[[], contextlib.AbstractAsyncContextManager[BodyReader]]
 _ALONE = 50  # exchanges of the bystander before the attack: what one takes by itself
@@ -82,11 +83,11 @@ class _MeteredLoop(asyncio.SelectorEventLoop):
 class _Line(EachWaits):
     """Carry the messages of one exchange, with as many turns of the loop as gRPC needs for each."""
 
-    def __init__(self, messages: Sequence[pb.ProcessingRequest]) -> None:
+    def __init__(self, messages: Sequence[bytes]) -> None:
         self._messages = iter(messages)
         self.written: list[pb.ProcessingResponse] = []
 
-    async def read(self) -> pb.ProcessingRequest | None:
+    async def read(self) -> bytes | None:
         await _hop()
         return next(self._messages, None)
 
@@ -116,7 +117,7 @@ def attack(
 
     `attacker` makes what meters the attackers, `reading` what reads their large bodies.
     """
-    messages = list(shape.messages())
+    messages = [message.SerializeToString() for message in shape.messages()]
     rules = rules or ExchangeRules(IdentityRules(), max_body_bytes=8 << 20)
     gc.collect()
     gc.freeze()  # what the tests themselves keep is not walked while the loop is measured
@@ -141,7 +142,7 @@ def attack_until(within: Callable[[Stall], bool], shape: Shape, tries: int = 3, 
 
 async def _attack(
     shape: Shape,
-    messages: Sequence[pb.ProcessingRequest],
+    messages: Sequence[bytes],
     rules: ExchangeRules,
     theirs: Books,
     reading: Reading,
@@ -152,7 +153,7 @@ async def _attack(
 
 async def _attacked(
     shape: Shape,
-    messages: Sequence[pb.ProcessingRequest],
+    messages: Sequence[bytes],
     rules: ExchangeRules,
     theirs: Books,
     reader: BodyReader,
@@ -184,7 +185,7 @@ def _servicer(rules: ExchangeRules, books: Books, turns: Turns, reader: BodyRead
     return Servicer(rules, codec, books, _METRICS, lambda: NOW, reader=reader, turns=turns)  # type: ignore[arg-type]
 
 
-async def _send(servicer: Servicer, shape: Shape, messages: Sequence[pb.ProcessingRequest], stall: Stall) -> None:
+async def _send(servicer: Servicer, shape: Shape, messages: Sequence[bytes], stall: Stall) -> None:
     for _ in range(shape.times):
         line = _Line(messages)
         with contextlib.suppress(ProtocolError):  # an attacker may send nonsense
@@ -194,7 +195,7 @@ async def _send(servicer: Servicer, shape: Shape, messages: Sequence[pb.Processi
 
 async def _ask(rules: ExchangeRules, turns: Turns, stall: Stall) -> float:
     """Ask once as the bystander; return the processor time from the first message to the last reply."""
-    line, servicer = _Line(EXCHANGE), _servicer(rules, Books(), turns)
+    line, servicer = _Line(_EXCHANGE), _servicer(rules, Books(), turns)
     begun = time.thread_time()
     await servicer.serve(line)
     took = time.thread_time() - begun

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Raw
 
 from extproc.core.answer.content import NOTHING, UNREADABLE
+from extproc.core.answer.entries import NO_ENTRIES
 from extproc.core.answer.reading import is_dense
 
 # Indexes above this are not believed; a request never has so many choices.
@@ -37,9 +38,11 @@ _chunk = msgspec.json.Decoder(_Chunk)
 class OpenChoices:
     """The choices of a stream of (chat) completions that have not finished, and how to finish them."""
 
+    __slots__ = ("_fields", "_open", "_text")
+
     def __init__(self) -> None:
-        self._fields: dict[str, bytes] = {}
-        self._open: dict[int, bool] = {}
+        self._fields: dict[str, bytes] = NO_ENTRIES
+        self._open: dict[int, bool] = NO_ENTRIES
         self._text = False  # completions write text, chat completions a delta
 
     def __len__(self) -> int:
@@ -64,13 +67,15 @@ class OpenChoices:
         values = {name: bytes(getattr(chunk, name)) for name in _REPEATED}
         self._fields = {name: value for name, value in values.items() if 0 < len(value) <= _MAX_FIELD_BYTES}
         self._text = any(bytes(choice.text) for choice in choices)
+        self._open = self._open or {}
         for choice in choices:
             self._open.setdefault(choice.index, True)
         return frozenset(choice.index for choice in choices if bytes(choice.finish_reason) not in NOTHING)
 
     def finished(self, indexes: frozenset[int]) -> None:
         """The client got the end of these choices."""
-        self._open.update(dict.fromkeys(indexes, False))
+        if indexes:
+            self._open.update(dict.fromkeys(indexes, False))
 
     def closing(self) -> bytes:
         """A last chunk with `finish_reason: length` for each open choice, and the end of the stream."""

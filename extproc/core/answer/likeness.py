@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from extproc.core.answer.entries import NO_ENTRIES
 from extproc.core.answer.reading import Reading, read_answer
 from extproc.core.answer.usage_reader import Absence
 
@@ -25,6 +26,8 @@ _READINGS: Final = 64
 class Likeness:
     """Read the events of one stream. Keeps one event and the readings of some lengths."""
 
+    __slots__ = ("_before", "_behind", "_last", "_like", "_other", "_pairs", "_readings")
+
     def __init__(self) -> None:
         self._last: tuple[bytes, Reading] | None = None
         self._pairs = 0
@@ -32,7 +35,7 @@ class Likeness:
         self._behind = b""  # from its closing quote on
         self._other = 0  # the bytes of content beside the text
         self._like: Reading | None = None
-        self._readings: dict[int, Reading] = {}  # by the size of the text
+        self._readings: dict[int, Reading] = NO_ENTRIES  # by the size of the text
 
     def read(self, data: bytes) -> Reading:
         """Return what `read_answer` returns."""
@@ -49,6 +52,7 @@ class Likeness:
     def _read_like(self, like: Reading, size: int) -> Reading:
         reading = replace(like, content_bytes=self._other + size)
         if len(self._readings) < _READINGS:
+            self._readings = self._readings or {}
             self._readings[size] = reading
         return reading
 
@@ -68,7 +72,7 @@ class Likeness:
             return  # of one size they show nothing: another string may be the content
         if last[1].content_bytes == other + size_of_last:
             self._before, self._behind, self._other, self._like = before, behind, other, reading
-            self._readings.clear()
+            self._readings = NO_ENTRIES
             self._last = None
 
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from extproc.core.answer.cutoff import OpenChoices
+from extproc.core.answer.entries import NO_ENTRIES
 from extproc.core.answer.large_event import LargeEvent, read_large
 from extproc.core.answer.likeness import Likeness
 from extproc.core.answer.reading import Reading, is_dense, read_answer
@@ -62,7 +63,7 @@ class StreamAnswer:
         self._silent = 0  # events that said nothing that we understand
         self._failed = False
         self._large: LargeEvent | None = None  # the event that passes in parts
-        self._read: dict[bytes, Reading] = {}  # small events
+        self._read: dict[bytes, Reading] = NO_ENTRIES  # small events
         self._likeness = Likeness()
         self.changes_body = hide_usage or strip_usage or output_bound is not None
 
@@ -162,6 +163,7 @@ class StreamAnswer:
         if reading is None:
             if len(self._read) == _MAX_REMEMBERED:
                 self._read.clear()
+            self._read = self._read or {}
             reading = self._read[data] = read_answer(data)
         return reading
 

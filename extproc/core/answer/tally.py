@@ -4,6 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from extproc.core.answer.entries import NO_ENTRIES
 from extproc.core.answer.reading import Reading
 from extproc.core.answer.usage_reader import Absence, Part, exchanged
 from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
@@ -44,10 +45,10 @@ class Tally:
         self._error = False
         self._guessed = False  # what could not be read was weighed whole
         self._stale = False  # content came after the last usage
-        self._outputs: dict[bytes, int] = {}  # the last output of each choice, by its index
+        self._outputs: dict[bytes, int] = NO_ENTRIES  # the last output of each choice, by its index
         self._choice: bytes | None = None
         self._apart = False  # usage is of one choice each
-        self._alone: dict[bytes, Usage] = {}  # of each answer to one of several prompts, by its index
+        self._alone: dict[bytes, Usage] = NO_ENTRIES  # of each answer to one of several prompts, by its index
         self._all = NO_USAGE  # their sum
         self._possible = 0  # the most tokens that what was delivered can be
         self.pieces = 0
@@ -129,6 +130,7 @@ class Tally:
         if index in self._alone or len(self._alone) < _MAX_CHOICES:
             # Not summed up anew: an answer with a thousand choices reports a thousand times for each.
             self._all = exchanged(self._all, self._alone.get(index, NO_USAGE), usage)
+            self._alone = self._alone or {}
             self._alone[index] = usage
         return self._all if self._all.total <= MAX_TOKENS else Absence.ABSURD
 
@@ -146,6 +148,7 @@ class Tally:
             self._apart = True
         self._choice = reading.choice
         if reading.choice in self._outputs or len(self._outputs) < _MAX_CHOICES:
+            self._outputs = self._outputs or {}
             self._outputs[reading.choice] = usage.output
 
 

@@ -61,9 +61,9 @@ class Drafter:
         reservation = Reservation(
             id=new_id,
             request_id=ask.request_id,
-            identity=ask.identity,
+            identity=plan.identity,
             endpoint=ask.endpoint,
-            model=ask.facts.model,
+            model=plan.model,
             stream=ask.facts.stream,
             cost=NO_COST,
             buckets=plan.buckets if refusal is None else (),

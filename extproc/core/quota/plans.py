@@ -24,11 +24,14 @@ _AT_MOST: Final = 2048
 class Plan(Struct, frozen=True):
     """Hold what binds the requests of one caller for one model, from `since` to `until` (seconds since the epoch).
 
+    Requests hold `identity` and `model` of their plan: else each open stream would have texts of its own.
     `strict`: a limit in mode strict binds tokens, be it a shadow. `refuses_unbounded`: one that is no shadow does.
     `date` is the tenant's calendar date. `weights` are the tenant's own.
     """
 
     policy: Policy
+    identity: Identity
+    model: str
     route: Route
     since: float
     until: float
@@ -88,6 +91,8 @@ def _plan(policy: Policy, identity: Identity, subject: Subject, route: Route, no
     ends = [top_up.until for top_up in policy.top_ups if top_up.until > instant]
     return Plan(
         policy=policy,
+        identity=identity,
+        model=subject.model or "",
         route=route,
         since=max(window.start for window in windows),
         until=min([*(window.end for window in windows), *ends]),
