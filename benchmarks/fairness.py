@@ -45,7 +45,6 @@ _EVERY_S: Final = 0.01
 _ANSWER_S: Final = 5.0
 # Which of the clocks of a process: linux/posix-timers.h.
 _SCHEDULED: Final = 2
-_BODY: Final = {"model": "m", "messages": [{"role": "user", "content": "Hello, how are you?"}], "max_tokens": 200}
 _PLAIN: Final = peer.answer_piece(
     json.dumps(
         {
@@ -55,17 +54,7 @@ _PLAIN: Final = peer.answer_piece(
     ).encode(),
     end=True,
 )
-_CHUNK: Final = peer.answer_piece(
-    b'data: {"id":"chatcmpl-0123456789","object":"chat.completion.chunk","created":1760000000,"model":"m",'
-    b'"choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]}\n\n'
-)
-_LAST: Final = peer.answer_piece(
-    b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":150,"total_tokens":159}}\n\n'
-    b"data: [DONE]\n\n",
-    end=True,
-)
 _JSON_HEAD: Final = peer.answer_head("application/json")
-_SSE_HEAD: Final = peer.answer_head("text/event-stream")
 _SETTINGS: Final = {"TOKENWEIR_LIMITS__DEFAULT__SA_LIMIT": "1000000000000", "TOKENWEIR_COST__LEARN": "false"}
 _SETTINGS_OF_IP: Final = {"TOKENWEIR_LIMITS__DEFAULT__IP_LIMIT": "1000000000000"}
 
@@ -103,23 +92,13 @@ class Noise:
     wait_s: float
 
 
-@contextlib.asynccontextmanager
-async def _connected(address: str) -> AsyncIterator[Peer]:
-    host, _, port = address.rpartition(":")
-    _, protocol = await asyncio.get_running_loop().create_connection(Peer, host, int(port))
-    try:
-        yield protocol
-    finally:
-        protocol.close()
-
-
 # ---------------------------------------------------------------- the quiet tenant
 
 
 async def quiet_tenant(connection: Peer, seconds: float, clock: Clock, work: Clock) -> Quiet:
     """Make a request every 10 ms. `clock` times them; `work` is the processor's time that it has worked."""
     seen = Quiet()
-    request = peer.request("quiet", json.dumps(_BODY).encode())
+    request = peer.request("quiet", json.dumps(peer.BODY).encode())
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with asyncio.TaskGroup() as group:
@@ -155,7 +134,7 @@ async def _plain(connection: Peer, request: tuple[bytes, bytes], clocks: tuple[C
 
 async def noisy_tenant(connection: Peer, noise: Noise, stopped: "asyncio.Event", seen: Noisy) -> None:
     """Let all clients ask until `stopped`, and count in `seen`."""
-    request = peer.request("noisy", json.dumps(_BODY | {"stream": True}).encode())
+    request = peer.request("noisy", json.dumps(peer.BODY | {"stream": True}).encode())
     async with asyncio.TaskGroup() as group:
         for _ in range(noise.clients):
             group.create_task(_client(connection, request, noise, stopped, seen))
@@ -193,16 +172,16 @@ async def _chunks(
     """Play the upstream of one answer. Yield after the reply to each chunk."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await connection.send(stream, _SSE_HEAD)
+    await connection.send(stream, peer.SSE_HEAD)
     await replies.get()
     for number in range(int(_ANSWER_S * rate)):
         await asyncio.sleep(began + number / rate - loop.time())
         if stopped.is_set():
             break
-        await connection.send(stream, _CHUNK)
+        await connection.send(stream, peer.CHUNK)
         await replies.get()
         yield
-    await connection.send(stream, _LAST)
+    await connection.send(stream, peer.LAST)
     while await replies.get() not in {peer.RESPONSE_BODY, peer.ENDED}:
         pass
     connection.end(stream)
@@ -216,7 +195,7 @@ def _noise_process(pipe: Connection, address: str, noise: Noise) -> None:
 async def _noise_until_told(pipe: Connection, address: str, noise: Noise) -> None:
     """Tell the counts each time that somebody asks; stop at the second time."""
     stopped, seen = asyncio.Event(), Noisy()
-    async with _connected(address) as connection:
+    async with peer.connected(address) as connection:
         running = asyncio.create_task(noisy_tenant(connection, noise, stopped, seen))
         for _ in range(2):
             await asyncio.to_thread(pipe.recv)
@@ -246,8 +225,8 @@ async def _measured(processor: Processor, noise: Noise | None, options: argparse
             if noise is not None
             else None
         )
-        connection = await at_the_end.enter_async_context(_connected(processor.address))
-        work = partial(_cpu_s, processor.child.pid)
+        connection = await at_the_end.enter_async_context(peer.connected(processor.address))
+        work = partial(cpu_s, processor.child.pid)
         await quiet_tenant(connection, options.settle, time.perf_counter, work)
         before = await _counts(pipe)
         began, cpu = time.perf_counter(), work()
@@ -273,7 +252,7 @@ async def _counts(pipe: Connection | None) -> Noisy:
     return counts
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Return the processor time of a process in seconds, to the microsecond: its clock in the kernel."""
     return time.clock_gettime(~pid << 3 | _SCHEDULED)
 

@@ -1,7 +1,9 @@
 """Play Envoy on one connection of HTTP/2: many exchanges at once, for little processor time."""
 
 import asyncio
+import contextlib
 import struct
+from collections.abc import AsyncIterator
 from typing import Final, cast
 
 from google.protobuf.struct_pb2 import Struct
@@ -52,6 +54,17 @@ _HEAD: Final = b"\x83\x86" + b"".join(
     )
 )
 """The header block of every call, without a dynamic table."""
+
+
+@contextlib.asynccontextmanager
+async def connected(address: str) -> "AsyncIterator[Peer]":
+    """Connect to a processor."""
+    host, _, port = address.rpartition(":")
+    _, protocol = await asyncio.get_running_loop().create_connection(Peer, host, int(port))
+    try:
+        yield protocol
+    finally:
+        protocol.close()
 
 
 class Peer(asyncio.Protocol):
@@ -173,3 +186,16 @@ def _struct(values: dict[str, object]) -> Struct:
     made = Struct()
     made.update(values)
     return made
+
+
+BODY: Final = {"model": "m", "messages": [{"role": "user", "content": "Hello, how are you?"}], "max_tokens": 200}
+CHUNK: Final = answer_piece(
+    b'data: {"id":"chatcmpl-0123456789","object":"chat.completion.chunk","created":1760000000,"model":"m",'
+    b'"choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]}\n\n'
+)
+LAST: Final = answer_piece(
+    b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":150,"total_tokens":159}}\n\n'
+    b"data: [DONE]\n\n",
+    end=True,
+)
+SSE_HEAD: Final = answer_head("text/event-stream")
