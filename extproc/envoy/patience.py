@@ -42,8 +42,8 @@ class Patience:
         """Wait for a stream from now on."""
         loop = asyncio.get_running_loop()
         waiter.heard_at = loop.time()
-        self._new[waiter] = waiter.heard_at + self._waits.request_s
-        if self._timer is None:
+        self._new[waiter] = due = waiter.heard_at + self._waits.request_s
+        if self._timer is None or self._timer.when() > due:  # it may be set for an old one, long after this
             self._look_later(loop)
 
     def end(self, waiter: Waiter) -> None:
@@ -52,6 +52,8 @@ class Patience:
             self._old.pop(waiter, None)
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         due = [next(iter(each.values())) for each in (self._new, self._old) if each]
         self._timer = loop.call_at(min(due), self._look) if due else None
 

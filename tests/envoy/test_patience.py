@@ -50,6 +50,21 @@ def test_one_that_says_something_is_never_lost_and_one_that_is_silent_is():
     run(main)
 
 
+def test_a_new_request_is_looked_at_in_time_while_an_old_stream_waits_for_long():
+    async def main(loop):
+        patience = Patience(Waits(request_s=30.0, idle_s=3600.0))
+        old, new = Stream(loop, asks=False), Stream(loop)
+        patience.begin(old)
+        await asyncio.sleep(40.0)  # the old one is looked at again in an hour
+        patience.begin(new)
+        await asyncio.sleep(31.0)
+        assert (new.lost_at, old.lost_at) == (70.0, None)
+        await asyncio.sleep(4000.0)
+        assert 3600.0 <= old.lost_at <= 3700.0
+
+    run(main)
+
+
 def test_what_has_ended_is_not_looked_at_and_without_streams_no_timer_runs():
     async def main(loop):
         patience = Patience(WAITS)
