@@ -102,6 +102,7 @@ class DeliveryQueue(Generic[T]):
 
         With `beyond` the bound does not count; for items that were in another queue of this process before.
         """
+        # Most often this queue has not even its own share: the other queues are not asked then.
         if len(self._items) + len(self._batch) >= self._room.share and self.full and not beyond:
             self._on_lost(self._options.name, 1)
             _log.error("delivery queue full: an item is lost", extra={"queue": self._options.name})

@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import subprocess
 import time
@@ -66,3 +67,13 @@ def load(programs, tmp_path):
 
 PLAIN = Step(Phase.PEAK, 4, 0.1)
 STREAM = Step(Phase.STREAM, 4, 0.05, chunks=5, chunk_rate=200)
+
+
+@pytest.fixture
+def as_before():
+    """Leave this process on the cores, and with the variables, that it had."""
+    cores, variables = os.sched_getaffinity(0), dict(os.environ)
+    yield
+    os.sched_setaffinity(0, cores)
+    os.environ.clear()
+    os.environ.update(variables)

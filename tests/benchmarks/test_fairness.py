@@ -1,7 +1,5 @@
 """A very short run of the measurement of two tenants on a real processor."""
 
-import os
-
 import pytest
 
 from benchmarks import fairness
@@ -11,20 +9,11 @@ from tests.sizes import is_thorough
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.usefixtures("as_before"),
     pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 CAP = 20
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    """Leave this process on the cores, and with the variables, that it had."""
-    cores, variables = os.sched_getaffinity(0), dict(os.environ)
-    yield
-    os.sched_setaffinity(0, cores)
-    os.environ.clear()
-    os.environ.update(variables)
 
 
 async def test_a_tenant_with_ten_times_its_cap_has_its_cap_and_another_tenant_is_served():

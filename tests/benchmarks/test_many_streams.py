@@ -1,24 +1,12 @@
 """A very short run of the measurement of many streams on a real processor."""
 
-import os
-
 import pytest
 
 from benchmarks import many_streams
 from benchmarks.errors import CannotRunError
 from tests.missing import missing, needing_parts
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    """Leave this process on the cores, and with the variables, that it had."""
-    cores, variables = os.sched_getaffinity(0), dict(os.environ)
-    yield
-    os.sched_setaffinity(0, cores)
-    os.environ.clear()
-    os.environ.update(variables)
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("as_before"), pytest.mark.timeout(300)]
 
 
 async def test_all_streams_are_opened_have_their_chunks_and_end():
@@ -32,4 +20,6 @@ async def test_all_streams_are_opened_have_their_chunks_and_end():
     if not any(failed for _, failed in done.values()):  # on a busy machine a request may get 503
         assert done == {"open": (40, 0), "first chunk": (40, 0), "chunk": (80, 0), "end": (40, 0)}
     assert sum(done["open"]) == sum(done["end"]) == 40
+    assert all(count for count, _ in done.values())
+    assert result.stream_bytes > 0
     assert all(phase.cpu_s > 0 for phase in result.phases)
