@@ -84,7 +84,7 @@ async def running(*servers):
             await server.stopped()
 
 
-async def until(condition, deadline_s=20.0):
+async def until(condition, deadline_s=60.0):
     """Waits for what an outer process does."""
     async with asyncio.timeout(deadline_s):
         while not await condition():  # noqa: ASYNC110 - nobody tells
