@@ -374,12 +374,14 @@ async def test_an_expiry_that_comes_after_settlement_changes_and_records_nothing
 
 
 async def test_overdue_reservations_are_looked_for_again_and_again_and_faults_do_not_end_it():
-    world = World(reservation_ttl_s=30.0, expiry_interval_s=0.005, renewed_within_s=0.001)
-    await world.admitted(10)
+    dead = World(reservation_ttl_s=30.0)  # a living one would renew
+    await dead.admitted(10)
+    world = World(counters=dead.counters, expiry_interval_s=0.005, renewed_within_s=0.001)
     world.clock.passes(31)
     world.counters.before = [away(), refused()]
     async with world.running():
         await until(world.entries)
+    assert world.counters.before == []
     assert await world.recorded() == [(Outcome.EXPIRED, 10)]
 
 
