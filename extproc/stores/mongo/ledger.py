@@ -178,12 +178,15 @@ class MongoLedger:
         if not entries:
             return
 
+        documents = [entry_document(e) for e in entries]
+        days, sums = _day_updates(entries, self._models, shared), _bucket_updates(entries)
+
         async def write(session: AsyncClientSession) -> None:
-            await self._ledger.insert_many([entry_document(e) for e in entries], session=session)
-            days = _day_updates(entries, self._models, shared)
+            # The sums first: replicas conflict there, and find it out before they have sent all entries.
             await self._daily.bulk_write(days, session=session, ordered=False)
-            if sums := _bucket_updates(entries):
+            if sums:
                 await self._buckets.bulk_write(sums, session=session, ordered=False)
+            await self._ledger.insert_many(documents, session=session)
             _require(still)  # the commit is sent next; a fault here aborts
 
         async with self._mongo.writing_session() as session:
