@@ -27,6 +27,7 @@ from extproc.metering.ledger_writer import DENIALS_AT_MOST, ENTRIES_AT_MOST, Led
 from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.membership import Membership, MembershipOptions
 from extproc.metering.outcomes import Outcomes
+from extproc.metering.presence import Presence
 from extproc.metering.rebuild import Rebuild, RebuildOptions
 from extproc.metering.restored_ledger import RestoredLedger, RestoredLedgerOptions
 from extproc.metering.service import MeteringService
@@ -186,7 +187,16 @@ def build_metering(
             unready=unready,
         )
         leases = Leases(counters, shared_clock, options.reservation_ttl_s, room=renewals, on_lost=metrics.lost)
-        sweeper = JournalSweeper(counters, shard_id, writer, fence, options.sweep)
+        presence = Presence(replica)
+        sweeper = JournalSweeper(
+            counters,
+            shard_id,
+            writer,
+            fence=fence,
+            presence=presence,
+            clock=shared_clock,
+            options=options.sweep,
+        )
         return Shard(
             counters=counters,
             outcomes=outcomes,
@@ -200,8 +210,9 @@ def build_metering(
                 counters, shard_id, settler, writer, breaker=breaker, clock=shared_clock, options=options.expiry
             ),
             journal_sweeper=sweeper,
+            presence=presence,
             takeover=Takeover(
-                replica,
+                presence,
                 shard_id,
                 counters,
                 records,

@@ -16,6 +16,7 @@ the ledger meanwhile are noticed. The rebuild never waits for the ledger to be w
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -117,16 +118,17 @@ class Rebuild:
         waiting = {entry.id: entry for entries in journalled.values() for entry in entries}
         saved = [reservation for reservation in await self._records.saved() if is_recorded(reservation)]
         ended = await _each(list(journalled), lambda epoch: self._restore(epoch, saved, marks, waiting), faults)
-        # A saved reservation whose entry is only in the journal stays saved: the journal may be lost as well.
-        written = [each for ids in ended.values() for each in ids if each not in waiting]
-        if written:
-            await self._records.drop(written)
         used, complete = await self._used(list(ended), waiting, faults)
         await _each(complete, lambda epoch: self._complete(epoch, used), faults)
         _log.warning(
             "redis: counters were rebuilt from the ledger: decisions resume",
             extra={"partitions": len(complete), "buckets": len(used), "seconds": round(_now() - started, 3)},
         )
+        # Requests are served now. What has its entry only in the journal stays saved: that may be lost as well.
+        written = [each for ids in ended.values() for each in ids if each not in waiting]
+        if written:
+            with suppress(StoreError):  # else the next rebuild drops them
+                await self._records.drop(written)
         return True
 
     async def _take_out(
@@ -151,8 +153,8 @@ class Rebuild:
         waited_s, barrier_s = self._waited_s(epoch), self._options.barrier_s
         if replica not in marks:  # version 0.1 has no mark, and is never seen
             return waited_s < barrier_s
-        takeover = self._shards.of_epoch(epoch).takeover
-        return takeover.awaits(replica, waited_s, barrier_s=barrier_s, unseen_s=self._options.unseen_s)
+        presence = self._shards.of_epoch(epoch).presence
+        return presence.awaits(replica, waited_s, barrier_s=barrier_s, unseen_s=self._options.unseen_s)
 
     def _waited_s(self, epoch: Epoch) -> float:
         return _now() - self._unready_since.setdefault(epoch.id, _now())

@@ -7,7 +7,8 @@ Redis Cluster. An outage of one shard delays nothing of another. Each replica ha
     leases          open reservations of this replica    expiry           ends reservations that nobody renews
     settler         ends, on their way to the counters   ledger_writer    entries, on their way to the ledger
     write_fence     no entry leaves while counters are rebuilt
-    journal_sweeper writes entries that waited long     takeover         of what a dead replica left
+    presence        which replicas are here              takeover         of what a dead replica left
+    journal_sweeper writes entries that were left
 
 When counters were lost, their epoch is over: the shard restores in the new one what this replica answers for
 (`register`), and what the old one alone had is told again.
@@ -28,6 +29,7 @@ from extproc.metering.journal_sweeper import JournalSweeper
 from extproc.metering.leases import Leases
 from extproc.metering.ledger_writer import LedgerWriter
 from extproc.metering.outcomes import Outcomes
+from extproc.metering.presence import Presence
 from extproc.metering.settler import Settler
 from extproc.metering.takeover import Takeover
 from extproc.metering.write_fence import WriteFence
@@ -52,6 +54,7 @@ class Shard:
     write_fence: WriteFence
     expiry: Expiry
     journal_sweeper: JournalSweeper
+    presence: Presence
     takeover: Takeover
     _registered: dict[int, str] = field(default_factory=dict, init=False)
     _ready: bool = field(default=False, init=False)

@@ -21,6 +21,7 @@ from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.metering.journal_sweeper import JournalSweeper
 from extproc.metering.leases import Leases
 from extproc.metering.ledger_writer import LedgerWriter
+from extproc.metering.presence import Presence
 from extproc.metering.settler import Settler
 from extproc.metering.write_fence import WriteFence
 from extproc.ports.base import ShardId, StoreError
@@ -29,9 +30,7 @@ from extproc.ports.records import Records
 from extproc.timing.periodic import periodically
 
 _log = logging.getLogger(__name__)
-# Replicas that are known as gone. Further ones make the longest known ones unknown, which only costs time.
-_GONE_AT_MOST: Final = 1000
-# Entries that have waited for so long are swept: younger ones are those of living replicas.
+# Younger entries may be those of a replica that was not seen yet.
 _LEFT_S: Final = 0.5
 
 
@@ -54,7 +53,7 @@ class Takeover:
 
     def __init__(
         self,
-        replica: str,
+        presence: Presence,
         shard_id: ShardId,
         counters: CounterStore,
         records: Records,
@@ -66,7 +65,7 @@ class Takeover:
         fence: WriteFence,
         options: TakeoverOptions,
     ) -> None:
-        self._replica = replica
+        self._presence = presence
         self._shard_id = shard_id
         self._counters = counters
         self._records = records
@@ -76,20 +75,9 @@ class Takeover:
         self._sweeper = sweeper
         self._fence = fence
         self._options = options
-        self._here: set[str] = set()
-        self._gone: dict[str, None] = {}
         self._due: list[str] = []
         self._looked_at = float("inf")
         self._looked = asyncio.Event()
-
-    def awaits(self, replica: str, waited_s: float, *, barrier_s: float, unseen_s: float) -> bool:
-        """Tell whether a rebuild that waited so long waits on for a replica that has not registered.
-
-        For one that is here up to `barrier_s`, for one that is gone not at all, for any other up to `unseen_s`.
-        """
-        if replica in self._here:
-            return waited_s < barrier_s
-        return replica not in self._gone and waited_s < unseen_s
 
     async def run(self) -> None:
         """Look, and take over, until cancelled.
@@ -98,7 +86,8 @@ class Takeover:
         """
 
         def not_seen(error: StoreError) -> None:
-            self._here, self._due = set(), []
+            self._presence.not_seen()
+            self._due = []
             _log.debug("redis: replicas can't be seen: nothing is taken over", extra={"error": str(error)})
 
         def not_taken_over(error: StoreError) -> None:
@@ -117,19 +106,14 @@ class Takeover:
 
     async def look(self) -> None:
         """Note that this replica is here, and see which others are. Raise `StoreError`."""
-        ages = await self._counters.seen(self._replica, self._shard_id)
+        ages_s = await self._counters.seen(self._presence.replica, self._shard_id)
         now = asyncio.get_running_loop().time()
         if now - self._looked_at > self._options.gone_s:
             self._was_taken_over()
         self._looked_at = now
-        self._here = {replica for replica, age_s in ages.items() if age_s <= self._options.gone_s}
-        for replica in self._here:
-            self._gone.pop(replica, None)
-        self._gone.update(dict.fromkeys(ages.keys() - self._here))
-        while len(self._gone) > _GONE_AT_MOST:
-            del self._gone[next(iter(self._gone))]
-        my_turn_s = sorted(self._here).index(self._replica) * self._options.turn_s
-        self._due = [each for each, age_s in ages.items() if age_s > self._options.gone_s + my_turn_s]
+        self._presence.looked(ages_s, self._options.gone_s)
+        my_turn_s = self._presence.place() * self._options.turn_s
+        self._due = [each for each, age_s in ages_s.items() if age_s > self._options.gone_s + my_turn_s]
         self._looked.set()
 
     async def take_over_due(self) -> None:
@@ -153,7 +137,7 @@ class Takeover:
         answered = [each for each in left if each.id not in unanswered]
         if answered:
             await self._records.save(answered)
-        entries = await self._sweeper.sweep(_LEFT_S)
+        entries = await self._sweeper.sweep_all(_LEFT_S)
         await self._counters.forget_replica(gone, self._shard_id)
         if entries or left:
             _log.warning(

@@ -13,10 +13,14 @@ from extproc.ports.counters import Receipt
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Hold an entry of the journal that is not yet in the ledger. `entry` is None if it can't be read."""
+    """Hold an entry of the journal that is not yet in the ledger. `entry` is None if it can't be read.
+
+    `replica` admitted the request; '' where the journal does not say (version 0.1).
+    """
 
     receipt: Receipt
     entry: Entry | None
+    replica: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,12 @@ class Journal(Protocol):
     async def written(self, receipts: Sequence[Receipt]) -> None:
         """Remove entries that are in the ledger. An entry that is already gone is no error."""
 
-    async def waiting(self, older_than_s: float, at_most: int, partition: int | None = None) -> list[Waiting]:
+    async def waiting(
+        self, older_than_s: float, at_most: int, partition: int | None = None, after: Receipt | None = None
+    ) -> list[Waiting]:
         """Return entries older than `older_than_s`, oldest first, of all partitions or of one.
+
+        Of one partition, `after` leaves out what stands up to an entry, which may be gone by now.
 
         An age of 0 returns all entries, whatever their clock says. If there are more entries than `at_most`, the
         result contains the oldest ones of each partition.

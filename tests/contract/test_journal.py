@@ -2,8 +2,10 @@
 
 import asyncio
 
-from extproc.core.quota.ledger import Charge
+from extproc.core.quota.ledger import Charge, closed_entry
 from extproc.core.quota.partitions import partition_of
+from extproc.core.quota.settlement import Outcome, Settlement
+from extproc.core.quota.usage import Usage
 from extproc.ports.counters import Closed, Receipt
 from extproc.ports.journal import Journalled
 from tests.changing import replace
@@ -131,6 +133,27 @@ async def test_no_more_entries_are_returned_than_asked_for_wherever_they_wait(co
     while found := await counters.waiting(0, 7):
         await counters.written([each.receipt for each in found])
     assert (await counters.backlog()).waiting == 0
+
+
+async def test_all_that_waits_is_looked_through_in_parts_and_says_who_admitted_it(counters):
+    made = [await ended(counters, "acme", 10_000) for _ in range(300)]
+    made += [await ended(counters, tenant) for tenant in TENANTS[:5]]
+    held = reservation(7, identity=who(tenant="elsewhere"), replica="r1")
+    await counters.reserve(held)
+    settlement = Settlement(Outcome.SETTLED, Usage(3, 4, total=7), 7, "stop")
+    closing = replace(settled(held, 7), entry=closed_entry(held, settlement, held.admitted_at))
+    (closed,) = await counters.close([closing])
+    made.append((closing.entry, closed.receipt))
+
+    assert [each.replica for each in await counters.waiting(0, 999) if each.entry.id == held.id] == ["r1"]
+    of_it = [(line, receipt) for line, receipt in made if receipt.partition == partition_of("acme")]
+    found, last = [], None
+    while part := await counters.waiting(0, 70, partition_of("acme"), last):
+        assert len(part) <= 70
+        found += part
+        last = part[-1].receipt
+        await counters.written([last])  # what is gone by now is still a place to go on from
+    assert [(each.entry, each.receipt) for each in found] == of_it
 
 
 async def test_what_has_not_waited_for_so_long_is_left_to_its_replica(counters):

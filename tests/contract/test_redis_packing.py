@@ -66,9 +66,9 @@ def test_packed_it_takes_a_third():
 def test_an_entry_is_read_from_its_end_and_its_reservation(held, settlement):
     entry = ended(held, settlement, shadow=("service_account:day~shadow",), price=7)
     end = packing.packed_end(held, entry)
-    assert packing.read_entry(end, packing.packed(held)) == entry
-    assert packing.read_entry(end, msgspec.json.encode(held)) == entry
-    assert packing.read_entry(msgspec.json.encode(entry), None) == entry
+    assert packing.read_entry(end, packing.packed(held)) == (entry, held.replica)
+    assert packing.read_entry(end, msgspec.json.encode(held)) == (entry, held.replica)
+    assert packing.read_entry(msgspec.json.encode(entry), None) == (entry, "")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_an_entry_that_says_anything_else_than_its_reservation_is_not_taken_apar
     held = reservation()
     entry = replace(ended(held), **other)
     end = packing.packed_end(held, entry)
-    assert end is None or packing.read_entry(end, packing.packed(held)) == entry
+    assert end is None or packing.read_entry(end, packing.packed(held)) == (entry, held.replica)
 
 
 def test_charges_in_another_order_or_of_other_buckets_are_not_taken_apart():
@@ -119,7 +119,7 @@ def test_what_a_later_version_appends_is_ignored():
     values = msgspec.msgpack.decode(packing.packed(held))
     assert packing.read_body(msgspec.msgpack.encode([*values, "more"])) == held
     end = msgspec.msgpack.decode(packing.packed_end(held, ended(held)))
-    assert packing.read_entry(msgspec.msgpack.encode([*end, "more"]), packing.packed(held)) == ended(held)
+    assert packing.read_entry(msgspec.msgpack.encode([*end, "more"]), packing.packed(held))[0] == ended(held)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"x", b"\x90", b"\xc1", b"\x00", packing.packed(reservation())[:-1]])

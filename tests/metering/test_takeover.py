@@ -22,11 +22,11 @@ def now():
 
 
 def is_gone(survivor, replica):
-    return not survivor.shard.takeover.awaits(replica.name, 0.0, barrier_s=10.0, unseen_s=1.0)
+    return not survivor.shard.presence.awaits(replica.name, 0.0, barrier_s=10.0, unseen_s=1.0)
 
 
 def is_here(survivor, replica):
-    return survivor.shard.takeover.awaits(replica.name, 9.0, barrier_s=10.0, unseen_s=1.0)
+    return survivor.shard.presence.awaits(replica.name, 9.0, barrier_s=10.0, unseen_s=1.0)
 
 
 async def alive(stack, cluster, *replicas):

@@ -101,7 +101,7 @@ async def _nothing_journalled(self, partition):
     return []
 
 
-async def _nothing_collected(self, older_than_s):
+async def _nothing_collected(self, found):
     return 0
 
 
@@ -154,7 +154,7 @@ MUTATIONS = {
     "nothing that is undecided is undone": (Admission, "_undo", lambda self, reservation: None),
     "nothing is renewed": (Leases, "renew_due", lambda self: 0),
     "nothing expires": (Expiry, "expire_overdue", _nothing),
-    "nobody writes what others left in the journal": (JournalSweeper, "sweep", _nothing_collected),
+    "nobody writes what others left in the journal": (JournalSweeper, "_write_all", _nothing_collected),
     "nothing that is open is kept": (HoldSaver, "save", _nothing),
     "each replica alone admits up to the whole limit": (LocalAdmission, "_scaled", _whole_limits),
     "what is admitted alone is not written down": (LocalAdmission, "_written", _not_written_down),

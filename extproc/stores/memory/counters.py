@@ -65,6 +65,7 @@ class MemoryServer:
         self.lives: dict[int, _Life] = {}
         self.before: dict[int, _Life] = {}  # the latest epochs that were ready
         self.journal: dict[Receipt, tuple[Entry, float]] = {}
+        self.admitted_by: dict[ReservationId, str] = {}  # the replica, while the entry is in the journal
         self.aside: deque[Aside] = deque()
         self.seen: dict[int, Notes] = {}
         self.generation = 0
@@ -186,6 +187,7 @@ class MemoryCounters:
         if closing.entry is not None:
             receipt = self.server.receipt(life.epoch.partition)
             self.server.journal[receipt] = (closing.entry, self.server.clock())
+            self.server.admitted_by[reservation.id] = reservation.replica
         known.closed = Closed(closing.outcome, tuple(crossed), receipt)
         return known.closed
 
@@ -193,24 +195,33 @@ class MemoryCounters:
 
     async def written(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
-            self.server.journal.pop(receipt, None)
+            self._out_of_journal(receipt)
 
-    async def waiting(self, older_than_s: float, at_most: int, partition: int | None = None) -> list[Waiting]:
+    async def waiting(
+        self, older_than_s: float, at_most: int, partition: int | None = None, after: Receipt | None = None
+    ) -> list[Waiting]:
         now = self.server.clock()
         found = [
-            Waiting(receipt, entry)
+            Waiting(receipt, entry, self.server.admitted_by.get(entry.id, ""))
             for receipt, (entry, since) in self.server.journal.items()
             if (older_than_s <= 0 or now - since >= older_than_s) and partition in (None, receipt.partition)
+            if after is None or int(receipt.id) > int(after.id)
         ]
         return found[:at_most]
+
+    def _out_of_journal(self, receipt: Receipt) -> Entry | None:
+        entry, _ = self.server.journal.pop(receipt, (None, 0.0))
+        if entry is not None:
+            self.server.admitted_by.pop(entry.id, None)
+        return entry
 
     async def journalled(self, partition: int) -> list[Journalled]:
         journal = self.server.journal.items()
         return [Journalled.of(entry) for receipt, (entry, _) in journal if receipt.partition == partition]
 
     async def set_aside(self, entry: Entry | None, receipt: Receipt | None, reason: str) -> None:
-        known = self.server.journal.pop(receipt, None) if receipt is not None else None
-        kept = entry or (known[0] if known is not None else None)
+        known = self._out_of_journal(receipt) if receipt is not None else None
+        kept = entry or known
         if kept is not None:
             stands = receipt or self.server.receipt(partition_of(kept.identity.tenant))
             self.server.aside.append(Aside(msgspec.json.encode(kept).decode(), reason, stands))

@@ -49,14 +49,17 @@ class RedisJournal(RedisClient):
             ]
         )
 
-    async def waiting(self, older_than_s: float, at_most: int, partition: int | None = None) -> list[Waiting]:
+    async def waiting(
+        self, older_than_s: float, at_most: int, partition: int | None = None, after: Receipt | None = None
+    ) -> list[Waiting]:
         """Of many partitions each gets its share of `at_most` first, and what others leave of theirs then."""
         partitions = range(PARTITIONS) if partition is None else (partition,)
         if at_most <= 0:
             return []
         until = await self._ages(partitions, older_than_s)
         share = -(-at_most // len(partitions))
-        found = await self._entries({p: ("-", end, share) for p, end in until.items()})
+        start = "-" if after is None else f"({_parts(after)[0]}"
+        found = await self._entries({p: (start, end, share) for p, end in until.items()})
         room = at_most - sum(map(len, found.values()))
         full = [p for p, entries in found.items() if len(entries) == share]
         if room > 0 and full:
@@ -153,7 +156,7 @@ def _waiting(partition: int, row: Any) -> Waiting:
     first = next(iter(fields.values()), b"")
     receipt = receipt_of(partition, str(stream_id, "ascii"), str(first, "utf-8", "surrogateescape"))
     try:
-        return Waiting(receipt, read_entry(fields[_ENTRY], fields.get(_BODY)))
+        return Waiting(receipt, *read_entry(fields[_ENTRY], fields.get(_BODY)))
     except UNREADABLE:
         _log.error("an entry that waits for the ledger can't be read", extra={"id": receipt.id})
         return Waiting(receipt, None)

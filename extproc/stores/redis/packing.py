@@ -179,16 +179,17 @@ def packed_end(reservation: Reservation, entry: Entry) -> bytes | None:
     )
 
 
-def read_entry(entry: bytes, body: bytes | None) -> Entry:
-    """Return an entry: from JSON, or from what `packed_end` made and the body beside it.
+def read_entry(entry: bytes, body: bytes | None) -> tuple[Entry, str]:
+    """Return an entry, and the replica that admitted it ('' if that is not told).
 
-    Raise a `msgspec.MsgspecError`, or another ValueError, TypeError or LookupError.
+    The entry is JSON, or what `packed_end` made with the body beside it. Raise a `msgspec.MsgspecError`, or
+    another ValueError, TypeError or LookupError.
     """
     if body is None:
-        return _entry_in_json.decode(entry)
+        return _entry_in_json.decode(entry), ""
     r, end = read_body(body), _end.decode(entry)
     charged = zip(r.buckets, end.amounts, strict=True)
-    return Entry(
+    made = Entry(
         id=r.id,
         request_id=r.request_id,
         identity=r.identity,
@@ -209,6 +210,7 @@ def read_entry(entry: bytes, body: bytes | None) -> Entry:
         price=end.price,
         charges=tuple(Charge(b.key, b.interval.end, amount) for b, amount in charged if amount),
     )
+    return made, r.replica
 
 
 def _packed_id(reservation_id: str) -> bytes | str:
