@@ -29,7 +29,7 @@ class HoldSaver:
         now = self._clock.now()
         before = now - timedelta(seconds=self._save_after_s)
         unsaved, asked = self._shards.unsaved(before), self._shards.asked
-        until = min(before, self._shards.undecided_since() or before)
+        until = min(before, self._shards.undecided_since() or before, self._shards.journalled_since() or before)
         if unsaved:
             await self._records.save([each for own in unsaved.values() for each in own])
             recorded = [each for shard, own in unsaved.items() for each in shard.saved(own)]

@@ -29,6 +29,8 @@ from extproc.ports.spool import Spool
 ENTRIES_AT_MOST: Final = 20_000
 # Denials are queued only while fewer entries wait.
 DENIALS_AT_MOST: Final = 10_000
+# While more entries wait, MongoDB is behind: reservations are not saved there until their entries are written.
+_SAVED_AT_MOST: Final = 500
 
 
 @dataclass(slots=True, eq=False)
@@ -116,9 +118,19 @@ class LedgerWriter:
         ]
 
     def unsaved(self, admitted_before: datetime) -> list[Reservation]:
-        """Return reservations admitted before an instant whose entry waits here, and that are not saved."""
-        waiting = [record.closing.reservation for record in self._queue if record.closing is not None]
+        """Return reservations admitted before an instant whose entry waits here, and that are not saved.
+
+        While many wait, leave out those whose entries are in the journal: `journalled_since` tells since when.
+        """
+        waiting = self._waiting(journalled=len(self._queue) <= _SAVED_AT_MOST)
         return [each for each in waiting if each.admitted_at < admitted_before and each.id not in self._saved]
+
+    def journalled_since(self) -> datetime | None:
+        """Return the earliest admission of those that `unsaved` leaves out; None if it leaves out none."""
+        if len(self._queue) <= _SAVED_AT_MOST:
+            return None
+        waiting = self._waiting(journalled=True)
+        return min((each.admitted_at for each in waiting if each.id not in self._saved), default=None)
 
     def lost_if_stopped(self) -> int:
         """Return how many entries wait in this process alone."""
@@ -179,6 +191,14 @@ class LedgerWriter:
         local = [closing.reservation.id for closing in closings if closing.reservation.local]
         if local:
             self._spool.done(local)
+
+    def _waiting(self, *, journalled: bool) -> list[Reservation]:
+        """Return the reservations whose entries wait here; without `journalled` those that wait here alone."""
+        return [
+            record.closing.reservation
+            for record in self._queue
+            if record.closing is not None and (journalled or record.receipt is None)
+        ]
 
     # ------------------------------------------------ deliveries
 

@@ -79,6 +79,12 @@ class Shards:
         """Return the earliest instant of admission among the reservations that may still become leases."""
         return min((at for shard in self if (at := shard.admission.undecided_since()) is not None), default=None)
 
+    def journalled_since(self) -> datetime | None:
+        """Return the earliest admission among the reservations that are in the journal and not to be saved now."""
+        return min(
+            (at for shard in self if (at := shard.ledger_writer.journalled_since()) is not None), default=None
+        )
+
     def unsaved(self, admitted_before: datetime) -> dict[Shard, list[Reservation]]:
         """Return the recorded reservations that this replica answers for, and that the records do not have."""
         found = {shard: shard.unsaved(admitted_before) for shard in self}

@@ -1,6 +1,7 @@
 """What ended, on its way to the ledger: always somewhere, and once."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -296,6 +297,42 @@ async def test_many_ends_are_replayed_in_parts(monkeypatch):
     assert len(world.counters.server.journal) == 8
     await world.drained()
     assert len(await world.entries()) == 8
+
+
+async def test_while_many_entries_wait_the_records_are_spared_and_say_so(monkeypatch):
+    monkeypatch.setattr("extproc.metering.ledger_writer._SAVED_AT_MOST", 2)
+    cluster = Cluster()
+    (world, *_) = await cluster.started()
+    began = cluster.clock.now()
+    for _ in range(3):
+        cluster.clock.passes(1)
+        world.service.close(await world.admitted(), usage(7))
+    await world.ended()
+    cluster.clock.passes(5)
+    await world.saver.save()
+    assert cluster.ledger._saved == {}
+    first = began + timedelta(seconds=1)
+    assert cluster.ledger._saved_until[world.name] == first, "what comes after it may be unsaved"
+    await world.delivered()
+    await world.saver.save()
+    assert cluster.ledger._saved_until[world.name] > cluster.clock.now() - timedelta(seconds=1)
+
+
+async def test_what_waits_nowhere_else_is_saved_however_many_wait(monkeypatch):
+    monkeypatch.setattr("extproc.metering.ledger_writer._SAVED_AT_MOST", 2)
+    world = World()
+    held = [await world.admitted() for _ in range(4)]
+    for reservation in held:
+        world.service.close(reservation, usage(7))
+    world.ledger.open.clear()
+    async with world.running():
+        await until(lambda: len(world.writer) == 4)
+    alone = next(iter(world.writer._queue))
+    alone.receipt = None
+    later = world.clock.now() + timedelta(seconds=1)
+    assert world.writer.unsaved(later) == [alone.closing.reservation]
+    world.writer.saved([alone.entry.id])
+    assert world.writer.unsaved(later) == []
 
 
 async def test_entries_beyond_what_is_kept_in_memory_are_left_to_the_journal(monkeypatch):
