@@ -48,6 +48,7 @@ _log = logging.getLogger(__name__)
 # An answer to one who is slow: how long he may take to take it.
 _LAST_WORD_S: Final = 1.0
 _MAX_REQUEST_ID_CHARS: Final = 128
+_REPLIES: Final = (HeadReply, BodyReply, TrailersReply)  # written as a union it is made each time
 
 Hearer = Callable[[bytes], bool]
 
@@ -100,6 +101,7 @@ class Stream:
         "_error",
         "_exchange",
         "_here",
+        "_read",
         "_task",
         "_turn",
         "heard_at",
@@ -115,6 +117,7 @@ class Stream:
         self.heard_at = 0.0
         self._blocked = False  # the last message that was sent waits for its peer
         self._error: Exception | None = None  # of a piece that was heard
+        self._read: ResponseBody | None = None  # the message that the task reads next, if it was heard before
 
     async def serve(self) -> None:
         """Serve the stream. Raise `ProtocolError` or `IdleError`; whatever happens, a reservation is closed.
@@ -150,7 +153,11 @@ class Stream:
                 await self._drained()
             self.heard_at = asyncio.get_running_loop().time()
             turn.heard()
-            event = self._here.codec.event(message)
+            event: Event | None = self._read
+            if event is None:
+                event = self._here.codec.event(message)
+            else:
+                self._read = None
             if turn.owes:
                 await turn.wait()
             if isinstance(event, ResponseBody):
@@ -183,7 +190,7 @@ class Stream:
 
     def _performed(self, event: Event, effect: Effect) -> bool:
         """Perform an effect that has no answer. Return False if this one has."""
-        if isinstance(effect, HeadReply | BodyReply | TrailersReply):
+        if isinstance(effect, _REPLIES):
             self._blocked = not self._channel.send(reply_message(event, effect))
         elif isinstance(effect, Close):
             self._here.metering.close(effect.reservation, effect.settlement)
@@ -273,6 +280,7 @@ class Stream:
         try:
             effects = self._exchange.read_at_once(event)
             if effects is None:
+                self._read = event
                 return False
             turn.end()
             for effect in effects:
