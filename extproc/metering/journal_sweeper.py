@@ -77,8 +77,8 @@ class JournalSweeper:
     async def sweep(self, older_than_s: float) -> int:
         """Write entries that were left and have waited for so long; return how many. Raise `StoreError`.
 
-        Look at the oldest entries only, as long as any of them was left. What was left behind others comes to the
-        front when those are written.
+        Look at the oldest entries only, as long as any of them was left. Younger ones come to the front when those
+        are written.
         """
         written = 0
         seen: set[Receipt] = set()
