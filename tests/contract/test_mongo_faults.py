@@ -256,7 +256,7 @@ async def test_whether_a_write_is_still_due_is_asked_last_before_the_commit_and_
         noted(name, method, failures)
     entries = made(1)
     await ledger.append(entries, still)
-    assert steps == ["_ledger", "_daily", "_ledger", "_daily", "_buckets", "still"]
+    assert steps == ["_daily", "_daily", "_buckets", "_ledger", "still"]
     with pytest.raises(StoreError, match="too late"):
         await ledger.append(made(1), still)
     await agree(replica_set, entries)

@@ -41,7 +41,7 @@ async def test_a_batch_is_four_commands_whatever_its_size(watched, batch, caller
     statements.commands.clear()
     statements.statements = 0
     await ledger.append(made(batch, callers, 2))
-    assert statements.commands == [INSERT, DAYS, BUCKETS, COMMIT]
+    assert statements.commands == [DAYS, BUCKETS, INSERT, COMMIT]
     # An entry each; a row of daily usage and a sum of each of two buckets for each caller.
     days = min(batch, callers)
     limits_per_account = 4  # callers with one service account
