@@ -124,17 +124,18 @@ async def test_leaving_before_any_answer_is_charged_for_the_prompt(scripted_call
         await left.wait()
 
 
-async def test_leaving_a_model_that_hangs_is_charged_for_the_prompt(caller):
-    async with connection(caller.stack.gateway) as (_, writer):
-        body = json.dumps(chat()).encode()
-        head = caller.headers | {"content-type": "application/json", "content-length": len(body)}
-        writer.write(request_head(CHAT, head | {"x-sample-fault": "hang"}) + body)
+async def test_leaving_a_model_that_hangs_is_charged_for_the_prompt(scripted_caller, upstream):
+    came = asyncio.Event()
 
-        async def held():
-            return any(count.held for count in (await caller.counts()).values())
+    async def script(_received, reply):
+        came.set()
+        await reply.gone()
 
-        await until(held, "the request is admitted")
-    entry = await caller.entry()
+    upstream.script = script
+    async with connection(scripted_caller.stack.gateway) as (_, writer):
+        await send(writer, scripted_caller)
+        await came.wait()
+    entry = await scripted_caller.entry()
     assert (entry["state"], entry["reason"]) == ("estimated", "left_before_answer")
     assert 0 < entry["charge"] < entry["held"]
 
