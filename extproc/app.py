@@ -307,6 +307,7 @@ def exchange_rules(settings: Settings) -> ExchangeRules:
         buffers=Buffers(max(settings.server.max_buffered_bytes, 2 * settings.server.max_body_bytes)),
         in_flight=in_flight(settings),
         refuse_without_usage=settings.cost.refuse_without_usage,
+        unnamed_model=settings.cost.unnamed_model,
         models=models(settings),
     )
 

@@ -24,6 +24,7 @@ from extproc.core.events import (
 )
 from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.rejections import DeniedStyle, Rejection
+from extproc.core.request.body import UNNAMED
 from extproc.core.request.buffers import Buffers
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import IdentityRules
@@ -45,7 +46,8 @@ class ExchangeRules:
     `in_flight` the requests of one tenant at once. With `refuse_without_usage` a request is refused if its answer
     would come without usage. Bodies of more than `direct_bytes` are read apart, and so are smaller ones that take
     as long to read. A caller may use what is `allowed` of `STEERING`. `counts_prompts`: a tokenizer needs the
-    texts of prompts. `models` says for which models usage is asked for in every chunk.
+    texts of prompts. `models` says how usage of each model is asked for. `unnamed_model` is the model of requests
+    that name none.
     """
 
     identity: IdentityRules
@@ -59,6 +61,7 @@ class ExchangeRules:
     direct_bytes: int = 1 << 62
     allowed: frozenset[str] = frozenset()
     counts_prompts: bool = False
+    unnamed_model: str = UNNAMED
     models: Models = field(default_factory=lambda: Models(ModelProfile()))
 
 

@@ -111,6 +111,12 @@ def unbounded(endpoint: Endpoint | None = None) -> Rejection:
     return _error(400, message, "unbounded_prompt", endpoint, reason="unbounded_prompt")
 
 
+def unnamed(endpoint: Endpoint | None = None) -> Rejection:
+    """Answer a request that names no model, where a limit counts by model."""
+    message = "A limit that counts by model binds this request, and it names no model: give its name in 'model'."
+    return _error(400, message, "model_required", endpoint, param="model", reason="unnamed_model")
+
+
 def store_unavailable(retry_after_s: int, endpoint: Endpoint | None = None) -> Rejection:
     return _error(
         503,

@@ -1,5 +1,6 @@
 """Define the phases of an exchange up to its decision: identify the caller, read the request, reserve."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -28,12 +29,21 @@ from extproc.core.events import (
 from extproc.core.phase import Done, ExchangeRules, Phase, Step
 from extproc.core.quota.drafting import Ask, Caller
 from extproc.core.quota.insight import asked_about, quota_document
-from extproc.core.quota.reservation import Admitted, Denied, Reservation, Suspended, Unavailable, Unbounded
+from extproc.core.quota.reservation import (
+    Admitted,
+    Denied,
+    Reservation,
+    Suspended,
+    Unavailable,
+    Unbounded,
+    Unnamed,
+)
 from extproc.core.quota.routes import Route
 from extproc.core.request.apart import BodyFacts, Reading, Unread
 from extproc.core.request.bodies.multipart import is_multipart
 from extproc.core.request.bodies.steering import STEERING_HEADERS, steers
 from extproc.core.request.body import (
+    UNNAMED,
     Malformed,
     RequestFacts,
     read_request,
@@ -41,7 +51,7 @@ from extproc.core.request.body import (
     upstream_body,
 )
 from extproc.core.request.buffers import PIECE_BYTES, Kept, declared_bytes
-from extproc.core.request.endpoints import Endpoint, PathProblem, Target, classify
+from extproc.core.request.endpoints import READING, Endpoint, PathProblem, Target, classify
 from extproc.core.request.identity import Identity, UnusableIdentity, identify
 from extproc.core.request.in_flight import Place
 from extproc.core.request.layout import Layout
@@ -85,7 +95,7 @@ class Started(Phase):
         """Let pass what is not metered; else identify the caller, and wait for the body."""
         method = event.headers.get(":method", "")
         target = classify(method, event.headers.get(":path", ""))
-        if target is None or method == "OPTIONS":  # a CORS preflight costs nothing
+        if target is None or _generates_nothing(method, target, event.headers):
             return Done(), [HeadReply(), Finish()]
         if isinstance(target, PathProblem):
             return self.rejected(rejections.unreadable_path(target))
@@ -128,6 +138,14 @@ class Started(Phase):
         )
         reading = ReadingBody(request, _Body(rules))
         return reading.whole() if event.end_of_stream else (reading, [])
+
+
+def _generates_nothing(method: str, target: Target | PathProblem, headers: Mapping[str, str]) -> bool:
+    """Tell whether nothing is generated: the request is a CORS preflight, or a GET that opens no WebSocket."""
+    if method == "OPTIONS":
+        return True
+    asks_us = isinstance(target, Target) and target.endpoint is Endpoint.QUOTA
+    return method in READING and not asks_us and "upgrade" not in headers
 
 
 class Inspecting(Phase):
@@ -306,6 +324,8 @@ def _taken(
         return phase.rejected(rejections.malformed(facts, phase.endpoint))
     if not facts.tells_usage and request.rules.refuse_without_usage:
         return phase.rejected(rejections.malformed(_WITHOUT_USAGE, phase.endpoint))
+    if facts.model == UNNAMED:
+        facts = replace(facts, model=request.rules.unnamed_model)
     ask = Ask(request.identity, request.target.endpoint, facts, request.request_id, request.route)
     return Deciding(request, body, facts, layout), [Reserve(ask)]
 
@@ -331,6 +351,8 @@ class Deciding(_WithBody):
                 return self.rejected(rejections.over_limit(denied, event.now, rules.denied_style, self.endpoint))
             case Unbounded():
                 return self.rejected(rejections.unbounded(self.endpoint))
+            case Unnamed():
+                return self.rejected(rejections.unnamed(self.endpoint))
             case Suspended(reason):
                 return self.rejected(rejections.suspended(reason, self.endpoint))
             case Unavailable():

@@ -9,6 +9,7 @@ from extproc.core.quota.costs import Costing, Range, Weights
 from extproc.core.quota.fields import FieldError, Fields
 from extproc.core.quota.models import ModelProfile, Prices
 from extproc.core.quota.policies import weights_from
+from extproc.core.request.body import MAX_MODEL_CHARS, UNNAMED
 from extproc.settings.types import Price, Section, Tokenizer, Weight, listed
 
 
@@ -94,6 +95,14 @@ class CostSettings(_Numbers):
         default=True,
         description="Refuse requests whose answer would come without usage: embeddings as `bytes_only`."
         " false: admit them; their charge is an estimate.",
+    )
+    unnamed_model: str = Field(
+        default=UNNAMED,
+        min_length=1,
+        max_length=MAX_MODEL_CHARS,
+        pattern=r"^\S(.*\S)?$",
+        description="The model of requests that name none, in the body or the path. With the default, limits by"
+        " model refuse them.",
     )
     weights: WeightSettings = WeightSettings()
     currency: str = Field(

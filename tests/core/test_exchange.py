@@ -43,6 +43,7 @@ from extproc.core.quota.reservation import (
     Suspended,
     Unavailable,
     Unbounded,
+    Unnamed,
     admitted,
     decide,
     denied,
@@ -50,6 +51,7 @@ from extproc.core.quota.reservation import (
 from extproc.core.quota.settlement import Outcome, Settlement
 from extproc.core.quota.usage import NO_USAGE, Usage
 from extproc.core.rejections import DeniedStyle
+from extproc.core.request.body import UNNAMED
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import IdentityRules
 from tests.changing import replace
@@ -195,7 +197,16 @@ def test_a_client_that_did_not_want_a_stream_but_gets_one_loses_nothing():
 
 @pytest.mark.parametrize(
     "request_head",
-    [head(__path="/v1/models"), head(__path=""), head(__method="OPTIONS"), RequestHead({}, {}, "", False)],
+    [
+        head(__path="/v1/models"),
+        head(__path=""),
+        head(__method="OPTIONS"),
+        RequestHead({}, {}, "", False),
+        head(__method="GET"),
+        head(__method="HEAD", __path="/v1/responses"),
+        head(__method="GET", __path="/v1/organization/usage/completions?start_time=1"),
+        head(__method="GET", __path="/v2/models/m/infer%3f/v1/chat/completions"),
+    ],
 )
 def test_what_is_not_metered_goes_on_unchanged(request_head):
     assert Exchange(RULES).receive(request_head) == [HeadReply(), Finish()]
@@ -204,7 +215,11 @@ def test_what_is_not_metered_goes_on_unchanged(request_head):
 @pytest.mark.parametrize(
     ("headers", "status", "reason"),
     [
-        ({"__method": "GET"}, 405, "method"),
+        ({"__method": "PUT"}, 405, "method"),
+        ({"__method": "CONNECT"}, 405, "method"),
+        ({"__method": "GET", "upgrade": "websocket"}, 405, "method"),
+        ({"__method": "GET", "upgrade": "websocket", "__path": "/v1/responses"}, 405, "method"),
+        ({"__method": "POST", "__path": "/v1/quota"}, 405, "method"),
         ({"__method": ""}, 405, "method"),
         ({"__path": "/v2/models/m/infer%3f/v1/chat/completions"}, 400, "path"),
         ({"__path": "/" + "a" * 2048}, 414, "path"),
@@ -331,6 +346,14 @@ def test_a_body_of_the_largest_size_is_read():
     exchange.receive(head())
     (reserve,) = exchange.receive(RequestBody(CHAT.ljust(2000), end_of_stream=True))
     assert isinstance(reserve, Reserve)
+
+
+@pytest.mark.parametrize(("setting", "model"), [({}, UNNAMED), ({"unnamed_model": "llama"}, "llama")])
+def test_a_request_that_names_no_model_counts_under_the_configured_one(setting, model):
+    exchange = Exchange(replace(RULES, **setting))
+    exchange.receive(head())
+    (reserve,) = exchange.receive(RequestBody(b'{"messages":[{"role":"user"}]}', end_of_stream=True))
+    assert reserve.ask.facts.model == model
 
 
 @pytest.mark.parametrize("end", ["body", "trailers"])
@@ -608,6 +631,14 @@ def test_what_a_strict_limit_can_not_hold_for_is_refused():
     answer = rejection(asked().receive(Decided(Unbounded(), NOW)))
     assert (answer.status, answer.reason) == (400, "unbounded_prompt")
     assert json.loads(answer.body)["error"]["code"] == "unbounded_prompt"
+
+
+def test_a_request_without_a_model_is_told_that_a_limit_needs_it():
+    answer = rejection(asked().receive(Decided(Unnamed(), NOW)))
+    error = json.loads(answer.body)["error"]
+    assert (answer.status, answer.reason) == (400, "unnamed_model")
+    assert (error["code"], error["param"]) == ("model_required", "model")
+    assert "limit that counts by model" in error["message"]
 
 
 # ---------------------------------------------------------------- strict limits

@@ -131,6 +131,19 @@ def bind(policy: Policy, identity: Identity, now: datetime, subject: Subject = N
     return tuple(found)
 
 
+def needs_model(policy: Policy, identity: Identity, now: datetime, subject: Subject) -> bool:
+    """Return whether a limit would bind a request by the name of its model, which `subject` only stands in for.
+
+    A glob that fits every name needs none, and a shadow denies nothing.
+    """
+    return any(
+        not limit.shadow
+        and (not limit.endpoints or subject.endpoint in limit.endpoints)
+        and ("model" in limit.scope.names or (limit.model is not None and not limit.binds(subject)))
+        for limit in limits_of(policy, identity, now)
+    )
+
+
 def limits_of(policy: Policy, identity: Identity, now: datetime) -> tuple[Limit, ...]:
     """Return all limits that can bind the identity, with the amounts that count now."""
     limits = policy.limits

@@ -11,7 +11,7 @@ from extproc.core.quota.costs import NO_COST, Bound, Cost, Weights
 from extproc.core.quota.hits import Hit
 from extproc.core.quota.limits import Subject, Unit, local_date
 from extproc.core.quota.plans import Plans, refusal_of
-from extproc.core.quota.reservation import Reservation, ReservationId, Suspended, Unbounded
+from extproc.core.quota.reservation import Reservation, ReservationId, Suspended, Unbounded, Unnamed
 from extproc.core.quota.routes import NO_ROUTE, Route
 from extproc.core.request.body import RequestFacts
 from extproc.core.request.endpoints import Endpoint
@@ -55,8 +55,8 @@ class Drafter:
         plan = self.plans.of(
             policy, ask.identity, endpoint=ask.endpoint, model=ask.facts.model, route=ask.route, now=now
         )
-        refusal: Suspended | Unbounded | None = plan.refusal
-        if self.refuse_unbounded and ask.facts.unbounded_prompt and plan.refuses_unbounded:
+        refusal: Suspended | Unbounded | Unnamed | None = plan.refusal
+        if refusal is None and self.refuse_unbounded and ask.facts.unbounded_prompt and plan.refuses_unbounded:
             refusal = Unbounded()
         reservation = Reservation(
             id=new_id,
@@ -127,13 +127,15 @@ class Draft(Struct, frozen=True):
     """
 
     reservation: Reservation
-    refusal: Suspended | Unbounded | None = None
+    refusal: Suspended | Unbounded | Unnamed | None = None
     strict: bool = False
     weights: Weights | None = None
 
     @property
     def refused_for(self) -> str:
         """Return the reason of the refusal, for the ledger and metrics: one of a small fixed set."""
+        if isinstance(self.refusal, Unnamed):
+            return "unnamed_model"
         return "suspended" if isinstance(self.refusal, Suspended) else "unbounded_prompt"
 
     def priced(self, cost: Cost, bound: Bound | None, weights: Weights) -> Reservation:

@@ -9,11 +9,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from extproc.core.quota.binding import Binding, Policy, bind_request
+from extproc.core.quota.binding import Binding, Policy, bind_request, needs_model
 from extproc.core.quota.costs import Weights
 from extproc.core.quota.limits import Bucket, Mode, Subject, Unit, Window, interval_at, local_date
-from extproc.core.quota.reservation import Suspended
+from extproc.core.quota.reservation import Suspended, Unnamed
 from extproc.core.quota.routes import Route
+from extproc.core.request.body import UNNAMED
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 
@@ -36,7 +37,7 @@ class Plan(Struct, frozen=True):
     since: float
     until: float
     buckets: tuple[Bucket, ...]
-    refusal: Suspended | None
+    refusal: Suspended | Unnamed | None
     date: str
     strict: bool
     refuses_unbounded: bool
@@ -82,8 +83,10 @@ def refusal_of(binding: Binding) -> Suspended | None:
 def _plan(policy: Policy, identity: Identity, subject: Subject, route: Route, now: datetime) -> Plan:
     instant = now.timestamp()
     binding = bind_request(policy, identity, now, subject)
-    refusal = refusal_of(binding)
+    refusal: Suspended | Unnamed | None = refusal_of(binding)
     buckets = binding.buckets
+    if refusal is None and subject.model == UNNAMED and needs_model(policy, identity, now, subject):
+        refusal = Unnamed()
     if refusal is None:
         buckets = (*buckets, *route.buckets(identity, now, policy.zone))
     strict = [b.limit for b in buckets if b.limit.mode is Mode.STRICT and b.limit.unit is not Unit.REQUESTS]

@@ -160,12 +160,16 @@ class Unbounded(Struct, frozen=True):
     """Report that a strict limit binds, but the request's need has no bound. Nothing is held."""
 
 
+class Unnamed(Struct, frozen=True):
+    """Report that a limit by model binds, but the request names no model. Nothing is held."""
+
+
 class Unavailable(Struct, frozen=True):
     """Report that no decision was possible: the counters can't be reached. Nothing is held."""
 
 
 HitDecision = Admitted | Denied | Suspended | Unavailable
-Decision = HitDecision | Unbounded
+Decision = HitDecision | Unbounded | Unnamed
 
 
 def decide(reservation: Reservation, counts: Sequence[Count]) -> Admitted | Denied:

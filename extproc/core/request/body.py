@@ -7,10 +7,13 @@ per kind of body.
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from extproc.core.request.bodies import forms, generation, multipart, vectors
 from extproc.core.request.bodies.facts import (
     MAX_CHOICES,
     MAX_TOKENS,
+    UNNAMED,
     FieldError,
     Malformed,
     RequestFacts,
@@ -20,12 +23,13 @@ from extproc.core.request.bodies.json_body import JsonBody, json_body
 from extproc.core.request.bodies.prompts import prompt_texts
 from extproc.core.request.bodies.rewriting import upstream_body
 from extproc.core.request.bodies.steering import STEERING_FIELDS, steers
-from extproc.core.request.endpoints import MAX_MODEL_CHARS, Endpoint, Target
+from extproc.core.request.endpoints import MAX_MODEL_CHARS, Endpoint, Shape, Target
 
 __all__ = [
     "MAX_CHOICES",
     "MAX_MODEL_CHARS",
     "MAX_TOKENS",
+    "UNNAMED",
     "Malformed",
     "RequestFacts",
     "prompt_texts",
@@ -53,6 +57,13 @@ _KINDS: Final = {
     Endpoint.SPEECH: _Kind(forms.FORM_FIELDS, forms.read_described),
     Endpoint.IMAGES: _Kind(forms.FORM_FIELDS, forms.read_described, forms.read_uploaded),
 }
+_SHAPES: Final = {
+    Shape.STORED_PROMPT: _Kind(generation.CHAT_FIELDS, generation.read_stored_chat),
+    Shape.ANY: _Kind(generation.INVOCATION_FIELDS, generation.read_invocation),
+}
+_BAD_PATH_MODEL: Final = Malformed(
+    f"The model that the path names must be 1 to {MAX_MODEL_CHARS} printable characters.", "model"
+)
 
 
 def read_request(
@@ -63,11 +74,22 @@ def read_request(
     `allowed` are the parameters of `STEERING_FIELDS` that a caller may use.
 
     A body is read as JSON whatever its content type says, as servers do, unless the content type says that it is a
-    form. Endpoints that count requests and no tokens don't need the body: the model is in the path.
+    form. Endpoints that count requests and no tokens don't need the body: the model is in the path. The model of
+    any other request is the one that its body names, else the one in its path, else `UNNAMED`. Where the server
+    goes by the path, it is the one in the path.
     """
     kind = _KINDS.get(target.endpoint)
     if kind is None:
         return _without_body(target)
+    if target.shape is not Shape.USUAL:
+        kind = _SHAPES[target.shape]
+    facts = _read(kind, body, content_type, allowed)
+    if target.model is None or isinstance(facts, Malformed) or (facts.model != UNNAMED and not target.decides):
+        return facts
+    return replace(facts, model=target.model) if is_model(target.model) else _BAD_PATH_MODEL
+
+
+def _read(kind: _Kind, body: bytes, content_type: str, allowed: Collection[str]) -> RequestFacts | Malformed:
     try:
         if multipart.is_multipart(content_type):
             return _read_form(kind, body, content_type, allowed)
@@ -97,8 +119,7 @@ def reads_body(target: Target) -> bool:
 def _without_body(target: Target) -> RequestFacts | Malformed:
     model = target.model
     if model is not None and not is_model(model):
-        rule = f"1 to {MAX_MODEL_CHARS} printable characters"
-        return Malformed(f"The model that the path names must be {rule}.", "model")
+        return _BAD_PATH_MODEL
     return RequestFacts(
         model=model or "",
         stream=False,

@@ -6,6 +6,8 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import unquote
 
+from extproc.core.request.path_models import model_in
+
 MAX_MODEL_CHARS: Final = 256
 # Longer than any endpoint of an API with a model's name in it. Each reading takes a microsecond for 4 characters.
 MAX_PATH_CHARS: Final = 2048
@@ -37,16 +39,26 @@ class PathProblem(StrEnum):
     AMBIGUOUS = "ambiguous_path"
 
 
+class Shape(StrEnum):
+    """Say what a body at an endpoint looks like."""
+
+    USUAL = "usual"
+    STORED_PROMPT = "stored_prompt"  # a chat whose messages, or a part of them, are stored at the server
+    ANY = "any"  # a chat, a completion or a text of another API
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Describe the target of a request. `model` comes from the path; None if the body has to name it.
+    """Describe the target of a request. `model` comes from the path; None if the path names none.
 
     A name from a path is decoded but otherwise as the client wrote it, at most `MAX_MODEL_CHARS` + 1 characters.
-    `read_request` checks that it can be metered.
+    `read_request` checks that it can be metered. It counts if the body names no model, and if it `decides`.
     """
 
     endpoint: Endpoint
     model: str | None = None
+    decides: bool = False
+    shape: Shape = Shape.USUAL
 
 
 _LAST_TWO: Final = {
@@ -78,9 +90,10 @@ _LAST: Final = {
     "classify": Endpoint.EMBEDDINGS,
     "reranking": Endpoint.RERANK,
     "generative_scoring": Endpoint.SCORE,
-    # SageMaker's path takes any kind of body. We accept chats only, and meter them.
+    # SageMaker's path takes any kind of body.
     "invocations": Endpoint.CHAT_COMPLETIONS,
 }
+_BATCH: Final = ["chat", "completions", "batch"]
 _TARGETS: Final = {endpoint: Target(endpoint) for endpoint in Endpoint}
 # Nearly every request has one of these paths, so they skip the parsing below.
 _EXACT: Final = {
@@ -97,7 +110,8 @@ _EXACT: Final = {
 _V1_VERBS: Final = frozenset({"predict", "explain", "classify", "regress"})
 _V2_VERBS: Final = frozenset({"infer", "explain", "generate", "generate_stream"})
 _VERSIONS: Final = frozenset({"versions", "labels"})
-_READING: Final = frozenset({"GET", "HEAD"})
+# A request with one of these methods generates nothing.
+READING: Final = frozenset({"GET", "HEAD"})
 # A server decodes a path once; a proxy before it may decode it once more.
 _DECODINGS: Final = 3
 
@@ -112,9 +126,9 @@ def classify(method: str, path: str) -> Target | PathProblem | None:
     Servers differ in how often they decode a path, and in whether an escaped "?" or "#" ends it. All readings are
     compared. A path is metered if one of them is; it is `AMBIGUOUS` if two of them lead to different endpoints.
 
-    A metered path is metered whatever the method is. The caller of this function lets only POST through, which
-    also keeps WebSockets out. The method decides in one case only: a GET may ask for the description of a model
-    whose name is that of an endpoint.
+    A metered path has its target whatever the method is; the caller of this function decides which methods pass.
+    The method decides here in one case only: a GET may ask for the description of a model whose name is that of
+    an endpoint.
     """
     exact = _EXACT.get(path)
     if exact is not None:
@@ -156,15 +170,34 @@ def _classified(method: str, path: str) -> Target | None:
         return None
     kserve = _v1(raw, names, plain) or _v2(names, plain)
     if kserve is not None:
-        return kserve if kserve.model or method not in _READING else None
+        return kserve if kserve.model or method not in READING else None
     endpoint = _LAST_TWO.get((plain[-2], plain[-1])) if len(plain) > 1 else None
     if endpoint is None:
         endpoint = _LAST.get(plain[-1])
         if endpoint is Endpoint.MESSAGES and plain[-3:-2] == ["threads"] and plain[-2] != "v1":
             return None  # an assistant's thread: it stores text and generates none
-        if endpoint is not None and method in _READING and "models" in plain[:-1]:
+        if endpoint is not None and method in READING and "models" in plain[:-1]:
             return None
-    return None if endpoint is None else _TARGETS[endpoint]
+        tail = 1
+    else:
+        tail = len(_BATCH) if plain[-3:] == _BATCH else 2
+    return None if endpoint is None else _target(endpoint, names[:-tail], plain[:-tail], plain[-1])
+
+
+def _target(endpoint: Endpoint, names: Sequence[str], plain: Sequence[str], last: str) -> Target:
+    """Return the target of a path that ends with `last`, after the segments `names`."""
+    found = model_in(names, plain)
+    if last == "invocations":
+        shape = Shape.ANY
+    elif last == "completions" and plain[-2:-1] == ["prompts"]:  # Portkey's: the name of the prompt is in between
+        endpoint, shape = Endpoint.CHAT_COMPLETIONS, Shape.STORED_PROMPT
+    elif found is None:
+        return _TARGETS[endpoint]
+    else:
+        shape = Shape.USUAL
+    if found is None:
+        return Target(endpoint, shape=shape)
+    return Target(endpoint, found.name[: MAX_MODEL_CHARS + 1], found.decides, shape)
 
 
 def _v1(raw: Sequence[str], names: Sequence[str], plain: Sequence[str]) -> Target | None:

@@ -7,9 +7,9 @@ from extproc.core.quota.costs import EVEN, NO_COST, Bound, Cost, Weights
 from extproc.core.quota.drafting import Ask, Caller, Drafter, is_recorded
 from extproc.core.quota.hits import Hit
 from extproc.core.quota.limits import Limit, Mode, Scope, Subject, Unit, Window
-from extproc.core.quota.reservation import Suspended, Unbounded
+from extproc.core.quota.reservation import Suspended, Unbounded, Unnamed
 from extproc.core.quota.routes import Route, RouteLimit
-from extproc.core.request.body import RequestFacts
+from extproc.core.request.body import UNNAMED, RequestFacts
 from extproc.core.request.endpoints import Endpoint
 from tests.changing import replace
 from tests.core.samples import BERLIN, CALLER, NOW
@@ -77,6 +77,40 @@ def test_a_prompt_that_nothing_bounds_is_admitted_where_the_settings_say_so():
     made = draft(policy(STRICT), ask(unbounded_prompt=True), replace(DRAFTER, refuse_unbounded=False))
     assert made.refusal is None
     assert made.strict
+
+
+BY_MODEL = replace(DAILY, scope=Scope.SERVICE_ACCOUNT_MODEL)
+
+
+@pytest.mark.parametrize(
+    ("limit", "refuses"),
+    [
+        (BY_MODEL, True),
+        (replace(BY_MODEL, unit=Unit.REQUESTS), True),
+        (replace(BY_MODEL, endpoints=(Endpoint.CHAT_COMPLETIONS,)), True),
+        (replace(DAILY, model="gpt-*"), True),
+        (replace(DAILY, model="*"), False),
+        (replace(BY_MODEL, endpoints=(Endpoint.EMBEDDINGS,)), False),
+        (replace(BY_MODEL, shadow=True), False),
+        (DAILY, False),
+    ],
+)
+def test_a_request_without_a_model_is_refused_only_by_a_limit_that_needs_it(limit, refuses):
+    made = draft(policy(REQUESTS, limit), ask(model=UNNAMED))
+    assert isinstance(made.refusal, Unnamed) is refuses
+    assert (made.reservation.buckets == ()) is refuses
+    if refuses:
+        assert made.refused_for == "unnamed_model"
+    assert draft(policy(REQUESTS, limit), ask(model="gpt-5")).refusal is None
+
+
+def test_a_suspended_caller_is_not_asked_for_a_model():
+    assert draft(policy(BY_MODEL, suspended="unpaid"), ask(model=UNNAMED)).refusal == Suspended("unpaid")
+
+
+def test_a_request_without_a_model_is_refused_for_that_before_its_prompt_is_judged():
+    made = draft(policy(BY_MODEL, STRICT), ask(model=UNNAMED, unbounded_prompt=True))
+    assert made.refusal == Unnamed()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from extproc.core.request.body import (
     MAX_CHOICES,
     MAX_MODEL_CHARS,
     MAX_TOKENS,
+    UNNAMED,
     Malformed,
     RequestFacts,
     read_request,
@@ -102,6 +103,27 @@ def test_names_inside_of_fields_that_are_read_are_told_apart_by_case_too():
 @pytest.mark.parametrize("name", ["a\nb", " m", "m ", "\u001b[2J", "\u0000", "\u200b"])
 def test_a_model_has_a_name_that_can_be_shown(name):
     assert problem(json.dumps({"model": name, "messages": []}).encode()).param == "model"
+
+
+@pytest.mark.parametrize("named", [{}, {"model": None}, {"model": ""}])
+def test_a_body_may_leave_the_model_to_the_path_or_to_the_server(named):
+    text = json.dumps({"messages": []} | named).encode()
+    assert facts(text).model == UNNAMED
+    for decides in (False, True):
+        assert read_request(Target(Endpoint.CHAT_COMPLETIONS, "p", decides), text, "").model == "p"
+
+
+@pytest.mark.parametrize(("decides", "model"), [(False, "m"), (True, "p")])
+def test_a_name_in_the_path_counts_before_one_in_the_body_only_where_the_server_goes_by_it(decides, model):
+    target = Target(Endpoint.CHAT_COMPLETIONS, "p", decides)
+    assert read_request(target, b'{"model":"m","messages":[]}', "").model == model
+
+
+def test_a_name_in_the_path_must_be_one_that_can_be_shown():
+    found = read_request(Target(Endpoint.CHAT_COMPLETIONS, "a\nb"), b'{"messages":[]}', "")
+    assert found.param == "model"
+    found = read_request(Target(Endpoint.CHAT_COMPLETIONS, "a\nb"), b'{"messages":5}', "")
+    assert found.param == "messages"
 
 
 @pytest.mark.parametrize(("size", "counted"), [(0, 14), (400, 414), (1024, 1024), (5000, 1024)])
@@ -339,7 +361,7 @@ def test_a_number_of_choices_that_is_none_is_refused(value):
 
 
 @pytest.mark.parametrize(
-    "value", ["null", "5", "true", "[]", '["m"]', "{}", '""', '"' + "m" * (MAX_MODEL_CHARS + 1) + '"']
+    "value", ["5", "true", "[]", '["m"]', "{}", '" "', '"' + "m" * (MAX_MODEL_CHARS + 1) + '"']
 )
 def test_a_model_that_is_no_name_is_refused(value):
     expected = f"'model' must be a string of 1 to {MAX_MODEL_CHARS} printable characters, without space around it."
@@ -355,10 +377,9 @@ def test_messages_that_are_no_list_of_objects_are_refused(value):
     )
 
 
-@pytest.mark.parametrize("field", ["model", "messages"])
-def test_a_required_field_that_is_left_out_is_refused(field):
-    rest = {name: value for name, value in VALID.items() if name != field}
-    assert problem(json.dumps(rest).encode()).param == field
+def test_messages_that_are_left_out_are_missed():
+    rest = {name: value for name, value in VALID.items() if name != "messages"}
+    assert problem(json.dumps(rest).encode()).param == "messages"
 
 
 @pytest.mark.parametrize("value", ['"true"', "1", "0", '""', "[]", "{}", '"false"', "1.0"])

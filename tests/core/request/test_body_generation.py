@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.request.body import MAX_CHOICES, MAX_TOKENS, Malformed, RequestFacts
-from extproc.core.request.endpoints import Endpoint
+from extproc.core.request.body import MAX_CHOICES, MAX_TOKENS, Malformed, RequestFacts, read_request
+from extproc.core.request.endpoints import Endpoint, Shape, Target
 from tests.core.samples import FEWER, VALUES, mutated
 
 from .body_samples import LEAST, dumps, facts, problem, read, text_of
@@ -35,14 +35,13 @@ def test_the_least_that_a_body_needs_is_read(endpoint):
 
 
 @pytest.mark.parametrize("endpoint", KINDS)
-@pytest.mark.parametrize("model", [None, "", 5, ["m"], "m" * 257])
+@pytest.mark.parametrize("model", [" m", 5, ["m"], "m" * 257])
 def test_no_kind_takes_a_model_that_is_no_name(endpoint, model):
     assert problem(endpoint, model=model).param == "model"
 
 
 @pytest.mark.parametrize("endpoint", KINDS)
-def test_each_kind_needs_a_model_and_its_prompt(endpoint):
-    assert problem(endpoint, model=...).param == "model"
+def test_each_kind_needs_its_prompt(endpoint):
     if endpoint is not RESPONSES:
         name = "prompt" if endpoint is COMPLETIONS else "messages"
         assert problem(endpoint, **{name: ...}).param == name
@@ -355,6 +354,33 @@ def test_what_the_client_runs_and_sends_itself_can_be(endpoint, fields):
 @pytest.mark.parametrize("tools", [5, "x", {}, [5], [{"type": 5}]])
 def test_tools_that_are_none_are_refused(endpoint, tools):
     assert problem(endpoint, tools=tools).param == "tools"
+
+
+# ---------------------------------------------------------------- other shapes
+
+
+def shaped(shape: Shape, body: object) -> RequestFacts:
+    found = read_request(Target(CHAT, shape=shape), dumps(body), "")
+    assert isinstance(found, RequestFacts), found
+    return found
+
+
+def test_a_stored_prompt_is_a_chat_that_nothing_bounds():
+    read = shaped(Shape.STORED_PROMPT, {"variables": {"city": "x"}, "max_tokens": 7, "stream": True})
+    assert (read.output_bound, read.stream, read.wants_usage, read.messages) == (7, True, False, 1)
+    assert read.unbounded_prompt is True
+    more = {"messages": [{"role": "user", "content": "hi"}] * 3}
+    assert shaped(Shape.STORED_PROMPT, more).messages == 3
+
+
+def test_an_invocation_is_a_chat_a_completion_or_a_text():
+    assert shaped(Shape.ANY, LEAST[CHAT] | {"max_tokens": 7}) == facts(CHAT, max_tokens=7)
+    assert shaped(Shape.ANY, LEAST[COMPLETIONS]) == facts(COMPLETIONS)
+    assert shaped(Shape.ANY, {"model": "m", "prompt_embeds": "x"}).unbounded_prompt is True
+    for name in ("inputs", "input", "text", "texts"):
+        read = shaped(Shape.ANY, {name: "a text", "parameters": {"max_new_tokens": 5}})
+        assert (read.prompt_bytes, read.generates, read.output_bound, read.boundable) == (8, True, None, False)
+        assert read.wants_usage is True
 
 
 # ---------------------------------------------------------------- media

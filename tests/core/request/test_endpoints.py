@@ -11,6 +11,7 @@ from extproc.core.request.endpoints import (
     MAX_PATH_CHARS,
     Endpoint,
     PathProblem,
+    Shape,
     Target,
     classify,
 )
@@ -110,7 +111,6 @@ def test_each_kind_is_known_by_the_end_of_its_path(path, endpoint, prefix):
         "/v1/chat/completions%253fx/y",
         "/v1/x%3f/chat/completions",
         "/openai/v1/chat/completions",
-        "/openai/deployments/gpt/chat/completions?api-version=1",
         "/chat/completions",
         "chat/completions",
         "http://host/v1/chat/completions",
@@ -258,6 +258,45 @@ def test_the_path_names_the_model_of_kserve(path, target):
     assert classify("POST", path) == target
 
 
+IMAGES, EMBEDDINGS = Endpoint.IMAGES, Endpoint.EMBEDDINGS
+ANY, STORED = Shape.ANY, Shape.STORED_PROMPT
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/openai/deployments/gpt-4o/chat/completions?api-version=1", Target(CHAT, "gpt-4o", decides=True)),
+        ("/x/OpenAI/Deployments/GPT/chat/completions", Target(CHAT, "GPT", decides=True)),
+        ("/openai/deployments/a%2Fb/embeddings", Target(EMBEDDINGS, "a/b", decides=True)),
+        ("/openai/deployments/chat/chat/completions", Target(CHAT, "chat", decides=True)),
+        ("/openai/deployments/models/images/generations", Target(IMAGES, "models", decides=True)),
+        ("/openai/deployments/w/audio/translations", Target(Endpoint.TRANSCRIPTIONS, "w", decides=True)),
+        ("/deployments/gpt/v1/chat/completions", Target(CHAT, "gpt")),
+        ("/v1/engines/davinci/completions", Target(Endpoint.COMPLETIONS, "davinci")),
+        ("/models/org/name/v1/chat/completions", Target(CHAT, "org/name")),
+        ("/models/org%2Fname/v1/chat/completions/batch", Target(CHAT, "org/name")),
+        ("/endpoints/llama/invocations", Target(CHAT, "llama", shape=ANY)),
+        ("/serving-endpoints/llama/invocations", Target(CHAT, "llama", shape=ANY)),
+        ("/invocations", Target(CHAT, shape=ANY)),
+        ("/v1/prompts/pp-x/completions", Target(CHAT, shape=STORED)),
+        ("/openai/deployments/v1/chat/completions", Target(CHAT, "v1", decides=True)),
+        ("/openai/deployments/chat/completions", Target(CHAT)),
+        ("/models/v1/chat/completions", Target(CHAT)),
+        ("/deployments/chat/completions", Target(CHAT)),
+        ("/x/prompts/completions", Target(Endpoint.COMPLETIONS)),
+    ],
+)
+def test_a_path_names_the_model_of_other_apis(path, target):
+    assert classify("POST", path) == target
+
+
+@pytest.mark.parametrize(
+    "path", ["/openai/deployments/{}/embeddings", "/engines/{}/embeddings", "/v1/models/{}:predict"]
+)
+def test_a_name_in_a_path_is_never_longer_than_what_tells_that_it_is_too_long(path):
+    assert classify("POST", path.format("m" * 999)).model == "m" * (MAX_MODEL_CHARS + 1)
+
+
 def test_a_name_in_a_path_is_cut_where_it_is_too_long_already():
     assert classify("POST", f"/v1/models/{'m' * 999}:predict").model == "m" * (MAX_MODEL_CHARS + 1)
     assert classify("POST", f"/v2/models/{'m' * 999}/infer").model == "m" * (MAX_MODEL_CHARS + 1)
@@ -270,7 +309,7 @@ def test_to_read_about_a_model_that_is_named_like_an_endpoint_is_free(method):
         assert classify("POST", path) is not None
 
 
-def test_a_get_on_a_metered_path_is_no_way_around():
+def test_a_get_on_a_metered_path_is_told_from_one_on_another_path():
     # A WebSocket begins as one.
     for path in ("/v1/responses", "/v1/chat/completions", "/models/m/v1/chat/completions", "/v2/models/m/infer"):
         assert kind(path, "GET") is not None
@@ -282,7 +321,7 @@ def test_any_path_has_a_kind_or_none(method, path):
     target = classify(method, path)
     if isinstance(target, Target):
         assert isinstance(target.endpoint, Endpoint)
-        assert (target.model is None) == (target.endpoint not in (Endpoint.PREDICT, Endpoint.INFER))
+        assert target.model is not None or target.endpoint not in (Endpoint.PREDICT, Endpoint.INFER)
         assert len(target.model or "") <= MAX_MODEL_CHARS + 1
 
 

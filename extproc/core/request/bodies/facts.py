@@ -6,8 +6,19 @@ from msgspec import Struct
 
 from extproc.core.request.endpoints import MAX_MODEL_CHARS
 
-__all__ = ["MAX_CHOICES", "MAX_MODEL_CHARS", "MAX_TOKENS", "FieldError", "Malformed", "RequestFacts", "is_model"]
+__all__ = [
+    "MAX_CHOICES",
+    "MAX_MODEL_CHARS",
+    "MAX_TOKENS",
+    "UNNAMED",
+    "FieldError",
+    "Malformed",
+    "RequestFacts",
+    "is_model",
+]
 
+# The model of a request that names none: servers with one model need no name.
+UNNAMED: Final = "(unnamed)"
 # A request may ask for at most this many tokens per choice (our own bound) ...
 MAX_TOKENS: Final = 10_000_000
 # ... and for as many choices as the most permissive server takes (vLLM's default cap). Also bounds the number of
@@ -18,11 +29,12 @@ MAX_CHOICES: Final = 16_384
 class RequestFacts(Struct, frozen=True):
     """Hold the facts of a request that admission and metering need.
 
-    `choices` is the number of sequences to generate, over all prompts. `output_bound` is in tokens per choice,
-    None if the client gave none. `prompt_bytes` is the size of everything that becomes prompt, without media: a
-    byte-level tokenizer makes at most one token of each byte, but one that normalises Unicode first can make more.
-    Unknown fields count in `prompt_bytes` beyond 1024 bytes. `media_parts` counts images, audio and files,
-    embedded or referenced. `wants_usage` is False only if we have to ask for usage and hide it from this client.
+    `model` is `UNNAMED` if neither the path nor the body names one. `choices` is the number of sequences to
+    generate, over all prompts. `output_bound` is in tokens per choice, None if the client gave none.
+    `prompt_bytes` is the size of everything that becomes prompt, without media: a byte-level tokenizer makes at
+    most one token of each byte, but one that normalises Unicode first can make more. Unknown fields count in
+    `prompt_bytes` beyond 1024 bytes. `media_parts` counts images, audio and files, embedded or referenced.
+    `wants_usage` is False only if we have to ask for usage and hide it from this client.
 
     `prompt` is the raw JSON object of the prompt fields, for `prompt_texts`. `prompt` copies most of the body, so
     drop it before keeping facts for long. `messages` is the number of times that a chat template adds its

@@ -9,6 +9,7 @@ from extproc.core.request.bodies.facts import (
     MAX_CHOICES,
     MAX_MODEL_CHARS,
     MAX_TOKENS,
+    UNNAMED,
     FieldError,
     Malformed,
     RequestFacts,
@@ -56,9 +57,9 @@ def read_uploaded(form: Form) -> RequestFacts | Malformed:
     for name, value in form.fields:
         pieces.setdefault(name, []).append(value)
     values = {name: b"".join(found) for name, found in pieces.items()}
-    model = _text(values, "model") or ""
-    if not is_model(model):
-        raise FieldError("model", f"given: a text of 1 to {MAX_MODEL_CHARS} printable characters")
+    model = _text(values, "model") or UNNAMED
+    if not is_model(model) or any(name == "model" for name, _ in form.files):
+        raise FieldError("model", f"a text of 1 to {MAX_MODEL_CHARS} printable characters")
     streams = _flag(values, "stream")
     choices = _number(values, "n", MAX_CHOICES) or 1
     bound = _number(values, _BOUND, MAX_TOKENS)

@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from extproc.core.request import jsonkeys
 from extproc.core.request.bodies.facts import MAX_CHOICES, FieldError, RequestFacts
@@ -44,13 +45,45 @@ COMPLETION_FIELDS: Final = frozenset(
 RESPONSE_FIELDS: Final = frozenset({*_SAID, *RESPONSE_BOUNDS, *RESPONSE_PROMPT, *_RESPONSE_ADDING, "background"})
 MESSAGE_FIELDS: Final = frozenset({*_SAID, *MESSAGE_BOUNDS, *MESSAGE_PROMPT, *_MESSAGE_ADDING, "thinking"})
 
+# Texts of other APIs, which some servers take beside chats and completions: Text Generation Inference, embeddings.
+_OTHER_PROMPT: Final = ("inputs", "input", "text", "texts")
+INVOCATION_FIELDS: Final = CHAT_FIELDS | COMPLETION_FIELDS | frozenset(_OTHER_PROMPT)
+
 _OPTIONS: Final = frozenset({"include_usage", "continuous_usage_stats"})
 
 
 def read_chat(body: JsonBody) -> RequestFacts:
     """Read a chat, or vLLM's batch of chats. Raise `FieldError`."""
-    model = body.model()
-    conversations, messages = _conversations(body)
+    return _chat(body, body.model(), *_conversations(body))
+
+
+def read_stored_chat(body: JsonBody) -> RequestFacts:
+    """Read a chat of which a part is stored at the server, so that nothing bounds it. Raise `FieldError`."""
+    conversations, messages = _conversations(body) if body.given("messages") else (1, 1)
+    return replace(_chat(body, body.model(), conversations, messages), unbounded_prompt=True)
+
+
+def read_invocation(body: JsonBody) -> RequestFacts:
+    """Read a chat, a completion, or a text whose API the body does not show. Raise `FieldError`."""
+    if body.given("messages"):
+        return read_chat(body)
+    if body.given("prompt") or body.given("prompt_embeds"):
+        return read_completion(body)
+    prompt, prompt_bytes = body.prompt(_OTHER_PROMPT)
+    return RequestFacts(
+        model=body.model(),
+        stream=body.flag("stream"),
+        choices=1,
+        output_bound=None,
+        prompt_bytes=prompt_bytes,
+        further_bytes=body.small_bytes,
+        media_parts=0,
+        wants_usage=True,  # the option is none of these APIs
+        prompt=prompt,
+    )
+
+
+def _chat(body: JsonBody, model: str, conversations: int, messages: int) -> RequestFacts:
     if body.given("prompt"):
         # A server that takes any kind of body would choose one of the two, and we could not tell which.
         raise FieldError("prompt", "left out where there are 'messages'; /v1/completions takes prompts")
@@ -58,7 +91,8 @@ def read_chat(body: JsonBody) -> RequestFacts:
     bound = body.tokens(*CHAT_BOUNDS)
     choices = _bounded_choices("n", body.choices(*_COUNTS) * conversations)
     media = Media("messages")
-    media.find(body.fields["messages"])
+    if "messages" in body.fields:
+        media.find(body.fields["messages"])
     prompt, prompt_bytes = body.prompt(CHAT_PROMPT)
     wants_usage, wants_continuous = _usage_options(body)
     return RequestFacts(

@@ -16,6 +16,7 @@ from extproc.core.request.bodies.facts import (
     MAX_CHOICES,
     MAX_MODEL_CHARS,
     MAX_TOKENS,
+    UNNAMED,
     FieldError,
     Malformed,
     is_model,
@@ -25,7 +26,7 @@ from extproc.core.request.bodies.steering import steers
 _Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 _TokensOrNone = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 _Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
-_Model = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_CHARS)]
+_Model = Annotated[str, Meta(max_length=MAX_MODEL_CHARS)]
 
 _tokens: Final = msgspec.json.Decoder(_Tokens | None).decode
 _tokens_or_none: Final = msgspec.json.Decoder(_TokensOrNone | None).decode
@@ -65,8 +66,13 @@ class JsonBody:
         return raw is not None and head(raw, 5) not in _NULL
 
     def model(self) -> str:
+        """Return the name of the model; `UNNAMED` if it is left out, null or empty."""
+        if not self.given("model"):
+            return UNNAMED
         rule = f"a string of 1 to {MAX_MODEL_CHARS} printable characters, without space around it"
         name: str = self.read("model", _model, rule)
+        if not name:
+            return UNNAMED
         if not is_model(name):
             raise FieldError("model", rule)
         return name
