@@ -172,6 +172,13 @@ def test_an_optional_field_that_is_null_is_as_good_as_left_out(field):
         ({"max_completion_tokens": 5}, 5),
         ({"max_tokens": 9, "max_completion_tokens": 5}, 9),
         ({"max_tokens": 9, "n_predict": 50}, 50),
+        ({"max_tokens": -1}, None),
+        ({"max_completion_tokens": -1}, None),
+        ({"n_predict": -1}, None),
+        ({"n_predict": -2}, None),
+        ({"max_tokens": 9, "n_predict": -1}, None),
+        ({"max_tokens": 0}, None),
+        ({"max_tokens": 0, "n_predict": 9}, 9),
     ],
 )
 def test_of_two_output_bounds_the_larger_one_is_held(bounds, expected):
@@ -349,9 +356,9 @@ NO_COUNT = [
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "n_predict"])
-@pytest.mark.parametrize("value", [*NO_COUNT, TOO_MANY])
+@pytest.mark.parametrize("value", [*NO_COUNT[3:], TOO_MANY])
 def test_an_output_bound_that_is_no_number_of_tokens_is_refused(field, value):
-    expected = f"'{field}' must be an integer from 1 to {MAX_TOKENS}."
+    expected = f"'{field}' must be an integer of at most {MAX_TOKENS}; a negative one stands for no bound."
     assert problem(raw_body(**{field: value})) == Malformed(expected, field)
 
 

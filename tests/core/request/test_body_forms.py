@@ -140,7 +140,7 @@ def test_a_recording_may_come_in_json():
         (SPEECH, {"model": 5}, "model"),
         (SPEECH, {"stream": "yes"}, "stream"),
         (IMAGES, {"n": "4"}, "n"),
-        (TRANSCRIPTIONS, {"max_completion_tokens": 0}, "max_completion_tokens"),
+        (TRANSCRIPTIONS, {"max_completion_tokens": "0"}, "max_completion_tokens"),
     ],
 )
 def test_a_bad_field_of_json_is_named(endpoint, fields, param):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.request.body import MAX_CHOICES, MAX_TOKENS, Malformed, RequestFacts, read_request
+from extproc.core.request.body import MAX_CHOICES, MAX_TOKENS, Malformed, RequestFacts, prompt_texts, read_request
 from extproc.core.request.endpoints import Endpoint, Shape, Target
 from tests.core.samples import FEWER, VALUES, mutated
 
@@ -42,10 +42,9 @@ def test_no_kind_takes_a_model_that_is_no_name(endpoint, model):
 
 @pytest.mark.parametrize("endpoint", KINDS)
 def test_each_kind_needs_its_prompt(endpoint):
-    if endpoint is not RESPONSES:
-        name = "prompt" if endpoint is COMPLETIONS else "messages"
-        assert problem(endpoint, **{name: ...}).param == name
-        assert problem(endpoint, **{name: None}).param == name
+    if endpoint in (CHAT, MESSAGES):
+        assert problem(endpoint, messages=...).param == "messages"
+        assert problem(endpoint, messages=None).param == "messages"
 
 
 @pytest.mark.parametrize("endpoint", KINDS)
@@ -69,7 +68,8 @@ def test_the_field_of_each_api_bounds_the_output(endpoint, field):
     assert facts(endpoint, **{field: 7}).output_bound == 7
     assert facts(endpoint, **{field: MAX_TOKENS}).output_bound == MAX_TOKENS
     assert facts(endpoint, **{field: None}).output_bound is None
-    for value in (-1, MAX_TOKENS + 1, 2**64, "5", 5.0, True, [5]):
+    assert facts(endpoint, **{field: -1}).output_bound is None
+    for value in (MAX_TOKENS + 1, 2**64, "5", 5.0, True, [5]):
         assert problem(endpoint, **{field: value}).param == field
 
 
@@ -170,12 +170,53 @@ def test_each_prompt_of_a_batch_is_a_choice_and_token_ids_are_counted(prompt, pr
 
 @pytest.mark.parametrize(
     "prompt",
-    [5, True, {"a": 1}, [1, "a"], ["a", 1], [1.5], [-1], [[1], "a"], [["a"]], [[[1]]], [None], [{}], [[{}]]],
+    [5, True, [1.5], [-1], [[[1]]], [None], [[None]], ["a", None], ["a", 1.5], [[{}]]],
 )
 def test_a_prompt_that_no_server_takes_is_refused(prompt):
     refused = problem(COMPLETIONS, prompt=prompt)
     assert refused.param == "prompt"
     assert "token ids" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ({"prompt_string": "hi"}, 1),
+        ([{"prompt_string": "hi"}] * 2, 2),
+        (["a", {"prompt_string": "hi"}, [1, 2], ["b", 3]], 4),
+        ([12, 34, "a", 56], 1),
+        (["a", 12], 1),
+        ([["a", 12]], 1),
+        ([["a"]], 1),
+    ],
+)
+def test_llama_cpp_mixes_texts_token_ids_and_objects(prompt, prompts):
+    read = facts(COMPLETIONS, prompt=prompt)
+    assert (read.choices, read.prompt_tokens) == (prompts, None)
+
+
+def test_a_mix_of_more_prompts_than_anybody_has_is_refused():
+    assert facts(COMPLETIONS, prompt=["a", *[[1]] * (MAX_CHOICES - 1)]).choices == MAX_CHOICES
+    assert problem(COMPLETIONS, prompt=["a", *[[1]] * (MAX_CHOICES + 1)]).param == "prompt"
+
+
+@pytest.mark.parametrize("prompt", [..., None])
+def test_a_completion_may_begin_with_nothing(prompt):
+    read = facts(COMPLETIONS, prompt=prompt, n=2)
+    assert (read.choices, read.messages, read.prompt_bytes, read.prompt_tokens) == (2, 1, 0, None)
+
+
+def test_what_is_filled_in_has_a_text_before_and_after_and_in_other_files():
+    fields = {
+        "input_prefix": "a" * 50,
+        "input_suffix": "b" * 50,
+        "input_extra": [{"filename": "f", "text": "c" * 50}],
+    }
+    read = facts(COMPLETIONS, prompt=[1, 2], **fields)
+    assert (read.prompt_tokens, read.prompt_bytes > 150) == (None, True)
+    texts = prompt_texts(Target(COMPLETIONS), read.prompt)
+    assert texts is not None
+    assert {"a" * 50, "b" * 50, "c" * 50} <= set(texts)
 
 
 def test_with_a_suffix_token_ids_are_not_all_there_is():
@@ -214,7 +255,17 @@ def test_prompts_times_choices_are_bounded():
 
 def test_a_completion_of_no_tokens_is_one_token():
     assert facts(COMPLETIONS, max_tokens=0, echo=True).output_bound == 1
-    assert problem(CHAT, max_tokens=0).param == "max_tokens"
+
+
+def test_a_message_of_no_tokens_fills_the_cache():
+    assert facts(MESSAGES, max_tokens=0).output_bound == 1
+
+
+def test_a_completion_without_end_is_not_one_of_the_usual_length():
+    assert facts(COMPLETIONS).usual_bound == 16
+    assert facts(COMPLETIONS, max_tokens=9).usual_bound == 16
+    assert facts(COMPLETIONS, max_tokens=-1).usual_bound is None
+    assert facts(COMPLETIONS, n_predict=-1).usual_bound is None
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,9 @@ CHAT_PROMPT: Final = (
     *("messages", "tools", "functions", "response_format"),
     *("documents", "chat_template", "chat_template_kwargs"),  # vLLM's
 )
-COMPLETION_PROMPT: Final = ("prompt", "suffix", "response_format")
+# The last three are those of llama.cpp's infill.
+_BESIDE_PROMPT: Final = ("suffix", "input_prefix", "input_suffix", "input_extra")
+COMPLETION_PROMPT: Final = ("prompt", *_BESIDE_PROMPT, "response_format")
 RESPONSE_PROMPT: Final = ("input", "instructions", "tools", "text", "previous_input_messages", "previous_response")
 MESSAGE_PROMPT: Final = ("system", "messages", "tools", "chat_template_kwargs")
 
@@ -116,17 +118,18 @@ def _chat(body: JsonBody, model: str, conversations: int, messages: int) -> Requ
 def read_completion(body: JsonBody) -> RequestFacts:
     """Read a completion of one prompt or of many. Raise `FieldError`."""
     model = body.model()
-    rule = "a string, an array of strings, an array of token ids or an array of such arrays"
-    embedded = body.given("prompt_embeds")  # vLLM's, instead of a prompt or beside it
+    rule = "a string, token ids, an object with a 'prompt_string', or an array of these"
     if body.given("response_fields"):
         raise FieldError("response_fields", "left out: the answer could come without its usage")
-    prompts = texts_in(body, "prompt", rule) if body.given("prompt") or not embedded else Texts(0)
-    if embedded:
+    # Without a prompt, servers begin with nothing; llama.cpp's infill has its texts in other fields.
+    prompts = texts_in(body, "prompt", rule, mixed=True) if body.given("prompt") else Texts(0)
+    if body.given("prompt_embeds"):  # vLLM's, instead of a prompt or beside it
         embeddings = texts_in(body, "prompt_embeds", "a string or an array of strings")
         prompts = Texts(prompts.count + embeddings.count)
     stream = body.flag("stream")
-    # 0 is allowed: it returns the prompt's log probabilities. A server still generates one token.
-    bound = body.tokens(*COMPLETION_BOUNDS, least=0)
+    # 0 returns the prompt's log probabilities. A server still generates one token.
+    bound = body.tokens(*COMPLETION_BOUNDS, zero=1)
+    asks_for_all = bound is None and body.has_any(COMPLETION_BOUNDS)
     choices = _bounded_choices("n", body.choices(*_COUNTS) * max(1, prompts.count))
     prompt, prompt_bytes = body.prompt(COMPLETION_PROMPT)
     wants_usage, wants_continuous = _usage_options(body)
@@ -134,7 +137,7 @@ def read_completion(body: JsonBody) -> RequestFacts:
         model=model,
         stream=stream,
         choices=choices,
-        output_bound=None if bound is None else max(1, bound),
+        output_bound=bound,
         prompt_bytes=prompt_bytes,
         further_bytes=body.small_bytes,
         media_parts=0,
@@ -142,8 +145,8 @@ def read_completion(body: JsonBody) -> RequestFacts:
         wants_continuous=wants_continuous,
         prompt=prompt,
         messages=max(1, prompts.count),
-        prompt_tokens=None if body.given("suffix") else prompts.tokens,
-        usual_bound=COMPLETION_DEFAULT_TOKENS,
+        prompt_tokens=None if body.has_any(_BESIDE_PROMPT) else prompts.tokens,
+        usual_bound=None if asks_for_all else COMPLETION_DEFAULT_TOKENS,
         boundable=True,
         bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
         unbounded_prompt=body.has_any(_ADDING),
@@ -183,7 +186,7 @@ def read_messages(body: JsonBody) -> RequestFacts:
     model = body.model()
     messages = body.objects("messages", "messages")
     stream = body.flag("stream")
-    bound = body.tokens(*MESSAGE_BOUNDS)
+    bound = body.tokens(*MESSAGE_BOUNDS, zero=1)  # with 0 Anthropic reads the prompt into its cache
     media = Media("messages")
     media.find(body.fields["messages"])
     if "system" in body.fields:

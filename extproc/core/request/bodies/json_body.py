@@ -23,13 +23,11 @@ from extproc.core.request.bodies.facts import (
 )
 from extproc.core.request.bodies.steering import steers
 
-_Tokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
-_TokensOrNone = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+_Tokens = Annotated[int, Meta(le=MAX_TOKENS)]
 _Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 _Model = Annotated[str, Meta(max_length=MAX_MODEL_CHARS)]
 
 _tokens: Final = msgspec.json.Decoder(_Tokens | None).decode
-_tokens_or_none: Final = msgspec.json.Decoder(_TokensOrNone | None).decode
 _choices: Final = msgspec.json.Decoder(_Choices | None).decode
 _flag: Final = msgspec.json.Decoder(bool | None).decode
 _model: Final = msgspec.json.Decoder(_Model).decode
@@ -80,14 +78,18 @@ class JsonBody:
     def flag(self, name: str) -> bool:
         return bool(self.read(name, _flag, "true or false", absent=False))
 
-    def tokens(self, *names: str, least: int = 1) -> int | None:
-        """Return the largest of the given bounds. Servers disagree about precedence, so the largest one is
-        safe.
+    def tokens(self, *names: str, zero: int | None = None) -> int | None:
+        """Return the largest of the given bounds, None if there is none. A negative one stands for none, too.
+
+        Servers disagree about precedence, so the largest one is safe. They also disagree about 0: `zero` is
+        returned for it.
         """
-        decode = _tokens if least else _tokens_or_none
-        rule = f"an integer from {least} to {MAX_TOKENS}"
-        bounds = [self.read(name, decode, rule, absent=None) for name in names]
-        return max((bound for bound in bounds if bound is not None), default=None)
+        rule = f"an integer of at most {MAX_TOKENS}; a negative one stands for no bound"
+        given = [self.read(name, _tokens, rule, absent=None) for name in names]
+        bounds = [bound for bound in given if bound is not None]
+        if not bounds or min(bounds) < 0:
+            return None
+        return max(bounds) or zero
 
     def choices(self, *names: str) -> int:
         rule = f"an integer from 1 to {MAX_CHOICES}"

@@ -23,6 +23,7 @@ _MESSAGES: Final = frozenset({"messages", "input", "previous_input_messages"})
 _CONTENT: Final = frozenset(
     {
         *("system", "instructions", "prompt", "suffix", "hotwords", "negative_prompt"),
+        *("input_prefix", "input_suffix", "input_extra"),
         *("inputs", "texts", "content", "text", "instruction", "instruct"),
     }
 )

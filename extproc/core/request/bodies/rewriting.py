@@ -94,8 +94,10 @@ def _with_usage(fields: _Fields, *, continuous: bool) -> Raw:
 
 def _bounded(fields: _Fields, names: tuple[str, ...], bound: int, default: int | None) -> dict[str, Raw]:
     own = {name: value for name in names if (value := _int(fields.get(name))) is not None}
-    most = min(bound, max(own.values(), default=bound if default is None else default))
-    lowered = {name: min(bound, value) for name, value in own.items() if value > bound}
+    # A negative one stands for no bound.
+    unbounded = min(own.values(), default=-1 if default is None else 0) < 0
+    most = bound if unbounded else min(bound, max(own.values(), default=default or 0))
+    lowered = {name: bound for name, value in own.items() if not 0 <= value <= bound}
     if names[0] not in own:
         lowered[names[0]] = most
     changes = {name: _raw(value) for name, value in lowered.items()}

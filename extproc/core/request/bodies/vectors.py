@@ -11,8 +11,8 @@ from extproc.core.request.bodies.json_body import JsonBody
 from extproc.core.request.bodies.media import MESSAGE, PART, Media
 from extproc.core.request.bodies.texts import Texts, texts_in
 
-# OpenAI's field first, then those of vLLM, Cohere, Text Embeddings Inference, llama.cpp and SGLang.
-EMBEDDING_PROMPT: Final = ("input", "messages", "texts", "inputs", "content", "text", "input_ids")
+# OpenAI's field first, then those of vLLM, Cohere, Text Embeddings Inference, llama.cpp, SGLang and Ollama.
+EMBEDDING_PROMPT: Final = ("input", "messages", "texts", "inputs", "content", "text", "input_ids", "prompt")
 # A query is compared with each document.
 QUERIES: Final = ("query", "queries", "text_1", "data_1")
 DOCUMENTS: Final = ("documents", "texts", "items", "text_2", "data_2")
