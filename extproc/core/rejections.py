@@ -106,7 +106,8 @@ def unbounded(endpoint: Endpoint | None = None) -> Rejection:
     """Answer a request that a strict limit can't hold for, because its prompt has no bound."""
     message = (
         "A strict limit binds this request, and what it can need has no bound: it refers to an earlier "
-        "conversation, to files or films, or to tools that the server runs. Send the conversation itself."
+        "conversation or a stored prompt, to files or films, to a search or citations, or to tools that the "
+        "server defines. Send the conversation itself, and tools of your own."
     )
     return _error(400, message, "unbounded_prompt", endpoint, reason="unbounded_prompt")
 

@@ -88,8 +88,8 @@ class CostSettings(_Numbers):
     )
     refuse_unbounded: bool = Field(
         default=True,
-        description="Strict mode: refuse requests without a bound (an earlier conversation by its id, files,"
-        " films, tools that the server runs). false: admit them; usage beyond the hold is recorded, not charged.",
+        description="Strict mode: refuse requests without a bound (what is stored at the server, files, films,"
+        " searches, tools of the server). false: admit them; usage beyond the hold is recorded, not charged.",
     )
     refuse_without_usage: bool = Field(
         default=True,

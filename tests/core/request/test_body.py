@@ -267,7 +267,8 @@ def test_media_is_counted_as_parts_and_not_as_text_and_text_is_never_taken_for_m
 )
 def test_all_that_may_become_prompt_is_counted(field):
     plain = facts(body()).prompt_bytes
-    more = facts(body(**{field: "x" * 30_000})).prompt_bytes
+    text = "x" * 30_000
+    more = facts(body(**{field: [{"name": text}] if field == "tools" else text})).prompt_bytes
     assert 30_000 <= more - plain + (1024 if field == "unknown" else 0) <= 30_100
 
 

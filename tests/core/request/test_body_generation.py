@@ -15,6 +15,51 @@ from .body_samples import LEAST, dumps, facts, problem, read, text_of
 CHAT, COMPLETIONS = Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS
 RESPONSES, MESSAGES = Endpoint.RESPONSES, Endpoint.MESSAGES
 KINDS = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
+TOOLED = (CHAT, RESPONSES, MESSAGES)
+# What the server defines, describes in the prompt and, as a rule, runs.
+TOOLS = (
+    {"type": "openrouter:web_search"},
+    {"type": "web_search"},
+    {"type": "web_search_20250305", "name": "web_search"},
+    {"type": "memory_20250818", "name": "memory"},
+    {"type": "bash_20250124", "name": "bash"},
+    {"type": "computer_20250124", "name": "computer"},
+    {"type": "browser_search"},
+    {"type": "code_interpreter", "container": {"type": "auto"}},
+    {"type": "local_shell"},
+    {"type": "mcp", "server_url": "https://example.com"},
+    {"type": "retrieval", "retrieval": {}},
+    {"type": "builtin_function", "function": {"name": "$web_search"}},
+    {"google_search": {}},
+    {},
+)
+HIDDEN = (
+    ("web_search_options", {}),
+    ("web_search", {"enable": True}),
+    ("search_parameters", {"mode": "auto"}),
+    ("enable_search", True),
+    ("search_settings", {"country": "de"}),
+    ("search_domain_filter", ["example.com"]),
+    ("plugins", [{"id": "web"}]),
+    ("citations", {"enabled": True}),
+    ("citation_options", "enabled"),
+    ("data_sources", [{"type": "azure_search"}]),
+    ("mcp_servers", [{"url": "https://example.com"}]),
+    ("preset", "p"),
+    ("prompt_id", "p"),
+    ("cached_content", "c"),
+    ("files", ["f"]),
+    ("chat_template", "t"),
+    ("web_search", 5),
+)
+SEARCHING = (
+    "org/m:online",
+    "gpt-4o-search-preview",
+    "o3-deep-research",
+    "groq/compound-mini",
+    "@preset/p",
+    "m@preset/p",
+)
 DATA_URL = "data:image/png;base64," + "A+/=" * 1000
 
 
@@ -380,6 +425,13 @@ def test_in_a_stream_of_chunks_usage_is_hidden_from_those_who_did_not_ask(endpoi
         (MESSAGES, {"container": "c"}),
         (MESSAGES, {"context_management": {"edits": []}}),
         (RESPONSES, {"context_management": [{"type": "compaction"}]}),
+        *(
+            (endpoint, {"tools": [{"type": "function", "name": "f"}, tool]})
+            for endpoint in TOOLED
+            for tool in TOOLS
+        ),
+        *((endpoint, {name: value}) for endpoint in KINDS for name, value in HIDDEN),
+        *((endpoint, {"model": model}) for endpoint in KINDS for model in SEARCHING),
     ],
 )
 def test_a_prompt_that_the_server_adds_to_can_not_be_bounded(endpoint, fields):
@@ -393,7 +445,16 @@ def test_a_prompt_that_the_server_adds_to_can_not_be_bounded(endpoint, fields):
         (CHAT, {"messages": [{"role": "assistant", "audio": None, "content": '"file_id"'}]}),
         (RESPONSES, {"previous_response_id": None, "conversation": None, "prompt": None, "tools": None}),
         (RESPONSES, {"tools": [{"type": "function"}, {"type": "custom"}], "input": [{"type": "message"}]}),
-        (MESSAGES, {"tools": [{"name": "f"}, {"type": "bash_20250124"}, {"type": "computer_20250124"}]}),
+        (MESSAGES, {"tools": [{"name": "f"}, {"name": "g", "type": None}, {"name": "h", "type": "custom"}]}),
+        (CHAT, {"tools": [{"type": "function"}, {"function": {"name": "f"}}, {"type": "custom"}]}),
+        *((endpoint, {"tools": None, "enable_search": False, "plugins": []}) for endpoint in KINDS),
+        *(
+            (endpoint, {"search_parameters": {"mode": "off"}, "web_search": {"enable": False}})
+            for endpoint in KINDS
+        ),
+        *((endpoint, {"citations": {"enabled": False}, "citation_options": "disabled"}) for endpoint in KINDS),
+        (CHAT, {"model": "sonar-online"}),
+        (CHAT, {"model": "research-search"}),
         (MESSAGES, {"tools": [], "mcp_servers": None}),
     ],
 )
@@ -401,7 +462,7 @@ def test_what_the_client_runs_and_sends_itself_can_be(endpoint, fields):
     assert facts(endpoint, **fields).unbounded_prompt is False
 
 
-@pytest.mark.parametrize("endpoint", [RESPONSES, MESSAGES])
+@pytest.mark.parametrize("endpoint", TOOLED)
 @pytest.mark.parametrize("tools", [5, "x", {}, [5], [{"type": 5}]])
 def test_tools_that_are_none_are_refused(endpoint, tools):
     assert problem(endpoint, tools=tools).param == "tools"
@@ -513,7 +574,7 @@ def test_media_outside_of_content_is_text():
 def test_no_request_has_thousands_of_tools():
     tool = {"type": "function"}
     assert facts(RESPONSES, tools=[tool] * 1024).unbounded_prompt is False
-    for endpoint in (RESPONSES, MESSAGES):
+    for endpoint in TOOLED:
         assert problem(endpoint, tools=[tool] * 1025).param == "tools"
 
 

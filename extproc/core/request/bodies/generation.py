@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from extproc.core.request import jsonkeys
 from extproc.core.request.bodies.facts import MAX_CHOICES, FieldError, RequestFacts
+from extproc.core.request.bodies.hidden import HIDING, hides_prompt
 from extproc.core.request.bodies.json_body import AnyObject, JsonBody, head
 from extproc.core.request.bodies.media import PART, Media
 from extproc.core.request.bodies.texts import Texts, texts_in
@@ -22,12 +23,7 @@ MESSAGE_BOUNDS: Final = ("max_tokens",)
 # client more than it asked for.
 COMPLETION_DEFAULT_TOKENS: Final = 16
 _COUNTS: Final = ("n", "best_of", "n_cmpl")
-# With these fields the server adds text to the prompt that is not in the body: an earlier session (SGLang), search
-# results, a client's own template (it may loop), embeddings instead of text, and the splitting of media (vLLM).
-_ADDING: Final = ("session_id", "session_params", "mm_processor_kwargs", "media_io_kwargs", "prompt_embeds")
-_CHAT_ADDING: Final = (*_ADDING, "chat_template", "web_search_options")
-_RESPONSE_ADDING: Final = (*_ADDING, "previous_response_id", "conversation", "prompt", "context_management")
-_MESSAGE_ADDING: Final = (*_ADDING, "mcp_servers", "container", "context_management")
+_COMPLETION_HIDING: Final = HIDING - {"tools"}  # a completion has none
 
 CHAT_PROMPT: Final = (
     *("messages", "tools", "functions", "response_format"),
@@ -40,12 +36,12 @@ RESPONSE_PROMPT: Final = ("input", "instructions", "tools", "text", "previous_in
 MESSAGE_PROMPT: Final = ("system", "messages", "tools", "chat_template_kwargs")
 
 _SAID: Final = ("model", "stream", "stream_options")
-CHAT_FIELDS: Final = frozenset({*_SAID, *CHAT_BOUNDS, *_COUNTS, *CHAT_PROMPT, *_CHAT_ADDING, "prompt"})
+CHAT_FIELDS: Final = frozenset({*_SAID, *CHAT_BOUNDS, *_COUNTS, *CHAT_PROMPT, *HIDING, "prompt"})
 COMPLETION_FIELDS: Final = frozenset(
-    {*_SAID, "response_fields", *COMPLETION_BOUNDS, *_COUNTS, *COMPLETION_PROMPT, *_ADDING}
+    {*_SAID, "response_fields", *COMPLETION_BOUNDS, *_COUNTS, *COMPLETION_PROMPT, *_COMPLETION_HIDING}
 )
-RESPONSE_FIELDS: Final = frozenset({*_SAID, *RESPONSE_BOUNDS, *RESPONSE_PROMPT, *_RESPONSE_ADDING, "background"})
-MESSAGE_FIELDS: Final = frozenset({*_SAID, *MESSAGE_BOUNDS, *MESSAGE_PROMPT, *_MESSAGE_ADDING, "thinking"})
+RESPONSE_FIELDS: Final = frozenset({*_SAID, *RESPONSE_BOUNDS, *RESPONSE_PROMPT, *HIDING, "prompt", "background"})
+MESSAGE_FIELDS: Final = frozenset({*_SAID, *MESSAGE_BOUNDS, *MESSAGE_PROMPT, *HIDING, "thinking"})
 
 # Texts of other APIs, which some servers take beside chats and completions: Text Generation Inference, embeddings.
 _OTHER_PROMPT: Final = ("inputs", "input", "text", "texts")
@@ -111,7 +107,7 @@ def _chat(body: JsonBody, model: str, conversations: int, messages: int) -> Requ
         messages=messages,
         boundable=True,
         bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
-        unbounded_prompt=media.unbounded or body.has_any(_CHAT_ADDING),
+        unbounded_prompt=media.unbounded or hides_prompt(body, model),
     )
 
 
@@ -149,7 +145,7 @@ def read_completion(body: JsonBody) -> RequestFacts:
         usual_bound=None if asks_for_all else COMPLETION_DEFAULT_TOKENS,
         boundable=True,
         bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
-        unbounded_prompt=body.has_any(_ADDING),
+        unbounded_prompt=hides_prompt(body, model),
     )
 
 
@@ -177,7 +173,7 @@ def read_response(body: JsonBody) -> RequestFacts:
         prompt=prompt,
         messages=messages + body.given("instructions"),
         boundable=True,
-        unbounded_prompt=media.unbounded or refers or body.has_any(_RESPONSE_ADDING) or _runs_tools(body),
+        unbounded_prompt=media.unbounded or refers or body.given("prompt") or hides_prompt(body, model),
     )
 
 
@@ -204,7 +200,7 @@ def read_messages(body: JsonBody) -> RequestFacts:
         prompt=prompt,
         messages=messages + body.given("system"),
         boundable=True,
-        unbounded_prompt=media.unbounded or body.has_any(_MESSAGE_ADDING) or _runs_tools(body),
+        unbounded_prompt=media.unbounded or hides_prompt(body, model),
     )
 
 
@@ -213,19 +209,9 @@ class _Item(msgspec.Struct, gc=False):
     role: str | None = None
 
 
-class _Tool(msgspec.Struct, gc=False):
-    type: str | None = None
-
-
 _elements: Final = msgspec.json.Decoder(list[Raw]).decode
 _chats: Final = msgspec.json.Decoder(list[list[AnyObject]]).decode
 _items: Final = msgspec.json.Decoder(list[_Item]).decode
-_MAX_TOOLS: Final = 1024
-_elements_or_none: Final = msgspec.json.Decoder(list[Raw] | None).decode
-_tools: Final = msgspec.json.Decoder(list[_Tool] | None).decode
-# The client runs these tools, and Anthropic's with these prefixes. The server runs all others.
-_CLIENT_TOOLS: Final = frozenset({None, "function", "custom", "local_shell", "shell", "apply_patch"})
-_CLIENT_TOOL_PREFIXES: Final = ("bash_", "text_editor_", "computer_", "memory_")
 
 
 def _conversations(body: JsonBody) -> tuple[int, int]:
@@ -256,17 +242,6 @@ def _input_items(body: JsonBody) -> tuple[int, bool]:
         raise FieldError("input", rule)
     refers = any(item.type == "item_reference" or (item.type is None and item.role is None) for item in items)
     return len(items), refers
-
-
-def _runs_tools(body: JsonBody) -> bool:
-    """Return whether the server runs a tool itself. The tool's result becomes prompt, and the model runs again."""
-    rule = f"an array of at most {_MAX_TOOLS} tools"
-    if len(body.read("tools", _elements_or_none, rule, absent=None) or []) > _MAX_TOOLS:
-        raise FieldError("tools", rule)
-    tools = body.read("tools", _tools, rule, absent=None) or []
-    return any(
-        tool.type not in _CLIENT_TOOLS and not str(tool.type).startswith(_CLIENT_TOOL_PREFIXES) for tool in tools
-    )
 
 
 def _bounded_choices(name: str, count: int) -> int:
