@@ -111,6 +111,12 @@ def test_a_form_that_can_not_be_read_is_refused():
     assert read(SPEECH, form_of(part("model", b"m")), TYPE).param == "content-type"
 
 
+def test_a_picture_in_a_form_may_be_a_text():
+    parts = part("image", b"data:image/png;base64," + b"A" * 4000), part("image[]", b"A" * 4000), part("mask", b"")
+    read = form_facts(part("prompt", b"blue"), *parts, endpoint=IMAGES)
+    assert (read.media_parts, read.prompt_bytes) == (2, 4)
+
+
 # ---------------------------------------------------------------- the same in JSON
 
 
@@ -169,7 +175,7 @@ def test_what_is_read_of_a_form_is_what_it_says(fields):
     assert found.model == (values.get("model", b"").decode() or UNNAMED)
     assert found.stream is (values.get("stream") in (b"true", b"1"))
     assert found.choices == int(values.get("n") or 1)
-    assert found.media_parts == sum(file for _, _, file in fields)
+    assert found.media_parts == sum(file or (name == "file" and value != b"") for name, value, file in fields)
 
 
 @FEWER

@@ -489,6 +489,8 @@ def test_an_invocation_is_a_chat_a_completion_or_a_text():
     assert shaped(Shape.ANY, LEAST[CHAT] | {"max_tokens": 7}) == facts(CHAT, max_tokens=7)
     assert shaped(Shape.ANY, LEAST[COMPLETIONS]) == facts(COMPLETIONS)
     assert shaped(Shape.ANY, {"model": "m", "prompt_embeds": "x"}).unbounded_prompt is True
+    picture = shaped(Shape.ANY, {"inputs": [DATA_URL], "images": [DATA_URL]})
+    assert (picture.media_parts, picture.unbounded_prompt, picture.prompt_bytes < 100) == (2, True, True)
     for name in ("inputs", "input", "text", "texts"):
         read = shaped(Shape.ANY, {name: "a text", "parameters": {"max_new_tokens": 5}})
         assert (read.prompt_bytes, read.generates, read.output_bound, read.boundable) == (8, True, None, False)
@@ -512,6 +514,19 @@ def test_an_invocation_is_a_chat_a_completion_or_a_text():
         (CHAT, "messages", {"type": "file", "file": {"file_id": "f"}}, 1, True),
         (CHAT, "messages", {"type": "image_embeds", "image_embeds": "A" * 4000}, 1, True),
         (CHAT, "messages", {"type": "text", "text": "x", "file_id": None}, 0, False),
+        (CHAT, "messages", {"image": DATA_URL}, 1, False),
+        (CHAT, "messages", {"type": "image", "image": {"url": DATA_URL}}, 1, False),
+        (CHAT, "messages", {"type": "image", "data": "A" * 4000, "mimeType": "image/png"}, 1, False),
+        (CHAT, "messages", {"type": "image", "url": DATA_URL}, 1, False),
+        (CHAT, "messages", {"type": "image_base64", "image_base64": "A" * 4000}, 1, False),
+        (CHAT, "messages", {"type": "media", "data": "A" * 4000}, 1, True),
+        (CHAT, "messages", {"inline_data": {"mime_type": "image/png", "data": "A" * 4000}}, 1, False),
+        (CHAT, "messages", {"inlineData": {"mimeType": "image/png", "data": "A" * 4000}}, 1, False),
+        (CHAT, "messages", {"type": "audio", "audio": "A" * 4000}, 1, False),
+        (CHAT, "messages", {"type": "video", "video": ["A" * 4000]}, 1, True),
+        (CHAT, "messages", {"images": ["A" * 4000, DATA_URL, {"type": "image_url", "image_url": DATA_URL}]}, 3, False),
+        (CHAT, "messages", {"image": None, "video": None, "images": []}, 0, False),
+        (CHAT, "messages", {"type": "image", "url": None, "data": {"x": "y"}}, 0, False),
         (RESPONSES, "input", {"type": "input_image", "image_url": DATA_URL, "file_id": None}, 1, False),
         (RESPONSES, "input", {"type": "input_image", "file_id": "f"}, 1, True),
         (RESPONSES, "input", {"type": "input_file", "file_data": DATA_URL, "filename": "a.pdf"}, 1, True),
@@ -528,6 +543,56 @@ def test_media_is_counted_by_the_piece_and_not_as_text(endpoint, field, part, pa
     read = facts(endpoint, **{field: user({"type": "text", "text": "what is this?"}, part, part)})
     assert (read.media_parts, read.unbounded_prompt) == (2 * parts, unbounded)
     assert read.prompt_bytes < 700
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "field", "message", "parts", "unbounded"),
+    [
+        (CHAT, "messages", {"content": "", "images": [{"type": "image_url", "image_url": {"url": DATA_URL}}]}, 1, False),
+        (CHAT, "messages", {"content": "", "images": [DATA_URL, "A" * 4000]}, 2, False),
+        (CHAT, "messages", {"content": None, "image": {"url": DATA_URL}}, 1, False),
+        (CHAT, "messages", {"content": "x", "images": None, "image": None, "audio": None}, 0, False),
+        (RESPONSES, "input", {"type": "image_generation_call", "id": "ig_1", "result": "A" * 4000}, 1, False),
+        (RESPONSES, "input", {"type": "image_generation_call", "id": "ig_1"}, 0, True),
+        (RESPONSES, "input", {"type": "code_interpreter_call", "outputs": [{"type": "image", "url": DATA_URL}]}, 1, False),
+        (RESPONSES, "input", {"type": "mcp_call", "output": "image", "result": "text"}, 0, False),
+    ],
+)  # fmt: skip
+def test_pictures_that_were_generated_before_are_media_in_the_history(endpoint, field, message, parts, unbounded):
+    message = {"role": "assistant"} | message if "type" not in message else message
+    read = facts(endpoint, **{field: [message, message]})
+    assert (read.media_parts, read.unbounded_prompt) == (2 * parts, unbounded)
+    assert read.prompt_bytes < 700
+    texts = prompt_texts(Target(endpoint), read.prompt)
+    assert texts is not None
+    assert sum(map(len, texts)) < 200
+
+
+def test_pictures_beside_a_prompt_and_in_its_object_are_media():
+    for fields in (
+        {"image_data": [{"data": "A" * 4000, "id": 10}]},
+        {"images": ["A" * 4000]},
+        {"prompt": {"prompt_string": "<__media__>", "multimodal_data": ["A" * 4000]}},
+        {"prompt": ["x", {"prompt_string": "<__media__>", "multimodal_data": ["A" * 4000]}]},
+    ):
+        read = facts(COMPLETIONS, **fields)
+        assert (read.media_parts, read.unbounded_prompt, read.prompt_tokens) == (1, False, None)
+        assert read.prompt_bytes < 200
+        assert "A" * 4000 not in prompt_texts(Target(COMPLETIONS), read.prompt)
+    assert facts(COMPLETIONS, prompt=[1, 2], images=["A"]).prompt_tokens is None
+    assert facts(COMPLETIONS, video_data="A" * 4000).unbounded_prompt is True
+    deep: object = "A" * 4000
+    for _ in range(50):
+        deep = [deep]
+    assert facts(COMPLETIONS, images=deep).media_parts == 1
+
+
+@pytest.mark.parametrize(
+    ("citations", "unbounded"), [({"enabled": True}, True), ({"enabled": False}, False), ([], False)]
+)
+def test_a_document_that_is_to_be_cited_is_rewritten_by_the_server(citations, unbounded):
+    document = {"type": "document", "source": {"type": "text", "data": "x"}, "citations": citations}
+    assert facts(MESSAGES, messages=user(document)).unbounded_prompt is unbounded
 
 
 def test_media_is_found_in_the_result_of_a_tool_and_in_the_system_prompt():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.request.body import MAX_CHOICES, Malformed, RequestFacts, read_request
+from extproc.core.request.body import MAX_CHOICES, Malformed, RequestFacts, prompt_texts, read_request
 from extproc.core.request.endpoints import Endpoint, Target
 from tests.core.samples import FEWER, VALUES, mutated
 
@@ -108,6 +108,42 @@ def test_what_may_make_the_prompt_longer_is_told(endpoint, field):
 
 
 # ---------------------------------------------------------------- rerank and score
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "parts", "unbounded"),
+    [
+        (EMBEDDINGS, {"input": DATA_URL}, 1, True),
+        (EMBEDDINGS, {"input": [DATA_URL, "text", DATA_URL]}, 2, True),
+        (EMBEDDINGS, {"input": [{"image": DATA_URL}, {"text": "a", "image": "A" * 4000}]}, 2, False),
+        (EMBEDDINGS, {"input": ..., "images": [DATA_URL]}, 1, False),
+        (EMBEDDINGS, {"input": ..., "image_data": "A" * 4000}, 1, False),
+        (EMBEDDINGS, {"input": ..., "images": None, "texts": ["a"]}, 0, False),
+        (EMBEDDINGS, {"input": [1, 2], "images": [DATA_URL]}, 1, False),
+        (EMBEDDINGS, {"input": ["a"], "video_data": "A" * 4000}, 1, True),
+        (EMBEDDINGS, {"input": ..., "inputs": [{"content": [{"image_url": {"url": DATA_URL}}]}]}, 1, False),
+        (RERANK, {"query": "q", "documents": [DATA_URL, "b"]}, 1, True),
+        (RERANK, {"query": {"image": DATA_URL}, "documents": [{"image": DATA_URL}]}, 2, False),
+    ],
+)
+def test_pictures_to_embed_or_compare_are_media_however_they_are_written(endpoint, fields, parts, unbounded):
+    read = facts(endpoint, **fields)
+    assert (read.media_parts, read.unbounded_prompt, read.prompt_tokens) == (parts, unbounded, None)
+    assert read.prompt_bytes < 200
+    texts = prompt_texts(Target(endpoint), read.prompt)
+    assert texts is not None
+    assert sum(map(len, texts)) < 100
+
+
+@pytest.mark.parametrize(
+    "text", ["data:", "see data:image/png;base64,AAAA", "data:text/plain,x", 'a "data:image/png;']
+)
+def test_a_text_that_is_no_data_url_stays_text(text):
+    for value in (text, [text]):
+        read = facts(EMBEDDINGS, input=value)
+        assert (read.media_parts, read.unbounded_prompt) == (0, False)
+        assert prompt_texts(Target(EMBEDDINGS), read.prompt) == [text]
+
 
 LONG = "q" * 1000
 

@@ -69,6 +69,7 @@ TEXT = {"type": "text", "text": "hi"}
         ("/completion", {"prompt": [12, "hi", 34]}),
         ("/completion", {"prompt": {"prompt_string": "hi"}}),
         ("/completions", {"prompt": ["hi", [1, 2], {"prompt_string": "hi"}]}),
+        ("/completion", {"prompt": {"prompt_string": "<__media__>", "multimodal_data": ["QUJD"]}}),
         ("/infill", {"input_prefix": "a", "input_suffix": "b"}),
         ("/embedding", {"content": "hi"}),
         ("/reranking", {"query": "a", "documents": ["b"]}),
@@ -82,7 +83,11 @@ TEXT = {"type": "text", "text": "hi"}
         # Cohere
         ("/v1/embed", {"model": "m", "texts": ["hi"], "input_type": "classification"}),
         ("/v2/embed", {"model": "m", "inputs": [{"content": [TEXT]}], "input_type": "classification"}),
+        ("/v2/embed", {"model": "m", "images": ["data:image/png;base64,QUJD"], "input_type": "image"}),
         ("/v2/rerank", {"model": "m", "query": "a", "documents": ["b", {"text": "c"}]}),
+        # Jina
+        ("/v1/embeddings", {"model": "m", "input": [{"text": "a"}, {"image": "https://example.com/a.png"}]}),
+        ("/v1/rerank", {"model": "m", "query": {"image": "QUJD"}, "documents": [{"image": "QUJD"}]}),
         # KServe
         ("/v1/models/m:predict", {"instances": [1]}),
         ("/v1/models/m:explain", {"instances": [1]}),

@@ -64,11 +64,16 @@ def read_uploaded(form: Form) -> RequestFacts | Malformed:
     choices = _number(values, "n", MAX_CHOICES) or 1
     bound = _number(values, _BOUND, MAX_TOKENS)
     texts = {name: _text(values, name) for name in _PROMPT if name in values}
-    known_bytes = sum(len(values[name]) for name in texts)
+    # A picture may also come as a text: its URL, or itself in base64.
+    media = [value for name in MEDIA_FIELDS for value in pieces.get(name, ()) if value]
+    known_bytes = sum(len(values[name]) for name in texts) + sum(map(len, media))
     further_bytes = max(0, sum(map(len, values.values())) - known_bytes - _SMALL_FIELDS_BYTES)
     prompt = msgspec.json.encode(texts)
     return _facts(
-        _Read(model, streams, choices, bound), prompt, known_bytes + further_bytes, media_parts=len(form.files)
+        _Read(model, streams, choices, bound),
+        prompt,
+        known_bytes - sum(map(len, media)) + further_bytes,
+        media_parts=len(form.files) + len(media),
     )
 
 

@@ -10,7 +10,7 @@ from extproc.core.request import jsonkeys
 from extproc.core.request.bodies.facts import MAX_CHOICES, FieldError, RequestFacts
 from extproc.core.request.bodies.hidden import HIDING, hides_prompt
 from extproc.core.request.bodies.json_body import AnyObject, JsonBody, head
-from extproc.core.request.bodies.media import PART, Media
+from extproc.core.request.bodies.media import OF_BODIES, PART, Media
 from extproc.core.request.bodies.texts import Texts, texts_in
 
 # The fields that bound the output. `n_predict` and `n_cmpl` are llama.cpp's, which prefers them to the others.
@@ -38,7 +38,7 @@ MESSAGE_PROMPT: Final = ("system", "messages", "tools", "chat_template_kwargs")
 _SAID: Final = ("model", "stream", "stream_options")
 CHAT_FIELDS: Final = frozenset({*_SAID, *CHAT_BOUNDS, *_COUNTS, *CHAT_PROMPT, *HIDING, "prompt"})
 COMPLETION_FIELDS: Final = frozenset(
-    {*_SAID, "response_fields", *COMPLETION_BOUNDS, *_COUNTS, *COMPLETION_PROMPT, *_COMPLETION_HIDING}
+    {*_SAID, "response_fields", *OF_BODIES, *COMPLETION_BOUNDS, *_COUNTS, *COMPLETION_PROMPT, *_COMPLETION_HIDING}
 )
 RESPONSE_FIELDS: Final = frozenset({*_SAID, *RESPONSE_BOUNDS, *RESPONSE_PROMPT, *HIDING, "prompt", "background"})
 MESSAGE_FIELDS: Final = frozenset({*_SAID, *MESSAGE_BOUNDS, *MESSAGE_PROMPT, *HIDING, "thinking"})
@@ -67,18 +67,33 @@ def read_invocation(body: JsonBody) -> RequestFacts:
         return read_chat(body)
     if body.given("prompt") or body.given("prompt_embeds"):
         return read_completion(body)
-    prompt, prompt_bytes = body.prompt(_OTHER_PROMPT)
+    media = _media_beside(body)
+    for name in _OTHER_PROMPT:
+        if body.given(name):
+            media.find(body.fields[name], PART)
+            media.find_urls(body.fields[name])
+    prompt, prompt_bytes = body.prompt((*_OTHER_PROMPT, *OF_BODIES))
     return RequestFacts(
         model=body.model(),
         stream=body.flag("stream"),
         choices=1,
         output_bound=None,
-        prompt_bytes=prompt_bytes,
+        prompt_bytes=prompt_bytes - media.payload_bytes,
         further_bytes=body.small_bytes,
-        media_parts=0,
+        media_parts=media.parts,
+        unbounded_prompt=media.unbounded,
         wants_usage=True,  # the option is none of these APIs
         prompt=prompt,
     )
+
+
+def _media_beside(body: JsonBody) -> Media:
+    """Return the media in fields of a body that hold nothing else."""
+    media = Media("prompt")
+    for name in OF_BODIES:
+        if body.given(name):
+            media.take_from(body.fields[name], name)
+    return media
 
 
 def _chat(body: JsonBody, model: str, conversations: int, messages: int) -> RequestFacts:
@@ -127,25 +142,28 @@ def read_completion(body: JsonBody) -> RequestFacts:
     bound = body.tokens(*COMPLETION_BOUNDS, zero=1)
     asks_for_all = bound is None and body.has_any(COMPLETION_BOUNDS)
     choices = _bounded_choices("n", body.choices(*_COUNTS) * max(1, prompts.count))
-    prompt, prompt_bytes = body.prompt(COMPLETION_PROMPT)
+    media = _media_beside(body)
+    if body.given("prompt"):
+        media.find(body.fields["prompt"], PART)
+    prompt, prompt_bytes = body.prompt((*COMPLETION_PROMPT, *OF_BODIES))
     wants_usage, wants_continuous = _usage_options(body)
     return RequestFacts(
         model=model,
         stream=stream,
         choices=choices,
         output_bound=bound,
-        prompt_bytes=prompt_bytes,
+        prompt_bytes=prompt_bytes - media.payload_bytes,
         further_bytes=body.small_bytes,
-        media_parts=0,
+        media_parts=media.parts,
         wants_usage=wants_usage,
         wants_continuous=wants_continuous,
         prompt=prompt,
         messages=max(1, prompts.count),
-        prompt_tokens=None if body.has_any(_BESIDE_PROMPT) else prompts.tokens,
+        prompt_tokens=None if body.has_any(_BESIDE_PROMPT) or media.parts else prompts.tokens,
         usual_bound=None if asks_for_all else COMPLETION_DEFAULT_TOKENS,
         boundable=True,
         bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
-        unbounded_prompt=hides_prompt(body, model),
+        unbounded_prompt=media.unbounded or hides_prompt(body, model),
     )
 
 
@@ -207,6 +225,7 @@ def read_messages(body: JsonBody) -> RequestFacts:
 class _Item(msgspec.Struct, gc=False):
     type: str | None = None
     role: str | None = None
+    result: Raw = Raw()
 
 
 _elements: Final = msgspec.json.Decoder(list[Raw]).decode
@@ -240,8 +259,13 @@ def _input_items(body: JsonBody) -> tuple[int, bool]:
     items = body.read("input", _items, rule)
     if len(items) > MAX_CHOICES:
         raise FieldError("input", rule)
-    refers = any(item.type == "item_reference" or (item.type is None and item.role is None) for item in items)
-    return len(items), refers
+    return len(items), any(map(_refers, items))
+
+
+def _refers(item: _Item) -> bool:
+    if item.type == "image_generation_call":  # the picture is here, or it is found by its id
+        return not item.result
+    return item.type == "item_reference" or (item.type is None and item.role is None)
 
 
 def _bounded_choices(name: str, count: int) -> int:

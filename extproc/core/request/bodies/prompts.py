@@ -7,7 +7,17 @@ import msgspec
 from msgspec import Raw
 
 from extproc.core.request.bodies.forms import MEDIA_FIELDS as FORM_MEDIA
-from extproc.core.request.bodies.media import CONTAINERS, MEDIA_FIELDS, MESSAGE, NEITHER, PART
+from extproc.core.request.bodies.media import (
+    CONTAINERS,
+    MEDIA_FIELDS,
+    MESSAGE,
+    NEITHER,
+    OF_BODIES,
+    OF_MESSAGES,
+    PART,
+    is_data_url,
+    is_payload,
+)
 from extproc.core.request.bodies.vectors import DOCUMENTS, QUERIES
 from extproc.core.request.endpoints import Endpoint, Target
 
@@ -30,6 +40,9 @@ _CONTENT: Final = frozenset(
 _SIDES: Final = frozenset({*QUERIES, *DOCUMENTS})
 _MEDIA_SOURCES: Final = ("base64", "url", "file")
 _COMPARED: Final = frozenset({Endpoint.RERANK, Endpoint.SCORE})
+# There, all texts are parts, and a data URL is none.
+_EMBEDDED: Final = frozenset({Endpoint.EMBEDDINGS, *_COMPARED})
+_NO_TEXT: Final = frozenset({*FORM_MEDIA, *OF_BODIES})
 # A template's text per message is counted per message. Any other role is text.
 _ROLES: Final = frozenset({"user", "assistant", "system", "developer", "tool", "function"})
 _MAX_TYPE_CHARS: Final = 64
@@ -46,11 +59,15 @@ def prompt_texts(target: Target, prompt: bytes) -> list[str] | None:
     if prompt.count(b"[") + prompt.count(b"{") > MAX_TEXTS:
         return None  # before millions of lists are built
     try:
-        written = {name: raw for name, raw in _object.decode(prompt).items() if name not in FORM_MEDIA}
+        written = {name: raw for name, raw in _object.decode(prompt).items() if name not in _NO_TEXT}
         values = {name: _value(target, name, raw) for name, raw in written.items()}
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    texts = {name: _leaves(value, MESSAGE if name in _MESSAGES else PART) for name, value in values.items()}
+    embedded = target.endpoint in _EMBEDDED
+    messages = _MESSAGES - {"input"} if embedded else _MESSAGES
+    texts = {name: _leaves(value, MESSAGE if name in messages else PART) for name, value in values.items()}
+    if embedded:
+        texts = {name: [text for text in found if not is_data_url(text)] for name, found in texts.items()}
     again = _times_read(values) if target.endpoint in _COMPARED else 1
     times = dict.fromkeys(QUERIES, again)
     count = sum(len(found) * times.get(name, 1) for name, found in texts.items())
@@ -98,8 +115,11 @@ def _leaves(value: object, place: int) -> list[str]:
 
 def _fields(node: Mapping[str, object], place: int) -> Iterator[tuple[object, int]]:
     """Yield the members of an object that are text or may contain text. Leaves out only recognised media."""
+    kind = node.get("type")
     for name, value in node.items():
         if place == PART and name in MEDIA_FIELDS and (name != "source" or _is_media(value)):
+            continue
+        if (place == MESSAGE and name in OF_MESSAGES) or (place != NEITHER and is_payload(name, kind, place)):
             continue
         if _is_overhead(name, value):
             continue

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from extproc.core.request.bodies.facts import FieldError, RequestFacts
 from extproc.core.request.bodies.json_body import JsonBody
-from extproc.core.request.bodies.media import MESSAGE, PART, Media
+from extproc.core.request.bodies.media import MESSAGE, OF_BODIES, PART, Media
 from extproc.core.request.bodies.texts import Texts, texts_in
 
 # OpenAI's field first, then those of vLLM, Cohere, Text Embeddings Inference, llama.cpp, SGLang and Ollama.
@@ -23,7 +23,9 @@ _FURTHER_PROMPT: Final = ("chat_template", "chat_template_kwargs", "instruction"
 ENCODING_FORMAT: Final = "encoding_format"
 _WITHOUT_USAGE: Final = "bytes_only"
 
-EMBEDDING_FIELDS: Final = frozenset({"model", ENCODING_FORMAT, *EMBEDDING_PROMPT, *_FURTHER_PROMPT, *_ADDING})
+EMBEDDING_FIELDS: Final = frozenset(
+    {"model", ENCODING_FORMAT, *EMBEDDING_PROMPT, *OF_BODIES, *_FURTHER_PROMPT, *_ADDING}
+)
 PAIR_FIELDS: Final = frozenset({"model", *QUERIES, *DOCUMENTS, *_FURTHER_PROMPT, *_ADDING})
 _TEXTS_RULE: Final = "a string, an array of strings or objects, token ids or an array of such arrays"
 
@@ -32,9 +34,12 @@ def read_embedding(body: JsonBody) -> RequestFacts:
     """Read texts, token ids or chats to embed, classify or pool. Raise `FieldError`."""
     model = body.model()
     given = [name for name in EMBEDDING_PROMPT if body.given(name)]
-    if not given:
+    pictures = [name for name in OF_BODIES if body.given(name)]
+    if not given and not pictures:
         raise FieldError("input", f"given: {_TEXTS_RULE}")
-    media = Media(given[0])
+    media = Media((given + pictures)[0])
+    for name in pictures:
+        media.take_from(body.fields[name], name)
     texts = []
     for name in given:
         chat = name == "messages"
@@ -42,9 +47,13 @@ def read_embedding(body: JsonBody) -> RequestFacts:
             Texts(body.objects(name, "messages")) if chat else texts_in(body, name, _TEXTS_RULE, objects=True)
         )
         media.find(body.fields[name], MESSAGE if chat else PART)
-    exact = texts[0].tokens if len(texts) == 1 else None
+        if not chat:
+            media.find_urls(body.fields[name])
+    exact = texts[0].tokens if len(texts) == 1 and not pictures else None
     count = sum(text.count for text in texts)
-    facts = _facts(body, model, (*EMBEDDING_PROMPT, *_FURTHER_PROMPT), media, messages=count, tokens=exact)
+    facts = _facts(
+        body, model, (*EMBEDDING_PROMPT, *OF_BODIES, *_FURTHER_PROMPT), media, messages=count, tokens=exact
+    )
     form = body.read(ENCODING_FORMAT, msgspec.json.decode, "valid JSON", absent=None)
     return replace(facts, tells_usage=form != _WITHOUT_USAGE)
 
@@ -82,6 +91,7 @@ def _media(body: JsonBody, names: Sequence[str]) -> Media:
     media = Media(given[0])
     for name in given:
         media.find(body.fields[name], PART)
+        media.find_urls(body.fields[name])
     return media
 
 
