@@ -58,9 +58,14 @@ def asks_continuously(rules: ExchangeRules, endpoint: Endpoint, facts: RequestFa
     )
 
 
-def hides_usage(endpoint: Endpoint, facts: RequestFacts) -> bool:
+def hides_usage(rules: ExchangeRules, endpoint: Endpoint, facts: RequestFacts) -> bool:
     """Tell whether usage is asked for on our account only, so that the client must not see it."""
-    return endpoint in _USAGE_ON_REQUEST and facts.stream and not facts.wants_usage
+    return (
+        endpoint in _USAGE_ON_REQUEST
+        and facts.stream
+        and not facts.wants_usage
+        and rules.models.profile(facts.model).asks_for_usage
+    )
 
 
 @dataclass(slots=True)
@@ -81,7 +86,7 @@ class AdmittedRequest:
     @property
     def hides_usage(self) -> bool:
         """Tell whether the usage chunk must be hidden from the client."""
-        return hides_usage(self.endpoint, self.facts)
+        return hides_usage(self.rules, self.endpoint, self.facts)
 
     @property
     def estimates(self) -> Estimates:

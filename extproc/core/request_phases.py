@@ -379,8 +379,9 @@ class Deciding(_WithBody):
     def _upstream_body(self, reservation: Reservation) -> bytes | None:
         """Return the body as the upstream gets it; None if nothing changes."""
         target, bound = self._request.target, reservation.output_bound
-        continuous = asks_continuously(self._request.rules, target.endpoint, self._facts)
-        add_usage = continuous or hides_usage(target.endpoint, self._facts)
+        rules = self._request.rules
+        continuous = asks_continuously(rules, target.endpoint, self._facts)
+        add_usage = continuous or hides_usage(rules, target.endpoint, self._facts)
         if not add_usage and bound is None:
             return None
         bound_field = reservation.bound.field if reservation.bound is not None else None

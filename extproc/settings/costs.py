@@ -122,7 +122,14 @@ class ModelSettings(_ModelNumbers):
     weights: WeightSettings | None = None
     prices: PriceSettings | None = None
     tokenizer: Tokenizer | None = None
+    asks_for_usage: bool = True
     continuous_usage: bool = False
+
+    @model_validator(mode="after")
+    def _asks_once(self) -> Self:
+        if self.continuous_usage and not self.asks_for_usage:
+            raise ValueError("continuous_usage: needs asks_for_usage: true")
+        return self
 
     def profile(self, general: ModelProfile) -> ModelProfile:
         """Return the general profile with the overrides of this entry."""
@@ -131,6 +138,7 @@ class ModelSettings(_ModelNumbers):
             costing=replace(general.costing, **{name: value for name, value in own.items() if value is not None}),
             weights=self.weights.parsed() if self.weights is not None else general.weights,
             prices=self.prices.parsed() if self.prices is not None else general.prices,
+            asks_for_usage=self.asks_for_usage,
             continuous_usage=self.continuous_usage,
         )
 

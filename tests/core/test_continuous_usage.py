@@ -17,6 +17,7 @@ from extproc.core.events import (
 )
 from extproc.core.exchange import Exchange
 from extproc.core.quota.models import ModelProfile, Models
+from extproc.core.quota.settlement import Outcome
 from extproc.core.request.apart import packed, perform, unpacked
 from tests.changing import replace
 
@@ -44,6 +45,40 @@ def test_usage_in_every_chunk_is_asked_for_where_a_model_is_set_so_and_hidden_ag
     assert exchange.receive(ResponseBody(chunk % usage, end_of_stream=False)) == [BodyReply(chunk % b"")]
     (close,) = [each for each in exchange.receive(StreamClosed()) if isinstance(each, Close)]
     assert (close.settlement.reason, close.settlement.usage.total) == ("cut_off", 10)
+
+
+@pytest.mark.parametrize("options", [None, {}, {"include_usage": True}])
+def test_an_upstream_that_refuses_stream_options_is_not_asked_and_its_own_usage_stays(options):
+    models = Models(ModelProfile(), [("tiny*", ModelProfile(asks_for_usage=False))])
+    exchange = Exchange(replace(RULES, models=models))
+    body = {"model": "tiny", "messages": [], "stream": True} | (
+        {} if options is None else {"stream_options": options}
+    )
+    exchange.receive(head())
+    exchange.receive(RequestBody(json.dumps(body).encode(), end_of_stream=True))
+    assert exchange.receive(Decided(ADMITTED, NOW))[1] == BodyReply()
+    exchange.receive(ResponseHead(200, SSE, end_of_stream=False))
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
+    assert exchange.receive(ResponseBody(chunk, end_of_stream=False)) == [BodyReply()]
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}\n\n'
+    assert exchange.receive(ResponseBody(usage, end_of_stream=False)) == [BodyReply()]
+    effects = exchange.receive(ResponseBody(b"data: [DONE]\n\n", end_of_stream=True))
+    (close,) = [each for each in effects if isinstance(each, Close)]
+    assert (close.settlement.reason, close.settlement.usage.total) == ("usage", 10)
+
+
+def test_without_usage_of_its_own_such_an_answer_is_estimated():
+    models = Models(ModelProfile(asks_for_usage=False))
+    exchange = Exchange(replace(RULES, models=models))
+    exchange.receive(head())
+    exchange.receive(RequestBody(b'{"model":"tiny","messages":[],"stream":true}', end_of_stream=True))
+    exchange.receive(Decided(ADMITTED, NOW))
+    exchange.receive(ResponseHead(200, SSE, end_of_stream=False))
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\ndata: [DONE]\n\n'
+    effects = exchange.receive(ResponseBody(chunk, end_of_stream=True))
+    (close,) = [each for each in effects if isinstance(each, Close)]
+    assert close.settlement.outcome is Outcome.ESTIMATED
+    assert close.settlement.usage.output >= 1
 
 
 def test_who_asks_for_usage_in_every_chunk_gets_it():

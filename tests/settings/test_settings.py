@@ -3,6 +3,7 @@ import traceback
 import pytest
 from pydantic import ValidationError
 
+from extproc.settings.costs import CostSettings
 from extproc.settings.load import SettingsError, field_names, load, variable_name
 from extproc.settings.model import Settings
 
@@ -296,6 +297,20 @@ def test_no_message_about_a_bad_value_quotes_it(file, text):
         load(file(text), {})
     assert SECRET not in str(raised.value)
     assert SECRET not in "".join(traceback.format_exception(raised.value)).replace(text, "")
+
+
+def test_usage_in_every_chunk_can_not_be_asked_for_where_usage_is_not():
+    entry = "[{match: a, asks_for_usage: false, continuous_usage: true}]"
+    assert "continuous_usage: needs asks_for_usage: true" in str(problems(TOKENWEIR_MODELS=entry))
+    models = load(None, {"TOKENWEIR_MODELS": "[{match: a, asks_for_usage: false}, {match: b}]"}).models
+    general = CostSettings().profile()
+    assert [model.profile(general).asks_for_usage for model in models] == [False, True]
+
+
+@pytest.mark.parametrize("name", [" a", "a ", "x" * 257])
+def test_the_model_of_requests_without_one_has_a_name_that_can_be_shown(name):
+    assert "cost.unnamed_model" in str(problems(TOKENWEIR_COST__UNNAMED_MODEL=name))
+    assert load(None, {"TOKENWEIR_COST__UNNAMED_MODEL": "llama 3"}).cost.unnamed_model == "llama 3"
 
 
 def test_a_parameter_that_nobody_refuses_can_not_be_allowed():

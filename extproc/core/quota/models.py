@@ -38,12 +38,14 @@ FREE: Final = Prices()
 class ModelProfile:
     """Hold the settings of one model, or of all models without settings of their own.
 
-    `continuous_usage`: ask the upstream for usage in every chunk of a stream.
+    `asks_for_usage`: ask the upstream for usage in a stream whose client did not. `continuous_usage`: ask for it
+    in every chunk.
     """
 
     costing: Costing = field(default_factory=Costing)
     weights: Weights = EVEN
     prices: Prices = FREE
+    asks_for_usage: bool = True
     continuous_usage: bool = False
     start: Start = field(init=False, repr=False, compare=False)
 

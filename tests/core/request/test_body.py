@@ -617,7 +617,7 @@ def check(text: bytes) -> None:
         assert read.code
         return
     parsed = json.loads(text)
-    assert read.model == parsed["model"]
+    assert read.model == (parsed.get("model") or UNNAMED)
     assert read.stream is (parsed.get("stream") or False)
     # A list of lists is vLLM's batch of chats.
     chats = parsed["messages"] if parsed["messages"][:1] and isinstance(parsed["messages"][0], list) else None

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.request.body import MAX_CHOICES, MAX_TOKENS, Malformed, RequestFacts, prompt_texts, read_request
+from extproc.core.request.body import (
+    MAX_CHOICES,
+    MAX_TOKENS,
+    UNNAMED,
+    Malformed,
+    RequestFacts,
+    prompt_texts,
+    read_request,
+)
 from extproc.core.request.endpoints import Endpoint, Shape, Target
 from tests.core.samples import FEWER, VALUES, mutated
 
@@ -727,9 +735,10 @@ def check(endpoint: Endpoint, text: bytes) -> RequestFacts | None:
         assert found.code
         return None
     parsed = json.loads(text)
-    assert found.model == parsed["model"]
+    assert found.model == (parsed.get("model") or UNNAMED)
     assert found.stream is (parsed.get("stream") or False)
-    assert found.output_bound == parsed.get(BOUNDS.get(endpoint, "max_tokens"))
+    bound = parsed.get(BOUNDS.get(endpoint, "max_tokens")) or 0
+    assert found.output_bound in ({bound} if bound > 0 else {None, 1})
     assert 0 <= found.prompt_bytes <= len(text)
     assert found.media_parts >= 0
     assert 1 <= found.choices <= MAX_CHOICES

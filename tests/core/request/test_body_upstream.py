@@ -23,6 +23,9 @@ FIELDS = {
 }
 
 
+GONE = "gone"
+
+
 def bounded(endpoint, bound, bound_field=None, **fields):
     """The fields that came to be different, None where the body is the client's own."""
     text = text_of(endpoint, **fields)
@@ -30,8 +33,8 @@ def bounded(endpoint, bound, bound_field=None, **fields):
     if changed is None:
         return None
     before, after = json.loads(text), json.loads(changed)
-    assert [name for name in before if name not in after] == []
-    return {name: value for name, value in after.items() if name not in before or before[name] != value}
+    gone = {name: GONE for name in before if name not in after}
+    return gone | {name: value for name, value in after.items() if name not in before or before[name] != value}
 
 
 # ---------------------------------------------------------------- bounds
@@ -45,10 +48,13 @@ def bounded(endpoint, bound, bound_field=None, **fields):
         (CHAT, {"max_tokens": 500}, {"max_tokens": 100}),
         (CHAT, {"max_tokens": 100}, None),
         (CHAT, {"max_tokens": 50}, None),
-        (CHAT, {"max_tokens": 500, "max_completion_tokens": 300}, {"max_tokens": 100, "max_completion_tokens": 100}),
-        (CHAT, {"max_tokens": 50, "max_completion_tokens": 300}, {"max_completion_tokens": 100}),
-        (CHAT, {"max_completion_tokens": 300}, {"max_tokens": 100, "max_completion_tokens": 100}),
-        (CHAT, {"max_completion_tokens": 30}, {"max_tokens": 30}),
+        (CHAT, {"max_tokens": 500, "max_completion_tokens": 300}, {"max_tokens": 100, "max_completion_tokens": GONE}),
+        (CHAT, {"max_tokens": 50, "max_completion_tokens": 300}, {"max_completion_tokens": GONE}),
+        (CHAT, {"max_tokens": -1, "max_completion_tokens": 30}, {"max_tokens": 100, "max_completion_tokens": GONE}),
+        (CHAT, {"max_completion_tokens": 300}, {"max_tokens": 100, "max_completion_tokens": GONE}),
+        (CHAT, {"max_completion_tokens": -1}, {"max_tokens": 100, "max_completion_tokens": GONE}),
+        (CHAT, {"max_completion_tokens": 30}, {"max_tokens": 30, "max_completion_tokens": GONE}),
+        (CHAT, {"max_completion_tokens": None}, {"max_tokens": 100}),
         (CHAT, {"max_tokens": 50, "n_predict": 900}, {"n_predict": 100}),
         (CHAT, {"n_predict": 900}, {"max_tokens": 100, "n_predict": 100}),
         (CHAT, {"max_tokens": -1}, {"max_tokens": 100}),
@@ -82,8 +88,9 @@ def test_a_completion_that_asks_for_nothing_gets_what_the_api_gives_it_and_no_mo
         ({}, {"max_completion_tokens": 100}),
         ({"max_completion_tokens": 500}, {"max_completion_tokens": 100}),
         ({"max_completion_tokens": 50}, None),
-        ({"max_tokens": 500}, {"max_completion_tokens": 100, "max_tokens": 100}),
-        ({"max_tokens": 50}, {"max_completion_tokens": 50}),
+        ({"max_tokens": 500}, {"max_completion_tokens": 100, "max_tokens": GONE}),
+        ({"max_tokens": 50}, {"max_completion_tokens": 50, "max_tokens": GONE}),
+        ({"max_tokens": 50, "max_completion_tokens": 40}, {"max_tokens": GONE}),
     ],
 )
 def test_an_upstream_that_obeys_another_name_gets_that_one(own, changed):
@@ -113,7 +120,7 @@ def test_the_least_number_of_tokens_is_lowered_with_the_bound(endpoint, least, c
 
 def test_the_least_is_lowered_to_what_is_written():
     own = {"max_completion_tokens": 30, "min_tokens": 50}
-    assert bounded(CHAT, 100, **own) == {"max_tokens": 30, "min_tokens": 30}
+    assert bounded(CHAT, 100, **own) == {"max_tokens": 30, "min_tokens": 30, "max_completion_tokens": GONE}
 
 
 def test_a_bound_that_stays_leaves_the_least_alone():
@@ -240,6 +247,10 @@ def test_a_bound_is_never_larger_than_told_nor_than_the_clients_own(
         names = (bound_field, *names)
     old, new = exact(text), exact(changed)
     assert new[names[0]] is not None
+    if endpoint is CHAT:
+        other = "max_tokens" if names[0] == "max_completion_tokens" else "max_completion_tokens"
+        assert new.pop(other, None) is None
+        old.pop(other, None)
     for name in names:
         mine, theirs = new.pop(name, None), old.pop(name, None)
         if mine is not None:

@@ -24,6 +24,8 @@ _BOUNDS: Final = {
     Endpoint.RESPONSES: RESPONSE_BOUNDS,
     Endpoint.MESSAGES: MESSAGE_BOUNDS,
 }
+# A chat goes upstream with one of these: OpenAI, Azure and Volcengine refuse both at once.
+_EITHER: Final = frozenset({"max_tokens", "max_completion_tokens"})
 _ASKED_FOR_USAGE: Final = frozenset({Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS})
 # Anthropic's smallest budget for thinking. It has to be less than max_tokens.
 _LEAST_THINKING_TOKENS: Final = 1024
@@ -57,9 +59,10 @@ def upstream_body(
 
     `output_bound` (at least 1; tokens per choice) lowers each bound of the client. The bound is also written to
     the field that the upstream obeys: `bound_field` for chats whose upstream needs another name than `max_tokens`,
-    else the API's own field. Values that may not exceed the bound (`min_tokens`, the thinking budget) are lowered
-    too. Thinking is turned off if the bound leaves too little for it. If a field that is not read occurs twice,
-    the last one stays. Kinds that are not boundable stay unchanged.
+    else the API's own field. A chat loses the other one of `max_tokens` and `max_completion_tokens`. Values that
+    may not exceed the bound (`min_tokens`, the thinking budget) are lowered too. Thinking is turned off if the
+    bound leaves too little for it. If a field that is not read occurs twice, the last one stays. Kinds that are
+    not boundable stay unchanged.
 
     With `layout`, that of `body`, the body is not parsed again.
     """
@@ -69,16 +72,19 @@ def upstream_body(
         return None
     fields: _Fields = (_object.decode(body) or {}) if layout is None else layout.fields()
     changes: dict[str, Raw] = {}
+    dropped: frozenset[str] = frozenset()
     if asks:
         changes["stream_options"] = _with_usage(fields, continuous=continuous)
     if output_bound is not None and names:
-        if target.endpoint is Endpoint.CHAT_COMPLETIONS and bound_field is not None:
-            names = (bound_field, *names)
+        if target.endpoint is Endpoint.CHAT_COMPLETIONS:
+            names = names if bound_field is None else (bound_field, *names)
+            others = _EITHER - {names[0]} if names[0] in _EITHER else ()
+            dropped = frozenset(name for name in others if _int(fields.get(name)) is not None)
         default = COMPLETION_DEFAULT_TOKENS if target.endpoint is Endpoint.COMPLETIONS else None
-        changes |= _bounded(fields, names, output_bound, default)
-    if not changes:
+        changes |= _bounded(fields, names, dropped, output_bound, default)
+    if not changes and not dropped:
         return None
-    changed = dict(fields) | changes
+    changed = {name: value for name, value in fields.items() if name not in dropped} | changes
     return msgspec.json.encode(changed) if layout is None else layout.joined(body, changed)
 
 
@@ -92,12 +98,17 @@ def _with_usage(fields: _Fields, *, continuous: bool) -> Raw:
     return Raw(msgspec.json.encode(changed))
 
 
-def _bounded(fields: _Fields, names: tuple[str, ...], bound: int, default: int | None) -> dict[str, Raw]:
+def _bounded(
+    fields: _Fields, names: tuple[str, ...], dropped: frozenset[str], bound: int, default: int | None
+) -> dict[str, Raw]:
+    """Return the fields to write for a bound. The first of `names` gets what is in a field to be dropped."""
     own = {name: value for name in names if (value := _int(fields.get(name))) is not None}
+    if names[0] in own:
+        own = {name: value for name, value in own.items() if name not in dropped}
     # A negative one stands for no bound.
     unbounded = min(own.values(), default=-1 if default is None else 0) < 0
     most = bound if unbounded else min(bound, max(own.values(), default=default or 0))
-    lowered = {name: bound for name, value in own.items() if not 0 <= value <= bound}
+    lowered = {name: bound for name, value in own.items() if name not in dropped and not 0 <= value <= bound}
     if names[0] not in own:
         lowered[names[0]] = most
     changes = {name: _raw(value) for name, value in lowered.items()}
