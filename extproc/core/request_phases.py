@@ -63,6 +63,8 @@ _WITHOUT_USAGE = Malformed(
     "encoding_format",
     "answer_without_usage",
 )
+# With one of these headers a GET opens a WebSocket, or some frameworks take it for a POST.
+_NO_GET = frozenset({"upgrade", "x-http-method-override", "x-http-method", "x-method-override"})
 # A form's boundary has at most 70 characters. Each parameter of a content type takes a microsecond to read.
 _MAX_CONTENT_TYPE_CHARS = 512
 # Envoy's `buffer` filter gives a body in one piece; without it, Envoy sends pieces of 16 KiB and more.
@@ -141,11 +143,11 @@ class Started(Phase):
 
 
 def _generates_nothing(method: str, target: Target | PathProblem, headers: Mapping[str, str]) -> bool:
-    """Tell whether nothing is generated: the request is a CORS preflight, or a GET that opens no WebSocket."""
+    """Tell whether nothing is generated: the request is a CORS preflight, or a GET that is nothing else."""
     if method == "OPTIONS":
         return True
     asks_us = isinstance(target, Target) and target.endpoint is Endpoint.QUOTA
-    return method in READING and not asks_us and "upgrade" not in headers
+    return method in READING and not asks_us and _NO_GET.isdisjoint(headers)
 
 
 class Inspecting(Phase):

@@ -219,6 +219,7 @@ def test_what_is_not_metered_goes_on_unchanged(request_head):
         ({"__method": "CONNECT"}, 405, "method"),
         ({"__method": "GET", "upgrade": "websocket"}, 405, "method"),
         ({"__method": "GET", "upgrade": "websocket", "__path": "/v1/responses"}, 405, "method"),
+        ({"__method": "GET", "x_http_method_override": "POST"}, 405, "method"),
         ({"__method": "POST", "__path": "/v1/quota"}, 405, "method"),
         ({"__method": ""}, 405, "method"),
         ({"__path": "/v2/models/m/infer%3f/v1/chat/completions"}, 400, "path"),

@@ -67,7 +67,7 @@ async def test_what_can_not_be_metered_gets_no_further(anybody, upstream):
     assert error_of(await anybody.post(b'{"model": 5}'), 400)["param"] == "model"
     assert error_of(await anybody.post(b" " * (4 << 20) + b"{}"), 413)["code"] == "request_too_large"
     async with anybody.http() as client:
-        assert error_of(await client.get(CHAT), 405)["code"] == "method_not_allowed"
+        assert error_of(await client.put(CHAT), 405)["code"] == "method_not_allowed"
     head = anybody.headers | {"content-length": "2", "connection": "close"}
     answer = await exchange(anybody.stack.gateway, request_head("/v1/chat/completion%73", head), b"{}")
     assert error_of(answer, 400)["param"] == "model"
