@@ -1,16 +1,22 @@
 """Estimate what a request will need, from configured numbers and from the usage of earlier requests."""
 
 import sys
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from extproc.core.quota.costs import Bound, Cost, Weights, bound_of, cost_of, prompt_estimate
+from extproc.core.quota.costs import Bound, Cost, Weights, bound_of, cost_of
 from extproc.core.quota.learning import Learned, Start
 from extproc.core.quota.models import ModelProfile, Models
+from extproc.core.quota.prompt_fit import PromptKind, PromptSize
 from extproc.core.quota.settlement import Outcome, Settlement
+from extproc.core.quota.weighing import weighed_bytes
 from extproc.core.request.body import RequestFacts
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import TenantId
 from extproc.observe.metrics import Metrics
+
+# What a chat template adds to each message, and a server to each text that it embeds, beside the counted text.
+_MESSAGE_TOKENS: Final = dict.fromkeys((Endpoint.CHAT_COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES), 4)
+_TEXT_TOKENS: Final = 2
 
 
 class PromptCounter(Protocol):
@@ -58,14 +64,13 @@ class Lesson(NamedTuple):
     """Hold what is needed to learn from a request's usage.
 
     `learned_as` names model and endpoint: a model's images teach nothing about its chats. `start` is the model's
-    configuration at the time of the estimate.
+    configuration at the time of the estimate. `prompt` is None if the prompt's tokens say nothing about its text.
     """
 
     tenant: TenantId
     learned_as: str
     start: Start
-    prompt_bytes: int
-    media_parts: int
+    prompt: PromptSize | None
     choices: int
     bounded: bool
     prompt_estimate: int
@@ -78,7 +83,8 @@ class Estimator:
         self._models = models
         self._counter = counter
         self._metrics = metrics
-        self._learned = Learned() if learn else None
+        self._learned = Learned()
+        self._learns = learn
 
     async def estimate(
         self,
@@ -97,15 +103,23 @@ class Estimator:
         costing = profile.costing
         learned_as = sys.intern(f"{endpoint}/{facts.model}")  # one text for all streams
         counted = await self._counted(endpoint, facts)
-        if facts.prompt_tokens is not None:
-            prompt = facts.prompt_tokens + costing.prompt_overhead_tokens
-        elif counted is not None:
-            prompt = counted + costing.prompt_overhead_tokens + facts.media_parts * costing.media_tokens
-        else:
-            prompt = self._prompt(tenant, learned_as, facts, profile)
+        size = None if facts.prompt_tokens is not None else _size(endpoint, facts, counted)
+        prompt = self._prompt(tenant, learned_as, facts, profile, size)
         bound = bound_of(facts, costing, counted, min_output_tokens) if strict else None
-        cost = cost_of(facts, prompt, self._typical_output(tenant, learned_as, profile))
-        return Estimate(cost, bound, profile.weights, _lesson(tenant, learned_as, facts, profile.start, cost))
+        cost = cost_of(facts, prompt, self._learned.typical_output(tenant, learned_as, profile.start))
+        lesson = None
+        if facts.counts_tokens:
+            shows_all = facts.media_parts == 0 and not facts.unbounded_prompt
+            lesson = Lesson(
+                tenant,
+                learned_as,
+                profile.start,
+                prompt=size if shows_all else None,
+                choices=max(1, facts.choices),
+                bounded=facts.output_bound is not None,
+                prompt_estimate=prompt,
+            )
+        return Estimate(cost, bound, profile.weights, lesson)
 
     def learn(self, lesson: Lesson | None, settlement: Settlement, *, bounded: bool) -> None:
         """Learn from the end of a request. Only complete answers with the upstream's own usage count."""
@@ -114,13 +128,12 @@ class Estimator:
             return
         if usage.input:
             self._metrics.estimated(lesson.prompt_estimate / usage.input)
-        if self._learned is not None:
+        if self._learns:
             self._learned.observe(
                 lesson.tenant,
                 lesson.learned_as,
                 lesson.start,
-                prompt_bytes=lesson.prompt_bytes,
-                media_parts=lesson.media_parts,
+                prompt=lesson.prompt,
                 prompt_tokens=usage.input,
                 output_per_choice=-(-usage.output // lesson.choices),
                 bounded=bounded or lesson.bounded,
@@ -131,28 +144,27 @@ class Estimator:
             return None
         return await self._counter.count(facts.model, endpoint, facts.prompt)
 
-    def _prompt(self, tenant: TenantId, learned_as: str, facts: RequestFacts, profile: ModelProfile) -> int:
-        if self._learned is None:
-            return prompt_estimate(facts, profile.costing)
-        tokens = self._learned.prompt_tokens(tenant, learned_as, profile.start, prompt_bytes=facts.prompt_bytes)
-        return tokens + facts.media_parts * profile.costing.media_tokens
+    def _prompt(
+        self,
+        tenant: TenantId,
+        learned_as: str,
+        facts: RequestFacts,
+        profile: ModelProfile,
+        size: PromptSize | None,
+    ) -> int:
+        costing = profile.costing
+        if size is None:
+            tokens = (facts.prompt_tokens or 0) + costing.prompt_overhead_tokens
+        else:
+            tokens = self._learned.prompt_tokens(tenant, learned_as, profile.start, size)
+        return tokens + facts.media_parts * costing.media_tokens
 
-    def _typical_output(self, tenant: TenantId, learned_as: str, profile: ModelProfile) -> int:
-        if self._learned is None:
-            return profile.costing.typical_output_tokens
-        return self._learned.typical_output(tenant, learned_as, profile.start)
 
-
-def _lesson(tenant: TenantId, learned_as: str, facts: RequestFacts, start: Start, cost: Cost) -> Lesson | None:
-    if not facts.counts_tokens:
-        return None
-    return Lesson(
-        tenant,
-        learned_as,
-        start,
-        prompt_bytes=facts.prompt_bytes,
-        media_parts=facts.media_parts,
-        choices=max(1, facts.choices),
-        bounded=facts.output_bound is not None,
-        prompt_estimate=cost.prompt,
-    )
+def _size(endpoint: Endpoint, facts: RequestFacts, counted: int | None) -> PromptSize:
+    if counted is not None:
+        size = counted + facts.messages * _MESSAGE_TOKENS.get(endpoint, _TEXT_TOKENS)
+    elif facts.media_parts:
+        size = facts.prompt_bytes  # the payload of media would decide the weight
+    else:
+        size = weighed_bytes(facts.prompt, facts.prompt_bytes)
+    return PromptSize(PromptKind.of(counted=counted is not None, tools=facts.tools), size)

@@ -144,24 +144,24 @@ async def test_a_prompt_is_counted_where_its_model_has_a_tokenizer():
     world = World(costing=Costing(prompt_overhead_tokens=2, message_bound_tokens=10, template_bound_tokens=100))
     prompt = b'{"messages":[{"role":"user","content":"four"}]}'
     decision = await reserve(world, model="counted", prompt=prompt, prompt_bytes=40, output_bound=7)
-    assert decision.reservation.cost == Cost(4 + 2, 7)
+    assert decision.reservation.cost == Cost(4 + 4 + 2, 7)  # text, message, overhead
     world.limits.documents["acme"] = {"sa_limit": 1000, "mode": "strict"}
     decision = await reserve(world, model="counted", prompt=prompt, prompt_bytes=40, output_bound=7)
     assert decision.reservation.bound.prompt == 4 + 10 + 100
 
 
 @pytest.mark.parametrize(
-    "facts",
+    ("facts", "weight"),
     [
-        {"model": "m"},
-        {"model": "counted", "prompt": b"no object"},
-        {"model": "counted", "prompt": b""},
+        ({"model": "m"}, 0.5),
+        ({"model": "counted", "prompt": b"no object"}, 0.8),
+        ({"model": "counted", "prompt": b""}, 1),
     ],
 )
-async def test_a_prompt_that_can_not_be_counted_goes_by_its_bytes(facts):
+async def test_a_prompt_that_can_not_be_counted_goes_by_its_weighed_bytes(facts, weight):
     world = World(costing=Costing(prompt_bytes_per_token=4, prompt_overhead_tokens=2))
     decision = await reserve(world, prompt_bytes=40, output_bound=7, **({"prompt": b"{}"} | facts))
-    assert decision.reservation.cost == Cost(12, 7)
+    assert decision.reservation.cost == Cost(10 * weight + 2, 7)
 
 
 async def test_a_large_prompt_is_read_aside_and_counted():
@@ -169,7 +169,7 @@ async def test_a_large_prompt_is_read_aside_and_counted():
     prompt = b'{"messages":[{"role":"user","content":"' + b"x" * 100_000 + b'"}]}'
     decision = await reserve(world, model="counted", prompt=prompt, prompt_bytes=40, output_bound=7)
     assert isinstance(decision, Denied)
-    assert decision.need == 100_007
+    assert decision.need == 100_000 + 4 + 7
 
 
 async def test_token_ids_are_counted_as_they_are():

@@ -64,7 +64,8 @@ def attacks(limit=LIMIT, **facts):
 
 def most(left, choices=1):
     """The bound of docs/guarantees.md: n x M, where n holds of f tokens fit into what is left."""
-    least = PROMPT + COSTING.prompt_overhead_tokens + COSTING.typical_output_tokens * choices
+    prompt = 3 * PROMPT // COSTING.learned_bytes_per_token_max + COSTING.prompt_overhead_tokens
+    least = prompt + COSTING.typical_output_tokens * choices
     return left // least * (PROMPT + LONG * choices)
 
 

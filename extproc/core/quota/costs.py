@@ -79,9 +79,9 @@ class Costing:
     Each field with a `Range` is a setting of the same name, in general and for single models.
     """
 
-    # Most text needs more bytes per token than the default, so the estimate is rather too high than too low.
+    # Most text needs about four weighed bytes per token, so the estimate is rather too high than too low.
     prompt_bytes_per_token: Annotated[
-        int, Range(1, 16, "Bytes of prompt JSON counted as one token, until it is learned.")
+        int, Range(1, 16, "Weighed bytes of prompt JSON counted as one token, until it is learned.")
     ] = 3
     prompt_overhead_tokens: Annotated[int, Range(0, 100_000, "Added for the chat template.")] = 8
     media_tokens: Annotated[int, Range(0, 1_000_000, "Held for each image, audio or file part.")] = 1024
@@ -95,11 +95,11 @@ class Costing:
         int, Range(1, 1_000_000, "The most output per choice that is learned; at least `typical_output_tokens`.")
     ] = 4096
     learned_bytes_per_token_min: Annotated[
-        int, Range(1, 16, "The fewest bytes per token that are learned; at most `prompt_bytes_per_token`.")
+        int, Range(1, 16, "The fewest weighed bytes per token that are learned; at most `prompt_bytes_per_token`.")
     ] = 1
     # Prompts of few tokens must not teach that a dense prompt needs few tokens.
     learned_bytes_per_token_max: Annotated[
-        int, Range(1, 16, "The most bytes per token that are learned; at least `prompt_bytes_per_token`.")
+        int, Range(1, 16, "The most weighed bytes per token that are learned; at least `prompt_bytes_per_token`.")
     ] = 6
     # 1 for byte-level tokenizers without a normalization, 3 for NFC (Qwen's), 11 for NFKC (T5's, XLM-R's).
     prompt_bound_factor: Annotated[
@@ -211,12 +211,6 @@ def strict_demand(unit: Unit, weights: Weights, bound: Bound, requests: int) -> 
             return demand(unit, weights, prompt, requests)
         case _:
             assert_never(unit)
-
-
-def prompt_estimate(facts: RequestFacts, costing: Costing) -> int:
-    """Estimate the prompt's tokens from its bytes, without anything learned."""
-    text = -(-facts.prompt_bytes // costing.prompt_bytes_per_token) + costing.prompt_overhead_tokens
-    return text + facts.media_parts * costing.media_tokens
 
 
 def cost_of(facts: RequestFacts, prompt: int, typical_output: int) -> Cost:

@@ -3,19 +3,20 @@
 The estimates decide holds, never charges: a hold that was too large is given back when the request is settled. One
 rule applies to all: nine in ten of the tenant's latest requests needed no more. A tenant's requests never change
 the estimates of another tenant, with one exception: where enough tenants use a model, the median of what their
-requests show takes the place of the configured value (the `prior`). All numbers are integers, and the same
+requests show takes the place of the configured value (the `prior`). All results are integers, and the same
 observations always give the same estimates.
+
+Prompts are learned apart by their kind: with tools or without, measured by a tokenizer or by their bytes.
 """
 
 from typing import Final, NamedTuple, Self
 
 from extproc.core.quota.costs import Costing
 from extproc.core.quota.profiles import Profile, ProfileTable
+from extproc.core.quota.prompt_fit import Expected, PromptFit, PromptKind, PromptSize
 from extproc.core.quota.recent import ENOUGH, Figures
 from extproc.core.request.body import MAX_TOKENS
 
-# In smaller prompts the template's part is too large to measure bytes per token.
-LARGE_PROMPT_BYTES: Final = 1024
 _MILLI: Final = 1000
 # The possible range of a tokenizer, in thousandths of a byte per token.
 _MIN_RATIO, _MAX_RATIO = 1 * _MILLI, 16 * _MILLI
@@ -26,30 +27,35 @@ _MAX_EXTRA_TOKENS: Final = 2048
 class Start(NamedTuple):
     """Hold the values before anything is learned of a model, and the range of those that are learned.
 
-    Outputs are tokens per choice; ratios are thousandths of a byte per token.
+    Outputs are tokens per choice. `prompts` has an entry for each `PromptKind`, in order.
     """
 
     output: int
     output_low: int
     output_high: int
-    ratio: int
-    ratio_low: int
-    ratio_high: int
-    overhead_tokens: int
+    prompts: tuple[Expected, ...]
 
     @classmethod
     def of(cls, costing: Costing) -> Self:
         """Return the configured values. Each is within its range, whatever the range is configured to be."""
         output = _within(costing.typical_output_tokens, 1, MAX_TOKENS)
         ratio = _within(costing.prompt_bytes_per_token * _MILLI, _MIN_RATIO, _MAX_RATIO)
+        fixed = _within(costing.prompt_overhead_tokens, 0, MAX_TOKENS)
+        by_bytes = Expected(
+            ratio=ratio,
+            ratio_low=max(_MIN_RATIO, min(ratio, costing.learned_bytes_per_token_min * _MILLI)),
+            ratio_high=min(_MAX_RATIO, max(ratio, costing.learned_bytes_per_token_max * _MILLI)),
+            fixed=fixed,
+            fixed_low=fixed,
+            fixed_high=fixed + _MAX_EXTRA_TOKENS,
+        )
+        # Texts have no fewer tokens than a tokenizer counted; tools have, where a template writes them shorter.
+        counted = by_bytes._replace(ratio=_MILLI, ratio_low=_MILLI // 2, ratio_high=_MILLI, fixed_low=0)
         return cls(
             output=output,
             output_low=max(1, min(output, costing.learned_output_min_tokens)),
             output_high=min(MAX_TOKENS, max(output, costing.learned_output_max_tokens)),
-            ratio=ratio,
-            ratio_low=max(_MIN_RATIO, min(ratio, costing.learned_bytes_per_token_min * _MILLI)),
-            ratio_high=min(_MAX_RATIO, max(ratio, costing.learned_bytes_per_token_max * _MILLI)),
-            overhead_tokens=costing.prompt_overhead_tokens,
+            prompts=(by_bytes, by_bytes, counted, counted._replace(ratio_high=2 * _MILLI)),
         )
 
 
@@ -76,8 +82,7 @@ class Learned:
         model: str,
         start: Start,
         *,
-        prompt_bytes: int,
-        media_parts: int,
+        prompt: PromptSize | None,
         prompt_tokens: int,
         output_per_choice: int,
         bounded: bool,
@@ -88,8 +93,8 @@ class Learned:
             tenant: the caller's tenant.
             model: the model's name.
             start: the configuration at the time of the estimate.
-            prompt_bytes: the value at the time of the estimate.
-            media_parts: a prompt with images or audio is left out, because it says nothing about text.
+            prompt: its size at the time of the estimate; None if its tokens say nothing about its text: it has
+                images or audio, the server adds to it, or it was given as token ids.
             prompt_tokens: reported by the upstream; 0 means unknown.
             output_per_choice: reported by the upstream, divided by the choices and rounded up; 0 means unknown.
             bounded: a bound on the output went upstream, the client's or ours. Such an output is left out even
@@ -100,17 +105,11 @@ class Learned:
         if output_per_choice > 0 and not bounded:
             profile.outputs.add(min(output_per_choice, MAX_TOKENS))
             shared.outputs.follow(profile.outputs)
-        if media_parts or prompt_bytes <= 0 or prompt_tokens <= 0:
+        if prompt is None or prompt.size <= 0 or prompt_tokens <= 0:
             return
-        text_tokens = prompt_tokens - start.overhead_tokens
-        if prompt_bytes >= LARGE_PROMPT_BYTES:
-            ratio = prompt_bytes * _MILLI // max(1, text_tokens)
-            profile.ratios.add(_within(ratio, _MIN_RATIO, _MAX_RATIO))
-            shared.ratios.follow(profile.ratios)
-        else:
-            extra = text_tokens - _tokens(prompt_bytes, _ratio(profile, shared, start))
-            profile.extras.add(_within(extra, 0, _MAX_EXTRA_TOKENS))
-            shared.extras.follow(profile.extras)
+        fit = profile.fit(prompt.kind)
+        fit.add(prompt.size, prompt_tokens, start.prompts[prompt.kind])
+        shared.follow(prompt.kind, fit)
 
     def typical_output(self, tenant: str, model: str, start: Start) -> int:
         """Return tokens per choice to hold for an answer without a bound: 1 to MAX_TOKENS.
@@ -127,18 +126,20 @@ class Learned:
         own = outputs.estimate(prior, low, high)
         return max(prior, own)
 
-    def prompt_tokens(self, tenant: str, model: str, start: Start, *, prompt_bytes: int) -> int:
-        """Return tokens that suffice for nine in ten of the tenant's prompts of this size, without media.
+    def prompt_tokens(self, tenant: str, model: str, start: Start, prompt: PromptSize) -> int:
+        """Return tokens that suffice for nine in ten of the tenant's prompts of this size and kind, without media.
 
-        The value is between 1 and MAX_TOKENS and never falls as bytes grow. With few observations the prior has
-        its share, as in `typical_output`. What is learned is kept within the range of `start`.
+        The value is between 1 and MAX_TOKENS and never falls as the size grows. With few observations the prior
+        has its share, as in `typical_output`. What is learned is kept within the range of `start`.
         """
-        profile, shared = self._find(tenant, model), self._shared.get(model, _NOTHING)
-        extra = profile.extras.estimate(
-            shared.extras.prior(profile.extras.shown, 0, 0, _MAX_EXTRA_TOKENS), 0, _MAX_EXTRA_TOKENS
-        )
-        text = _tokens(prompt_bytes, _ratio(profile, shared, start))
-        return _within(text + start.overhead_tokens + extra, 1, MAX_TOKENS)
+        fit = self._find(tenant, model).prompts.get(prompt.kind, _NO_FIT)
+        ratio, low, high, fixed, fixed_low, fixed_high = start.prompts[prompt.kind]
+        shared = self._shared.get(model, _NOTHING).prompts.get(prompt.kind)
+        if shared is not None:
+            ratio = shared.ratios.prior(fit.ratio.shown, ratio, low, high)
+            fixed = shared.fixed.prior(fit.fixed.shown, fixed, fixed_low, fixed_high)
+        text = -(-prompt.size * _MILLI // fit.ratio.estimate(ratio, low, high))
+        return _within(text + fit.fixed.estimate(fixed, fixed_low, fixed_high), 1, MAX_TOKENS)
 
     def _find(self, tenant: str, model: str) -> Profile:
         return self._known.find(tenant, model) or self._new.find(tenant, model) or _UNKNOWN
@@ -172,38 +173,47 @@ class Learned:
         return shared
 
 
+class _SharedPrompts:
+    """Hold what the known profiles of one model show of prompts of one kind."""
+
+    __slots__ = ("fixed", "ratios")
+
+    def __init__(self) -> None:
+        self.ratios = Figures()
+        self.fixed = Figures()
+
+
 class _Shared:
     """Hold what the known profiles of one model show: a figure of each tenant that has enough values."""
 
-    __slots__ = ("extras", "outputs", "profiles", "ratios")
+    __slots__ = ("outputs", "profiles", "prompts")
 
     def __init__(self) -> None:
         self.profiles = 0
         self.outputs = Figures()
-        self.ratios = Figures()
-        self.extras = Figures()
+        self.prompts: dict[PromptKind, _SharedPrompts] = {}
+
+    def follow(self, kind: PromptKind, fit: PromptFit) -> None:
+        """Let a profile's fit stand for its tenant, once it has enough prompts."""
+        if fit.ratio.decile is not None:
+            shared = self.prompts.setdefault(kind, _SharedPrompts())
+            shared.ratios.follow(fit.ratio)
+            shared.fixed.follow(fit.fixed)
 
     def withdraw(self, profile: Profile) -> None:
         """Take out what a profile showed."""
         self.profiles -= 1
         self.outputs.withdraw(profile.outputs)
-        self.ratios.withdraw(profile.ratios)
-        self.extras.withdraw(profile.extras)
+        for kind, shared in self.prompts.items():
+            fit = profile.prompts.get(kind, _NO_FIT)
+            shared.ratios.withdraw(fit.ratio)
+            shared.fixed.withdraw(fit.fixed)
 
 
-# Both stay empty: a profile shows a figure only with enough values, and is known by then.
+# All stay empty: a profile shows a figure only with enough values, and is known by then.
 _UNKNOWN: Final = Profile()
 _NOTHING: Final = _Shared()
-
-
-def _ratio(profile: Profile, shared: _Shared, start: Start) -> int:
-    """Return bytes per token in thousandths."""
-    ratios, low, high = profile.ratios, start.ratio_low, start.ratio_high
-    return ratios.estimate(shared.ratios.prior(ratios.shown, start.ratio, low, high), low, high)
-
-
-def _tokens(size: int, ratio: int) -> int:
-    return -(-size * _MILLI // ratio)
+_NO_FIT: Final = PromptFit()
 
 
 def _within(value: int, low: int, high: int) -> int:

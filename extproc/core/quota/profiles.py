@@ -2,19 +2,26 @@
 
 from typing import NamedTuple
 
+from extproc.core.quota.prompt_fit import PromptFit, PromptKind
 from extproc.core.quota.recent import Recent
 
 
 class Profile:
-    """Hold the observations of one tenant and model: about 3 kB when all windows are full."""
+    """Hold the observations of one tenant and model: 1 kB of outputs and 1 kB of each kind of prompts, if full."""
 
-    __slots__ = ("extras", "observations", "outputs", "ratios")
+    __slots__ = ("observations", "outputs", "prompts")
 
     def __init__(self) -> None:
         self.observations = 0
         self.outputs = Recent()
-        self.ratios = Recent(smallest=True)  # thousandths of a byte per token, of large prompts
-        self.extras = Recent()  # tokens beyond bytes and configured overhead, of small prompts
+        self.prompts: dict[PromptKind, PromptFit] = {}
+
+    def fit(self, kind: PromptKind) -> PromptFit:
+        """Return the fit of prompts of this kind, a new one if there was none."""
+        found = self.prompts.get(kind)
+        if found is None:
+            found = self.prompts[kind] = PromptFit()
+        return found
 
 
 class Forgotten(NamedTuple):

@@ -11,19 +11,19 @@ ENOUGH: Final = 32
 # With fewer tenants than this, nothing is taken from them: few of them could steer the median.
 TENANTS: Final = 5
 _FOUR_BYTES: Final = "I"
+MOST: Final = 2**32 - 1
 
 
 class Recent:
     """Keep the last `WINDOW` values of one tenant, in order of arrival and in order of size.
 
-    An estimate leaves out the largest tenth of the values; with `smallest`, the smallest one. `shown` is the value
-    in `Figures` that stands for this tenant; None if there is none.
+    An estimate leaves out the largest tenth of the values. `shown` is the value in `Figures` that stands for this
+    tenant; None if there is none.
     """
 
-    __slots__ = ("_arrived", "_oldest", "_smallest", "_sorted", "shown")
+    __slots__ = ("_arrived", "_oldest", "_sorted", "shown")
 
-    def __init__(self, *, smallest: bool = False) -> None:
-        self._smallest = smallest
+    def __init__(self) -> None:
         self._arrived = array(_FOUR_BYTES)
         self._sorted = array(_FOUR_BYTES)
         self._oldest = 0
@@ -45,17 +45,45 @@ class Recent:
         values = len(self._sorted)
         if values < ENOUGH:
             return None
-        return self._sorted[values // 10 if self._smallest else -1 - values // 10]
+        return self._sorted[-1 - values // 10]
 
     def estimate(self, prior: int, low: int, high: int) -> int:
         """Return the decile, brought between `low` and `high`. With few values, blend it with the prior."""
         values = len(self._sorted)
         if not values:
             return prior
-        tenth = values // 10
-        own = self._sorted[tenth if self._smallest else -1 - tenth]
-        own = min(max(own, low), high)
-        return own if values >= ENOUGH else (prior * (ENOUGH - values) + own * values) // ENOUGH
+        return _blended(self._sorted[-1 - values // 10], values, prior, low, high)
+
+
+class Figure:
+    """Hold what a tenant's latest values show together, where that is no single one of them.
+
+    `shown` is as in `Recent`.
+    """
+
+    __slots__ = ("_own", "_values", "shown")
+
+    def __init__(self) -> None:
+        self._own = self._values = 0
+        self.shown: int | None = None
+
+    def set(self, values: int, own: int) -> None:
+        """Let so many values show this figure, from 0 to 2**32 - 1."""
+        self._values, self._own = values, min(own, MOST)
+
+    @property
+    def decile(self) -> int | None:
+        """Return the figure; None with fewer than `ENOUGH` values."""
+        return self._own if self._values >= ENOUGH else None
+
+    def estimate(self, prior: int, low: int, high: int) -> int:
+        """Return the figure, brought between `low` and `high`. With few values, blend it with the prior."""
+        return _blended(self._own, self._values, prior, low, high) if self._values else prior
+
+
+def _blended(own: int, values: int, prior: int, low: int, high: int) -> int:
+    own = min(max(own, low), high)
+    return own if values >= ENOUGH else (prior * (ENOUGH - values) + own * values) // ENOUGH
 
 
 class Figures:
@@ -66,16 +94,16 @@ class Figures:
     def __init__(self) -> None:
         self._sorted = array(_FOUR_BYTES)
 
-    def follow(self, recent: Recent) -> None:
+    def follow(self, recent: Recent | Figure) -> None:
         """Let the present decile stand for a tenant, once it has enough values."""
         if (figure := recent.decile) != recent.shown:
             self._replace(recent, figure)
 
-    def withdraw(self, recent: Recent) -> None:
+    def withdraw(self, recent: Recent | Figure) -> None:
         """Take out what stands for a tenant."""
         self._replace(recent, None)
 
-    def _replace(self, recent: Recent, figure: int | None) -> None:
+    def _replace(self, recent: Recent | Figure, figure: int | None) -> None:
         if recent.shown is not None:
             del self._sorted[bisect_left(self._sorted, recent.shown)]
         if figure is not None:

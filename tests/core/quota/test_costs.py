@@ -22,7 +22,6 @@ from extproc.core.quota.costs import (
     bound_of,
     cost_of,
     demand,
-    prompt_estimate,
     strict_demand,
 )
 from extproc.core.quota.limits import MAX_AMOUNT, Unit
@@ -52,7 +51,7 @@ def request(**fields) -> RequestFacts:
 
 def estimated(facts: RequestFacts, costing: Costing | None = None) -> Cost:
     costing = costing or Costing()
-    return cost_of(facts, prompt_estimate(facts, costing), costing.typical_output_tokens)
+    return cost_of(facts, 18, costing.typical_output_tokens)
 
 
 # Estimates.
@@ -61,15 +60,12 @@ def estimated(facts: RequestFacts, costing: Costing | None = None) -> Cost:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, Cost(10 + 8, 256)),
-        ({"prompt_bytes": 31}, Cost(11 + 8, 256)),
-        ({"prompt_bytes": 0}, Cost(8, 256)),
+        ({}, Cost(18, 256)),
         ({"output_bound": 5}, Cost(18, 5)),
         ({"output_bound": 5, "choices": 3}, Cost(18, 15)),
         ({"choices": 3}, Cost(18, 768)),
         ({"output_bound": 5, "bound_is_common": False}, Cost(18, 256)),
         ({"output_bound": 500, "choices": 2, "bound_is_common": False}, Cost(18, 1000)),
-        ({"media_parts": 2}, Cost(18 + 2048, 256)),
     ],
 )
 def test_a_request_costs_its_prompt_and_the_output_of_every_choice(fields, expected):
@@ -78,8 +74,7 @@ def test_a_request_costs_its_prompt_and_the_output_of_every_choice(fields, expec
 
 
 def test_the_costing_is_the_operators():
-    costing = Costing(prompt_bytes_per_token=10, prompt_overhead_tokens=1, media_tokens=5, typical_output_tokens=7)
-    assert estimated(request(media_parts=1), costing) == Cost(3 + 1 + 5, 7)
+    assert estimated(request(), Costing(typical_output_tokens=7)) == Cost(18, 7)
 
 
 def test_what_generates_nothing_costs_its_prompt_and_what_counts_no_tokens_costs_none():

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.quota.costs import Costing
-from extproc.core.quota.learning import LARGE_PROMPT_BYTES, Learned, Start
+from extproc.core.quota.learning import Learned, Start
+from extproc.core.quota.prompt_fit import PromptKind, PromptSize
 from extproc.core.quota.recent import ENOUGH, TENANTS, WINDOW
 from extproc.core.request.body import MAX_TOKENS
 from tests.changing import replace
@@ -13,7 +14,7 @@ from tests.core.samples import FEWER
 
 START = 256
 RATIO = 3
-LARGE = 10 * LARGE_PROMPT_BYTES
+LARGE = 10_240
 COSTING = Costing(
     prompt_bytes_per_token=RATIO,
     prompt_overhead_tokens=8,
@@ -29,10 +30,13 @@ def start_of(**changes):
     return Start.of(replace(COSTING, **changes))
 
 
+def of_bytes(size):
+    return PromptSize(PromptKind.BYTES, size)
+
+
 def observe(learned, model="m", tenant="t", start=None, **changes):
     sample = {
-        "prompt_bytes": LARGE,
-        "media_parts": 0,
+        "prompt": of_bytes(changes.pop("prompt_bytes", LARGE)),
         "prompt_tokens": LARGE // 4,
         "output_per_choice": 100,
         "bounded": False,
@@ -51,8 +55,8 @@ def typical(learned, model="m", tenant="t", **changes):
     return learned.typical_output(tenant, model, start_of(**changes))
 
 
-def estimate(learned, size=LARGE, model="m", tenant="t", **changes):
-    return learned.prompt_tokens(tenant, model, start_of(**changes), prompt_bytes=size)
+def estimate(learned, size=LARGE, model="m", tenant="t", kind=PromptKind.BYTES, **changes):
+    return learned.prompt_tokens(tenant, model, start_of(**changes), PromptSize(kind, size))
 
 
 # Typical output.
@@ -130,8 +134,8 @@ def test_the_typical_output_is_a_token_count_for_any_start():
     assert typical(Learned(), typical_output_tokens=0) == 1
 
 
-def test_media_requests_teach_of_outputs_all_the_same():
-    assert typical(taught([300] * WINDOW, media_parts=1)) == 300
+def test_requests_whose_prompts_say_nothing_teach_of_outputs_all_the_same():
+    assert typical(taught([300] * WINDOW, prompt=None)) == 300
 
 
 # Other tenants.
@@ -209,13 +213,22 @@ def test_a_tenants_figure_follows_its_answers():
     assert typical(learned) == 200
 
 
+def teach_prompts(learned, tenant="t", *, per_token=5, fixed=48, kind=PromptKind.BYTES):
+    for number in range(ENOUGH):
+        size = 100 * 2 ** (number % 8)
+        observe(learned, tenant=tenant, prompt=PromptSize(kind, size), prompt_tokens=fixed + size // per_token)
+
+
 def test_prompts_of_other_tenants_show_bytes_per_token_and_what_a_template_adds():
     learned = Learned()
-    teach_tenants(learned, [5] * TENANTS, prompt_tokens=8 + LARGE // 5)
-    teach_tenants(learned, [5] * TENANTS, prompt_bytes=500, prompt_tokens=8 + 100 + 40)
-    assert estimate(learned) == 8 + LARGE // 5 + 40
-    assert estimate(learned, 500) == 8 + 100 + 40
-    assert estimate(learned, learned_bytes_per_token_max=4) == 8 + LARGE // 4 + 40
+    for number in range(TENANTS - 1):
+        teach_prompts(learned, f"tenant {number}")
+    assert estimate(learned) == estimate(Learned())
+    teach_prompts(learned, "one more")
+    assert estimate(learned) == pytest.approx(48 + LARGE // 5, rel=0.05)
+    assert estimate(learned, 500) == pytest.approx(48 + 100, rel=0.05)
+    assert estimate(learned, learned_bytes_per_token_max=4) == pytest.approx(48 + LARGE // 4, rel=0.05)
+    assert estimate(learned, kind=PromptKind.BYTES_WITH_TOOLS) == estimate(Learned())
 
 
 # Prompts.
@@ -229,7 +242,7 @@ def test_of_an_unknown_model_a_prompt_is_estimated_from_what_is_configured():
 def test_nine_in_ten_large_prompts_are_not_underestimated():
     rng = random.Random(2)
     learned = Learned()
-    prompts = [(rng.randrange(LARGE_PROMPT_BYTES, 50_000), rng.randrange(35, 55)) for _ in range(WINDOW)]
+    prompts = [(rng.randrange(1024, 50_000), rng.randrange(35, 55)) for _ in range(WINDOW)]
     sizes = [(size, 8 + size * 10 // per_token) for size, per_token in prompts]
     for size, tokens in sizes:
         observe(learned, prompt_bytes=size, prompt_tokens=tokens)
@@ -244,7 +257,7 @@ def test_the_estimate_finds_a_models_bytes_per_token_and_its_overhead(seed):
     learned = Learned()
 
     def prompt():
-        size = rng.choice([rng.randrange(40, 800), rng.randrange(LARGE_PROMPT_BYTES, 40_000)])
+        size = rng.choice([rng.randrange(40, 800), rng.randrange(1024, 40_000)])
         return size, 12 + int(size / rng.gauss(4.2, 0.15))
 
     for _ in range(4 * WINDOW):
@@ -261,41 +274,52 @@ def test_what_is_configured_for_prompts_fades_out_with_the_first_of_them():
         seen.append(estimate(learned))
         observe(learned, prompt_tokens=8 + LARGE // 5)
     assert seen[0] == 8 + -(-LARGE // RATIO)
-    assert seen[ENOUGH // 2] == 8 + LARGE // 4
-    assert seen[ENOUGH] == 8 + LARGE // 5
+    assert seen[ENOUGH // 2] == pytest.approx(8 + LARGE // 4, rel=0.02)
+    assert seen[ENOUGH] == pytest.approx(8 + LARGE // 5, rel=0.02)
     assert seen == sorted(seen, reverse=True)
 
 
-def test_what_a_template_adds_of_its_own_is_learned_from_small_prompts():
+def test_what_a_template_adds_of_its_own_is_learned():
     learned = Learned()
-    for _ in range(WINDOW):
-        observe(learned, prompt_bytes=60, prompt_tokens=20 + 8 + 68)
-    assert estimate(learned, 60) == 96
-    assert estimate(learned, LARGE) == 8 + 68 + -(-LARGE // RATIO)
+    teach_prompts(learned, per_token=4, fixed=76)
+    assert estimate(learned, 60) == pytest.approx(76 + 15, rel=0.08)
+    assert estimate(learned, 60_000) == pytest.approx(76 + 15_000, rel=0.08)
 
 
-def test_small_prompts_do_not_change_bytes_per_token():
+def test_small_prompts_teach_too():
     learned = Learned()
-    for _ in range(WINDOW):
-        observe(learned, prompt_bytes=LARGE_PROMPT_BYTES - 1, prompt_tokens=100)
-    assert estimate(learned) == estimate(Learned())
-    for _ in range(WINDOW):
-        observe(learned, prompt_bytes=LARGE_PROMPT_BYTES, prompt_tokens=8 + 256)
-    assert estimate(learned) == 8 + LARGE // 4
+    for size in range(40, 40 + 8 * WINDOW, 8):
+        observe(learned, prompt_bytes=size, prompt_tokens=10 + size // 4)
+    assert estimate(learned, 80) == pytest.approx(30, rel=0.1)
+    assert estimate(learned, 800) == pytest.approx(210, rel=0.05)
 
 
-def test_small_prompts_are_measured_by_the_bytes_per_token_that_were_learned():
+@pytest.mark.parametrize("kind", PromptKind)
+def test_each_kind_of_prompt_is_learned_apart(kind):
     learned = Learned()
-    for _ in range(WINDOW):
-        observe(learned, prompt_tokens=8 + LARGE // 4)
-    for _ in range(WINDOW):
-        observe(learned, prompt_bytes=400, prompt_tokens=8 + 100 + 30)
-    assert estimate(learned, 400) == 138
+    teach_prompts(learned, per_token=2, kind=kind)
+    for other in PromptKind:
+        assert (estimate(learned, kind=other) == estimate(Learned(), kind=other)) == (other is not kind)
+
+
+def test_a_counted_prompt_is_held_as_counted_and_with_what_the_template_adds():
+    learned = Learned()
+    assert estimate(learned, 100, kind=PromptKind.TOKENS) == 108
+    teach_prompts(learned, kind=PromptKind.TOKENS, per_token=1, fixed=3)
+    assert estimate(learned, 1000, kind=PromptKind.TOKENS) == pytest.approx(1003, abs=3)
+    assert estimate(learned, 20, kind=PromptKind.TOKENS) == pytest.approx(23, abs=2)
+
+
+@pytest.mark.parametrize(("kind", "least"), [(PromptKind.TOKENS, 1000), (PromptKind.TOKENS_WITH_TOOLS, 500)])
+def test_prompts_teach_no_less_than_was_counted_and_tools_no_less_than_half(kind, least):
+    learned = Learned()
+    teach_prompts(learned, kind=kind, per_token=9, fixed=1)
+    assert least <= estimate(learned, 1000, kind=kind) <= least + 5
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"media_parts": 1}, {"prompt_tokens": 0}, {"prompt_tokens": -5}, {"prompt_bytes": 0}, {"prompt_bytes": -1}],
+    [{"prompt": None}, {"prompt_tokens": 0}, {"prompt_tokens": -5}, {"prompt_bytes": 0}, {"prompt_bytes": -1}],
 )
 @pytest.mark.parametrize("size", [60, LARGE])
 def test_a_request_that_says_nothing_about_text_does_not_calibrate(changes, size):
@@ -320,14 +344,15 @@ def test_what_prompts_teach_stays_within_the_configured_bytes_per_token(configur
     learned, start = Learned(), start_of(**configured)
     for _ in range(WINDOW):
         observe(learned, prompt_bytes=LARGE, prompt_tokens=tokens, start=start)
-    assert estimate(learned, **configured) == 8 + -(-LARGE // per_token)
+    more = estimate(learned, 9 * LARGE, **configured) - estimate(learned, 8 * LARGE, **configured)
+    assert more == pytest.approx(LARGE / per_token, abs=1)
 
 
 def test_what_a_template_may_add_is_bounded():
     learned = Learned()
     for _ in range(WINDOW):
         observe(learned, prompt_bytes=60, prompt_tokens=MAX_TOKENS)
-    assert estimate(learned, 60) == 20 + 8 + 2048
+    assert estimate(learned, 60) == 60 + 8 + 2048
 
 
 def test_a_start_out_of_range_is_brought_into_it():
@@ -358,8 +383,7 @@ OBSERVATIONS = st.lists(
             "tenant": st.sampled_from("xyz"),
             "model": st.sampled_from("ab"),
             "start": STARTS,
-            "prompt_bytes": ANY,
-            "media_parts": st.integers(0, 1),
+            "prompt": st.builds(PromptSize, st.sampled_from(PromptKind), ANY) | st.none(),
             "prompt_tokens": ANY,
             "output_per_choice": ANY,
             "bounded": st.booleans(),
@@ -378,9 +402,12 @@ def test_estimates_are_token_counts_and_grow_with_the_prompt_whatever_was_observ
     for model in ("a", "b", "never seen"):
         held = learned.typical_output("x", model, start)
         assert 1 <= start.output_low <= start.output <= held <= start.output_high <= MAX_TOKENS
-        estimates = [learned.prompt_tokens("x", model, start, prompt_bytes=size) for size in sorted(sizes)]
-        assert estimates == sorted(estimates)
-        assert all(1 <= tokens <= MAX_TOKENS for tokens in estimates)
+        for kind in PromptKind:
+            estimates = [
+                learned.prompt_tokens("x", model, start, PromptSize(kind, size)) for size in sorted(sizes)
+            ]
+            assert estimates == sorted(estimates)
+            assert all(1 <= tokens <= MAX_TOKENS for tokens in estimates)
 
 
 @FEWER
@@ -465,7 +492,8 @@ def test_there_is_room_for_a_model_however_little_was_asked_for():
 def test_what_a_forgotten_profile_showed_does_not_count_any_more():
     learned = Learned(profiles=8)  # room for six
     teach_tenants(learned, [100] * TENANTS)
-    teach_tenants(learned, [100] * TENANTS, prompt_bytes=500, prompt_tokens=8 + 100 + 40)
+    for number in range(TENANTS):
+        teach_prompts(learned, f"tenant {number}")
     assert typical(learned) == 100
     assert estimate(learned, 0) > estimate(Learned(), 0)
     for number in range(3):

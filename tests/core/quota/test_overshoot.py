@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from extproc.core.quota.costs import Costing, cost_of
 from extproc.core.quota.learning import Learned, Start
 from extproc.core.quota.limits import Limit, Scope, Window
+from extproc.core.quota.prompt_fit import PromptKind, PromptSize
 from extproc.core.quota.reservation import Admitted, Count, Reservation, decide
 from extproc.core.quota.settlement import Estimates, charges
 from extproc.core.quota.usage import Usage
@@ -59,7 +60,7 @@ class Tenant:
             media_parts=0,
             wants_usage=True,
         )
-        prompt = self.learned.prompt_tokens("t", "m", START, prompt_bytes=asked.prompt_bytes)
+        prompt = self.learned.prompt_tokens("t", "m", START, PromptSize(PromptKind.BYTES, asked.prompt_bytes))
         cost = cost_of(facts, prompt, self.learned.typical_output("t", "m", START))
         limit = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, self.amount)
         decision = decide(reservation(cost, (limit,)), [Count(self.used, self.held)])
@@ -92,8 +93,7 @@ class Tenant:
             "t",
             "m",
             START,
-            prompt_bytes=asked.prompt_bytes,
-            media_parts=0,
+            prompt=PromptSize(PromptKind.BYTES, asked.prompt_bytes),
             prompt_tokens=asked.prompt,
             output_per_choice=-(-asked.output // asked.choices),
             bounded=asked.bound is not None,

@@ -44,7 +44,7 @@ class RequestFacts(Struct, frozen=True):
     are too small to be in `prompt_bytes`; they may still become prompt. `usual_bound` is the output bound that
     servers assume if the request has none. `bound_is_common` is False if the bound is only in fields that many
     servers ignore. `tells_usage` is False if the answer was asked for in a form without usage. `wants_continuous`:
-    the client asked for usage in every chunk.
+    the client asked for usage in every chunk. `tools`: tools that the model may call are part of the prompt.
     """
 
     model: str
@@ -66,6 +66,7 @@ class RequestFacts(Struct, frozen=True):
     bound_is_common: bool = True
     tells_usage: bool = True
     wants_continuous: bool = False
+    tools: bool = False
 
 
 class Malformed(Struct, frozen=True):

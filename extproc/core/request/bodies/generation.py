@@ -123,6 +123,7 @@ def _chat(body: JsonBody, model: str, conversations: int, messages: int) -> Requ
         boundable=True,
         bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
         unbounded_prompt=media.unbounded or hides_prompt(body, model),
+        tools=body.lists("tools") or body.lists("functions"),
     )
 
 
@@ -192,6 +193,7 @@ def read_response(body: JsonBody) -> RequestFacts:
         messages=messages + body.given("instructions"),
         boundable=True,
         unbounded_prompt=media.unbounded or refers or body.given("prompt") or hides_prompt(body, model),
+        tools=body.lists("tools"),
     )
 
 
@@ -219,6 +221,7 @@ def read_messages(body: JsonBody) -> RequestFacts:
         messages=messages + body.given("system"),
         boundable=True,
         unbounded_prompt=media.unbounded or hides_prompt(body, model),
+        tools=body.lists("tools"),
     )
 
 

@@ -104,6 +104,10 @@ class JsonBody:
             raise FieldError(name, rule)
         return count
 
+    def lists(self, name: str) -> bool:
+        """Return whether the field is an array that is not empty, without reading it."""
+        return self.given(name) and len(self.fields[name]) > len("[]")
+
     def has_any(self, names: Iterable[str]) -> bool:
         """Return whether any of these fields has a value other than null."""
         return any(self.given(name) for name in self.fields.keys() & names)
