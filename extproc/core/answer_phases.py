@@ -7,8 +7,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from extproc.core import rejections
+from extproc.core.answer.answer_protocol import AnswerReader
+from extproc.core.answer.labelled import LabelledAnswer
 from extproc.core.answer.reader import (
-    AnswerReader,
     OpaqueAnswer,
     Steps,
     answer_reader,
@@ -152,6 +153,7 @@ class Forwarded(Phase):
             hide_usage=request.hides_usage,
             strip_usage=asks_continuously(request.rules, request.endpoint, request.facts),
             output_bound=reservation.output_held if reservation.output_bound is not None else None,
+            streams=request.facts.stream,
         )
 
 
@@ -161,6 +163,7 @@ class Answered(Forwarded):
     def __init__(self, request: AdmittedRequest, reader: AnswerReader, status: int) -> None:
         super().__init__(request)
         self._reader_of_body = reader
+        self._labelled = reader if isinstance(reader, LabelledAnswer) else None
         self._status = status
         self._kept = Kept(request.rules.buffers)
 
@@ -187,6 +190,9 @@ class Answered(Forwarded):
 
     def passed(self, event: ResponseBody, out: bytes) -> Step:
         """Pass a piece on that was read; the client gets `out` for it."""
+        if self._labelled is not None and self._labelled.reader is not None:
+            self._reader_of_body = self._labelled.reader  # the first bytes have decided
+            self._labelled = None
         reader = self._reader_of_body
         if event.end_of_stream:
             rest = reader.finish()

@@ -1041,3 +1041,24 @@ def test_a_request_that_never_begins_is_given_up_with_an_answer():
     reject, finish = exchange.give_up()
     assert (reject.rejection.status, finish) == (408, Finish())
     assert not exchange.awaits_request
+
+
+# What is called something else than it is.
+
+
+@pytest.mark.parametrize("headers", [JSON, {}, {"content-type": "application/octet-stream"}])
+def test_a_stream_under_another_name_has_its_usage_hidden_and_no_length_is_promised(headers):
+    exchange = forwarded(STREAM)
+    (reply,) = exchange.receive(ResponseHead(200, headers | {"content-length": "9"}, end_of_stream=False))
+    assert reply.remove_headers == ("content-length",)
+    assert exchange.receive(ResponseBody(b"\n", end_of_stream=False)) == [BodyReply()]
+    assert exchange.receive(ResponseBody(piece("ab"), end_of_stream=False)) == [BodyReply()]
+    assert exchange.receive(ResponseBody(usage_chunk(), end_of_stream=False)) == [BodyReply(b"")]
+    close_of(exchange.receive(ResponseBody(b"", end_of_stream=True)), [BodyReply()])
+
+
+def test_json_that_is_called_a_stream_is_settled_on_its_usage():
+    exchange = answering(CHAT, SSE)
+    assert exchange.receive(ResponseBody(PLAIN[:20], end_of_stream=False)) == [BodyReply()]
+    settlement = close_of(exchange.receive(ResponseBody(PLAIN[20:], end_of_stream=True)), [BodyReply()])
+    assert settlement == SETTLED.settlement

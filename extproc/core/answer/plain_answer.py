@@ -7,7 +7,6 @@ from msgspec.structs import replace
 
 from extproc.core.answer.json_scan import JsonScan, Text
 from extproc.core.answer.reading import BEFORE_JSON, Reading, read_answer
-from extproc.core.answer.stream_answer import StreamAnswer
 from extproc.core.answer.tally import Tally
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.settlement import Estimates, Settlement
@@ -29,8 +28,7 @@ _USAGE_MEMBERS: Final = (b"usage", b"x_groq", b"meta", b"meta_info", b"choices")
 class JsonAnswer:
     """A plain answer: passes untouched, and is measured on the way.
 
-    What can't be JSON, because it does not begin so, counts as text; where it is a stream of events that is called
-    something else, it is read as one, but passes whole.
+    What can't be JSON, because it does not begin so, counts as text.
     """
 
     changes_body = False
@@ -51,7 +49,6 @@ class JsonAnswer:
         self._scan: JsonScan | None = None
         self._raw = Text()  # of what is no JSON
         self._binary = False
-        self._stream: StreamAnswer | None = None
         self._said = _Said()
         self._final: Tally | None = None
 
@@ -61,8 +58,6 @@ class JsonAnswer:
 
         An estimate is never more than the client's own bound.
         """
-        if self._stream is not None:
-            return self._stream.output_tokens
         if self._final is not None:
             return self._final.output_tokens
         if not self._generates or self._binary:
@@ -74,8 +69,6 @@ class JsonAnswer:
 
     @property
     def overran(self) -> bool:
-        if self._stream is not None:
-            return self._stream.overran
         usage = self._final.reported if self._final is not None else None
         return self._bound is not None and usage is not None and usage.output > self._bound
 
@@ -83,9 +76,7 @@ class JsonAnswer:
         self._bytes += len(chunk)
         if not self._begun and (start := chunk.lstrip(BEFORE_JSON)):
             self._begin(start)
-        if self._stream is not None:
-            self._stream.feed(chunk)
-        elif self._is_json:
+        if self._is_json:
             self._unscanned += chunk
             if len(self._unscanned) > LATE_BYTES:
                 self.look()
@@ -109,27 +100,20 @@ class JsonAnswer:
 
     @property
     def kept_bytes(self) -> int:
-        return self._stream.kept_bytes if self._stream is not None else len(self._kept)
+        return len(self._kept)
 
     def spill(self, out: bytes) -> bytes:
-        if self._stream is not None:
-            self._stream.spill(b"")
         self._let_go()
         return out
 
     def finish(self) -> bytes:
         self._complete = True
-        if self._stream is not None:
-            self._stream.finish()
         self._tally()
         return b""
 
     def settlement(self, *, complete: bool) -> Settlement:
         if not self._bytes:
             return self.estimates.estimate(0, 0, "empty" if complete else "cut_off")
-        if self._stream is not None and self._stream.has_events:
-            self._stream.estimates = self.estimates
-            return self._stream.settlement(complete=complete)
         tally = self._tally()
         tally.estimates = self.estimates
         return tally.settlement(complete=complete)
@@ -138,10 +122,8 @@ class JsonAnswer:
         self._begun = True
         if start[:1] in {b"{", b"["}:
             self._is_json = True
-            return
-        self._let_go()
-        if start[:1] in {b"d", b"e", b":"} and self._generates:  # data, event or a comment, it seems
-            self._stream = StreamAnswer(self.estimates, hide_usage=False, output_bound=self._bound)
+        else:
+            self._let_go()
 
     def _keep(self, chunk: bytes) -> None:
         self._kept += chunk

@@ -6,11 +6,13 @@ and what an upstream generates beyond the output that it was told to keep to.
 """
 
 from collections.abc import Generator, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec.structs import replace
 
+from extproc.core.answer.answer_protocol import AnswerReader
 from extproc.core.answer.inflate import Inflater, can_inflate
+from extproc.core.answer.labelled import Label, LabelledAnswer, Readers
 from extproc.core.answer.plain_answer import JsonAnswer
 from extproc.core.answer.reading import Reading, read_answer
 from extproc.core.answer.stream_answer import StreamAnswer
@@ -22,6 +24,7 @@ from extproc.core.request.endpoints import Endpoint
 
 _OK: Final = range(200, 300)
 _NOTHING_HELD: Final = Estimates(Cost(0, 0), 1)
+_EVENTS: Final = "text/event-stream"
 _BINARY: Final = ("audio/", "image/", "video/", "application/octet-stream")
 _CHUNKED: Final = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
 # They read, and generate nothing: what their answers weigh says nothing of tokens.
@@ -38,51 +41,6 @@ _AT_ONCE_BYTES: Final = 1 << 10
 Steps = Generator[None, None, bytes]
 
 
-class AnswerReader(Protocol):
-    """Reads one answer as it passes.
-
-    Attributes:
-        output_tokens: tokens generated so far, as far as is known: what was reported or, where that is more, the
-            pieces counted; for a plain answer, what its text so far is likely to have. 0 where there is nothing to
-            count.
-        overran: whether the upstream generated more than the bound that it was told; known as `output_tokens` is.
-        estimates: what is held. A hold that grew is set here; the last one counts.
-        changes_body: whether the client may get other bytes than the upstream sent: `content-length` must go.
-        kept_bytes: what it keeps until more comes. It is bounded for one answer; see `spill` for all of them.
-    """
-
-    estimates: Estimates
-
-    @property
-    def output_tokens(self) -> int: ...
-
-    @property
-    def overran(self) -> bool: ...
-
-    @property
-    def changes_body(self) -> bool: ...
-
-    @property
-    def kept_bytes(self) -> int: ...
-
-    def spill(self, out: bytes) -> bytes:
-        """Keeps no more of the answer than its usage. `out` is what `feed` gave; returned is what the client gets
-        instead: the same object where nothing changes.
-        """
-
-    def feed(self, chunk: bytes) -> bytes:
-        """What the client gets for `chunk`: the same object where nothing changes."""
-
-    def look(self) -> None:
-        """Read what was put off so far: `output_tokens` is then of all that was fed."""
-
-    def finish(self) -> bytes:
-        """The answer is complete: what was held back and is the client's after all."""
-
-    def settlement(self, *, complete: bool) -> Settlement:
-        """How the reservation ends; `complete` is False where the answer was cut off."""
-
-
 def answer_reader(
     status: int,
     headers: Mapping[str, str],
@@ -92,8 +50,9 @@ def answer_reader(
     hide_usage: bool,
     output_bound: int | None = None,
     strip_usage: bool = False,
+    streams: bool = False,
 ) -> AnswerReader:
-    """The reader for an answer with this head.
+    """The reader for an answer with this head. What the answer is, its first bytes say: see `LabelledAnswer`.
 
     Args:
         status: of the answer; only 2xx has anything to charge.
@@ -103,25 +62,42 @@ def answer_reader(
         hide_usage: whether a usage chunk is there on our account only.
         strip_usage: whether usage in the other chunks is there on our account only.
         output_bound: output tokens, of all choices together, that the upstream was told to keep to.
+        streams: whether a stream was asked for. It is then treated as one whatever it is called: what is hidden is
+            taken out, and `content-length` must go before anybody has seen that it is one.
     """
     if status not in _OK:
         return ErrorAnswer(estimates)
     if endpoint in _TOKENLESS:
         return TokenlessAnswer(estimates)
     media = headers.get("content-type", "").strip().lower()
-    if media.startswith(_BINARY):
-        usage = _in_header(headers) if endpoint in _SILENT else None
-        return OpaqueAnswer(estimates, "binary") if usage is None else DescribedAnswer(estimates, usage)
+    label = (
+        Label.EVENTS if media.startswith(_EVENTS) else Label.BINARY if media.startswith(_BINARY) else Label.TEXT
+    )
+    if label is Label.BINARY and endpoint in _SILENT and (usage := _in_header(headers)) is not None:
+        return DescribedAnswer(estimates, usage)
     codings = _codings(headers.get("content-encoding", ""))
     plain = not codings
     if not plain and not (len(codings) == 1 and can_inflate(codings[0])):
         return OpaqueAnswer(estimates)
-    reader: AnswerReader
-    if media.startswith("text/event-stream"):
-        hides = hide_usage and endpoint in _CHUNKED
-        reader = StreamAnswer(estimates, hide_usage=hides, strip_usage=strip_usage, output_bound=output_bound)
-    else:
-        reader = JsonAnswer(estimates, output_bound=output_bound, generates=endpoint not in _SILENT)
+    hides = hide_usage and endpoint in _CHUNKED
+    streams = streams or label is Label.EVENTS
+    changes = plain and (hides or strip_usage or (output_bound is not None and streams))
+    generates = endpoint not in _SILENT
+
+    def events(held: Estimates) -> StreamAnswer:
+        return StreamAnswer(
+            held, hide_usage=hides, strip_usage=strip_usage, output_bound=output_bound, whole=not changes
+        )
+
+    def text(held: Estimates) -> JsonAnswer:
+        return JsonAnswer(held, output_bound=output_bound, generates=generates)
+
+    readers = Readers(
+        events if generates or label is Label.EVENTS else None,
+        text,
+        (lambda held: OpaqueAnswer(held, "binary")) if label is Label.BINARY else text,
+    )
+    reader = LabelledAnswer(estimates, label, readers, changes_body=changes)
     return reader if plain else EncodedAnswer(reader, Inflater(codings[0]), estimates)
 
 

@@ -50,7 +50,9 @@ class StreamAnswer:
         hide_usage: bool,
         output_bound: int | None = None,
         strip_usage: bool = False,
+        whole: bool = False,
     ) -> None:
+        """With `whole` every byte passes, whatever the other arguments say: the client was promised a length."""
         self._hide_usage = hide_usage
         self._strip_usage = strip_usage
         self._bound = output_bound
@@ -65,7 +67,7 @@ class StreamAnswer:
         self._large: LargeEvent | None = None  # the event that passes in parts
         self._read: dict[bytes, Reading] = NO_ENTRIES  # small events
         self._likeness = Likeness()
-        self.changes_body = hide_usage or strip_usage or output_bound is not None
+        self.changes_body = not whole and (hide_usage or strip_usage or output_bound is not None)
 
     @property
     def estimates(self) -> Estimates:

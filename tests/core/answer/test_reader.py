@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.answer import likeness, plain_answer, sse, stream_answer
+from extproc.core.answer.labelled import LabelledAnswer
 from extproc.core.answer.plain_answer import MAX_ANSWER_BYTES
 from extproc.core.answer.reader import (
     EncodedAnswer,
@@ -362,9 +363,18 @@ JSON = {"content-type": "application/json"}
 
 
 def reader_of(
-    headers=JSON, endpoint=Endpoint.CHAT_COMPLETIONS, estimates=ROOMY, *, status=200, hide=False, bound=None
+    headers=JSON,
+    endpoint=Endpoint.CHAT_COMPLETIONS,
+    estimates=ROOMY,
+    *,
+    status=200,
+    hide=False,
+    bound=None,
+    streams=False,
 ):
-    return answer_reader(status, headers, endpoint, estimates, hide_usage=hide, output_bound=bound)
+    return answer_reader(
+        status, headers, endpoint, estimates, hide_usage=hide, output_bound=bound, streams=streams
+    )
 
 
 @pytest.mark.parametrize("sample", SERVERS.values(), ids=SERVERS)
@@ -471,21 +481,15 @@ def test_a_plain_answer_of_any_server_is_settled_on_its_usage(sample):
 @pytest.mark.parametrize(
     ("headers", "endpoint", "status", "kind"),
     [
-        (JSON, Endpoint.CHAT_COMPLETIONS, 200, JsonAnswer),
-        ({}, Endpoint.CHAT_COMPLETIONS, 201, JsonAnswer),
-        ({"content-type": "text/plain"}, Endpoint.TRANSCRIPTIONS, 200, JsonAnswer),
-        (SSE, Endpoint.MESSAGES, 200, StreamAnswer),
-        ({"content-type": " Text/Event-Stream"}, Endpoint.CHAT_COMPLETIONS, 200, StreamAnswer),
-        (SSE | {"content-encoding": "identity"}, Endpoint.CHAT_COMPLETIONS, 200, StreamAnswer),
-        (SSE | {"content-encoding": ""}, Endpoint.CHAT_COMPLETIONS, 200, StreamAnswer),
+        (JSON, Endpoint.CHAT_COMPLETIONS, 200, LabelledAnswer),
+        ({}, Endpoint.CHAT_COMPLETIONS, 201, LabelledAnswer),
+        (SSE | {"content-encoding": "identity"}, Endpoint.CHAT_COMPLETIONS, 200, LabelledAnswer),
+        (SSE | {"content-encoding": ""}, Endpoint.CHAT_COMPLETIONS, 200, LabelledAnswer),
         (SSE | {"content-encoding": "GZIP"}, Endpoint.CHAT_COMPLETIONS, 200, EncodedAnswer),
         (JSON | {"content-encoding": "identity, deflate"}, Endpoint.CHAT_COMPLETIONS, 200, EncodedAnswer),
         (JSON | {"content-encoding": "br"}, Endpoint.CHAT_COMPLETIONS, 200, OpaqueAnswer),
         (JSON | {"content-encoding": "zstd"}, Endpoint.CHAT_COMPLETIONS, 200, OpaqueAnswer),
         (JSON | {"content-encoding": "gzip, gzip"}, Endpoint.CHAT_COMPLETIONS, 200, OpaqueAnswer),
-        ({"content-type": "audio/mpeg"}, Endpoint.SPEECH, 200, OpaqueAnswer),
-        ({"content-type": "image/png"}, Endpoint.IMAGES, 200, OpaqueAnswer),
-        ({"content-type": "application/octet-stream"}, Endpoint.SPEECH, 200, OpaqueAnswer),
         (JSON, Endpoint.PREDICT, 200, TokenlessAnswer),
         (SSE, Endpoint.INFER, 200, TokenlessAnswer),
         (SSE, Endpoint.CHAT_COMPLETIONS, 500, ErrorAnswer),
@@ -493,7 +497,7 @@ def test_a_plain_answer_of_any_server_is_settled_on_its_usage(sample):
         (JSON, Endpoint.CHAT_COMPLETIONS, 304, ErrorAnswer),
     ],
 )
-def test_the_head_of_an_answer_decides_how_it_is_read(headers, endpoint, status, kind):
+def test_the_head_of_an_answer_decides_whether_it_is_read(headers, endpoint, status, kind):
     assert type(reader_of(headers, endpoint, status=status)) is kind
 
 
@@ -508,7 +512,10 @@ def test_usage_is_hidden_only_where_the_api_has_a_chunk_for_it_and_it_can_be_tak
     assert not changes(Endpoint.RESPONSES, hide=True)
     assert not changes(headers=SSE | {"content-encoding": "gzip"}, hide=True, bound=5)
     assert not changes(headers=SSE | {"content-encoding": "br"}, hide=True, bound=5)
-    assert not changes(headers=JSON, hide=True, bound=5)
+    assert not changes(headers=JSON, bound=5)
+    assert changes(headers=JSON, hide=True)
+    assert changes(headers=JSON, bound=5, streams=True)
+    assert not changes(Endpoint.MESSAGES, headers=JSON, hide=True)
     assert not changes(status=500, hide=True, bound=5)
 
 
@@ -536,7 +543,7 @@ def test_a_binary_answer_is_estimated_and_nothing_of_it_is_kept():
         reader.finish()
         settlement = reader.settlement(complete=True)
         assert (settlement.outcome, settlement.usage.output) == (Outcome.ESTIMATED, 50 * 104 // 4)
-        assert settlement.reason == ("binary" if isinstance(reader, OpaqueAnswer) else "unreadable")
+        assert settlement.reason == ("binary" if isinstance(reader.reader, OpaqueAnswer) else "unreadable")
         assert not reader.overran
 
 
@@ -546,7 +553,7 @@ def test_neither_white_space_nor_a_byte_order_mark_before_a_plain_answer_hides_i
         for chunks in ([body], bytewise(body), *two_parts(body), [b"", body]):
             out, settlement = run(reader_of(), chunks)
             assert (out, settlement.usage) == (body, Usage(10, 16, total=26))
-    assert run(reader_of(), bytewise(before))[1].reason == "unreadable"
+    assert run(reader_of(), bytewise(before))[1].reason == "empty"
 
 
 # ---------------------------------------------------------------- streams that are called something else
@@ -554,12 +561,12 @@ def test_neither_white_space_nor_a_byte_order_mark_before_a_plain_answer_hides_i
 
 @pytest.mark.parametrize("name", ["azure", "anthropic", "responses", "openrouter", "llama.cpp's own"])
 @pytest.mark.parametrize("before", [b"", b"\n\n", b"\xef\xbb\xbf"])
-def test_a_stream_that_is_called_json_passes_whole_and_is_settled_on_its_usage(name, before):
+def test_a_stream_that_nobody_asked_for_passes_whole_and_is_settled_on_its_usage(name, before):
     sample = SERVERS[name]
     body = before + sample.body
     expected = Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
     for chunks in ([body], bytewise(body), *([body[:at], body[at:]] for at in range(0, len(body), sized(37, 11)))):
-        reader = reader_of(JSON, sample.endpoint, hide=True, bound=10)
+        reader = reader_of(JSON, sample.endpoint, bound=10)
         assert not reader.changes_body
         assert all(reader.feed(chunk) is chunk for chunk in chunks)
         assert (reader.finish(), reader.settlement(complete=True)) == (b"", expected)
@@ -577,8 +584,120 @@ def test_a_stream_that_is_called_json_and_ends_early_is_charged_for_what_came():
 @pytest.mark.parametrize("text", [b"dear reader", b"empty: yes\n\n", b": nothing\n\n"])
 def test_what_only_begins_as_a_stream_is_estimated_from_its_size(text):
     for chunks in ([text], bytewise(text)):
-        settlement = run(reader_of(estimates=HELD), chunks)[1]
-        assert (settlement.charge, settlement.reason) == (20 + -(-len(text) // 4), "unreadable")
+        for headers in (JSON, {}, {"content-type": "text/plain"}):
+            settlement = run(reader_of(headers, estimates=HELD), chunks)[1]
+            assert (settlement.charge, settlement.reason) == (20 + -(-len(text) // 4), "unreadable")
+
+
+@pytest.mark.parametrize(("text", "tokens"), [(b"Hello, reader", 4), (b"Hello\n\n" + piece("abcdefgh"), 2)])
+def test_what_does_not_begin_as_the_stream_that_it_is_called_is_text_until_an_event_comes(text, tokens):
+    for chunks in ([text], bytewise(text)):
+        reader = reader_of(SSE, estimates=HELD)
+        out, settlement = run(reader, chunks)
+        assert (out, settlement.charge) == (text, 20 + tokens)
+
+
+LABELS = {
+    "json": JSON,
+    "text": {"content-type": "text/plain; charset=utf-8"},
+    "nothing": {},
+    "bytes": {"content-type": "application/octet-stream"},
+    "a sound": {"content-type": "audio/mpeg"},
+}
+
+
+@pytest.mark.parametrize("headers", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("name", ["azure", "anthropic", "responses", "openrouter"])
+def test_a_stream_that_was_asked_for_is_read_as_one_whatever_it_is_called(name, headers):
+    sample = SERVERS[name]
+    hide = sample.endpoint is Endpoint.CHAT_COMPLETIONS
+    expected = Settlement(Outcome.SETTLED, sample.usage, sample.usage.total, "usage")
+    for before in (b"", b"\n\n", b"\xef\xbb\xbf"):
+        body = before + sample.body
+        for chunks in ([body], bytewise(body), *([body[:at], body[at:]] for at in range(40))):
+            reader = reader_of(headers, sample.endpoint, hide=hide, streams=True)
+            assert reader.changes_body is hide
+            out = before + (sample.without_usage if hide else sample.body)
+            assert run(reader, chunks) == (out, expected)
+            assert reader.output_tokens == sample.usage.output
+
+
+@pytest.mark.parametrize("headers", LABELS.values(), ids=LABELS)
+def test_a_stream_that_goes_beyond_its_bound_ends_there_whatever_it_is_called(headers):
+    body = b"".join(piece("ab") for _ in range(200)) + DONE
+    reader = reader_of(headers, bound=20, streams=True)
+    out, _ = run(reader, [body[at : at + 50] for at in range(0, len(body), 50)])
+    assert len(out) < len(body) // 2
+    assert out.endswith(DONE)
+    assert reader.overran
+
+
+@pytest.mark.parametrize("headers", [SSE, *LABELS.values()], ids=["events", *LABELS])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_json_is_read_as_json_whatever_it_is_called(headers, encoded):
+    for body in (PLAIN, b"\n" * 40 + PLAIN, b"[ \n" + PLAIN + b"]"):
+        for chunks in ([body], bytewise(body), *two_parts(body)):
+            if encoded:
+                packed = gzip.compress(b"".join(chunks))
+                reader = reader_of(headers | {"content-encoding": "gzip"}, hide=True)
+                assert run(reader, bytewise(packed)) == (
+                    packed,
+                    Settlement(Outcome.SETTLED, Usage(10, 16, total=26), 26, "usage"),
+                )
+                break
+            out, settlement = run(reader_of(headers, hide=True), chunks)
+            assert (out, settlement.usage, settlement.reason) == (body, Usage(10, 16, total=26), "usage")
+
+
+def test_an_error_that_is_called_a_stream_is_released():
+    assert run(reader_of(SSE), [b'{"error":{"message":"no"}}'])[1].outcome is Outcome.RELEASED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x89PNG\r\n\x1a\n",
+        b"ID3\x04\x00",
+        b"RIFF$\x00\x00\x00WAVE",
+        b"{\x00\x01\x02" * 30,
+        b"[\x7f\xff",
+        b"{" + b" " * 100 + b"x",
+        b"{",
+        b"da",
+        b"",
+    ],
+)
+@pytest.mark.parametrize("headers", [LABELS["bytes"], LABELS["a sound"]], ids=["bytes", "a sound"])
+def test_what_is_neither_stays_binary(headers, body):
+    for chunks in ([body], bytewise(body)):
+        for complete in (True, False):
+            out, settlement = run(reader_of(headers, Endpoint.SPEECH), chunks, complete=complete)
+            assert out == body
+            assert (settlement.reason, settlement.usage.output) == ("binary", -(-len(body) // 4))
+
+
+def test_of_a_binary_answer_that_seems_to_be_a_stream_the_size_counts():
+    body = b": " + bytes(398)
+    reader = reader_of(LABELS["bytes"], Endpoint.SPEECH)
+    assert reader.feed(body) is body
+    reader.look()
+    reader.estimates = HELD
+    reader.finish()
+    assert (reader.estimates, reader.overran, reader.output_tokens) == (HELD, False, 0)
+    assert reader.settlement(complete=True).usage == Usage(20, 30, total=50)
+
+
+def test_the_first_bytes_of_what_may_be_a_stream_are_held_back_until_they_decide():
+    reader = reader_of({}, hide=True)
+    assert (reader.feed(b"\n"), reader.feed(b"\nda"), reader.kept_bytes) == (b"\n", b"\n", 2)
+    assert (reader.spill(b"x"), reader.output_tokens, reader.overran, reader.look()) == (b"x", 0, False, None)
+    reader.estimates = HELD
+    assert (reader.feed(b"ta: "), reader.kept_bytes) == (b"", 6)
+    rest = piece("abcd")[6:]
+    assert reader.feed(rest) == b"data: " + rest
+    assert reader.spill(b"x") == b"x"
+    assert reader.estimates is HELD
+    assert reader.settlement(complete=True).charge == 21
 
 
 def test_what_generates_nothing_is_not_read_as_a_stream():

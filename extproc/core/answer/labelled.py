@@ -1,0 +1,209 @@
+"""Find out by its first bytes what an answer is: a stream of events, JSON, or neither, whatever it is called.
+
+Gateways and small servers label answers wrongly: JSON as `text/event-stream`, events as JSON, as bytes or as
+nothing. Clients read them all the same, so they are metered as what they are.
+"""
+
+import re
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from extproc.core.answer.answer_protocol import AnswerReader
+from extproc.core.answer.reading import BEFORE_JSON
+from extproc.core.answer.stream_answer import StreamAnswer
+from extproc.core.quota.settlement import Estimates, Settlement
+
+# How the first line of a stream begins.
+_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_OPENING: Final = (b"{", b"[")
+# What follows the first bracket of JSON: a sound of raw samples begins with a bracket now and then.
+_JSON: Final = re.compile(rb'[{\[]\s*["{\[}\]0-9-]')
+# The most bytes that are looked at, without white space before them.
+_MOST_BYTES: Final = 64
+
+
+class Label(Enum):
+    """Say what an answer is called."""
+
+    EVENTS = auto()
+    TEXT = auto()  # JSON, any other text, or nothing
+    BINARY = auto()
+
+
+class _Kind(Enum):
+    """Say what an answer is by its first bytes."""
+
+    EVENTS = auto()
+    JSON = auto()
+    OTHER = auto()
+
+
+class Readers(NamedTuple):
+    """Make the readers of one answer. `events` is None where a stream has nothing to say."""
+
+    events: Callable[[Estimates], StreamAnswer] | None
+    json: Callable[[Estimates], AnswerReader]
+    other: Callable[[Estimates], AnswerReader]
+
+    def reader(self, kind: _Kind, label: Label, estimates: Estimates) -> AnswerReader:
+        """Return the reader of an answer of this kind and label."""
+        if kind is _Kind.JSON:
+            return self.json(estimates)
+        if self.events is None or (kind is _Kind.OTHER and label is not Label.EVENTS):
+            return self.other(estimates)
+        events = self.events(estimates)
+        return events if kind.name == label.name else _DoubtfulStream(events, self.other(estimates))
+
+
+class LabelledAnswer:
+    """An answer whose first bytes decide how it is read. White space before them passes at once.
+
+    Where something may be taken out of a stream, the first bytes are held back until they decide.
+
+    Attributes:
+        changes_body: whether the client may get other bytes than the upstream sent.
+        reader: reads all that is still to come, once it is chosen; until then it is None.
+    """
+
+    __slots__ = ("_estimates", "_label", "_readers", "_start", "changes_body", "reader")
+
+    def __init__(self, estimates: Estimates, label: Label, readers: Readers, *, changes_body: bool) -> None:
+        self._estimates = estimates
+        self._label = label
+        self._readers = readers
+        self._start = b""
+        self.reader: AnswerReader | None = None
+        self.changes_body = changes_body
+
+    @property
+    def estimates(self) -> Estimates:
+        return self._estimates
+
+    @estimates.setter
+    def estimates(self, estimates: Estimates) -> None:
+        self._estimates = estimates
+        if self.reader is not None:
+            self.reader.estimates = estimates
+
+    @property
+    def output_tokens(self) -> int:
+        return 0 if self.reader is None else self.reader.output_tokens
+
+    @property
+    def overran(self) -> bool:
+        return self.reader is not None and self.reader.overran
+
+    @property
+    def kept_bytes(self) -> int:
+        return len(self._start) if self.reader is None else self.reader.kept_bytes
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self.reader is not None:
+            return self.reader.feed(chunk)
+        start = chunk if self._start else chunk.lstrip(BEFORE_JSON)
+        if not start:
+            return chunk
+        blank = chunk[: len(chunk) - len(start)]
+        self._start += start
+        kind = _kind(self._start, self._label)
+        out = blank + (self._begin(kind)[1] if kind is not None else b"")
+        return chunk if not self.changes_body or out == chunk else out
+
+    def look(self) -> None:
+        if self.reader is not None:
+            self.reader.look()
+
+    def spill(self, out: bytes) -> bytes:
+        return out if self.reader is None else self.reader.spill(out)
+
+    def finish(self) -> bytes:
+        reader, out = self.reader, b""
+        if reader is None:
+            reader, out = self._begin(_Kind.OTHER)
+        out += reader.finish()
+        return out if self.changes_body else b""
+
+    def settlement(self, *, complete: bool) -> Settlement:
+        reader = self.reader or self._begin(_Kind.OTHER)[0]
+        return reader.settlement(complete=complete)
+
+    def _begin(self, kind: _Kind) -> tuple[AnswerReader, bytes]:
+        """Choose the reader, and have it read what came. Return it, and what the client gets for that."""
+        self.reader = reader = self._readers.reader(kind, self._label, self._estimates)
+        start, self._start = self._start, b""
+        return reader, reader.feed(start) if start else b""
+
+
+class _DoubtfulStream:
+    """A stream that is called something else, or that does not begin as one: it is one once an event has come.
+
+    Until then the other reader reads it, too, and has the last word where no event comes.
+    """
+
+    def __init__(self, events: StreamAnswer, other: AnswerReader) -> None:
+        self._events = events
+        self._other: AnswerReader | None = other
+        self.changes_body = events.changes_body
+
+    @property
+    def _reader(self) -> AnswerReader:
+        return self._other or self._events
+
+    @property
+    def estimates(self) -> Estimates:
+        return self._reader.estimates
+
+    @estimates.setter
+    def estimates(self, estimates: Estimates) -> None:
+        self._events.estimates = self._reader.estimates = estimates
+
+    @property
+    def output_tokens(self) -> int:
+        return self._reader.output_tokens
+
+    @property
+    def overran(self) -> bool:
+        return self._events.overran
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._events.kept_bytes
+
+    def feed(self, chunk: bytes) -> bytes:
+        out = self._events.feed(chunk)
+        if self._other is not None:
+            self._other.feed(chunk)
+            self._decide()
+        return out
+
+    def look(self) -> None:
+        self._reader.look()
+
+    def spill(self, out: bytes) -> bytes:
+        return self._events.spill(out)
+
+    def finish(self) -> bytes:
+        rest = self._events.finish()
+        if self._other is not None:
+            self._other.finish()
+            self._decide()
+        return rest
+
+    def settlement(self, *, complete: bool) -> Settlement:
+        return self._reader.settlement(complete=complete)
+
+    def _decide(self) -> None:
+        if self._events.has_events:
+            self._other = None
+
+
+def _kind(start: bytes, label: Label) -> _Kind | None:
+    """Return the kind of an answer that begins with `start`, which has no white space before. None: too short."""
+    if start.startswith(_OPENING):
+        if label is not Label.BINARY or _JSON.match(start):
+            return _Kind.JSON
+        return None if len(start) < _MOST_BYTES and not start[1:].strip() else _Kind.OTHER
+    if start.startswith(_FIELDS):
+        return _Kind.EVENTS
+    return None if any(field.startswith(start) for field in _FIELDS) else _Kind.OTHER
