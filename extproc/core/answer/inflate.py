@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Final
 
 # An answer that inflates to more is not read. A million tokens streamed as chunks of 250 bytes would be four times
-# as much, but nobody streams them compressed; an answer of JSON is read up to 8 MiB only.
+# as much, but nobody streams them compressed. Log probabilities of a long prompt are 17 MB, pictures 10 MB.
 MAX_INFLATED_BYTES: Final = 64 << 20
-# For one chunk of the answer.
-MAX_INFLATED_PER_FEED_BYTES: Final = 8 << 20
+# For one chunk of the answer. What repeats much, as log probabilities do, inflates to 200 times as much.
+MAX_INFLATED_PER_FEED_BYTES: Final = 32 << 20
 # Output comes in pieces of this size. It bounds memory, and the work between two pieces, whatever the chunk is.
 PIECE_BYTES: Final = 4 << 10
 # Steps without output, of empty members, that are one step to the caller.

@@ -8,10 +8,9 @@ from extproc.core.answer.reading import BEFORE_JSON, Reading, read_answer
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.usage import Usage
 
-# An event of the Responses API holds the response; its usage stands in there. `type` comes first.
-_RESPONSE: Final = re.compile(
-    rb'\{\s*"type"\s*:\s*"response\.[a-z_]+"[^{}\[\]]{0,256}?,\s*"response"\s*:\s*(?=\{)'
-)
+# An event of the Responses API holds the response, and its usage stands in there. Before it are small values only.
+_SMALL: Final = rb'"[a-z_]{1,64}+"\s*+:\s*+(?:"[^"\\]{0,256}+"|[0-9a-z.]{1,32}+)\s*+,\s*+'
+_RESPONSE: Final = re.compile(rb'\{\s*+(?:%b){0,8}+"response"\s*+:\s*+(?=\{)' % _SMALL)
 _WITH_CONTENT: Final = (b"", b"message", b"content_block_start", b"content_block_delta")
 # Its kind is told by the first bytes.
 _HEAD_BYTES: Final = 512

@@ -38,6 +38,16 @@ EVENTS = {
         BOTH,
         0,
     ),
+    "a response before its type": (
+        {"response": {"id": "r", "output": OUTPUT, "usage": TOLD}, "type": "response.completed"},
+        BOTH,
+        0,
+    ),
+    "a response between small values": (
+        {"sequence_number": 9, "final": True, "response": {"output": OUTPUT, "usage": TOLD}, "type": "x"},
+        BOTH,
+        0,
+    ),
     "a response that has just begun": (
         {"type": "response.created", "response": {"instructions": LONG, "usage": None}},
         Absence.MISSING,

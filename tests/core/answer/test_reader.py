@@ -748,6 +748,18 @@ LOGPROBS = b'"prompt_logprobs":[%bnull]' % (b'{"12":{"logprob":-1.25,"rank":1,"d
 COUNTED = b'"usage":{"prompt_tokens":10,"completion_tokens":350,"total_tokens":360}'
 
 
+@pytest.mark.parametrize("size", [1 << 14, 1 << 30])
+def test_usage_is_found_behind_17_mb_that_compress_to_little(size):
+    plain = BEHIND % (LOGPROBS + b"," + COUNTED)
+    for headers, body in ((JSON, plain), (SSE, b"data: " + plain + b"\n\n" + DONE)):
+        packed = gzip.compress(body, 1)
+        assert len(packed) < len(body) // 100
+        reader = reader_of(headers | {"content-encoding": "gzip"})
+        chunks = [packed[at : at + size] for at in range(0, len(packed), size)]
+        assert run(reader, chunks)[1] == Settlement(Outcome.SETTLED, Usage(10, 350, total=360), 360, "usage")
+        assert reader.kept_bytes <= MAX_ANSWER_BYTES
+
+
 @pytest.mark.parametrize("rest", [LOGPROBS + b"," + COUNTED, COUNTED + b"," + LOGPROBS], ids=["behind", "before"])
 def test_usage_is_found_behind_and_before_17_mb_of_something_else_in_bounded_memory(rest):
     body = BEHIND % rest
@@ -979,7 +991,7 @@ def test_a_compressed_answer_that_ends_early_is_charged_for_what_was_read():
 
 
 def test_a_bomb_passes_and_is_estimated_from_its_compressed_size():
-    body = gzip.compress(bytes(20 << 20))
+    body = gzip.compress(bytes(40 << 20))
     for headers in (JSON, SSE):
         reader = reader_of(headers | {"content-encoding": "gzip"}, bound=5)
         out, settlement = run(reader, [body])
