@@ -98,6 +98,7 @@ class AdmittedRequest:
             self.rules.bytes_per_output_token,
             bound=None if bound is None else bound * choices,
             choices=choices,
+            prompt_bytes=self.facts.prompt_bytes,
         )
 
     def close(self, settlement: Settlement, status: int) -> Step:

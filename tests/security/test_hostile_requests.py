@@ -259,7 +259,7 @@ async def test_a_bomb_as_an_answer_is_charged_and_costs_no_memory(scripted_calle
 
 
 @pytest.mark.parametrize("usage", [
-    {"prompt_tokens": -5, "completion_tokens": -2}, {"prompt_tokens": 5.5, "completion_tokens": 2},
+    {"prompt_tokens": -5, "completion_tokens": -2}, {"prompt_tokens": -5.5, "completion_tokens": 2},
     {"prompt_tokens": 2**63, "completion_tokens": 2}, {"prompt_tokens": "5", "completion_tokens": "2"},
     {"prompt_tokens": True, "completion_tokens": 2}, {"prompt_tokens": 10_000_001, "completion_tokens": 2},
 ])  # fmt: skip

@@ -1,9 +1,11 @@
 """Usage as servers write it: every name that one of them gives a count, each a bounded int or nothing at all.
 
-What went in, what came out and the total have to be counts: else there is no telling what the rest is worth. What
-only says more about them (cached, reasoning, audio) is left out where it is none, and the totals stand.
+A fraction of a token counts as a token: gateways that convert usage multiply it. What went in, what came out and
+the total have to be counts: else there is no telling what the rest is worth. What only says more about them
+(cached, reasoning, audio) is left out where it is none, and the totals stand.
 """
 
+from math import ceil
 from typing import Annotated, Final
 
 import msgspec
@@ -25,6 +27,7 @@ class InputDetails(msgspec.Struct):
 
 class OutputDetails(msgspec.Struct):
     reasoning_tokens: _Count | None = None
+    thinking_tokens: _Count | None = None  # Anthropic
     audio_tokens: _Count | None = None
 
 
@@ -85,11 +88,14 @@ class Reported(_Totals):
 
 
 _decoder: Final = msgspec.json.Decoder(Reported)
-_totals: Final = msgspec.json.Decoder(_Totals)
 _members: Final = msgspec.json.Decoder(dict[str, Raw])
 _count: Final = msgspec.json.Decoder(_Count | None)
+_number: Final = msgspec.json.Decoder(Annotated[float, Meta(ge=0, le=MAX_TOKENS)])
 _passes: Final = msgspec.json.Decoder(list[_Iteration] | None)
+_passes_as_written: Final = msgspec.json.Decoder(list[dict[str, Raw]])
 _SIDES: Final = frozenset(Reported.__struct_fields__) - frozenset(_Totals.__struct_fields__)
+_COUNTS: Final = ("prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens")
+_OTHER_UNITS: Final = frozenset(_Totals.__struct_fields__) - frozenset(_COUNTS)
 _MAX_PASSES: Final = 256
 # Usage has less than 4 KiB.
 _MAX_USAGE_BYTES: Final = 16 << 10
@@ -100,8 +106,8 @@ _INPUT_PARTS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 def decode_reported(text: Raw | bytes) -> Reported:
     """The counts of a usage object; where it tells of several passes, the sums over them.
 
-    Raises one of `content.UNREADABLE` where the input, the output or the total is no count: negative, fractional,
-    a string, out of bounds, or where there is more of it than any server writes.
+    Fractions are rounded up. Raises one of `content.UNREADABLE` where the input, the output or the total is no
+    count: negative, a string, out of bounds, or where there is more of it than any server writes.
     """
     if len(text) > _MAX_USAGE_BYTES:
         raise msgspec.DecodeError("larger than usage is")
@@ -119,8 +125,15 @@ def decode_reported(text: Raw | bytes) -> Reported:
 
 
 def decode_count(raw: Raw) -> int | None:
-    """A count that stands alone. Raises one of `content.UNREADABLE` where it is none."""
-    return None if raw is NOT_GIVEN else _count.decode(raw)
+    """A count that stands alone, rounded up. Raises one of `content.UNREADABLE` where it is none."""
+    if raw is NOT_GIVEN:
+        return None
+    count: int | None
+    try:
+        count = _count.decode(raw)
+    except UNREADABLE:
+        count = ceil(_number.decode(raw))
+    return count
 
 
 def side_count(raw: Raw) -> int | None:
@@ -140,12 +153,14 @@ def _decoded(text: Raw | bytes) -> Reported:
 
 def _without_oddities(text: Raw | bytes) -> Reported:
     """The totals, which have to be counts, and of all beside them what is one."""
-    totals = _totals.decode(text)
     members = _members.decode(text)
-    if totals.prompt_tokens is None and totals.total_tokens is None:
+    totals: dict[str, object] = {name: decode_count(members.get(name, NOT_GIVEN)) for name in _COUNTS}
+    if totals["prompt_tokens"] is None and totals["total_tokens"] is None:
         for name in _INPUT_PARTS:
             decode_count(members.get(name, NOT_GIVEN))  # without it there is no telling the input
-    reported = Reported(**{name: getattr(totals, name) for name in _Totals.__struct_fields__})
+    reported = Reported()
+    for name, value in (totals | {name: members[name] for name in _OTHER_UNITS & members.keys()}).items():
+        setattr(reported, name, value)
     for name in _SIDES & members.keys():
         setattr(reported, name, _side(name, members[name]))
     return reported
@@ -168,15 +183,26 @@ def _passes_of(raw: Raw) -> list[_Iteration] | None:
     """The passes that usage lists; None where they are odd. Raises `DecodeError` where they are too many."""
     if raw is NOT_GIVEN:
         return None
-    passes: list[_Iteration] | None
     text = bytes(raw)
     if text.count(b"{") > _MAX_PASSES:
         raise msgspec.DecodeError("more passes than a request can have")
+    passes: list[_Iteration] | None
     try:
         passes = _passes.decode(text)
     except UNREADABLE:
-        return None
+        passes = _passes_with_fractions(text)
     return passes
+
+
+def _passes_with_fractions(text: bytes) -> list[_Iteration] | None:
+    names = _Iteration.__struct_fields__
+    try:
+        return [
+            _Iteration(**{name: decode_count(one.get(name, NOT_GIVEN)) for name in names})
+            for one in _passes_as_written.decode(text)
+        ]
+    except UNREADABLE:
+        return None
 
 
 def _summed(reported: Reported, passes: list[_Iteration]) -> Reported:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from extproc.core.answer.entries import NO_ENTRIES
 from extproc.core.answer.reading import Reading
-from extproc.core.answer.usage_reader import Absence, Part, exchanged
+from extproc.core.answer.usage_reader import Absence, DoubtfulUsage, Part, exchanged
 from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.quota.usage import NO_USAGE, Usage
 from extproc.core.request.body import MAX_TOKENS
@@ -31,6 +31,7 @@ class Tally:
         "_part",
         "_possible",
         "_stale",
+        "_text_bytes",
         "_usage",
         "estimates",
         "pieces",
@@ -42,6 +43,7 @@ class Tally:
         self._part: Part | None = None
         self._absence = absence
         self._content_bytes = 0
+        self._text_bytes = 0  # of choices: of other shapes there may be pictures in it
         self._error = False
         self._guessed = False  # what could not be read was weighed whole
         self._stale = False  # content came after the last usage
@@ -60,6 +62,8 @@ class Tally:
         """
         self._possible += possible
         self._content_bytes += reading.content_bytes
+        if reading.choices:
+            self._text_bytes += reading.content_bytes
         self.pieces += reading.pieces
         self._error = self._error or reading.error
         self._guessed = self._guessed or reading.usage is Absence.UNREADABLE
@@ -70,6 +74,8 @@ class Tally:
         if isinstance(usage, Usage) and reading.apart:
             usage = self._with_others(reading.choice or b"", usage)
         if isinstance(usage, Usage):
+            if self._usage is not None and not (usage.input and usage.output):
+                usage = _restated(usage, self._usage, reading)
             self._tell_choices_apart(reading, usage)
             self._usage = usage
             self._stale = False
@@ -104,23 +110,48 @@ class Tally:
         understood = complete and self.pieces > 0 and not self._guessed
         return self.estimates.estimate(self._content_bytes, self.pieces, reason, complete=understood)
 
-    def _on_usage(self, usage: Usage, *, complete: bool) -> Settlement:
-        """Settles on `usage`, unless more came out than it tells: then the output is what was counted.
+    def _on_usage(self, reported: Usage, *, complete: bool) -> Settlement:
+        """Settles on `reported`, but for what can't be: that is estimated.
 
-        That is usage which only opens a stream (Anthropic's `message_start`), or an output of 0 for content.
+        What can't be is an input of nothing, counts that contradict each other, more output than there can be, or
+        less than came out. The last is usage which only opens a stream (Anthropic's `message_start`), or an output
+        of 0 for content.
         """
+        usage, reason = self._completed(reported)
         believed = self._believed(usage)
         if believed is not usage:
-            settled = self.estimates.settle(believed, complete=complete)
-            return replace(settled, outcome=Outcome.ESTIMATED, reason="implausible")
-        if self._stale or (self.pieces and not usage.output):
-            reason = (Absence.MISSING if usage.output else Absence.ABSURD) if complete else "cut_off"
-            counted = self.estimates.estimate(self._content_bytes, self.pieces, reason).usage.output
+            reason = "implausible"
+        settled = self.estimates.settle(believed, complete=complete)
+        if believed is usage and self._says_too_little(usage):
+            missing = (Absence.MISSING if usage.output else Absence.ABSURD) if complete else "cut_off"
+            # A stream that breaks off is never charged above what was held.
+            full = complete and not (self._stale or self._guessed) and self.estimates.cost.output > 0
+            counted = self._counted(missing, complete=full)
             if counted > usage.output:
-                # Not complete, for an estimate is never charged above what was held.
-                settled = self.estimates.settle(_with_output(usage, counted), complete=False)
-                return replace(settled, outcome=Outcome.ESTIMATED, reason=reason)
-        return self.estimates.settle(usage, complete=complete)
+                grown = _with_output(usage, counted)
+                if not self._stale:  # a total that knows more has it already
+                    grown = replace(grown, total=max(usage.total, min(MAX_TOKENS, usage.input + grown.output)))
+                settled, reason = self.estimates.settle(grown, complete=full), missing
+        return replace(settled, outcome=Outcome.ESTIMATED, reason=reason) if reason else settled
+
+    def _completed(self, usage: Usage) -> tuple[Usage, str]:
+        """The usage with estimates of the counts that it lacks, and the reason: empty where it lacks none."""
+        if not usage.input and not usage.output:  # no more than a total: it stands, and its parts are estimated
+            output = min(self._counted("", complete=True), usage.total) if self.estimates.cost.output else 0
+            usage = replace(usage, input=usage.total - output, output=output)
+        if isinstance(usage, DoubtfulUsage):
+            return self.estimates.with_input(usage, usage.most_input), "implausible"
+        whole = self.estimates.with_input(usage)
+        return whole, "" if whole is usage else "partial"
+
+    def _says_too_little(self, usage: Usage) -> bool:
+        """Whether more came out than the output that was reported, or may have."""
+        if self._stale or (self.pieces and not usage.output):
+            return True
+        return not self._guessed and self.estimates.is_too_few(usage.output, self._text_bytes)
+
+    def _counted(self, reason: str, *, complete: bool) -> int:
+        return self.estimates.estimate(self._content_bytes, self.pieces, reason, complete=complete).usage.output
 
     def _believed(self, usage: Usage) -> Usage:
         return self.estimates.believable(usage, self._possible)
@@ -158,6 +189,20 @@ def possible_tokens(reading: Reading, size: int) -> int:
     Text that is understood is all that counts. Of a sound, of a picture, and of what nobody understands all does.
     """
     return reading.content_bytes or (size if reading.pieces or not reading.choices else 0)
+
+
+def _restated(later: Usage, earlier: Usage, reading: Reading) -> Usage:
+    """What `later` says, and of what it does not say what was said before."""
+    if reading.choices or reading.part is not None or reading.apart:
+        return later
+    if not later.input and not later.output:
+        output = max(earlier.output, later.total - earlier.input)
+        return replace(earlier, output=output, total=max(earlier.total, later.total, earlier.input + output))
+    if not later.input:
+        total = min(MAX_TOKENS, earlier.input + later.total)
+        kept = {name: getattr(earlier, name) for name in ("input", "cached", "cache_written", "audio_input")}
+        return replace(later, output=min(later.output, total - earlier.input), total=total, **kept)
+    return _with_output(later, earlier.output)
 
 
 def _with_output(usage: Usage, output: int) -> Usage:

@@ -5,12 +5,12 @@ of the counts, never the endpoint: a gateway behind us may answer one API in the
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from msgspec import Raw
-from msgspec.structs import astuple
+from msgspec import Raw, convert
+from msgspec.structs import asdict, astuple
 
 from extproc.core.answer.content import NOT_GIVEN, NOTHING, UNREADABLE
 from extproc.core.answer.reported import (
@@ -29,9 +29,15 @@ class Absence(StrEnum):
     """Why an answer has no usage to settle on."""
 
     MISSING = "missing"
-    ABSURD = "absurd"  # negative, fractional, NaN, a string, out of bounds, or zero for an answer with content
+    ABSURD = "absurd"  # negative, NaN, a string, out of bounds, or zero for an answer with content
     UNREADABLE = "unreadable"  # not JSON, cut off, or too large
     OTHER_UNIT = "other_unit"  # seconds of audio, searches, images: no tokens
+
+
+class DoubtfulUsage(Usage, frozen=True):
+    """Usage that lacks a count or contradicts itself: at least `input` went in, and at most `most_input`."""
+
+    most_input: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +51,40 @@ class Part:
     output: int | None
     cached: int | None
     cache_written: int | None
+    reasoning: int | None = None
 
     def after(self, earlier: "Part") -> "Part":
-        """Both as one: of each count the last that was given. What was there once does not become none."""
-        read = self if self.read or not earlier.read else earlier
-        return Part(
-            _last(earlier.input, read.input),
-            self.output or earlier.output,
-            _last(earlier.cached, read.cached),
-            _last(earlier.cache_written, read.cache_written),
+        """Both as one: of each count the last that was given. What was there once does not become none.
+
+        Servers mean different things by one name, in one stream: an input with the cached part and then one
+        without, or the cached part of an input that came whole. The sum is never more than one event says, unless
+        each of them says what the other is silent about.
+        """
+        into, cached, written = self._input_after(earlier)
+        return Part(into, self.output or earlier.output, cached, written, _last(earlier.reasoning, self.reasoning))
+
+    def _input_after(self, earlier: "Part") -> tuple[int | None, int | None, int | None]:
+        """Input, cached and written to the cache of both parts together."""
+        if not self.read:
+            return earlier.input, earlier.cached, earlier.cache_written
+        if not self.cache:
+            # As much as all before: now it is the whole.
+            input_ = (self.input or 0) - (earlier.cache if (self.input or 0) >= earlier.read else 0)
+            return input_, earlier.cached, earlier.cache_written
+        if not self.input and not earlier.cache:
+            # The input came whole. What is said now is which part of it was cached.
+            rest = None if earlier.input is None else max(0, earlier.input - self.cache)
+            return rest, self.cached, self.cache_written
+        return (
+            self.input or earlier.input,
+            self.cached or self._kept(earlier.cached, earlier, self.cache_written, earlier.cache_written),
+            self.cache_written or self._kept(earlier.cache_written, earlier, self.cached, earlier.cached),
         )
+
+    def _kept(self, count: int | None, earlier: "Part", other: int | None, other_before: int | None) -> int | None:
+        """A count of the cache that only the earlier part has: kept, unless the other one has taken its place."""
+        whole = (self.input or earlier.input or 0) + self.cache + (count or 0)
+        return count if whole <= earlier.read or (not self.input and other and not other_before) else 0
 
     def usage(self) -> Usage | Absence:
         cached, written = self.cached or 0, self.cache_written or 0
@@ -64,14 +94,23 @@ class Part:
             return Absence.MISSING
         if total > MAX_TOKENS:
             return Absence.ABSURD
-        return Usage(prompt, output, cached, total=total, cache_written=written)
+        reasoning = min(self.reasoning or 0, output)
+        usage = Usage(prompt, output, cached, reasoning, total, cache_written=written)
+        return _doubted(usage, MAX_TOKENS) if prompt and self.input is None else usage
+
+    @property
+    def cache(self) -> int:
+        """The tokens that were read from the cache or written to it."""
+        return (self.cached or 0) + (self.cache_written or 0)
 
     @property
     def read(self) -> int:
         """All tokens that went in."""
-        return (self.input or 0) + (self.cached or 0) + (self.cache_written or 0)
+        return (self.input or 0) + self.cache
 
 
+# A total of fractions, rounded up, may be less than its parts, each rounded up.
+_ROUNDED: Final = 2
 _NO_INPUT_DETAILS: Final = InputDetails()
 _NO_OUTPUT_DETAILS: Final = OutputDetails()
 
@@ -97,12 +136,16 @@ def read_part(text: bytes) -> Part | Absence:
         reported = decode_reported(text)
     except UNREADABLE:
         return Absence.ABSURD
-    return Part(
+    part = Part(
         _first(reported.input_tokens, reported.prompt_tokens),
         _first(reported.output_tokens, reported.completion_tokens),
         reported.cache_read_input_tokens,
         reported.cache_creation_input_tokens,
+        _reasoning(reported),
     )
+    if part.input and part.cache and not _beside_input(reported, part.input + (part.output or 0)):
+        return replace(part, input=max(0, part.input - part.cache))  # they are a part of it
+    return part
 
 
 def counted(prompt: Raw, output: Raw, cached: Raw) -> Usage | Absence:
@@ -120,14 +163,17 @@ def counted(prompt: Raw, output: Raw, cached: Raw) -> Usage | Absence:
 
 def together(usages: Iterable[Usage]) -> Usage | Absence:
     """The sum of what was counted apart."""
-    rows = [astuple(usage) for usage in usages]
-    total = Usage(*map(sum, zip(*rows, strict=True)))
+    total = Usage(*map(sum, zip(*map(_counts, usages), strict=True)))
     return total if total.total <= MAX_TOKENS else Absence.ABSURD
 
 
 def exchanged(summed: Usage, earlier: Usage, later: Usage) -> Usage:
     """The sum with one of its parts exchanged. It may be more than MAX_TOKENS."""
-    return Usage(*map(_exchange, astuple(summed), astuple(earlier), astuple(later)))
+    return Usage(*map(_exchange, _counts(summed), _counts(earlier), _counts(later)))
+
+
+def _counts(usage: Usage) -> tuple[int, ...]:
+    return astuple(usage)[: len(Usage.__struct_fields__)]
 
 
 def _exchange(summed: int, earlier: int, later: int) -> int:
@@ -140,12 +186,9 @@ def _usage(reported: Reported) -> Usage | Absence:
     into = into or reported.input_token_details or reported.prompt_token_details
     out = reported.completion_tokens_details or reported.output_tokens_details or reported.output_token_details
     into, out = into or _NO_INPUT_DETAILS, out or _NO_OUTPUT_DETAILS
-    output = _first(reported.completion_tokens, reported.output_tokens) or 0
-    prompt = _first(reported.prompt_tokens, reported.input_tokens)
-    if prompt is None:  # rerank says no more than a total
-        prompt = (reported.total_tokens or 0) - output
-        if prompt <= 0:
-            return Absence.ABSURD
+    told_output = _first(reported.completion_tokens, reported.output_tokens)
+    told_prompt = _first(reported.prompt_tokens, reported.input_tokens)
+    output, prompt, total = told_output or 0, told_prompt or 0, reported.total_tokens or 0
     cached = _first(
         into.cached_tokens,
         reported.prompt_cache_hit_tokens,
@@ -159,28 +202,52 @@ def _usage(reported: Reported) -> Usage | Absence:
         into.created_cache_tokens,
         reported.cache_creation_input_tokens,
     )
-    reasoning = _first(out.reasoning_tokens, reported.reasoning_tokens) or 0
+    reasoning = _reasoning(reported) or 0
     prompt += _beside_input(reported, prompt + output)
     # Counted beside the rest by xAI (reasoning) and by Mistral (audio), and so in nothing but the total.
-    rest = (reported.total_tokens or 0) - prompt - output
+    rest = total - prompt - output
     if rest > 0 and rest == reasoning:
         output += reasoning
     elif rest > 0 and rest == into.audio_tokens:
         prompt += rest
-    total = max(reported.total_tokens or 0, prompt + output)
+    elif rest > 0 and output and not prompt:  # rerank says no more than a total
+        prompt = rest
+    elif rest > 0 and prompt and told_output is None:
+        output = rest
+    cached = cached or 0
+    if cached > prompt and total == prompt + cached + output:
+        prompt += cached  # counted beside it, as Anthropic does
+    went_in, most = max(prompt, cached), None
+    if cached > prompt:
+        most = prompt + cached if prompt else MAX_TOKENS
+    elif prompt and told_prompt is None and not total:
+        most = MAX_TOKENS  # what was cached is all that is known of it
+    elif total and total + _ROUNDED < prompt + output:
+        most = prompt
+    total = max(total, went_in + output)
     if not 0 < total <= MAX_TOKENS:
         return Absence.ABSURD
-    cached = min(cached or 0, prompt)
-    return Usage(
-        input=prompt,
+    usage = Usage(
+        input=went_in,
         output=output,
         cached=cached,
         reasoning=min(reasoning, output),
         total=total,
-        audio_input=min(into.audio_tokens or 0, prompt),
+        audio_input=min(into.audio_tokens or 0, went_in),
         audio_output=min(out.audio_tokens or 0, output),
-        cache_written=min(written or 0, prompt - cached),
+        cache_written=min(written or 0, went_in - cached),
     )
+    return usage if most is None else _doubted(usage, most)
+
+
+def _reasoning(reported: Reported) -> int | None:
+    out = reported.completion_tokens_details or reported.output_tokens_details or reported.output_token_details
+    out = out or _NO_OUTPUT_DETAILS
+    return _first(out.reasoning_tokens, out.thinking_tokens, reported.reasoning_tokens)
+
+
+def _doubted(usage: Usage, most_input: int) -> DoubtfulUsage:
+    return convert(asdict(usage) | {"most_input": most_input}, DoubtfulUsage)
 
 
 def _beside_input(reported: Reported, counted: int) -> int:

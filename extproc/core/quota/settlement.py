@@ -18,6 +18,10 @@ SLACK_TOKENS: Final = 4096
 UNSEEN_TOKENS: Final = 8192
 # ... and the most that is believed to be reasoning of a choice, where the client set no bound.
 REASONING_TOKENS: Final = 131_072
+# No token of text is longer than this. A count of fewer tokens than `FEW_TOKENS` is held against the text's size;
+# larger counts are not, because what seems to be text may be a picture, and servers cut long prompts.
+LONGEST_TOKEN_BYTES: Final = 512
+FEW_TOKENS: Final = 16
 
 
 class Outcome(StrEnum):
@@ -63,12 +67,22 @@ class Estimates(Struct, frozen=True):
     all_strict: bool = False
     bound: int | None = None
     choices: int = 1
+    prompt_bytes: int = 0
 
     @classmethod
     def of(
-        cls, reservation: Reservation, bytes_per_token: int, *, bound: int | None = None, choices: int = 1
+        cls,
+        reservation: Reservation,
+        bytes_per_token: int,
+        *,
+        bound: int | None = None,
+        choices: int = 1,
+        prompt_bytes: int = 0,
     ) -> "Estimates":
-        """Return the inputs for a reservation. `bound` is the client's own, on the output of all `choices`."""
+        """Return the inputs for a reservation. `bound` is the client's own, on the output of all `choices`.
+
+        `prompt_bytes` is the size of the prompt's text.
+        """
         return cls(
             Cost(reservation.cost.prompt, reservation.output_held),
             bytes_per_token,
@@ -78,6 +92,7 @@ class Estimates(Struct, frozen=True):
             reservation.all_strict,
             bound,
             choices,
+            prompt_bytes,
         )
 
     def tokens(self, content_bytes: int, pieces: int) -> int:
@@ -108,6 +123,24 @@ class Estimates(Struct, frozen=True):
             reasoning=min(usage.reasoning, output),
             audio_output=min(usage.audio_output, output),
         )
+
+    def with_input(self, usage: Usage, most_input: int | None = None) -> Usage:
+        """Return the usage with the prompt's estimate in place of an input that can't be; else the same object.
+
+        With `most_input` the input is only known to be at least the usage's, and at most that.
+        """
+        estimate = max(usage.input, self.cost.prompt)
+        if most_input is not None:
+            estimate = min(estimate, most_input)
+        elif not self.is_too_few(usage.input, self.prompt_bytes) and (usage.input or not self.cost.prompt):
+            return usage
+        total = min(MAX_TOKENS, usage.total - usage.input + estimate)
+        return replace(usage, input=min(estimate, total - usage.output), total=total)
+
+    @staticmethod
+    def is_too_few(tokens: int, text_bytes: int) -> bool:
+        """Tell whether a text of this size can't have so few tokens."""
+        return tokens < FEW_TOKENS and text_bytes > LONGEST_TOKEN_BYTES * max(1, tokens)
 
     def settle(self, usage: Usage, *, complete: bool) -> Settlement:
         # A cut-off answer never costs more than was held, whatever usage the upstream reports.

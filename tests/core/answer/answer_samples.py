@@ -35,7 +35,7 @@ def named(kind, **fields):
 
 @dataclass(frozen=True)
 class Answer:
-    """A plain answer and its usage, or why there is none."""
+    """A plain answer and its usage, or why there is none. Of a total that stands alone both parts are 0."""
 
     body: bytes
     usage: Usage | Absence
@@ -448,7 +448,7 @@ ANSWERS = {
         usage=counts(10, 0, prompt_tokens_details=None),
     ),
     "vllm rerank": answer(
-        Usage(56, 0, total=56),
+        Usage(0, 0, total=56),
         results=[{"index": 0, "document": {"text": "a"}, "relevance_score": 0.9}],
         usage={"total_tokens": 56},
     ),
@@ -470,7 +470,7 @@ ANSWERS = {
         },
     ),
     "litellm rerank": answer(
-        Usage(56, 0, total=56), results=[], meta={"billed_units": {"total_tokens": 56}, "tokens": None}
+        Usage(0, 0, total=56), results=[], meta={"billed_units": {"total_tokens": 56}, "tokens": None}
     ),
     "cohere embeddings, in pictures": answer(
         Absence.OTHER_UNIT,
@@ -526,7 +526,7 @@ ANSWERS = {
         },
     ),
     "mistral transcription, total only": answer(
-        Usage(89, 0, total=89),
+        Usage(0, 0, total=89),
         segments=[],
         usage={"prompt_audio_seconds": 32, "total_tokens": 89, "request_count": 1},
     ),

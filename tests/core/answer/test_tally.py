@@ -3,11 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple, replace
 
 from extproc.core.answer import tally
 from extproc.core.answer.reading import Reading
 from extproc.core.answer.tally import Tally
-from extproc.core.answer.usage_reader import Absence, Part
+from extproc.core.answer.usage_reader import Absence, DoubtfulUsage, Part
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Estimates, Outcome
 from extproc.core.quota.usage import Usage
@@ -135,6 +136,102 @@ def test_what_can_be_is_the_text_that_was_understood_else_all_that_came():
     assert tally.possible_tokens(Reading(Absence.MISSING, pieces=1), 300) == 300  # a sound
     assert tally.possible_tokens(Reading(Absence.MISSING), 300) == 300  # of a shape that nobody knows
     assert tally.possible_tokens(Reading(Absence.MISSING, choices=True), 300) == 0
+
+
+# Counts that can't be.
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected", "reason"),
+    [
+        (Usage(0, 9, total=9), Usage(20, 9, total=29), "partial"),
+        (Usage(0, 9, total=12), Usage(20, 9, total=32), "partial"),
+        (
+            DoubtfulUsage(15, 9, cached=15, total=24, most_input=33),
+            Usage(20, 9, cached=15, total=29),
+            "implausible",
+        ),
+        (
+            DoubtfulUsage(15, 9, cached=15, total=24, most_input=18),
+            Usage(18, 9, cached=15, total=27),
+            "implausible",
+        ),
+        (
+            DoubtfulUsage(25, 9, cached=25, total=34, most_input=99),
+            Usage(25, 9, cached=25, total=34),
+            "implausible",
+        ),
+        (DoubtfulUsage(10, 9, total=19, most_input=10), Usage(10, 9, total=19), "implausible"),
+    ],
+)
+def test_an_input_that_can_not_be_is_estimated_and_marked(usage, expected, reason):
+    found = tallied(piece(), Reading(usage))
+    outcome, told, why = ends(found)
+    assert (outcome, why) == (ESTIMATED, reason)
+    assert [getattr(told, name) for name in expected.__struct_fields__] == list(astuple(expected))
+    assert found.settlement(complete=True).charge == expected.total
+    assert found.settlement(complete=False).charge <= HELD.cost.total
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "few"), [(0, 600, True), (1, 513, True), (1, 512, False), (16, 9000, False)]
+)
+def test_few_tokens_are_held_against_the_size_of_the_prompt(tokens, size, few):
+    held = replace(HELD, prompt_bytes=size)
+    outcome, usage, reason = ends(tallied(Reading(Usage(tokens, 5, total=tokens + 5)), held=held))
+    assert (outcome, usage.input, reason) == ((ESTIMATED, 20, "partial") if few else (SETTLED, tokens, "usage"))
+
+
+def test_an_input_of_nothing_stands_where_nothing_was_asked():
+    held = Estimates(Cost(0, 30), 4)
+    assert ends(tallied(Reading(Usage(0, 5, total=5)), held=held)) == (SETTLED, Usage(0, 5, total=5), "usage")
+
+
+def test_few_tokens_are_held_against_the_size_of_the_answer():
+    found = tallied(piece(size=4000), Reading(Usage(10, 1, total=11)))
+    assert ends(found) == (ESTIMATED, Usage(10, 1000, total=1010), "missing")
+    assert found.settlement(complete=True).charge == 1010
+    unknown = Reading(Absence.UNREADABLE, content_bytes=4000, pieces=1)
+    assert ends(tallied(unknown, Reading(Usage(10, 1, total=11))))[0] is SETTLED
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(4, Usage(29, 1, total=30)), (48, Usage(18, 12, total=30)), (4000, Usage(20, 30, total=50))],
+)
+def test_of_a_total_alone_the_parts_are_estimated(size, expected):
+    outcome, usage, reason = ends(tallied(piece(size=size), Reading(Usage(0, 0, total=30))))
+    assert usage == expected
+    assert (outcome, reason) == ((SETTLED, "usage") if expected.total == 30 else (ESTIMATED, "partial"))
+
+
+def test_a_total_alone_is_all_input_where_nothing_is_generated():
+    held = Estimates(Cost(20, 0), 4)
+    assert ends(tallied(Reading(Usage(0, 0, total=30)), held=held)) == (SETTLED, Usage(30, 0, total=30), "usage")
+
+
+def test_output_that_the_total_knows_is_not_charged_twice():
+    assert ends(tallied(piece(size=12), Reading(Usage(10, 0, total=40)))) == (
+        ESTIMATED,
+        Usage(10, 3, total=40),
+        "absurd",
+    )
+
+
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [
+        (Usage(0, 9, total=9), Usage(10, 9, cached=4, total=19)),
+        (Usage(10, 0, total=10), Usage(10, 5, total=15)),
+        (Usage(0, 0, total=30), Usage(10, 20, cached=4, total=30)),
+        (Usage(0, 0, total=3), Usage(10, 5, cached=4, total=15)),
+        (Usage(0, MAX_TOKENS, total=MAX_TOKENS), Usage(10, MAX_TOKENS - 10, cached=4, total=MAX_TOKENS)),
+        (Usage(12, 6, total=18), Usage(12, 6, total=18)),
+    ],
+)
+def test_what_later_usage_does_not_say_was_said_before(later, expected):
+    found = tallied(piece(), Reading(Usage(10, 5, cached=4, total=15)), Reading(later))
+    assert found.reported == expected
 
 
 # Output so far.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.answer.reading import MAX_OBJECTS, Reading, is_dense, read_answer
-from extproc.core.answer.usage_reader import Absence
+from extproc.core.answer.usage_reader import Absence, DoubtfulUsage, Part
 from extproc.core.quota.usage import Usage, estimated_output
 from extproc.core.request.body import MAX_TOKENS
 from tests.changing import replace
@@ -30,7 +30,7 @@ def reading(usage, **fields) -> Reading:
         ({"prompt_tokens": 10, "completion_tokens": None, "total_tokens": None}, Usage(10, 0, total=10)),
         ({"prompt_tokens": 0, "completion_tokens": 5}, Usage(0, 5, total=5)),
         ({"prompt_tokens": 10, "completion_tokens": 16, "total_tokens": 40}, Usage(10, 16, total=40)),
-        ({"prompt_tokens": 10, "completion_tokens": 16, "total_tokens": 3}, Usage(10, 16, total=26)),
+        ({"prompt_tokens": 10, "completion_tokens": 16, "total_tokens": 24}, Usage(10, 16, total=26)),
         ({"prompt_tokens": MAX_TOKENS}, Usage(MAX_TOKENS, 0, total=MAX_TOKENS)),
         (
             {
@@ -41,14 +41,30 @@ def reading(usage, **fields) -> Reading:
             },
             Usage(10, 16, cached=8, reasoning=12, total=26),
         ),
+        ({"prompt_tokens": 10, "total_tokens": 26}, Usage(10, 16, total=26)),
+        ({"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 26}, Usage(10, 0, total=26)),
+        ({"completion_tokens": 16, "total_tokens": 26}, Usage(10, 16, total=26)),
+        ({"prompt_tokens": 0, "completion_tokens": 16, "total_tokens": 26}, Usage(10, 16, total=26)),
+        ({"completion_tokens": 16}, Usage(0, 16, total=16)),
+        ({"total_tokens": 26}, Usage(0, 0, total=26)),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 26}, Usage(0, 0, total=26)),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 16, "completion_tokens_details": {"reasoning_tokens": 120}},
+            Usage(10, 16, reasoning=16, total=26),
+        ),
+        (
+            {"input_tokens": 10, "output_tokens": 16, "output_tokens_details": {"thinking_tokens": 12}},
+            Usage(10, 16, reasoning=12, total=26),
+        ),
+        ({"input_tokens": 0, "output_tokens": 16, "cache_read_input_tokens": 10}, Usage(10, 16, 10, total=26)),
         (
             {
                 "prompt_tokens": 10,
                 "completion_tokens": 16,
+                "total_tokens": 106,
                 "prompt_tokens_details": {"cached_tokens": 80},
-                "completion_tokens_details": {"reasoning_tokens": 120},
             },
-            Usage(10, 16, cached=10, reasoning=16, total=26),
+            Usage(90, 16, cached=80, total=106),
         ),
         (
             {
@@ -65,14 +81,125 @@ def test_usage_is_believed(usage, expected):
     assert reading(usage).usage == expected
 
 
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        # More from the cache than went in: the input is between the two, and their sum.
+        (
+            {"prompt_tokens": 18, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 80}},
+            DoubtfulUsage(80, 5, cached=80, total=85, most_input=98),
+        ),
+        (
+            {"prompt_tokens": 18, "completion_tokens": 5, "total_tokens": 23, "cached_tokens": 80},
+            DoubtfulUsage(80, 5, cached=80, total=85, most_input=98),
+        ),
+        (
+            {"prompt_tokens": 0, "completion_tokens": 5, "prompt_cache_hit_tokens": 80},
+            DoubtfulUsage(80, 5, cached=80, total=85, most_input=MAX_TOKENS),
+        ),
+        # Nothing is said of what did not come from the cache.
+        (
+            {"cache_read_input_tokens": 80, "output_tokens": 5},
+            DoubtfulUsage(80, 5, cached=80, total=85, most_input=MAX_TOKENS),
+        ),
+        # A total that is less than its parts.
+        (
+            {"prompt_tokens": 10, "completion_tokens": 16, "total_tokens": 3},
+            DoubtfulUsage(10, 16, total=26, most_input=10),
+        ),
+    ],
+)
+def test_counts_that_contradict_each_other_are_doubted(usage, expected):
+    assert reading(usage).usage == expected
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"prompt_tokens": 20.0, "completion_tokens": 10.0, "total_tokens": 30.0}, Usage(20, 10, total=30)),
+        ({"prompt_tokens": 20.5, "completion_tokens": 9.4, "total_tokens": 29.9}, Usage(21, 10, total=31)),
+        ({"total_tokens": 38326.4}, Usage(0, 0, total=38327)),
+        ({"input_tokens": 6412.2, "output_tokens": 41}, Usage(6413, 41, total=6454)),
+        (
+            {"input_tokens": 6412.2, "output_tokens": 41, "cache_read_input_tokens": 31872.0},
+            Usage(6413 + 31872, 41, cached=31872, total=6413 + 31872 + 41),
+        ),
+        ({"prompt_tokens": 1e2, "completion_tokens": 0.1}, Usage(100, 1, total=101)),
+        ({"prompt_tokens": -0.0, "completion_tokens": 5}, Usage(0, 5, total=5)),
+        (
+            {"prompt_tokens": 9.5, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 7.5}},
+            Usage(10, 5, cached=8, total=15),
+        ),
+        (
+            {"input_tokens": 3, "output_tokens": 1, "iterations": [{"input_tokens": 4.5}] * 2},
+            Usage(10, 1, total=11),
+        ),
+        ({"tokens": {"input_tokens": 9.5, "output_tokens": 2.0}}, Usage(10, 2, total=12)),
+    ],
+)
+def test_fractions_of_tokens_are_rounded_up(usage, expected):
+    assert reading(usage).usage == expected
+
+
+def test_fractions_beside_the_answer_are_rounded_up():
+    assert read_answer(b'{"tokens_evaluated":9.5,"tokens_predicted":2.0}').usage == Usage(10, 2, total=12)
+    start = read_answer(b'{"type":"message_start","message":{"usage":{"input_tokens":9.5,"output_tokens":1.0}}}')
+    assert start.part == Part(10, 1, None, None)
+
+
+def test_thinking_of_messages_is_reasoning_in_a_stream_too():
+    usage = {"output_tokens": 40, "output_tokens_details": {"thinking_tokens": 30}}
+    part = reading(usage, type="message_delta").part
+    assert part.after(Part(10, 1, None, None)).usage() == Usage(10, 40, reasoning=30, total=50)
+    assert part.after(Part(10, 1, None, None, 5)).usage().reasoning == 30
+    assert Part(None, 50, None, None).after(Part(10, 40, None, None, 30)).usage().reasoning == 30
+    assert Part(10, 5, None, None, 30).usage().reasoning == 5
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "read", "cached"),
+    [
+        # (input, output, cached, written to the cache) of two events, what went in, and what of it was cached
+        ((3602, 0, None, None), (None, 878, 3604, 0), 3604, 3604),  # first the whole, then the cached part of it
+        ((3602, 0, None, None), (None, 878, 2000, 0), 3602, 2000),
+        ((3602, 0, 0, 0), (0, 878, 2000, 500), 3602, 2000),
+        ((8834, 0, None, None), (18, 426, 8831, 0), 8849, 8831),  # first the whole, then in parts
+        ((18, 0, 8831, 0), (8849, 426, None, None), 8849, 8831),  # first in parts, then the whole
+        ((18, 0, 8831, 0), (8849, 426, 0, 0), 8849, 8831),
+        ((27, 1, 100, None), (27, 47, 100, 0), 127, 100),  # said twice
+        ((27, 1, 100, None), (27, 47, None, None), 127, 100),
+        ((27, 1, 100, None), (29, 47, None, None), 129, 100),
+        ((27, 1, 100, None), (None, 47, 100, None), 127, 100),
+        ((10, 1, None, 80), (10, 47, 80, None), 90, 80),  # written at first, then called read
+        ((10, 1, 80, 5), (10, 47, 80, None), 95, 80),
+        ((10, 1, 80, None), (None, 47, None, 5), 95, 80),  # each says what the other does not
+        ((0, 0, None, None), (4522, 5, None, 4511), 9033, 0),
+        ((25, 1, None, None), (None, 15, None, None), 25, 0),
+        ((None, 1, None, None), (None, 15, 7, None), 7, 7),
+    ],
+)
+def test_what_is_said_twice_in_a_stream_is_never_added_up(earlier, later, read, cached):
+    part = Part(*later).after(Part(*earlier))
+    assert (part.read, part.cached or 0) == (read, cached)
+
+
+def test_where_details_say_so_the_cache_of_a_stream_is_a_part_of_its_input():
+    usage = {
+        "input_tokens": 90,
+        "output_tokens": 1,
+        "cache_read_input_tokens": 80,
+        "input_tokens_details": {"cached_tokens": 80},
+    }
+    part = read_answer(json.dumps({"type": "message_start", "message": {"usage": usage}}).encode()).part
+    assert (part.read, part.cached) == (90, 80)
+
+
 @pytest.mark.parametrize("field", ["prompt_tokens", "completion_tokens", "total_tokens"])
 @pytest.mark.parametrize(
     "number",
     [
         "-1",
-        "1.5",
-        "26.0",
-        "1e2",
+        "-0.5",
         "1e400",
         "2e9",
         str(2**63),
@@ -105,7 +232,6 @@ def test_a_number_that_is_not_json_makes_the_answer_unreadable(number):
         False,
         "lots",
         {"prompt_tokens": None},
-        {"completion_tokens": 5, "total_tokens": 5},
         {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
         {"prompt_tokens": MAX_TOKENS, "completion_tokens": 1},
         {"input_tokens": 10, "output_tokens": 16, "cache_read_input_tokens": -1},
@@ -253,7 +379,7 @@ DETAILED = [
     ("output_tokens_details", "audio_tokens", "reasoning_tokens", "reasoning"),
     ("output_token_details", "audio_tokens", "reasoning_tokens", "reasoning"),
 ]
-NO_COUNTS = [-1, 1.5, 10.0, "5", "0", True, 2**63, MAX_TOKENS + 1, [], {}]
+NO_COUNTS = [-1, -1.5, 1e300, "5", "0", True, 2**63, MAX_TOKENS + 1, [], {}]
 
 
 @pytest.mark.parametrize("number", NO_COUNTS)
@@ -336,14 +462,14 @@ def test_where_the_model_ran_several_times_all_its_passes_count(passes, expected
         ({"tokens_evaluated": 10, "tokens_predicted": 16, "timings": {"cache_n": -1}}, Usage(10, 16, total=26)),
         ({"tokens_evaluated": 10, "tokens_predicted": 16, "timings": 5}, Usage(10, 16, total=26)),
         ({"tokens_evaluated": 10}, Usage(10, 0, total=10)),
-        ({"tokens_predicted": 16}, Absence.ABSURD),
+        ({"tokens_predicted": 16}, Usage(0, 16, total=16)),
         ({"tokens_evaluated": 10, "tokens_predicted": -1}, Absence.ABSURD),
         ({"tokens_evaluated": "10"}, Absence.ABSURD),
         ({"tokens_evaluated": 0, "tokens_predicted": 0}, Absence.ABSURD),
         ({"prompt_eval_count": 10}, Usage(10, 0, total=10)),
         ({"prompt_eval_count": 10, "prompt_eval_cached_count": "8"}, Usage(10, 0, total=10)),
-        ({"eval_count": 16}, Absence.ABSURD),
-        ({"prompt_eval_count": 1.5, "eval_count": 16}, Absence.ABSURD),
+        ({"eval_count": 16}, Usage(0, 16, total=16)),
+        ({"prompt_eval_count": "1.5", "eval_count": 16}, Absence.ABSURD),
         ({"tokens_evaluated": 10, "tokens_predicted": 16, "usage": counts(1, 2)}, Usage(1, 2, total=3)),
         ({"tokens_evaluated": 10, "tokens_predicted": 16, "type": "ping"}, Absence.MISSING),
         ({"tokens_evaluated": 10, "tokens_predicted": 16, "choices": [{}]}, Absence.MISSING),
@@ -434,7 +560,7 @@ def test_parts_are_no_more_than_the_whole():
     [
         ({"total_tokens": 15, "completion_tokens": 5}, Usage(10, 5, total=15)),
         ({"total_tokens": 0}, Absence.ABSURD),
-        ({"total_tokens": 5, "completion_tokens": 6}, Absence.ABSURD),
+        ({"total_tokens": 5, "completion_tokens": 6}, Usage(0, 6, total=6)),
         ({"input_tokens": MAX_TOKENS, "cache_read_input_tokens": 1, "output_tokens": 0}, Absence.ABSURD),
         ({"tokens": 5}, Absence.ABSURD),
         ({"billed_units": 5}, Absence.ABSURD),
