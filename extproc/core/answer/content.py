@@ -2,8 +2,8 @@
 
 An estimate needs no more than that, and a stream that is cut off has nothing better. Text is measured where the
 APIs put it: in the choices of chat completions and completions, in the blocks of Anthropic's messages, in the
-deltas of Responses, transcriptions and speech. What only repeats text that came before (`...done`,
-`response.completed`) does not count again.
+deltas of Responses, transcriptions and speech. Of a call of a tool its name and its arguments count. What only
+repeats text that came before (`...done`, `response.completed`) counts only where none came.
 """
 
 from collections.abc import Iterable
@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 from msgspec import Raw
+
+from extproc.core.answer.json_scan import JsonScan
 
 NOT_GIVEN: Final = Raw()  # the value of a field that was not; one that was has another object
 NOTHING: Final = (b"", b"null", b'""', b"[]")
@@ -62,6 +64,17 @@ class _Text(msgspec.Struct):
     audio: _Audio | None = None
 
 
+class _Tool(msgspec.Struct):
+    name: Raw = NOT_GIVEN
+    arguments: Raw = NOT_GIVEN
+    input: Raw = NOT_GIVEN
+
+
+class _Call(msgspec.Struct):
+    function: _Tool | None = None
+    custom: _Tool | None = None
+
+
 class _Choice(msgspec.Struct):
     index: Raw = NOT_GIVEN
     delta: _Text | None = None
@@ -75,11 +88,16 @@ class _Block(msgspec.Struct):
     thinking: Raw = NOT_GIVEN
     partial_json: Raw = NOT_GIVEN
     data: Raw = NOT_GIVEN  # of thinking that is not shown
+    name: Raw = NOT_GIVEN  # of a tool, with its input
+    input: Raw = NOT_GIVEN
+    content: Raw = NOT_GIVEN  # a string: what compacts the context; a list: what a tool found
 
 
 _choices = msgspec.json.Decoder(list[_Choice])
 _message = msgspec.json.Decoder(_Text)
 _block = msgspec.json.Decoder(_Block)
+_tool = msgspec.json.Decoder(_Tool)
+_calls = msgspec.json.Decoder(list[_Call])
 
 
 def read_choices(text: bytes) -> Choices:
@@ -112,7 +130,11 @@ def read_block(text: bytes) -> Content:
         block = _block.decode(text)
     except UNREADABLE:
         return Content(len(text), 1)
-    return measured((block.text, block.thinking, block.partial_json, block.data))
+    summary = block.content if bytes(block.content).startswith(b'"') else NOT_GIVEN
+    called = NOT_GIVEN if bytes(block.input) == b"{}" else block.input  # it comes in the deltas
+    content = measured((block.text, block.thinking, block.partial_json, block.name, called, summary))
+    # Encrypted thinking is a piece; its size tells nothing.
+    return content if content.pieces or bytes(block.data) in NOTHING else Content(0, 1)
 
 
 def read_delta(delta: bytes, text: bytes, audio: bytes) -> Content:
@@ -122,15 +144,26 @@ def read_delta(delta: bytes, text: bytes, audio: bytes) -> Content:
 
 
 def measured(fields: Iterable[Raw | bytes]) -> Content:
-    """The size of all `fields` together, strings without their quotes: one piece where there is any."""
+    """The size of all `fields` together, strings without their quotes: one piece where there is any.
+
+    Of an array or object the text in it counts, and all of it where there is none.
+    """
     size = 0
     for raw in fields:
         if raw is NOT_GIVEN:
             continue
         field = bytes(raw)
         if field not in NOTHING:
-            size += len(field) - 2 * field.startswith(b'"')
+            size += len(field) - 2 if field.startswith(b'"') else text_size(field)
     return Content(size, 1) if size else NO_CONTENT
+
+
+def text_size(value: bytes) -> int:
+    """The size of the text in a JSON value: of what was generated, not of names, ids, pictures and found pages."""
+    scan = JsonScan()
+    scan.feed(b'{"choices":%b}' % value)
+    holds_other = scan.media_bytes or scan.sealed_bytes
+    return scan.text.size or (1 if holds_other else len(value))
 
 
 def read_message(text: bytes) -> Content:
@@ -156,11 +189,42 @@ def _said(said: _Text) -> Content:
             said.reasoning_content,
             said.thinking,
             said.refusal,
-            said.tool_calls,
-            said.function_call,
             NOT_GIVEN if said.audio is None else said.audio.transcript,
         )
     )
+    if said.tool_calls is not NOT_GIVEN or said.function_call is not NOT_GIVEN:
+        size = content.size + _called(bytes(said.tool_calls)) + _called_once(bytes(said.function_call))
+        content = Content(size, int(size > 0))
     if not content.pieces and said.audio is not None and bytes(said.audio.data) not in NOTHING:
         return Content(0, 1)
     return content
+
+
+def _called(calls: bytes) -> int:
+    """The size of the names and arguments of calls of tools; of what has another shape, all of it."""
+    if calls in NOTHING:
+        return 0
+    try:
+        tools = [
+            tool for call in _calls.decode(calls) for tool in (call.function, call.custom) if tool is not None
+        ]
+    except UNREADABLE:
+        return len(calls)
+    return sum(_tool_size(tool) for tool in tools)
+
+
+def _called_once(call: bytes) -> int:
+    if call in NOTHING:
+        return 0
+    try:
+        return _tool_size(_tool.decode(call))
+    except UNREADABLE:
+        return len(call)
+
+
+def _tool_size(tool: _Tool) -> int:
+    return sum(
+        len(field) - 2 * field.startswith(b'"')
+        for field in map(bytes, (tool.name, tool.arguments, tool.input))
+        if field not in NOTHING
+    )

@@ -6,7 +6,7 @@ Memory is bounded and work is linear, whatever the answer is. Nothing is kept of
 import re
 from typing import Final
 
-from extproc.core.answer.members import AT_THE_TOP, INSIDE, OF_LOGPROBS, Role
+from extproc.core.answer.members import AT_THE_TOP, BLOCKS, IN_BLOCKS, INSIDE, OF_LOGPROBS, OF_RESULTS, Role
 from extproc.core.answer.passing_over import STRING_CONTENT, PassingOver
 
 # One value that is kept, and all of them together. Usage has less than 4 KiB.
@@ -312,6 +312,10 @@ class JsonScan:
             self._next = OF_LOGPROBS.get(name, Role.SKIP)
         elif name == b"usage" and self._member == b"choices":
             self._next = Role.KEPT  # of one choice, as Moonshot writes it
+        elif name == OF_RESULTS:
+            self._roles[-1] = self._next = Role.SKIP
+        elif name in IN_BLOCKS and self._member in BLOCKS:
+            self._next = IN_BLOCKS[name]
         else:
             self._next = INSIDE.get(name, role)
         self._value.clear()

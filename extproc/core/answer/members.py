@@ -35,8 +35,9 @@ _KEPT: Final = (
 _NUMBERS: Final = ("token_ids", "output_ids", "tokens")
 # Their names are the caller's: no name in them says what is no text.
 _WRITTEN: Final = ("input", "arguments", "parameters", "args")
-_SEALED: Final = ("encrypted_content", "signature")
-_MEDIA: Final = ("b64_json", "data", "result", "url", "image_url", "image")
+# `result` is a picture that the Responses API made with a tool: another model's work.
+_SEALED: Final = ("encrypted_content", "signature", "result")
+_MEDIA: Final = ("b64_json", "data", "url", "image_url", "image")
 _PASSED_OVER: Final = (
     # Log probabilities and ids of the prompt, vectors, and what repeats the text.
     *("prompt_logprobs", "prompt_token_ids", "top_logprobs", "embedding", "embeddings", "kv_transfer_params"),
@@ -46,6 +47,19 @@ _PASSED_OVER: Final = (
     *("stop_sequence", "matched_stop", "status", "service_tier", "system_fingerprint", "call_id", "item_id"),
     *("annotations", "citations", "content_filter_results", "stop_type"),
     *("file_id", "filename", "mime_type", "media_type", "format", "expires_at", "provider"),
+)
+# What tools that the server runs have found or said, and their definitions: the model has not written it.
+_FOUND: Final = (
+    "tools",
+    "results",
+    "sources",
+    "source",
+    "outputs",
+    "output",
+    "stdout",
+    "stderr",
+    "title",
+    "page_age",
 )
 # What an answer of the Responses API repeats of its request, and the like.
 _REPEATED: Final = (
@@ -65,7 +79,7 @@ AT_THE_TOP: Final[dict[bytes, Role]] = {
     **dict.fromkeys(map(str.encode, _KEPT), Role.KEPT),
 }
 INSIDE: Final[dict[bytes, Role]] = {
-    **dict.fromkeys(map(str.encode, _PASSED_OVER), Role.SKIP),
+    **dict.fromkeys(map(str.encode, (*_PASSED_OVER, *_FOUND)), Role.SKIP),
     b"usage": Role.SKIP,
     **dict.fromkeys(map(str.encode, _NUMBERS), Role.NUMBERS),
     **dict.fromkeys(map(str.encode, _MEDIA), Role.MEDIA),
@@ -75,3 +89,8 @@ INSIDE: Final[dict[bytes, Role]] = {
 }
 # The arrays of `logprobs`: in chat completions and Responses, and in completions.
 OF_LOGPROBS: Final[dict[bytes, Role]] = {b"content": Role.ITEMS, b"refusal": Role.ITEMS, b"tokens": Role.ITEMS}
+# In the blocks of Anthropic's messages and the items of Responses, addresses are found, and data is encrypted.
+IN_BLOCKS: Final[dict[bytes, Role]] = {b"url": Role.SKIP, b"data": Role.SEALED}
+BLOCKS: Final = (b"content", b"output")
+# A name that shows the object to be the result of a tool.
+OF_RESULTS: Final = b"tool_use_id"

@@ -146,7 +146,7 @@ class JsonAnswer:
 
     def _reading(self) -> Reading:
         if self._complete and self._whole and self._is_small():
-            reading = read_answer(bytes(self._kept))
+            reading = self._with_text(read_answer(bytes(self._kept)))
         else:
             self.look()
             reading = self._passing()
@@ -157,6 +157,18 @@ class JsonAnswer:
             return replace(reading, content_bytes=0, pieces=0)
         told = isinstance(reading.usage, Usage) or reading.error or reading.content_bytes or reading.pieces
         return replace(reading, content_bytes=self._bytes) if self._complete and not told else reading
+
+    def _with_text(self, reading: Reading) -> Reading:
+        """Measure the text of an answer without usage: it is all that there is to go by."""
+        if isinstance(reading.usage, Usage) or reading.usage is Absence.UNREADABLE:
+            return reading
+        self.look()
+        scan = self._scan
+        if scan is None or not (scan.text.size or scan.tokens or _holds_no_text(scan)):
+            return reading
+        passing = self._passing()
+        pieces = max(passing.pieces, self._held_at_first if _holds_no_text(scan) else 0)
+        return replace(reading, content_bytes=passing.content_bytes, pieces=pieces)
 
     def _is_small(self) -> bool:
         """Tell whether the answer has so little structure that it may be taken apart at once."""
@@ -175,14 +187,15 @@ class JsonAnswer:
         text = scan.unknown if guessed else scan.text
         # Where text was not looked for, there is as much of it as elsewhere.
         unread = text.size * scan.unread_bytes // max(1, scan.bytes - scan.unread_bytes)
-        media = -(-scan.media_bytes // MEDIA_BYTES_PER_TOKEN)
+        guess = text.words + -(-scan.media_bytes // MEDIA_BYTES_PER_TOKEN)
+        bound = self.estimates.bound
         usage, error = self._said.usage(scan), self._said.error
         if usage is Absence.MISSING and ((guessed and text.size) or (self._complete and not scan.complete)):
             usage = Absence.UNREADABLE
         return Reading(
             usage,
             content_bytes=text.size + unread,
-            pieces=max(text.words, scan.tokens) + media,
+            pieces=max(guess if bound is None else min(guess, bound), scan.tokens),
             error=error,
         )
 

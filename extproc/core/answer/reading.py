@@ -22,6 +22,7 @@ from extproc.core.answer.content import (
     read_choices,
     read_delta,
     read_message,
+    text_size,
 )
 from extproc.core.answer.usage_reader import Absence, Part, counted, read_part, read_usage, together
 from extproc.core.quota.usage import Usage
@@ -39,6 +40,7 @@ class Reading(msgspec.Struct, frozen=True):
         part: usage of an event that gives only a part of the stream's; `usage` is then this part alone.
         only_usage: whether it carries usage and nothing else: the chunk that `include_usage` asks for.
         choice: the index of the choice, as JSON text, where there is exactly one.
+        again: the size of text that repeats what came before; it counts where nothing came.
         apart: whether the usage is of that choice alone, its prompt too: there may be others with their own.
     """
 
@@ -51,10 +53,15 @@ class Reading(msgspec.Struct, frozen=True):
     only_usage: bool = False
     choice: bytes | None = None
     apart: bool = False
+    again: int = 0
 
 
 class _Holder(msgspec.Struct):
     usage: Raw = NOT_GIVEN
+
+
+class _Output(msgspec.Struct):
+    output: Raw = NOT_GIVEN
 
 
 class _Answer(msgspec.Struct):
@@ -93,7 +100,10 @@ _answer = msgspec.json.Decoder(_Answer)
 _answers = msgspec.json.Decoder(list[_Answer])
 _timings = msgspec.json.Decoder(_Timings)
 _holder = msgspec.json.Decoder(_Holder)
+_output = msgspec.json.Decoder(_Output)
 _PARTS = (b"message_start", b"message_delta")
+_WHOLE: Final = b"response.completed"
+_REPEATING: Final = (b".done", _WHOLE)
 # White space and a byte order mark: no JSON begins with a part of them, or with another order.
 BEFORE_JSON: Final = b" \t\r\n\xef\xbb\xbf"
 # A text with more objects is not taken apart at once: what stands for each of them takes time and memory.
@@ -148,6 +158,7 @@ def _read(answer: _Answer) -> Reading:
         only_usage=reported and not (choices.count or content.pieces or error or kind),
         choice=choice,
         apart=apart,
+        again=_again(answer, kind, usage) if kind.endswith(_REPEATING) else 0,
     )
 
 
@@ -183,6 +194,21 @@ def _content(answer: _Answer, kind: bytes) -> Content:
     strings = (raw for raw in (answer.text, answer.response, answer.thinking) if bytes(raw).startswith(b'"'))
     content = measured((answer.content, answer.output, *strings))
     return content if content.pieces else read_message(bytes(answer.message))
+
+
+def _again(answer: _Answer, kind: bytes, usage: Usage | Absence) -> int:
+    """The size of the text in an event that ends a part of a stream, or the whole."""
+    if kind != _WHOLE:
+        return measured((answer.text,)).size
+    return 0 if isinstance(usage, Usage) else _output_size(bytes(answer.response))
+
+
+def _output_size(response: bytes) -> int:
+    try:
+        output = bytes(_output.decode(response).output)
+    except UNREADABLE:
+        return 0
+    return 0 if output in NOTHING else text_size(output)
 
 
 def _find_usage(answer: _Answer, kind: bytes, choices: Choices) -> Usage | Absence:

@@ -84,7 +84,8 @@ class StreamAnswer:
     @property
     def _unknown_pieces(self) -> int:
         """What stands in for content in a stream of a shape that we don't know: its events, but for two."""
-        understood = self._tally.pieces or self._tally.reported is not None or self._failed
+        tally = self._tally
+        understood = tally.pieces or tally.again or tally.reported is not None or self._failed
         return 0 if understood else max(0, self._silent - _SILENT_EVENTS)
 
     @property

@@ -33,6 +33,7 @@ class Tally:
         "_stale",
         "_text_bytes",
         "_usage",
+        "again",
         "estimates",
         "pieces",
     )
@@ -53,6 +54,7 @@ class Tally:
         self._alone: dict[bytes, Usage] = NO_ENTRIES  # of each answer to one of several prompts, by its index
         self._all = NO_USAGE  # their sum
         self._possible = 0  # the most tokens that what was delivered can be
+        self.again = 0  # the size of the largest text that repeats other text
         self.pieces = 0
 
     def add(self, reading: Reading, possible: int = 0) -> None:
@@ -62,6 +64,7 @@ class Tally:
         """
         self._possible += possible
         self._content_bytes += reading.content_bytes
+        self.again = max(self.again, reading.again)
         if reading.choices:
             self._text_bytes += reading.content_bytes
         self.pieces += reading.pieces
@@ -99,6 +102,8 @@ class Tally:
 
     def settlement(self, *, complete: bool) -> Settlement:
         """How the reservation ends; `complete` is False where the answer was cut off."""
+        if self.again and not self.pieces:  # it repeats nothing
+            self._content_bytes, self.pieces = self._content_bytes + self.again, 1
         usage = self.reported
         if usage is not None:
             return self._on_usage(usage, complete=complete)

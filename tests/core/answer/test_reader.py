@@ -558,6 +558,134 @@ def test_neither_white_space_nor_a_byte_order_mark_before_a_plain_answer_hides_i
     assert run(reader_of(), bytewise(before))[1].reason == "empty"
 
 
+# ---------------------------------------------------------------- estimates without usage
+
+WORDS = "The river has a weir. " * 20  # 440 bytes, 100 words: 110 tokens
+SEALED = "gAAAAAB" * 600
+ITEM = {"type": "message", "id": "msg_" + "0" * 50, "content": [{"type": "output_text", "text": WORDS}]}
+BLOCK = {"type": "text", "text": WORDS}
+
+
+def response(*items):
+    return {"object": "response", "id": "resp_" + "0" * 50, "output": [*items], "instructions": "x" * 9000}
+
+
+def message(*blocks):
+    return {"type": "message", "id": "msg_" + "0" * 20, "content": [*blocks]}
+
+
+PLAIN_ESTIMATES = {
+    "a response": (response(ITEM), 110),
+    "encrypted reasoning": (response({"type": "reasoning", "encrypted_content": SEALED}, ITEM), 110),
+    "a picture": (response({"type": "image_generation_call", "result": "A" * 9000}, ITEM), 110),
+    "a call": (
+        response({"type": "function_call", "call_id": "x" * 90, "name": "find", "arguments": '{"a":1}'}),
+        4,
+    ),
+    "definitions of tools": (response({"type": "mcp_list_tools", "tools": [{"description": WORDS}]}, ITEM), 110),
+    "files": (response({"type": "file_search_call", "results": [{"text": WORDS}]}, ITEM), 110),
+    "logs": (response({"type": "code_interpreter_call", "code": "", "outputs": [{"logs": WORDS}]}, ITEM), 110),
+    "a message": (message(BLOCK), 110),
+    "a signature": (message({"type": "thinking", "thinking": "hm", "signature": SEALED}, BLOCK), 111),
+    "thinking that is not shown": (message({"type": "redacted_thinking", "data": SEALED}, BLOCK), 110),
+    "a tool": (message({"type": "tool_use", "id": "x" * 90, "name": "find", "input": {"a": 1}}), 3),
+    "what a search found": (
+        message(
+            {
+                "type": "web_search_tool_result",
+                "tool_use_id": "srvtoolu_1",
+                "content": [{"url": "https://" + "x" * 900, "title": WORDS, "encrypted_content": SEALED}] * 3,
+            },
+            BLOCK,
+        ),
+        110,
+    ),
+    "what a tool said": (
+        message(
+            {"type": "mcp_tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": WORDS}]}, BLOCK
+        ),
+        110,
+    ),
+    "compaction": (message({"type": "compaction", "content": WORDS}), 110),
+    "a transcript": ({"text": WORDS, "segments": [{"text": WORDS}], "words": [{"word": "The"}]}, 110),
+}
+
+
+@pytest.mark.parametrize(("answer", "tokens"), PLAIN_ESTIMATES.values(), ids=PLAIN_ESTIMATES)
+def test_a_plain_answer_without_usage_is_measured_by_its_text(answer, tokens):
+    body = json.dumps(answer).encode()
+    for chunks in ([body], bytewise(body)):
+        settlement = run(reader_of(), chunks)[1]
+        assert (settlement.outcome, settlement.reason) == (Outcome.ESTIMATED, "missing")
+        assert abs(settlement.usage.output - tokens) <= 4
+    bounded = replace(ROOMY, bound=2)
+    assert run(reader_of(estimates=bounded), [body])[1].usage.output == 2
+
+
+@pytest.mark.parametrize(
+    "item", [{"type": "image_generation_call", "result": "A" * 900_000}, {"encrypted_content": SEALED}]
+)
+def test_of_what_nobody_can_measure_as_much_as_was_held_counts(item):
+    held = replace(ROOMY, cost=Cost(1000, 50), bound=50)
+    assert run(reader_of(estimates=held), [json.dumps(response(item)).encode()])[1].usage.output == 50
+
+
+def typed(kind, **fields):
+    return f"event: {kind}\n".encode() + event({"type": kind, **fields})
+
+
+def calls(**fields):
+    return event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, **fields}]}}]})
+
+
+STREAMED_ESTIMATES = {
+    "calls of tools": (
+        [
+            calls(id="call_" + "0" * 40, type="function", function={"name": "find", "arguments": ""}),
+            *[calls(function={"arguments": '{"a'}) for _ in range(9)],
+        ],
+        10,
+    ),
+    "parts of content": (
+        [event({"choices": [{"index": 0, "delta": {"content": [{"type": "text", "text": "ab"}]}}]})] * 9,
+        9,
+    ),
+    "a transcript that comes at once": ([typed("transcript.text.done", text=WORDS)], 110),
+    "a response that comes at once": (
+        [typed("response.created", response={}), typed("response.completed", response=response(ITEM))],
+        110,
+    ),
+    "text that is repeated": (
+        [
+            typed("response.output_text.delta", delta=WORDS),
+            typed("response.output_text.done", text=WORDS),
+            typed("response.completed", response=response(ITEM)),
+        ],
+        110,
+    ),
+    "a tool of messages": (
+        [
+            typed("content_block_start", content_block={"type": "tool_use", "id": "x" * 90, "name": "find"}),
+            *[typed("content_block_delta", delta={"type": "input_json_delta", "partial_json": '{"a'})] * 9,
+        ],
+        10,
+    ),
+    "compaction": ([typed("content_block_delta", delta={"type": "compaction_delta", "content": WORDS})], 110),
+}
+
+
+@pytest.mark.parametrize(("events", "tokens"), STREAMED_ESTIMATES.values(), ids=STREAMED_ESTIMATES)
+def test_a_stream_without_usage_is_measured_by_its_text(events, tokens):
+    body = b"".join(events)
+    for chunks in ([body], bytewise(body)):
+        settlement = run(reader_of(SSE), chunks)[1]
+        assert (settlement.outcome, settlement.reason, settlement.usage.output) == (
+            Outcome.ESTIMATED,
+            "missing",
+            tokens,
+        )
+
+
 # ---------------------------------------------------------------- streams that are called something else
 
 

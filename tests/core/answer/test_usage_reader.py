@@ -308,12 +308,22 @@ def test_of_usage_given_twice_the_last_counts():
         ('[{"delta":{"content":"abc"}}]', 3, 1),
         ('[{"message":{"content":"abc"}}]', 3, 1),
         ('[{"delta":{"content":"abc"}},{"delta":{"content":""}},{"delta":{"content":"d"}}]', 4, 2),
-        ('[{"delta":{"content":[{"text":"a"}]}}]', 14, 1),
+        ('[{"delta":{"content":[{"type":"text","text":"a"}]}}]', 1, 1),
+        ('[{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"abc"}]}]}}]', 3, 1),
+        ('[{"delta":{"content":[{"type":"image_url","image_url":{"url":"data:"}}]}}]', 1, 1),
+        ('[{"delta":{"content":{"a":1}}}]', 7, 1),
         ('[{"delta":{"reasoning":"abc"}}]', 3, 1),
         ('[{"delta":{"reasoning_content":"abc"}}]', 3, 1),
         ('[{"delta":{"refusal":"no"}}]', 2, 1),
-        ('[{"delta":{"tool_calls":[{"index":0}]}}]', 13, 1),
-        ('[{"delta":{"function_call":{"name":"f"}}}]', 12, 1),
+        ('[{"delta":{"tool_calls":[{"index":0,"id":"call_1"}]}}]', 0, 0),
+        ('[{"delta":{"tool_calls":[{"index":0,"id":"call_1","function":{"name":"f","arguments":""}}]}}]', 1, 1),
+        ('[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{a"}}]}}]', 2, 1),
+        ('[{"message":{"tool_calls":[{"function":{"name":"f","arguments":{"a":1}}},{}]}}]', 8, 1),
+        ('[{"message":{"tool_calls":[{"custom":{"name":"f","input":"abc"}}]}}]', 4, 1),
+        ('[{"message":{"content":"ab","tool_calls":[{"function":{"name":"f"}}],"function_call":null}}]', 3, 1),
+        ('[{"delta":{"tool_calls":5}}]', 1, 1),
+        ('[{"delta":{"function_call":{"name":"f"}}}]', 1, 1),
+        ('[{"delta":{"function_call":"f"}}]', 3, 1),
         ('[{"delta":{"content":"abc","reasoning":"d"}}]', 4, 1),
         ('"abc"', 5, 1),
         ("[5]", 3, 1),
@@ -616,7 +626,16 @@ def test_the_end_of_a_stream_says_nothing():
         ({"type": "content_block_delta", "delta": "abc"}, 5, 1),
         ({"type": "content_block_delta"}, 0, 0),
         ({"type": "content_block_start", "content_block": {"type": "text", "text": ""}}, 0, 0),
-        ({"type": "content_block_start", "content_block": {"type": "redacted_thinking", "data": "abcd"}}, 4, 1),
+        ({"type": "content_block_start", "content_block": {"type": "redacted_thinking", "data": "abcd"}}, 0, 1),
+        ({"type": "content_block_start", "content_block": {"type": "tool_use", "name": "f", "input": {}}}, 1, 1),
+        (
+            {"type": "content_block_start", "content_block": {"type": "tool_use", "name": "f", "input": {"a": 1}}},
+            8,
+            1,
+        ),
+        ({"type": "content_block_start", "content_block": {"type": "compaction", "content": ""}}, 0, 0),
+        ({"type": "content_block_delta", "delta": {"type": "compaction_delta", "content": "abc"}}, 3, 1),
+        ({"type": "content_block_start", "content_block": {"content": [{"type": "x", "text": "found"}]}}, 0, 0),
         ({"type": "response.output_text.delta", "delta": "abc"}, 3, 1),
         ({"type": "response.output_text.delta", "delta": ""}, 0, 0),
         ({"type": "response.mcp_call_arguments.delta", "delta": {"a": 1}}, 7, 1),
@@ -626,8 +645,8 @@ def test_the_end_of_a_stream_says_nothing():
         ({"type": "transcript.text.done", "text": "abc"}, 0, 0),
         ({"type": "transcription.text.delta", "text": "abc"}, 3, 1),
         ({"type": "speech.audio.delta", "audio": "abcdefgh"}, 0, 1),
-        ({"type": "message", "content": [{"text": "a"}]}, 14, 1),
-        ({"object": "response", "output": ["abc"], "text": {"format": {}}}, 7, 1),
+        ({"type": "message", "content": [{"type": "text", "text": "a"}]}, 1, 1),
+        ({"object": "response", "output": ["abc"], "text": {"format": {}}}, 3, 1),
         ({"text": "abc"}, 3, 1),
         ({"response": "abc"}, 3, 1),
         ({"response": {"a": 1}}, 0, 0),
@@ -653,6 +672,23 @@ def test_the_end_of_a_stream_says_nothing():
 def test_content_is_counted_in_every_shape_and_only_once(value, content_bytes, pieces):
     read = read_answer(json.dumps(value, separators=(",", ":")).encode())
     assert (read.content_bytes, read.pieces) == (content_bytes, pieces)
+
+
+@pytest.mark.parametrize(
+    ("value", "again"),
+    [
+        ({"type": "response.output_text.done", "text": "abc"}, 3),
+        ({"type": "transcript.text.done", "text": "abc"}, 3),
+        ({"type": "response.output_item.done", "item": {"content": "abc"}}, 0),
+        ({"type": "response.completed", "response": {"output": [{"content": [{"text": "abcd"}]}]}}, 4),
+        ({"type": "response.completed", "response": {"output": [], "instructions": "x"}}, 0),
+        ({"type": "response.completed", "response": 5}, 0),
+        ({"type": "response.completed", "response": {"output": ["a"], "usage": counts()}}, 0),
+        ({"type": "response.output_text.delta", "delta": "abc", "text": "x"}, 0),
+    ],
+)
+def test_text_that_may_repeat_what_came_before_is_measured_apart(value, again):
+    assert read_answer(json.dumps(value).encode()).again == again
 
 
 @pytest.mark.parametrize(
