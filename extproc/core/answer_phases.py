@@ -12,12 +12,14 @@ from extproc.core.answer.labelled import LabelledAnswer
 from extproc.core.answer.reader import (
     OpaqueAnswer,
     Steps,
+    TimeoutAnswer,
     answer_reader,
     feed_in_steps,
     flagged,
     is_long,
 )
 from extproc.core.events import (
+    GATEWAY_TIMEOUT,
     BodyReply,
     Close,
     Effect,
@@ -44,6 +46,8 @@ from extproc.core.request.buffers import Kept
 from extproc.core.request.endpoints import Endpoint
 
 _OK: Final = range(200, 300)
+# Envoy's word for an answer that the upstream gave.
+_OF_UPSTREAM: Final = "via_upstream"
 _PER_REQUEST: Final = Settlement(Outcome.SETTLED, NO_USAGE, 0, "request")
 # Streams of these endpoints report usage only when asked to; all others report it anyway.
 _USAGE_ON_REQUEST: Final = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
@@ -146,6 +150,8 @@ class Forwarded(Phase):
         reservation = request.admitted.reservation
         if request.uncounted and head.status in _OK:
             return OpaqueAnswer(request.estimates)
+        if head.status == GATEWAY_TIMEOUT and head.details != _OF_UPSTREAM:
+            return TimeoutAnswer(request.estimates)
         return answer_reader(
             head.status,
             head.headers,

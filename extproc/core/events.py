@@ -4,6 +4,7 @@ transport.
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 from msgspec import Struct
 
@@ -19,6 +20,7 @@ from extproc.core.request.bodies.facts import Malformed
 from extproc.core.request.identity import Identity
 
 Headers = Mapping[str, str]
+GATEWAY_TIMEOUT: Final = 504
 
 # ---------------------------------------------------------------- events
 
@@ -70,9 +72,16 @@ class Inspected(Struct, frozen=True):
 
 
 class ResponseHead(Struct, frozen=True):
+    """Report the head of the answer.
+
+    `details` is what Envoy says of where a 504 comes from: `via_upstream`, or why Envoy itself gave it. It is
+    empty for every other status, and where Envoy is not asked for it.
+    """
+
     status: int
     headers: Headers
     end_of_stream: bool
+    details: str = ""
 
 
 class ResponseBody(Struct, frozen=True):

@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Value
 
 from extproc.core.events import (
+    GATEWAY_TIMEOUT,
     BodyReply,
     Event,
     HeadReply,
@@ -84,7 +85,9 @@ class Codec:
             case "response_headers":
                 head = message.response_headers
                 headers = _headers(head.headers, _RESPONSE_HEADERS)
-                return ResponseHead(_status(headers.get(":status", "")), headers, head.end_of_stream)
+                status = _status(headers.get(":status", ""))
+                details = _attribute(message, "response.code_details") if status == GATEWAY_TIMEOUT else ""
+                return ResponseHead(status, headers, head.end_of_stream, details)
             case "response_body":
                 return ResponseBody(message.response_body.body, message.response_body.end_of_stream)
             case "response_trailers":

@@ -1062,3 +1062,25 @@ def test_json_that_is_called_a_stream_is_settled_on_its_usage():
     assert exchange.receive(ResponseBody(PLAIN[:20], end_of_stream=False)) == [BodyReply()]
     settlement = close_of(exchange.receive(ResponseBody(PLAIN[20:], end_of_stream=True)), [BodyReply()])
     assert settlement == SETTLED.settlement
+
+
+# Gateway timeouts.
+
+
+@pytest.mark.parametrize("details", ["response_timeout", "stream_idle_timeout", ""])
+@pytest.mark.parametrize("end", [True, False])
+def test_a_timeout_of_envoys_own_is_charged_its_prompt(details, end):
+    exchange = forwarded()
+    effects = exchange.receive(ResponseHead(504, JSON, end_of_stream=end, details=details))
+    if not end:
+        assert effects == [HeadReply(QUOTA)]
+        effects = exchange.receive(ResponseBody(b"upstream request timeout", end_of_stream=True))
+    settlement = close_of(effects, effects[:-2])
+    usage = Usage(20, 0, total=20)
+    assert settlement == Settlement(Outcome.ESTIMATED, usage, 20, "gateway_timeout", 504, capped=True)
+
+
+@pytest.mark.parametrize(("status", "details"), [(504, "via_upstream"), (503, "upstream_reset"), (500, "")])
+def test_an_error_that_the_upstream_gave_is_released(status, details):
+    effects = forwarded().receive(ResponseHead(status, JSON, end_of_stream=True, details=details))
+    assert close_of(effects, effects[:-2]).outcome is Outcome.RELEASED

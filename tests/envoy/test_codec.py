@@ -133,6 +133,18 @@ def test_a_status_that_is_none_counts_as_an_error(text, status):
     assert read == ResponseHead(status, {":status": text}, end_of_stream=False)
 
 
+@pytest.mark.parametrize(
+    ("status", "details", "read"),
+    [("504", "via_upstream", "via_upstream"), ("504", "response_timeout", "response_timeout"), ("200", "x", "")],
+)
+def test_where_a_gateway_timeout_comes_from_is_read(status, details, read):
+    message = pb.ProcessingRequest(
+        response_headers=pb.HttpHeaders(headers=header_map({":status": status})),
+        attributes={"envoy.filters.http.ext_proc": struct({"response.code_details": details})},
+    )
+    assert event(message).details == read
+
+
 @pytest.mark.parametrize("data", [b"", b"\x5a\x00", b"\x78\x01", b"\xff"])
 def test_a_message_of_an_unknown_kind_is_a_protocol_error(data):
     with pytest.raises(ProtocolError):

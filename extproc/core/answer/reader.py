@@ -169,6 +169,16 @@ class ErrorAnswer(_Passing):
         return released("upstream_error")
 
 
+class TimeoutAnswer(_Passing):
+    """A 504 of Envoy's own: the upstream had the request and worked on it, so its prompt is charged."""
+
+    def __init__(self, estimates: Estimates) -> None:
+        self.estimates = estimates
+
+    def settlement(self, *, complete: bool) -> Settlement:  # noqa: ARG002 - the same either way
+        return self.estimates.estimate(0, 0, "gateway_timeout")
+
+
 class TokenlessAnswer(_Passing):
     """The answer of a model that has no tokens: requests are counted, and that was done at admission."""
 

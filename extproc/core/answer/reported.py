@@ -5,7 +5,6 @@ the total have to be counts: else there is no telling what the rest is worth. Wh
 (cached, reasoning, audio) is left out where it is none, and the totals stand.
 """
 
-from math import ceil
 from typing import Annotated, Final
 
 import msgspec
@@ -132,7 +131,7 @@ def decode_count(raw: Raw) -> int | None:
     try:
         count = _count.decode(raw)
     except UNREADABLE:
-        count = ceil(_number.decode(raw))
+        count = int(-(-_number.decode(raw) // 1))
     return count
 
 
