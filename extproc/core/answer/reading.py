@@ -90,6 +90,14 @@ class _Answer(msgspec.Struct):
     prompt_eval_cached_count: Raw = NOT_GIVEN
     eval_count: Raw = NOT_GIVEN
     thinking: Raw = NOT_GIVEN
+    # Errors under a status of 200: MiniMax's, Baidu's, Cloudflare's.
+    base_resp: Raw = NOT_GIVEN
+    error_code: Raw = NOT_GIVEN
+    errors: Raw = NOT_GIVEN
+
+
+class _Outcome(msgspec.Struct):
+    status_code: Raw = NOT_GIVEN
 
 
 class _Timings(msgspec.Struct):
@@ -99,8 +107,10 @@ class _Timings(msgspec.Struct):
 _answer = msgspec.json.Decoder(_Answer)
 _answers = msgspec.json.Decoder(list[_Answer])
 _timings = msgspec.json.Decoder(_Timings)
+_outcome = msgspec.json.Decoder(_Outcome)
 _holder = msgspec.json.Decoder(_Holder)
 _output = msgspec.json.Decoder(_Output)
+_NO_ERROR: Final = (*NOTHING, b"0", b'"0"', b"{}")
 _PARTS = (b"message_start", b"message_delta")
 _WHOLE: Final = b"response.completed"
 _REPEATING: Final = (b".done", _WHOLE)
@@ -178,7 +188,19 @@ def _read_list(text: bytes) -> Reading | None:
 def _is_error(answer: _Answer, kind: bytes) -> bool:
     if answer.error is not NOT_GIVEN and bytes(answer.error) not in NOTHING:
         return True
+    if answer.base_resp is not NOT_GIVEN or answer.error_code is not NOT_GIVEN or answer.errors is not NOT_GIVEN:
+        codes = (_status_code(bytes(answer.base_resp)), bytes(answer.error_code), bytes(answer.errors))
+        return any(code not in _NO_ERROR for code in codes)
     return kind in (b"error", b"response.failed") or bytes(answer.object) == b'"error"'
+
+
+def _status_code(outcome: bytes) -> bytes:
+    if outcome in NOTHING:
+        return b""
+    try:
+        return bytes(_outcome.decode(outcome).status_code)
+    except UNREADABLE:
+        return b""
 
 
 def _content(answer: _Answer, kind: bytes) -> Content:

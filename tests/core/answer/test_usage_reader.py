@@ -698,10 +698,30 @@ def test_text_that_may_repeat_what_came_before_is_measured_apart(value, again):
         {"type": "error", "code": "server_error", "message": "no"},
         {"type": "response.failed", "response": {"error": {"code": "server_error"}}},
         {"object": "error", "message": "no", "code": 400},
+        {"choices": None, "usage": {"total_tokens": 0}, "base_resp": {"status_code": 1008, "status_msg": "no"}},
+        {"error_code": 336003, "error_msg": "no"},
+        {"success": False, "errors": [{"code": 7009}], "result": None},
     ],
 )
 def test_an_error_is_told_in_every_shape(value):
-    assert read_answer(json.dumps(value).encode()).error
+    read = read_answer(json.dumps(value).encode())
+    assert (read.error, read.pieces) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"base_resp": {"status_code": 0, "status_msg": "success"}},
+        {"base_resp": {}},
+        {"base_resp": None},
+        {"base_resp": 5},
+        {"error_code": 0},
+        {"error_code": "0", "errors": []},
+        {"errors": {}},
+    ],
+)
+def test_what_says_that_there_is_no_error_is_none(value):
+    assert not read_answer(json.dumps(value).encode()).error
 
 
 def test_the_choice_of_a_chunk_is_told_where_there_is_just_one():
