@@ -2,6 +2,9 @@
 
 The framing follows the WHATWG HTML standard, section 9.2 (lines end with CRLF, LF or CR; a blank line ends an
 event). The concatenation of all `Event.raw`, that of `Framer.close` included, is always exactly what was fed.
+Some servers end an event with one line end only. Their lines are told from an event of several lines by what they
+hold: no JSON text has an object right behind another one.
+
 Events without data, or with nothing in it, are not told apart: as many as follow each other are one `Event`.
 """
 
@@ -25,6 +28,10 @@ _BOM: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 # More than the name of the field of data has, with the end of the line before.
 _BEFORE_BYTES: Final = 9
+# The end of a line that is an event of its own, and what must follow. Trailing white space is not looked for.
+_LONE_LINE: Final = re.compile(rb"(?<=})(?:\r\n|\n)(?=data: ?[{\[])")
+_LONE_LINES: Final = (b"}\ndata:", b"}\r\ndata:")
+_LONE_LINE_BYTES: Final = 8
 _DATA_LINE: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data(?:: ?|(?=[\r\n]))")
 
 
@@ -45,13 +52,14 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 class Framer:
     """Give the events that chunks of any size complete."""
 
-    __slots__ = ("_before", "_buffer", "_finds_data", "_oversized", "_scanned", "_swallow_lf")
+    __slots__ = ("_before", "_buffer", "_by_lines", "_finds_data", "_oversized", "_scanned", "_swallow_lf")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._scanned = 0  # no two line ends follow each other before this offset
         self._swallow_lf = False
         self._oversized = False
+        self._by_lines = False  # an event without a blank line was seen
         self._finds_data = False  # the data of the event that is too large has begun
         self._before = b""  # the last bytes of that event, while it has not
 
@@ -74,6 +82,7 @@ class Framer:
             return events
         buffer += chunk
         end = _end_of_events(buffer, self._scanned)
+        end = max(end, self._end_of_lines(buffer, max(end, self._scanned - _LONE_LINE_BYTES)))
         if end:
             self._swallow_lf = end == len(buffer) and buffer.endswith(b"\r")
             self._split(bytes(buffer[:end]), events)
@@ -108,7 +117,10 @@ class Framer:
             return
         plain = start  # where events begin that are not told apart
         lone_feeds = b"\r" not in region
-        for at, stop, end in _lone_feeds(region, start) if lone_feeds else _any_feeds(region, start):
+        spans = _lone_feeds(region, start) if lone_feeds else _any_feeds(region, start)
+        if self._by_lines or any(region.find(line, start) >= 0 for line in _LONE_LINES):
+            spans = _lines(region, start, spans)
+        for at, stop, end in spans:
             if stop - at <= MAX_EVENT_BYTES:
                 data = _data(region[at:stop])
                 if not data:
@@ -123,6 +135,17 @@ class Framer:
             plain = end
         if plain < len(region):
             events.append(Event(region[plain:], None))
+
+    def _end_of_lines(self, buffer: bytearray, start: int) -> int:
+        """Return the end of the last line that is an event of its own, or 0 if there is none."""
+        if self._oversized:
+            return 0
+        last = max(buffer.rfind(line, start) for line in _LONE_LINES)
+        found = _LONE_LINE.search(buffer, last + 1) if last >= 0 else None
+        self._by_lines = self._by_lines or found is not None
+        if self._by_lines and buffer.endswith((b"}\n", b"}\r\n")):
+            return len(buffer)
+        return found.end() if found is not None else 0
 
     def _overflow(self) -> Event:
         # The last bytes stay, for a blank line may have begun in them.
@@ -184,6 +207,23 @@ def _any_feeds(region: bytes, start: int) -> Iterator[tuple[int, int, int]]:
     for blank in _BLANK_LINE.finditer(region, start):
         yield start, blank.start(), blank.end()
         start = blank.end()
+
+
+def _lines(region: bytes, start: int, spans: Iterator[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Yield the same, each line that is an event of its own apart. The last one may have no blank line."""
+    rest = start
+    for at, stop, end in spans:
+        yield from _apart(region, at, stop, end)
+        rest = end
+    if rest < len(region):
+        yield from _apart(region, rest, rest + len(region[rest:].rstrip(_LINE_ENDS)), len(region))
+
+
+def _apart(region: bytes, at: int, stop: int, end: int) -> Iterator[tuple[int, int, int]]:
+    for line in _LONE_LINE.finditer(region, at, stop):
+        yield at, line.start(), line.end()
+        at = line.end()
+    yield at, stop, end
 
 
 def _data(event: bytes) -> bytes | None:

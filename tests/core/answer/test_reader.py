@@ -779,6 +779,14 @@ def test_json_is_read_as_json_whatever_it_is_called(headers, encoded):
             assert (out, settlement.usage, settlement.reason) == (body, Usage(10, 16, total=26), "usage")
 
 
+def test_events_without_blank_lines_pass_as_they_come_and_the_usage_chunk_is_hidden():
+    events = [e[:-1] for e in (piece("ab"), piece("cd"), piece("ef"), usage_chunk(), DONE)]
+    reader = reader_of(SSE, hide=True)
+    assert [reader.feed(e) for e in events[:4]] == [b"", events[0] + events[1], events[2], b""]
+    assert reader.feed(events[4]) + reader.finish() == events[4]
+    assert reader.settlement(complete=True).usage == Usage(10, 16, total=26)
+
+
 def test_an_error_that_is_called_a_stream_is_released():
     assert run(reader_of(SSE), [b'{"error":{"message":"no"}}'])[1].outcome is Outcome.RELEASED
 
@@ -812,6 +820,11 @@ def test_of_a_binary_answer_that_seems_to_be_a_stream_the_size_counts():
     assert reader.feed(body) is body
     reader.look()
     reader.estimates = HELD
+    assert reader.reader.estimates is HELD
+    stream = reader_of(SSE)
+    stream.feed(piece("a"))
+    stream.estimates = HELD
+    assert (stream.estimates, stream.reader.estimates) == (HELD, HELD)
     reader.finish()
     assert (reader.estimates, reader.overran, reader.output_tokens) == (HELD, False, 0)
     assert reader.settlement(complete=True).usage == Usage(20, 30, total=50)

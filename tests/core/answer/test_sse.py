@@ -66,6 +66,50 @@ def test_a_stream_gives_the_same_events_whole_in_single_bytes_and_cut_anywhere(b
         assert data(events) == expected
 
 
+LONE = [b'data: {"a":1}\n', b'data:{"b":{}}\n', b'data: {"c":2}\n', b"data: [DONE]\n"]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("before", [b"", b'data: {"x":0}\n\n', b": ping\n\n"])
+@pytest.mark.parametrize("after", [b"", b"\n", b'\ndata: {"y":0}\n\n'])
+def test_lines_of_json_without_blank_lines_between_them_are_events(end, before, after):
+    body = b"".join([before, *LONE, after]).replace(b"\n", end)
+    lone = [b'{"a":1}', b'{"b":{}}', b'{"c":2}', b"[DONE]"]
+    expected = [b'{"x":0}'] * (b"x" in before) + lone + [b'{"y":0}'] * (b"y" in after)
+    for chunks in ([body], bytewise(body), *two_parts(body)):
+        events = frames(chunks)
+        assert raw(events) == body
+        assert [text.rstrip() for text in data(events)] == expected
+
+
+def test_once_they_are_known_lines_of_json_are_given_as_they_come():
+    framer = Framer()
+    assert [data(framer.feed(line)) for line in LONE] == [[], [b'{"a":1}', b'{"b":{}}'], [b'{"c":2}'], []]
+    assert framer.close() == Event(LONE[3], b"[DONE]")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'data: {"a":\ndata: {}\ndata: }\n\n',
+        b'data: {"a":{}\ndata: ,"b":[]}\n\n',
+        b"data: }\ndata: x\n\n",
+        b'data: {"a":1}\ndata:\ndata: {}\n\n',
+    ],
+)
+def test_an_event_of_several_lines_stays_one(body):
+    for chunks in ([body], bytewise(body)):
+        assert data(frames(chunks)) == as_the_standard_says(body)
+
+
+def test_a_line_after_an_event_that_is_too_large_is_a_part_of_it():
+    body = b'data: {"a":"' + b"x" * 20_000 + b'"}\ndata: {"b":1}\n\n'
+    for chunks in (parts(body, list(range(0, len(body), 1000))), [body[:-20], body[-20:]]):
+        events = frames(chunks)
+        assert raw(events) == body
+        assert events[-1].last
+
+
 @pytest.mark.parametrize("name", RECORDED_STREAMS)
 @pytest.mark.parametrize("end", LINE_ENDS.values(), ids=LINE_ENDS)
 def test_a_recorded_stream_gives_the_same_events_whole_in_single_bytes_and_cut_anywhere(name, end):
