@@ -18,6 +18,7 @@ _FORMS = {
     "server.tls.client_ca_file": "path, or null",
     "server.tls.allowed_sans": "list of names, such as `spiffe://cluster.local/ns/istio-system/sa/gateway`",
     "server.allowed_parameters": "list of names, such as `priority`",
+    "server.unmetered_paths": "list of up to 100 paths, such as `/v1/vector_stores*`",
     "metrics.address": "`host:port`; port 0: any free one",
     "redis.url": "URL: `redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`, `memory://`",
     "mongo.url": "URL: `mongodb://`, `mongodb+srv://`, `memory://`",

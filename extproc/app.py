@@ -304,6 +304,7 @@ def exchange_rules(settings: Settings) -> ExchangeRules:
         direct_bytes=DIRECT_BYTES if settings.server.body_readers else _ALL_BYTES,
         counts_prompts=any(model.tokenizer is not None for model in settings.models),
         allowed=frozenset(settings.server.allowed_parameters),
+        unmetered_paths=settings.server.unmetered_paths,
         buffers=Buffers(max(settings.server.max_buffered_bytes, 2 * settings.server.max_body_bytes)),
         in_flight=in_flight(settings),
         refuse_without_usage=settings.cost.refuse_without_usage,

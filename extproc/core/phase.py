@@ -45,9 +45,9 @@ class ExchangeRules:
     `max_body_bytes` bounds the memory of one request, `buffers` the memory of all of them together, and
     `in_flight` the requests of one tenant at once. With `refuse_without_usage` a request is refused if its answer
     would come without usage. Bodies of more than `direct_bytes` are read apart, and so are smaller ones that take
-    as long to read. A caller may use what is `allowed` of `STEERING`. `counts_prompts`: a tokenizer needs the
-    texts of prompts. `models` says how usage of each model is asked for. `unnamed_model` is the model of requests
-    that name none.
+    as long to read. A caller may use what is `allowed` of `STEERING`, and POST to the paths that `unmetered_paths`
+    name (globs) although nothing meters them. `counts_prompts`: a tokenizer needs the texts of prompts. `models`
+    says how usage of each model is asked for. `unnamed_model` is the model of requests that name none.
     """
 
     identity: IdentityRules
@@ -62,6 +62,7 @@ class ExchangeRules:
     allowed: frozenset[str] = frozenset()
     counts_prompts: bool = False
     unnamed_model: str = UNNAMED
+    unmetered_paths: tuple[str, ...] = ()
     models: Models = field(default_factory=lambda: Models(ModelProfile()))
 
 

@@ -13,6 +13,7 @@ from extproc.core.quota.reservation import BucketState, Denied, tightest
 from extproc.core.request.body import Malformed
 from extproc.core.request.endpoints import MAX_PATH_CHARS, Endpoint, PathProblem
 from extproc.core.request.identity import UnusableIdentity
+from extproc.core.unmetered import Refusal
 
 _JSON = ("content-type", "application/json")
 _UNITS: Final = {
@@ -28,6 +29,7 @@ _BOUND_FIELDS: Final = {
     Endpoint.RESPONSES: "max_output_tokens",
 }
 _KSERVE: Final = (Endpoint.PREDICT, Endpoint.INFER)
+_ANTHROPIC_PATH: Final = "/v1/messages"
 # Anthropic's error types, by status.
 _ANTHROPIC_TYPES: Final = {
     403: "permission_error",
@@ -85,6 +87,19 @@ def method_not_allowed(method: str = "POST", endpoint: Endpoint | None = None) -
     message = f"This endpoint takes {method} only."
     allow = (("allow", method),)
     return _error(405, message, "method_not_allowed", endpoint, reason="method", extra=allow)
+
+
+def not_metered(refusal: Refusal, path: str) -> Rejection:
+    """Answer a POST that nothing meters, in Anthropic's shape below its endpoint."""
+    message = f"This path takes no POST here: {refusal.value}."
+    endpoint = Endpoint.MESSAGES if _ANTHROPIC_PATH in path.partition("?")[0].lower() else None
+    return _error(404, message, "endpoint_not_metered", endpoint, reason="not_metered")
+
+
+def websocket(endpoint: Endpoint | None = None) -> Rejection:
+    """Answer a request for a WebSocket: what it carries has no end at which it could be metered."""
+    message = "WebSockets are not served here; send the request as a POST, streamed if you like."
+    return _error(426, message, "websocket_not_supported", endpoint, reason="websocket")
 
 
 def unusable_identity(problem: UnusableIdentity, endpoint: Endpoint | None = None) -> Rejection:

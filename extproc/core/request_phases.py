@@ -55,6 +55,7 @@ from extproc.core.request.endpoints import READING, Endpoint, PathProblem, Targe
 from extproc.core.request.identity import Identity, UnusableIdentity, identify
 from extproc.core.request.in_flight import Place
 from extproc.core.request.layout import Layout
+from extproc.core.unmetered import refusal
 
 _MAX_REQUEST_ID_CHARS = 128
 _WITHOUT_USAGE = Malformed(
@@ -63,8 +64,9 @@ _WITHOUT_USAGE = Malformed(
     "encoding_format",
     "answer_without_usage",
 )
-# With one of these headers a GET opens a WebSocket, or some frameworks take it for a POST.
-_NO_GET = frozenset({"upgrade", "x-http-method-override", "x-http-method", "x-method-override"})
+# With one of these headers some frameworks take a GET for a POST.
+_OVERRIDES = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
+_NO_GET = _OVERRIDES | {"upgrade"}  # or it opens a WebSocket
 # A form's boundary has at most 70 characters. Each parameter of a content type takes a microsecond to read.
 _MAX_CONTENT_TYPE_CHARS = 512
 # Envoy's `buffer` filter gives a body in one piece; without it, Envoy sends pieces of 16 KiB and more.
@@ -98,11 +100,13 @@ class Started(Phase):
         method = event.headers.get(":method", "")
         target = classify(method, event.headers.get(":path", ""))
         if target is None or _generates_nothing(method, target, event.headers):
-            return Done(), [HeadReply(), Finish()]
+            return self._unmetered(event, method)
         if isinstance(target, PathProblem):
             return self.rejected(rejections.unreadable_path(target))
         wanted = "GET" if target.endpoint is Endpoint.QUOTA else "POST"
         if method != wanted:
+            if _asks_for_websocket(event.headers):
+                return self.rejected(rejections.websocket(target.endpoint))
             return self.rejected(rejections.method_not_allowed(wanted, target.endpoint))
         identity = identify(self._rules.identity, event.claims, event.headers, event.source_address, event.peer)
         if isinstance(identity, UnusableIdentity):
@@ -114,6 +118,16 @@ class Started(Phase):
             subject = asked_about(event.headers[":path"])
             return Inspecting(self._rules), [Inspect(identity, subject, self._route)]
         return self._body_of(event, target, identity)
+
+    def _unmetered(self, event: RequestHead, method: str) -> Step:
+        """Let pass what costs nothing. A POST to a path that is not known may generate; so may a WebSocket."""
+        path, allowed = event.headers.get(":path", ""), self._rules.unmetered_paths
+        posts = method == "POST" or not _OVERRIDES.isdisjoint(event.headers)
+        if posts and (why := refusal(path, allowed)) is not None:
+            return self.rejected(rejections.not_metered(why, path))
+        if _asks_for_websocket(event.headers) and refusal(path, allowed) is not None:
+            return self.rejected(rejections.websocket())
+        return Done(), [HeadReply(), Finish()]
 
     def _body_of(self, event: RequestHead, target: Target, identity: Identity) -> Step:
         headers, rules = event.headers, self._rules
@@ -148,6 +162,10 @@ def _generates_nothing(method: str, target: Target | PathProblem, headers: Mappi
         return True
     asks_us = isinstance(target, Target) and target.endpoint is Endpoint.QUOTA
     return method in READING and not asks_us and _NO_GET.isdisjoint(headers)
+
+
+def _asks_for_websocket(headers: Mapping[str, str]) -> bool:
+    return "websocket" in headers.get("upgrade", "").lower()
 
 
 class Inspecting(Phase):

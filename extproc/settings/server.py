@@ -4,7 +4,16 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from extproc.settings.types import Address, FilePath, Names, Seconds, Section, SteeringNames, is_local
+from extproc.settings.types import (
+    Address,
+    FilePath,
+    Names,
+    PathPatterns,
+    Seconds,
+    Section,
+    SteeringNames,
+    is_local,
+)
 
 # So many tenants at their cap fill a process: one alone leaves half of it to others.
 _TENANTS_TO_FILL: Final = 2
@@ -83,6 +92,10 @@ class ServerSettings(Section):
     allowed_parameters: SteeringNames = Field(
         default=(),
         description="Parameters and headers that steer a model server, such as priority, which callers may set.",
+    )
+    unmetered_paths: PathPatterns = Field(
+        default=(),
+        description="Paths to which POST passes unmetered, such as /v1/vector_stores*; `*` is any text.",
     )
     request_timeout_s: Seconds = Field(
         default=30.0, description="Seconds that a stream may take for its whole request; then 408."

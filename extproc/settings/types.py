@@ -147,6 +147,14 @@ def _steering(values: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _path_pattern(value: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", value) or "?" in value or "#" in value:
+        raise ValueError("must be a path that begins with '/', in plain ASCII, without a query; '*' is any text")
+    if "//" in value or (len(value) > 1 and value.endswith("/")):
+        raise ValueError("must have no empty segment and no '/' at its end: paths are compared without them")
+    return value
+
+
 def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(values)) < len(values):
         raise ValueError("names a threshold twice")
@@ -155,6 +163,11 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
 
 Entries = Annotated[tuple[dict[str, Any], ...], BeforeValidator(listed)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], BeforeValidator(listed)]
+PathPatterns = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_path_pattern)], ...],
+    Field(max_length=100),
+    BeforeValidator(listed),
+]
 SteeringNames = Annotated[Names, AfterValidator(_steering)]
 Percent = Annotated[int, Field(strict=True, ge=1, le=1000)]  # over 100: soft mode can exceed a limit
 Thresholds = Annotated[

@@ -198,8 +198,8 @@ def test_a_client_that_did_not_want_a_stream_but_gets_one_loses_nothing():
 @pytest.mark.parametrize(
     "request_head",
     [
-        head(__path="/v1/models"),
-        head(__path=""),
+        head(__path="/tokenize"),
+        head(__path="/v1/models", __method="GET"),
         head(__method="OPTIONS"),
         RequestHead({}, {}, "", False),
         head(__method="GET"),
@@ -217,8 +217,9 @@ def test_what_is_not_metered_goes_on_unchanged(request_head):
     [
         ({"__method": "PUT"}, 405, "method"),
         ({"__method": "CONNECT"}, 405, "method"),
-        ({"__method": "GET", "upgrade": "websocket"}, 405, "method"),
-        ({"__method": "GET", "upgrade": "websocket", "__path": "/v1/responses"}, 405, "method"),
+        ({"__method": "GET", "upgrade": "websocket"}, 426, "websocket"),
+        ({"__method": "GET", "upgrade": "websocket", "__path": "/v1/responses"}, 426, "websocket"),
+        ({"__method": "GET", "x_http_method_override": "POST", "__path": "/v1/generate"}, 404, "not_metered"),
         ({"__method": "GET", "x_http_method_override": "POST"}, 405, "method"),
         ({"__method": "POST", "__path": "/v1/quota"}, 405, "method"),
         ({"__method": ""}, 405, "method"),

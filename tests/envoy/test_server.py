@@ -276,7 +276,7 @@ async def test_a_fault_that_nobody_foresaw_ends_its_stream_only_and_is_counted(c
         assert service.faults("unexpected") == 1
         assert "stream failed" in caplog.text
         other = service.process()
-        assert kinds(await said(other, request_head(path="/v1/models"))) == REPLIES[:1]
+        assert kinds(await said(other, request_head(path="/tokenize"))) == REPLIES[:1]
 
 
 # ---------------------------------------------------------------- health and drain

@@ -185,7 +185,7 @@ async def test_without_a_decision_the_answer_is_503():
 
 
 async def test_a_path_that_is_not_metered_passes_and_the_stream_ends():
-    books, channel = await played([request_head(path="/v1/models")])
+    books, channel = await played([request_head(path="/tokenize")])
     assert kinds(channel.written) == ["request_headers"]
     assert books.asked == []
 

@@ -278,7 +278,7 @@ async def test_streams_beyond_the_most_are_sent_away_and_there_is_room_again_whe
         calls[0].cancel()
         await until(lambda: service.value("tokenweir_streams") == 2, "one has ended")
         again = service.process()
-        await again.write(request_head(path="/v1/models"))
+        await again.write(request_head(path="/tokenize"))
         assert (await again.read()).WhichOneof("response") == "request_headers"
         for call in calls:
             call.cancel()

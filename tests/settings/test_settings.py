@@ -65,6 +65,7 @@ def test_every_setting_can_be_set_by_its_variable():
     given |= dict.fromkeys(("redis.url_file", "mongo.url_file", "alerts.webhook_secret_file"), "null")
     given |= {"server.tls.allowed_sans": "[]", "mongo.ledger_retention_days": "90"}
     given["server.allowed_parameters"] = "[priority, X-Data-Parallel-Rank]"
+    given["server.unmetered_paths"] = "[/v1/vector_stores*]"
     given["identity.gateway_principals"] = "[cluster.local/ns/istio-system/sa/gateway]"
     for name in field_names():
         value = Settings()
@@ -318,3 +319,14 @@ def test_a_parameter_that_nobody_refuses_can_not_be_allowed():
         load(None, {"TOKENWEIR_SERVER__ALLOWED_PARAMETERS": "[prio]"})
     settings = load(None, {"TOKENWEIR_SERVER__ALLOWED_PARAMETERS": "[Priority]"})
     assert settings.server.allowed_parameters == ("priority",)
+
+
+@pytest.mark.parametrize("path", ["v1/files", "", "/a?b", "/a#b", "/a//b", "/a/", "/ä", "/a b", "/" + "a" * 256])
+def test_a_path_that_no_request_can_have_is_refused(path):
+    with pytest.raises(SettingsError, match=r"server\.unmetered_paths"):
+        load(None, {"TOKENWEIR_SERVER__UNMETERED_PATHS": f'["{path}"]'})
+
+
+def test_unmetered_paths_are_taken_as_they_are_written():
+    settings = load(None, {"TOKENWEIR_SERVER__UNMETERED_PATHS": "[/, /v1/Vector_Stores*]"})
+    assert settings.server.unmetered_paths == ("/", "/v1/Vector_Stores*")

@@ -20,7 +20,8 @@ pytestmark = SYSTEM
         ("GET", "/health", b""),
         ("GET", "/version", b""),
         ("GET", "/foo?a=%20b", b""),
-        ("POST", "/foo", b"\x00 any bytes, no JSON"),
+        ("POST", "/tokenize", b"\x00 any bytes, no JSON"),
+        ("GET", "/v1/organization/usage/completions?start_time=1", b""),
         ("DELETE", "/v1/files/x", b""),
         ("OPTIONS", CHAT, b""),
     ],
@@ -48,8 +49,16 @@ async def test_other_paths_stream_as_they_come(scripted_caller, upstream):
         await reply.stream([b"data: 1\n\n", b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'])
 
     upstream.script = script
-    answer = await scripted_caller.post({"stream": True}, path="/v1/responses-of-tomorrow")
+    answer = await scripted_caller.post({"stream": True}, path="/v1/messages/count_tokens")
     assert answer.content == b'data: 1\n\ndata: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
+
+
+@pytest.mark.parametrize("path", ["/inference/v1/generate", "/v1/responses-of-tomorrow", "/v1/batches", "/"])
+async def test_a_post_that_nothing_meters_is_refused(scripted_caller, upstream, path):
+    error = error_of(await scripted_caller.post(path=path), 404)
+    assert (error["code"], error["type"]) == ("endpoint_not_metered", "invalid_request_error")
+    assert upstream.received == []
+    assert await scripted_caller.nothing_recorded_but(0) == []
 
 
 async def test_a_probe_needs_no_token_and_nothing_else_does_without(scripted_caller, upstream):

@@ -149,6 +149,13 @@ def classify(method: str, path: str) -> Target | PathProblem | None:
     return found
 
 
+def spellings(path: str) -> Iterator[tuple[str, ...]]:
+    """Yield the segments of a path, in lower case, for each way in which a server may read it. Some come twice."""
+    for reading in _readings(path):
+        for each in reading:
+            yield tuple(_plain(segment).lower() for segment in _segments(each))
+
+
 def _readings(path: str) -> Iterator[tuple[str, str]]:
     """Yield what a server may read, the most decoded first: the whole path, and the path up to an escaped "?"."""
     levels = [_before_query(path)]

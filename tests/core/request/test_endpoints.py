@@ -309,9 +309,19 @@ def test_to_read_about_a_model_that_is_named_like_an_endpoint_is_free(method):
         assert classify("POST", path) is not None
 
 
+def test_the_quota_is_read_under_any_prefix():
+    assert kind("/v1/x/v1/quota", "GET") is Endpoint.QUOTA
+
+
 def test_a_get_on_a_metered_path_is_told_from_one_on_another_path():
     # A WebSocket begins as one.
-    for path in ("/v1/responses", "/v1/chat/completions", "/models/m/v1/chat/completions", "/v2/models/m/infer"):
+    for path in (
+        "/v1/responses",
+        "/v1/chat/completions",
+        "/models/m/v1/chat/completions",
+        "/v2/models/m/infer",
+        "/openai/completions",
+    ):
         assert kind(path, "GET") is not None
 
 
