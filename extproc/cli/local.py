@@ -53,6 +53,9 @@ def up(
         typer.Option("--stay/--exit", help="Stay up until Ctrl-C; by default in a terminal only."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Tokenweir processes behind Envoy.")] = 1,
+    http_1_0: Annotated[
+        bool, typer.Option("--http10", help="Serve clients that speak HTTP/1.0; else they get 426.")
+    ] = False,
 ) -> None:
     """Start the stack (Envoy, Tokenweir, Valkey, SecantusDB, a model server), and play a demo story.
 
@@ -73,6 +76,7 @@ def up(
         story=story,
         stay=sys.stdout.isatty() if stay is None else stay,
         workers=workers,
+        http_1_0=http_1_0,
     )
     try:
         raise typer.Exit(asyncio.run(run(options)))

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from extproc.core.quota.limits import Unit, Window
-from extproc.core.quota.reservation import BucketState, Denied, tightest
+from extproc.core.quota.reservation import BucketState, Count, Denied, tightest
 from extproc.core.request.body import Malformed
 from extproc.core.request.endpoints import MAX_PATH_CHARS, Endpoint, PathProblem
 from extproc.core.request.identity import UnusableIdentity
@@ -215,12 +215,14 @@ def over_limit(denied: Denied, now: datetime, style: DeniedStyle, endpoint: Endp
         f"{opening} Limit {limit.amount} {_UNITS[limit.unit]} per {limit.window}: {count.used} used{held}{need}. "
         f"Resets at {reset:%Y-%m-%dT%H:%M:%SZ}, in {_duration(seconds)}."
     )
-    if denied.need > limit.amount and limit.unit is not Unit.REQUESTS:
+    in_vain = not BucketState(bucket, Count(0, 0)).admits(denied.need)  # not even into an unused bucket
+    if in_vain and limit.unit is not Unit.REQUESTS:
         field = _BOUND_FIELDS.get(endpoint) if endpoint is not None else None
         less = f"shorten the prompt or lower {field}" if field else "ask for less"
         message += f" That is more than the whole limit: {less}."
-    headers = (("retry-after", str(seconds)), *quota_headers((denied.state,), now))
-    if limit.window is not Window.MINUTE or denied.need > limit.amount:
+    wait = () if in_vain else (("retry-after", str(seconds)),)
+    headers: tuple[tuple[str, str], ...] = (*wait, *quota_headers((denied.state,), now))
+    if limit.window is not Window.MINUTE or in_vain:
         headers += (("x-should-retry", "false"),)  # stops the OpenAI SDKs from retrying in vain
     kind = "requests" if limit.unit is Unit.REQUESTS else "tokens"
     return _error(429, message, "rate_limit_exceeded", endpoint, kind=kind, reason=reason, extra=headers)

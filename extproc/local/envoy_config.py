@@ -8,7 +8,12 @@ from importlib import resources
 from string import Template
 from urllib.parse import urlsplit
 
+from extproc.local.local_replies import mappers
+
+# A client of HTTP/1.0 need not name a host.
+_HTTP_1_0 = {"accept_http_10": True, "default_host_for_http_10": "gateway"}
 _TEMPLATE = "envoy.yaml"
+_PROTOCOL_HEADER = "tokenweir-protocol"
 _CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 _UNIX = "unix:"
 _HIGHEST_PORT = 65_535
@@ -59,6 +64,10 @@ class EnvoyOptions:
     """Bound the time that the processor may take to answer one message."""
     idle_timeout_s: float = 300.0
     """Bound the silence on a request or its answer."""
+    upstream_keep_alive_s: float = 4.0
+    """Bound the time that an unused connection to the model server stays open; less than the server's own (5)."""
+    accept_http_1_0: bool = False
+    """Serve clients that speak HTTP/1.0, such as nginx by default; else they get 426."""
     max_heap_bytes: int = 1 << 30
     """Bound Envoy's own memory: near it, large requests are reset, then new ones refused."""
     max_connections: int = 50_000
@@ -92,13 +101,18 @@ def _values(options: EnvoyOptions) -> Mapping[str, object]:
         "early_mutations": _early_mutations(options.identity_headers),
         "idle_timeout": _duration(options.idle_timeout_s),
         "message_timeout": _duration(options.message_timeout_s),
-        "too_large_message": f"The request body is larger than {options.max_body_bytes} bytes.",
+        "upstream_keep_alive": _duration(options.upstream_keep_alive_s),
+        "http_1": _HTTP_1_0 if options.accept_http_1_0 else {},
+        "local_replies": mappers(
+            f"The request body is larger than {options.max_body_bytes} bytes; send a smaller one."
+        ),
         "max_body_bytes": options.max_body_bytes,
         "issuer": options.issuer,
         "audience": options.audience,
         "jwks": options.jwks_json,
         "forward_token": options.forward_token,
-        "headers_not_forwarded": [] if options.forward_token else list(_CREDENTIAL_HEADERS),
+        "headers_not_forwarded": [_PROTOCOL_HEADER, *(() if options.forward_token else _CREDENTIAL_HEADERS)],
+        "protocol_header": _PROTOCOL_HEADER,
         "processor_transport": _mutual_tls(options.processor_tls) if options.processor_tls is not None else _PLAIN,
         "processor_endpoints": [_endpoint(address) for address in options.processor_addresses],
         **upstream,
@@ -155,7 +169,10 @@ def _mutual_tls(tls: ProcessorTLS) -> Mapping[str, object]:
 def _early_mutations(identity_headers: tuple[str, ...]) -> list[Mapping[str, object]]:
     # Envoy compares header names in lower case.
     envoys_own: Mapping[str, object] = {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}
-    return [envoys_own, *({"remove": name.lower()} for name in identity_headers)]
+    # For the choice of the route. It goes no further.
+    protocol = {"key": _PROTOCOL_HEADER, "value": "%PROTOCOL%"}
+    chosen = {"append": {"header": protocol, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    return [envoys_own, *({"remove": name.lower()} for name in identity_headers), chosen]
 
 
 def _endpoint(address: str) -> Mapping[str, object]:

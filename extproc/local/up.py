@@ -45,6 +45,7 @@ class UpOptions:
     story: bool
     stay: bool
     workers: int
+    http_1_0: bool = False
 
 
 async def run(options: UpOptions) -> int:
@@ -127,6 +128,7 @@ async def _up(
         settings=_SETTINGS,
         processors=options.workers,
         gateway_port=options.port,
+        envoy={"accept_http_1_0": options.http_1_0},
     )
     async with stacks.running(stack_options, folder, lambda part: console.print(f"  {part}")) as stack:
         console.print(f"  ready after {time.monotonic() - started:.1f} s: {stack.gateway}\n")

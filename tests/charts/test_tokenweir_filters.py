@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from extproc.core.quota.routes import Route, read_route
+from extproc.local.local_replies import mappers
 from tests.envoys import VERSIONS, binary_of
 from tests.missing import missing
 
@@ -187,14 +188,30 @@ def test_the_processor_is_asked_as_in_the_reference_configuration():
     wanted["processing_mode"]["response_trailer_mode"] = "SEND"
     wanted["request_attributes"].append("connection.uri_san_peer_certificate")
     assert http_filters(patched(EMPTY, filters(), "GATEWAY"))["tokenweir"]["typed_config"] == wanted
-    # As many mappers, with the same words, where Envoy's own answers are put into OpenAI's shape.
-    local = manager["local_reply_config"]["mappers"]
-    ours = patched(EMPTY, filters({"filter": {"localReplies": True}}), "GATEWAY")["typed_config"]
-    for mapper in local:
-        error = mapper.get("body_format_override", {}).get("json_format", {}).get("error", {})
-        if error.get("code") == "request_too_large":
-            error["message"] = "The request body is larger than 4194304 bytes."
-    assert ours["local_reply_config"]["mappers"] == local
+
+
+def test_envoys_own_answers_are_those_of_the_reference_configuration():
+    values = {"filter": {"localReplies": True}, "config": {"server": {"max_body_bytes": 5_000_000}}}
+    ours = patched(EMPTY, filters(values), "GATEWAY")["typed_config"]
+    wanted = mappers("The request body is larger than 5000000 bytes; send a smaller one.")
+    assert ours["local_reply_config"]["mappers"] == wanted
+    assert ours["always_set_request_id_in_response"] is True
+
+
+def test_http_1_0_is_served_where_it_is_chosen():
+    assert "http_protocol_options" not in patched(EMPTY, filters(ALL), "GATEWAY")["typed_config"]
+    ours = patched(EMPTY, filters({"filter": {"acceptHTTP10": True}}), "GATEWAY")["typed_config"]
+    assert ours["http_protocol_options"] == {"accept_http_10": True, "default_host_for_http_10": "gateway"}
+
+
+def test_every_answer_of_a_metered_route_has_its_request_id():
+    found = route(patched(EMPTY, filters(ROUTES), "GATEWAY"), "llm")["response_headers_to_add"]
+    assert found == [
+        {
+            "header": {"key": "x-request-id", "value": "%REQ(X-REQUEST-ID)%"},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        }
+    ]
 
 
 def test_the_buffer_holds_what_the_processor_takes():

@@ -301,7 +301,7 @@ def test_a_body_that_is_too_large_is_refused_in_openais_words(live):
     assert answer.json()["error"]["code"] == "request_too_large"
 
 
-@pytest.mark.parametrize(("route", "status"), [("llm", 403), ("free", 200)])
+@pytest.mark.parametrize(("route", "status"), [("llm", 426), ("free", 200)])
 def test_a_websocket_is_refused_where_tokens_are_metered_and_nowhere_else(live, route, status):
     """Its body has no end: the buffer would wait for it for good."""
     client = http.client.HTTPConnection(HOST, live.ports["envoy"], timeout=30)

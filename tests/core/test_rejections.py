@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core import rejections
-from extproc.core.quota.limits import Bucket, Limit, Scope, Unit, Window, interval_at
+from extproc.core.quota.limits import Bucket, Limit, Mode, Scope, Unit, Window, interval_at
 from extproc.core.quota.reservation import BucketState, Count, Denied
 from extproc.core.rejections import DeniedStyle, Rejection
 from extproc.core.request.body import Malformed
@@ -64,6 +64,29 @@ def test_a_denied_request_is_told_all_that_it_needs_to_wait_rightly():
 def test_who_asks_for_more_than_the_whole_limit_is_told_that_waiting_is_in_vain(amount, hopeless):
     message = error(over(Limit(Scope.TENANT, Window.DAY, amount), used=1))["message"]
     assert message.endswith("shorten the prompt or lower max_tokens.") is hopeless
+
+
+@pytest.mark.parametrize(
+    ("limit", "in_vain"),
+    [
+        (Limit(Scope.TENANT, Window.MINUTE, 49), True),
+        (Limit(Scope.TENANT, Window.MONTH, 49), True),
+        (Limit(Scope.TENANT, Window.MINUTE, 50), False),
+        (Limit(Scope.TENANT, Window.MINUTE, 49, mode=Mode.STRICT), True),
+        # Soft limits admit any request while less than the limit is used.
+        (Limit(Scope.TENANT, Window.MINUTE, 49, mode=Mode.SOFT), False),
+        (Limit(Scope.TENANT, Window.MINUTE, 0, mode=Mode.SOFT), True),
+        (Limit(Scope.TENANT, Window.MINUTE, 0, Unit.REQUESTS), True),
+    ],
+)
+def test_who_would_wait_in_vain_is_told_no_time_to_wait(limit, in_vain):
+    rejection = over(limit, used=limit.amount)
+    headers = dict(rejection.headers)
+    assert ("retry-after" in headers) is not in_vain
+    assert headers.get("x-should-retry") == ("false" if in_vain else None)
+    assert ("more than the whole limit" in error(rejection)["message"]) is (
+        in_vain and limit.unit is not Unit.REQUESTS
+    )
 
 
 def test_tokens_that_others_hold_are_told():
@@ -150,7 +173,7 @@ def test_any_denial_is_an_answer_that_a_client_can_parse(scope, window, amount, 
     rejection = over(Limit(scope, window, amount), used=used, held=held)
     assert error(rejection)["code"] == "rate_limit_exceeded"
     headers = dict(rejection.headers)
-    assert int(headers["retry-after"]) >= 1
+    assert int(headers["retry-after"]) >= 1 if amount >= 50 else headers["x-should-retry"] == "false"
     assert int(headers["x-ratelimit-remaining-tokens"]) == max(0, amount - used - held)
 
 

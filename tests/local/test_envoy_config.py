@@ -54,6 +54,7 @@ def filters(config):
         {"upstream_url": "http://[::1]:8000", "trusted_hops": 2, "forward_token": True},
         {"processor_addresses": ("127.0.0.1:1", "[::1]:2", "unix:/run/tokenweir/worker-0.sock")},
         {"identity_headers": ()},
+        {"accept_http_1_0": True, "upstream_keep_alive_s": 60},
     ],
 )
 def test_envoy_accepts_the_configuration_without_a_warning(tmp_path, changes):
@@ -81,6 +82,7 @@ def test_a_value_stays_the_value_that_it_was(text):
         ("processor_addresses", [(), ("localhost:1",), ("127.0.0.1",)]),
         ("upstream_url", ["127.0.0.1:8000", "http://127.0.0.1:8000/v1", "ftp://127.0.0.1"]),
         ("message_timeout_s", [0, -1, float("nan")]),
+        ("upstream_keep_alive_s", [0, -1]),
     ],
 )
 def test_a_value_that_can_not_be_meant_is_refused(option, values):
@@ -241,6 +243,7 @@ def with_envoy(test):
 
 def error(answer):
     assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
     content = json.loads(answer.body)["error"]
     assert set(content) == {"message", "type", "param", "code"}
     assert content["param"] is None
@@ -265,6 +268,266 @@ async def test_without_a_token_of_ours_the_answer_is_envoys_in_openais_shape(sta
     status, _, code = error(answer)
     assert (status, code) == expected
     assert (stack.processor.seen, stack.upstream.seen) == ([], [])
+
+
+@with_envoy
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ([], "The request has no token"),
+        ([authorization(ISSUER.issue("a", ttl_s=-3600))], "The token has expired"),
+        ([authorization(ISSUER.forge("a"))], "The token is not valid here"),
+        ([authorization("junk")], "The token is not valid here"),
+    ],
+    ids=["none", "expired", "forged", "junk"],
+)
+async def test_a_refused_token_is_explained_in_words_for_people(stack, headers, words):
+    message = json.loads((await stack.call("POST", CHAT, headers, b"{}")).body)["error"]["message"]
+    assert message == f"{words}; send a valid one as 'Authorization: Bearer ...'."
+
+
+REFUSED = [
+    # headers, body, extra: status, Anthropic's type
+    ([], b"{}", (401, "authentication_error")),
+    ([authorization(ISSUER.issue("a", audience="somebody-else"))], b"{}", (403, "permission_error")),
+    ([authorization()], b"x" * 100_001, (413, "request_too_large")),
+    ([authorization(), ("x-verdict", "hang")], b"{}", (504, "api_error")),
+    ([authorization(), ("x-verdict", "abort")], b"{}", (503, "api_error")),
+]
+
+
+@with_envoy
+@pytest.mark.parametrize(("headers", "body", "expected"), REFUSED)
+@pytest.mark.parametrize(
+    "path", ["/v1/messages", "/v1/messages?beta=true", "/x/V1/Messages/", "/v1/messages/batches"]
+)
+async def test_below_messages_envoys_own_answers_have_anthropics_shape(stack, path, headers, body, expected):
+    answer = await stack.call("POST", path, headers, body)
+    content = json.loads(answer.body)
+    assert (answer.status, content["error"]["type"]) == expected
+    assert (set(content), content["type"]) == ({"type", "error"}, "error")
+    assert set(content["error"]) == {"type", "message"}
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
+
+
+@with_envoy
+@pytest.mark.parametrize(("headers", "body", "expected"), REFUSED)
+@pytest.mark.parametrize(
+    "path", ["/v1/models/m:predict", "/v2/models/m/versions/1/infer", "/v2/models/m/generate"]
+)
+async def test_on_kserves_paths_envoys_own_answers_have_kserves_shape(stack, path, headers, body, expected):
+    answer = await stack.call("POST", path, headers, body)
+    content = json.loads(answer.body)
+    assert (answer.status, set(content), type(content["error"])) == (expected[0], {"error"}, str)
+    assert answer.headers["x-request-id"]
+
+
+@with_envoy
+@pytest.mark.parametrize("path", [CHAT, "/v1/threads/t/messages", "/v1/models", f"{CHAT}?x=/v1/messages"])
+async def test_elsewhere_envoys_own_answers_have_openais_shape(stack, path):
+    assert error(await stack.call("POST", path, [], b"{}"))[0] == 401
+
+
+@with_envoy
+@pytest.mark.parametrize("headers", [[], [authorization()], [authorization(), ("x-answer", "503")]])
+async def test_every_answer_has_the_request_id_that_the_upstream_and_the_processor_got(stack, headers):
+    answer = await stack.call("POST", CHAT, [*headers, ("x-request-id", "mine")], b"{}")
+    told = answer.headers["x-request-id"]
+    assert told != "mine"
+    assert len(told) == 36
+    for head in stack.upstream.seen:
+        assert f"x-request-id: {told}" in head
+    for message in stack.processor.seen[:1]:
+        assert told.encode() in message
+
+
+WEBSOCKET = [
+    ("connection", "Upgrade"),
+    ("upgrade", "websocket"),
+    ("sec-websocket-version", "13"),
+    ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+]
+
+
+@with_envoy
+@pytest.mark.parametrize("headers", [[], [authorization()]])
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/realtime?model=m"])
+async def test_a_websocket_is_told_to_use_http(stack, path, headers):
+    answer = await stack.call("GET", path, [*headers, *WEBSOCKET])
+    assert error(answer) == (426, "invalid_request_error", "websocket_not_supported")
+    assert stack.upstream.seen == []
+
+
+async def raw(stack, *lines, body=b"{}"):
+    """Send a request as it is written, and return the answer; None if there is none."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", stack.options.listener_port)
+    writer.write("".join(f"{line}\r\n" for line in (*lines, "")).encode() + body)
+    with contextlib.closing(writer):
+        async with asyncio.timeout(10):
+            head, separator, content = (await reader.read()).partition(b"\r\n\r\n")
+    first, *fields = head.decode().split("\r\n")
+    headers = dict(field.lower().split(": ", 1) for field in fields)
+    return (
+        SimpleNamespace(status=int(first.split()[1]), headers=headers, body=content.decode())
+        if separator
+        else None
+    )
+
+
+def head_of(*fields, version="1.1", path=CHAT):
+    return (
+        f"POST {path} HTTP/{version}",
+        "host: gateway",
+        ": ".join(authorization()),
+        "content-length: 2",
+        *fields,
+    )
+
+
+@with_envoy
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (head_of(version="1.0"), (426, "http_version_not_supported")),
+        (head_of(version="1.0", path="/health"), (426, "http_version_not_supported")),
+        (head_of("x-long: " + "x" * 80_000), (431, "headers_too_large")),
+        (head_of(*(f"x-{n}: y" for n in range(120))), (431, "headers_too_large")),
+        (head_of("this is no header"), (400, "invalid_request")),
+        (head_of("x-control: a\x01b"), (400, "invalid_request")),
+        (head_of("transfer-encoding: chunked"), (400, "invalid_request")),
+        (head_of(path="/v1/chat%2fcompletions"), (400, "invalid_request")),
+        (("hello",), (400, "invalid_request")),
+        ((f"POST {CHAT} HTTP/1.1", "content-length: 2"), (400, "invalid_request")),
+        (("POST /x HTTP/1.1", "host: a", "transfer-encoding: gzip"), (501, "not_implemented")),
+        (("CONNECT a:1 HTTP/1.1", "host: a:1", ": ".join(authorization())), (404, "not_found")),
+    ],
+    ids=[
+        "1.0",
+        "1.0-free",
+        "long",
+        "many",
+        "no-header",
+        "control",
+        "two-lengths",
+        "slash",
+        "hello",
+        "host",
+        "te",
+        "connect",
+    ],
+)
+async def test_what_envoy_can_not_read_it_refuses_with_words(stack, lines, expected):
+    stack.processor.seen.clear()
+    stack.upstream.seen.clear()
+    answer = await raw(stack, *lines)
+    status, _, code = error(answer)
+    assert (status, code) == expected
+    assert (stack.processor.seen, stack.upstream.seen) == ([], [])
+
+
+@contextlib.asynccontextmanager
+async def another(stack, folder, **changes):
+    """Run a second Envoy with other options."""
+    listener, admin = free_ports(2)
+    options = dataclasses.replace(stack.options, listener_port=listener, admin_port=admin, **changes)
+    envoy = await start_envoy(folder, options)
+    try:
+        yield Stack(**{**vars(stack), "options": options})
+    finally:
+        await envoy.process.stop()
+
+
+@with_envoy
+async def test_http_1_0_is_served_where_it_is_chosen(stack, tmp_path):
+    async with another(stack, tmp_path, accept_http_1_0=True) as old:
+        stack.upstream.seen.clear()
+        for lines in (head_of(version="1.0"), [line for line in head_of(version="1.0") if "host" not in line]):
+            answer = await raw(old, *lines)
+            assert (answer.status, answer.body) == (200, "{}")
+        assert len(stack.upstream.seen) == 2
+        assert error(await raw(old, "POST / HTTP/1.0", "content-length: 2"))[::2] == (401, "invalid_api_key")
+
+
+class Leaving:
+    """An upstream that closes connections: `after` each answer that many seconds, or without one."""
+
+    def __init__(self, after=None):
+        self.after = after
+        self.connections = 0
+        self.requests = 0
+
+    async def serve(self, reader, writer):
+        self.connections += 1
+        with (
+            contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError),
+            contextlib.closing(writer),
+        ):
+            while True:
+                async with asyncio.timeout(self.after):
+                    await reader.readuntil(b"\r\n\r\n")
+                self.requests += 1
+                if self.after is None:
+                    return
+                writer.write(b"HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\n{}")
+
+
+@contextlib.asynccontextmanager
+async def before(upstream):
+    serving = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{serving.sockets[0].getsockname()[1]}"
+    finally:
+        serving.close()
+
+
+@with_envoy
+async def test_an_unused_connection_is_left_before_the_upstream_closes_it(stack, tmp_path):
+    upstream = Leaving(after=1.0)
+    async with (
+        before(upstream) as url,
+        another(stack, tmp_path, upstream_url=url, upstream_keep_alive_s=0.5) as own,
+    ):
+        assert (await own.call("GET", "/health", [])).status == 200
+        assert (await own.call("GET", "/health", [])).status == 200
+        assert upstream.connections == 1
+        await asyncio.sleep(0.8)  # the upstream would wait for another 0.2 s
+        assert (await own.call("GET", "/health", [])).status == 200
+        assert upstream.connections == 2
+
+
+@with_envoy
+async def test_what_was_sent_is_never_sent_again(stack, tmp_path):
+    upstream = Leaving()
+    async with before(upstream) as url, another(stack, tmp_path, upstream_url=url) as own:
+        assert error(await own.post()) == (503, "server_error", "service_unavailable")
+        assert upstream.requests == 1
+
+
+@with_envoy
+async def test_what_could_not_be_sent_is_sent_again(stack, tmp_path):
+    (nobody,) = free_ports(1)
+    async with another(stack, tmp_path, upstream_url=f"http://127.0.0.1:{nobody}") as own:
+        assert error(await own.post())[0] == 503
+        stats = await asyncio.to_thread(stats_of, own)
+        assert stats["cluster.model.upstream_rq_retry"] == 2
+
+
+@with_envoy
+async def test_what_a_client_says_of_its_protocol_is_replaced_and_goes_no_further(stack):
+    await stack.post([("tokenweir-protocol", "HTTP/2")])
+    assert b"tokenweir-protocol" in stack.processor.seen[0]
+    assert b"HTTP/1.1" in stack.processor.seen[0]
+    assert b"HTTP/2" not in stack.processor.seen[0]
+    assert "tokenweir-protocol" not in stack.upstream.seen[0]
+
+
+def stats_of(stack):
+    connection = http.client.HTTPConnection("127.0.0.1", stack.options.admin_port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", "/stats?filter=^cluster.model.upstream_rq_retry$")
+        lines = connection.getresponse().read().decode().splitlines()
+    return {name: int(value) for name, value in (line.split(": ") for line in lines)}
 
 
 @with_envoy

@@ -24,7 +24,7 @@ def with_routes(configuration):
         metadata = [{"key": "tokenweir-route", "value": name}, {"key": "tokenweir-limits", "value": limits}]
         route = dict(everything["routes"][-1])
         per_route = {"@type": OVERRIDES, "overrides": {"grpc_initial_metadata": metadata}}
-        route["typed_per_filter_config"] = {"tokenweir": per_route}
+        route["typed_per_filter_config"] = {**route["typed_per_filter_config"], "tokenweir": per_route}
         hosts.append({"name": host, "domains": [host, f"{host}:*"], "routes": [route]})
 
 

@@ -90,6 +90,12 @@ typed_per_filter_config:
         - key: tokenweir-limits
           value: {{ . | quote }}
         {{- end }}
+# In every answer, so that a caller can name it.
+response_headers_to_add:
+  - header:
+      key: x-request-id
+      value: "%REQ(X-REQUEST-ID)%"
+    append_action: OVERWRITE_IF_EXISTS_OR_ADD
 # What is counted needs a whole body, and a WebSocket has none: its request would wait for ever.
 route:
   upgrade_configs:

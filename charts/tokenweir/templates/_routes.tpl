@@ -44,8 +44,12 @@ typed_per_filter_config:
         {{- with $limits }}
         - {key: tokenweir-limits, value: {{ join "," . | quote }}}
         {{- end }}
+response_headers_to_add:
+  # In every answer, so that a caller can name it.
+  - header: {key: x-request-id, value: "%REQ(X-REQUEST-ID)%"}
+    append_action: OVERWRITE_IF_EXISTS_OR_ADD
 route:
-  # What a WebSocket sends has no end that the buffer could wait for: refused at once (403), instead of never answered.
+  # What a WebSocket sends has no end that the buffer could wait for: refused at once, instead of never answered.
   upgrade_configs: [{upgrade_type: websocket, enabled: false}]
 {{- end -}}
 
