@@ -16,7 +16,7 @@ from extproc.core.phase import ExchangeRules
 from extproc.core.quota.models import Models
 from extproc.core.quota.policies import Defaults
 from extproc.core.quota.reservation import ReservationId
-from extproc.core.request.buffers import Buffers
+from extproc.core.request.buffers import LARGE_BYTES, Buffers
 from extproc.core.request.identity import SPIFFE, IdentityRules, derived_tenant
 from extproc.core.request.in_flight import InFlight
 from extproc.envoy.codec import Codec, MetadataKeys
@@ -305,11 +305,21 @@ def exchange_rules(settings: Settings) -> ExchangeRules:
         counts_prompts=any(model.tokenizer is not None for model in settings.models),
         allowed=frozenset(settings.server.allowed_parameters),
         unmetered_paths=settings.server.unmetered_paths,
-        buffers=Buffers(max(settings.server.max_buffered_bytes, 2 * settings.server.max_body_bytes)),
+        buffers=buffers(settings),
         in_flight=in_flight(settings),
         refuse_without_usage=settings.cost.refuse_without_usage,
         unnamed_model=settings.cost.unnamed_model,
         models=models(settings),
+    )
+
+
+def buffers(settings: Settings) -> Buffers:
+    """Return what bounds the bodies of all exchanges. One body of each kind fits for two tenants at least."""
+    server = settings.server
+    largest = server.max_body_bytes + LARGE_BYTES  # with the overhead of its pieces
+    return Buffers(
+        max(server.max_buffered_bytes, 2 * LARGE_BYTES),
+        max(server.max_large_buffered_bytes, 2 * largest),
     )
 
 

@@ -161,7 +161,7 @@ def _server(settings: Settings, metering: Metering, metrics: Metrics, reader: Bo
     rules, codec = app.exchange_rules(settings), app.build_codec(settings)
     options = settings.server
     waits = Waits(options.request_timeout_s, options.idle_timeout_s)
-    metrics.watch_buffers(lambda: rules.buffers.kept_bytes)
+    metrics.watch_buffers(lambda: rules.buffers.all_bytes)
     metrics.watch_in_flight(rules.in_flight.most)
     servicer = Servicer(rules, codec, metering.service, metrics, metering.clock.now, waits=waits, reader=reader)
     rate_limits = RateLimitServicer(

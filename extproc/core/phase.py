@@ -25,7 +25,7 @@ from extproc.core.events import (
 from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.rejections import DeniedStyle, Rejection
 from extproc.core.request.body import UNNAMED
-from extproc.core.request.buffers import Buffers
+from extproc.core.request.buffers import MAX_BODY_BYTES, Buffers
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import IdentityRules
 from extproc.core.request.in_flight import InFlight
@@ -51,7 +51,7 @@ class ExchangeRules:
     """
 
     identity: IdentityRules
-    max_body_bytes: int = 4 << 20
+    max_body_bytes: int = MAX_BODY_BYTES
     denied_style: DeniedStyle = DeniedStyle.OPENAI
     bytes_per_output_token: int = 4
     store_retry_after_s: int = 1

@@ -142,7 +142,7 @@ class Started(Phase):
             return self.rejected(rejections.compressed(encoding, target.endpoint))
         if (declared := declared_bytes(headers)) > rules.max_body_bytes:
             return self.rejected(rejections.too_large(rules.max_body_bytes, target.endpoint))
-        if not rules.buffers.fits(declared):  # said before the body comes, which takes memory too
+        if not rules.buffers.fits(declared, identity.tenant):  # said before the body comes, which takes memory too
             return self.rejected(rejections.overloaded(rules.store_retry_after_s, target.endpoint))
         request = _Request(
             rules=rules,
@@ -152,7 +152,7 @@ class Started(Phase):
             request_id=headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS],
             content_type=content_type,
         )
-        reading = ReadingBody(request, _Body(rules))
+        reading = ReadingBody(request, _Body(rules, identity.tenant))
         return reading.whole() if event.end_of_stream else (reading, [])
 
 
@@ -217,11 +217,11 @@ class _Request:
 class _Body:
     """Keep the pieces of a request's body until they are forwarded, within the room of all exchanges."""
 
-    def __init__(self, rules: ExchangeRules) -> None:
+    def __init__(self, rules: ExchangeRules, tenant: str) -> None:
         self.pieces: list[bytes] = []
         self.bytes = 0
         self.trailers = False
-        self._kept = Kept(rules.buffers)
+        self._kept = Kept(rules.buffers, tenant)
 
     def keep(self, piece: bytes) -> bool:
         """Keep one more piece; return False if there is no room for it."""

@@ -8,6 +8,7 @@ from importlib import resources
 from string import Template
 from urllib.parse import urlsplit
 
+from extproc.core.request.buffers import MAX_BODY_BYTES
 from extproc.local.local_replies import mappers
 
 # A client of HTTP/1.0 need not name a host.
@@ -58,7 +59,7 @@ class EnvoyOptions:
     """Count the proxies in front of this Envoy whose X-Forwarded-For entries are trusted."""
     forward_token: bool = False
     """Pass the caller's token on to the model server, or not."""
-    max_body_bytes: int = 4 << 20
+    max_body_bytes: int = MAX_BODY_BYTES
     """Bound the request body; use the same value for the processor's `server.max_body_bytes`."""
     message_timeout_s: float = 1.0
     """Bound the time that the processor may take to answer one message."""

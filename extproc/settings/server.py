@@ -4,6 +4,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from extproc.core.request.buffers import MAX_BODY_BYTES
 from extproc.settings.types import (
     Address,
     FilePath,
@@ -60,7 +61,7 @@ class ServerSettings(Section):
         description="Carrier of Envoy's calls: `native`, an HTTP/2 server of our own, or `grpc` (grpc.aio).",
     )
     max_body_bytes: int = Field(
-        default=4 << 20,
+        default=MAX_BODY_BYTES,
         ge=1024,
         le=64 << 20,
         description="Largest request body, in bytes. Envoy's `buffer` filter needs the same.",
@@ -81,7 +82,13 @@ class ServerSettings(Section):
         default=64 << 20,
         ge=1024,
         le=64 << 30,
-        description="Bytes of bodies that all streams together keep; then 503. Two of max_body_bytes always fit.",
+        description="Bytes of bodies of up to 1 MiB that all streams together keep; then 503.",
+    )
+    max_large_buffered_bytes: int = Field(
+        default=160 << 20,
+        ge=1024,
+        le=64 << 30,
+        description="The same for larger bodies; a tenant has half. Two of max_body_bytes always fit.",
     )
     body_readers: int = Field(
         default=2,

@@ -58,7 +58,7 @@ def test_an_llm_is_metered_on_its_route_and_brings_its_limits():
     limits = "client_ip:10/minute,service_account:100/minute,service_account:12000/day:tokens"
     assert metadata(patch) == {"tokenweir-route": "models/qwen", "tokenweir-limits": limits}
     buffer = patch["patch"]["value"]["typed_per_filter_config"]["tokenweir.buffer"]["buffer"]
-    assert buffer == {"max_request_bytes": 4194304}
+    assert buffer == {"max_request_bytes": 33554432}
 
 
 @pytest.mark.parametrize("values", [EXPOSED, GATEWAY_API, SIDECAR])

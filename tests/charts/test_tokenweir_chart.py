@@ -10,6 +10,8 @@ import certifi
 import pytest
 import yaml
 
+from extproc.core.request.buffers import MAX_BODY_BYTES
+from extproc.local.envoy_config import EnvoyOptions
 from extproc.settings.load import SettingsError, load
 from extproc.settings.model import Settings
 from tests.sizes import is_thorough, sampled
@@ -676,3 +678,28 @@ def test_a_secret_never_shows_in_what_is_made():
     text = json.dumps(render(CHART, CI["existing-secrets"], release="tokenweir"))
     assert "Secret" not in kinds(render(CHART, CI["existing-secrets"]))
     assert "password" not in text
+
+
+def test_every_place_has_the_processors_bound_on_bodies():
+    """The settings, Envoy's configuration, the charts' values and what they take where a value is missing."""
+    assert Settings().server.max_body_bytes == EnvoyOptions.__dataclass_fields__["max_body_bytes"].default
+    assert Settings().server.max_body_bytes == MAX_BODY_BYTES
+    values = {
+        chart: yaml.safe_load((CHARTS / chart / "values.yaml").read_text())
+        for chart in ("tokenweir", "kserve-model", "kserve-general", "platform")
+    }
+    assert values.pop("tokenweir")["config"]["server"]["max_body_bytes"] == MAX_BODY_BYTES
+    for each in values.values():
+        assert each["platform"]["tokenweir"]["maxBodyBytes"] == MAX_BODY_BYTES
+    for template in ("tokenweir/templates/_config.tpl", "kserve-lib/templates/_limits.tpl"):
+        assert f"default {MAX_BODY_BYTES} | int64" in (CHARTS / template).read_text(), template
+    operators = (CHARTS.parent / "docs/operators.md").read_text()
+    assert f"`server.max_body_bytes` ({MAX_BODY_BYTES >> 20} MiB)" in operators
+
+
+def test_paths_that_may_pass_unmetered_reach_the_settings():
+    values = {"config": {"server": {"unmetered_paths": ["/v1/vector_stores*"]}}}
+    made = pick(render(CHART, STORES, values, release="tokenweir"), "ConfigMap", "tokenweir")
+    assert "/v1/vector_stores*" in next(iter(made["data"].values()))
+    with pytest.raises(ChartError):
+        render(CHART, STORES, {"config": {"server": {"unmetered_paths": "/v1/vector_stores*"}}})

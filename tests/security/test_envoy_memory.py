@@ -35,6 +35,7 @@ async def envoy(run_dir, **changes):
         audience=ISSUER.audience,
         processor_addresses=(f"127.0.0.1:{processor}",),
         upstream_url=f"http://127.0.0.1:{upstream}",
+        max_body_bytes=4 * MIB,
     )
     with needing_parts():
         started = await start_envoy(run_dir, dataclasses.replace(options, **changes))

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from extproc.core.request.buffers import MAX_BODY_BYTES
+
 from .callers import CHAT, chat
 from .marks import SYSTEM
 from .test_denied import error_of
@@ -12,7 +14,7 @@ from .wires import exchange, http2_post, request_head
 
 pytestmark = SYSTEM
 
-LIMIT = 4 << 20
+LIMIT = MAX_BODY_BYTES
 
 
 def with_field(field):
@@ -114,7 +116,7 @@ async def test_a_body_that_is_too_large_is_refused_and_its_size_is_named(scripte
 
 
 async def test_a_body_just_as_large_as_allowed_is_served(scripted_caller, upstream):
-    await scripted_caller.limit(sa_limit=10_000_000)
+    await scripted_caller.limit(sa_limit=1_000_000_000)
     body = json.dumps(chat("x" * (LIMIT - len(json.dumps(chat(""))))), ensure_ascii=False).encode()
     assert len(body) == LIMIT
     assert (await scripted_caller.post(body)).status_code == 200

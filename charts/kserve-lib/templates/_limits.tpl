@@ -5,7 +5,7 @@
 {{- $given := (.Values.platform).tokenweir | default dict -}}
 enabled: {{ ne (toString $given.enabled) "false" }}
 placement: {{ $given.placement | default "gateway" }}
-maxBodyBytes: {{ $given.maxBodyBytes | default 4194304 | int64 }}
+maxBodyBytes: {{ $given.maxBodyBytes | default 33554432 | int64 }}
 serviceAccountClaim: {{ $given.serviceAccountClaim | default "sub" | quote }}
 tenantClaim: {{ dig "tenantClaim" "tenant" $given | toString | quote }}
 {{- end }}

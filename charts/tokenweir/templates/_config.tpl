@@ -28,7 +28,7 @@
 {{- end -}}
 
 {{- define "tokenweir.maxBodyBytes" -}}
-{{- ((.Values.config).server).max_body_bytes | default 4194304 | int64 -}}
+{{- ((.Values.config).server).max_body_bytes | default 33554432 | int64 -}}
 {{- end -}}
 
 {{- define "tokenweir.drainSeconds" -}}

@@ -1,6 +1,8 @@
 """The room of all bodies together, and what an exchange does when there is none left."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extproc.core.answer.reader import answer_reader
 from extproc.core.answer.sse import Framer
@@ -8,10 +10,11 @@ from extproc.core.events import BodyReply, Reject, RequestBody, RequestHead, Res
 from extproc.core.phase import ExchangeRules
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Estimates
-from extproc.core.request.buffers import PIECE_BYTES, Buffers, Kept, declared_bytes
+from extproc.core.request.buffers import LARGE_BYTES, PIECE_BYTES, Buffers, Kept, declared_bytes
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import IdentityRules
 from tests.changing import replace
+from tests.core.samples import FUZZ
 from tests.core.test_exchange import RULES as ANSWERED
 from tests.core.test_exchange import Exchange, answering
 
@@ -41,6 +44,97 @@ def test_less_is_always_possible_even_over_the_bound():
     assert kept.keep(10)
     buffers.max_bytes = 5
     assert kept.keep(9)
+
+
+LARGE = LARGE_BYTES + 1
+
+
+def test_large_bodies_take_no_room_of_small_ones_and_small_ones_none_of_theirs():
+    buffers = Buffers(10, 4 * LARGE)
+    small, large = Kept(buffers, "a"), Kept(buffers, "a")
+    assert large.keep(2 * LARGE)
+    assert buffers.fits(10, "a")
+    assert small.keep(10)
+    assert not buffers.fits(1, "b")
+    assert buffers.fits(LARGE, "b")
+    assert (buffers.kept_bytes, buffers.large_bytes, buffers.all_bytes) == (10, 2 * LARGE, 2 * LARGE + 10)
+    assert large.keep(0)
+    assert small.keep(0)
+    assert buffers.all_bytes == 0
+
+
+def test_a_tenant_has_half_of_the_room_for_large_bodies_and_all_tenants_together_the_whole():
+    buffers = Buffers(10, 4 * LARGE)
+    of_a, more_of_a, of_b = Kept(buffers, "a"), Kept(buffers, "a"), Kept(buffers, "b")
+    assert of_a.keep(2 * LARGE)
+    assert not buffers.fits(LARGE, "a")
+    assert not more_of_a.keep(LARGE)
+    assert of_b.keep(2 * LARGE)
+    assert not buffers.fits(LARGE, "c")
+    assert not Kept(buffers, "c").keep(LARGE)
+    assert of_a.keep(0)
+    assert more_of_a.keep(LARGE)
+    assert Kept(buffers, "c").keep(LARGE)
+
+
+def test_a_body_that_grows_large_changes_its_budget_and_comes_back():
+    buffers = Buffers(2 * LARGE, 2 * LARGE)
+    kept = Kept(buffers, "a")
+    assert kept.keep(LARGE_BYTES)
+    assert (buffers.kept_bytes, buffers.large_bytes) == (LARGE_BYTES, 0)
+    assert kept.keep(LARGE)
+    assert (buffers.kept_bytes, buffers.large_bytes) == (0, LARGE)
+    assert not kept.keep(LARGE + 1)  # more than half
+    assert (buffers.kept_bytes, buffers.large_bytes) == (0, LARGE)
+    assert kept.keep(5)
+    assert (buffers.kept_bytes, buffers.large_bytes) == (5, 0)
+
+
+def test_a_body_that_can_not_grow_large_stays_counted_as_it_was():
+    buffers = Buffers(LARGE, LARGE)
+    kept = Kept(buffers, "a")
+    assert kept.keep(LARGE_BYTES)
+    assert not kept.keep(LARGE)
+    assert (buffers.kept_bytes, buffers.large_bytes) == (LARGE_BYTES, 0)
+
+
+@FUZZ
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(-2, 2)), max_size=40))
+def test_the_counts_are_the_sums_of_what_is_kept(steps):
+    buffers = Buffers(4 * LARGE_BYTES, 8 * LARGE_BYTES)
+    tenants, sizes = "aabb", [0, 0, 0, 0]
+    all_kept = [Kept(buffers, tenant) for tenant in tenants]
+    for who, times, more in steps:
+        size = max(0, times * LARGE_BYTES // 2 + more)
+        if all_kept[who].keep(size):
+            sizes[who] = size
+        assert buffers.kept_bytes == sum(size for size in sizes if size <= LARGE_BYTES) <= buffers.max_bytes
+        large = [size if size > LARGE_BYTES else 0 for size in sizes]
+        assert buffers.large_bytes == sum(large) <= buffers.max_large_bytes
+        assert max(sum(large[:2]), sum(large[2:])) <= buffers.max_large_bytes // 2
+    for kept in all_kept:
+        kept.keep(0)
+    assert buffers.all_bytes == 0
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_tenant_that_fills_its_room_for_large_bodies_delays_no_other_request(declared):
+    rules = ExchangeRules(IdentityRules(), buffers=Buffers(10_000, 4 * LARGE))
+
+    def begun(tenant, size):
+        length = {"content-length": str(size)} if declared else {}
+        exchange = Exchange(rules)
+        head = RequestHead({**HEAD.headers, **length}, {"sub": "sa", "tenant": tenant}, "10.0.0.1:1", False)
+        effects = exchange.receive(head)
+        if not effects:
+            effects = exchange.receive(RequestBody(b"x" * size, end_of_stream=False))
+        return [each.rejection.status for each in effects if isinstance(each, Reject)]
+
+    assert begun("a", LARGE + 5000) == []
+    assert begun("a", LARGE + 5000) == [503]
+    assert begun("a", 100) == []
+    assert begun("b", LARGE + 5000) == []
+    assert begun("b", 100) == []
 
 
 @pytest.mark.parametrize(
