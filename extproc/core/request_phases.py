@@ -51,7 +51,7 @@ from extproc.core.request.body import (
     upstream_body,
 )
 from extproc.core.request.buffers import PIECE_BYTES, Kept, declared_bytes
-from extproc.core.request.endpoints import READING, Endpoint, PathProblem, Target, classify
+from extproc.core.request.endpoints import NO_GET, OVERRIDES, READING, Endpoint, PathProblem, Target, classify
 from extproc.core.request.identity import Identity, UnusableIdentity, identify
 from extproc.core.request.in_flight import Place
 from extproc.core.request.layout import Layout
@@ -64,9 +64,6 @@ _WITHOUT_USAGE = Malformed(
     "encoding_format",
     "answer_without_usage",
 )
-# With one of these headers some frameworks take a GET for a POST.
-_OVERRIDES = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
-_NO_GET = _OVERRIDES | {"upgrade"}  # or it opens a WebSocket
 # A form's boundary has at most 70 characters. Each parameter of a content type takes a microsecond to read.
 _MAX_CONTENT_TYPE_CHARS = 512
 # Envoy's `buffer` filter gives a body in one piece; without it, Envoy sends pieces of 16 KiB and more.
@@ -122,7 +119,7 @@ class Started(Phase):
     def _unmetered(self, event: RequestHead, method: str) -> Step:
         """Let pass what costs nothing. A POST to a path that is not known may generate; so may a WebSocket."""
         path, allowed = event.headers.get(":path", ""), self._rules.unmetered_paths
-        posts = method == "POST" or not _OVERRIDES.isdisjoint(event.headers)
+        posts = method == "POST" or not OVERRIDES.isdisjoint(event.headers)
         if posts and (why := refusal(path, allowed)) is not None:
             return self.rejected(rejections.not_metered(why, path))
         if _asks_for_websocket(event.headers) and refusal(path, allowed) is not None:
@@ -161,7 +158,7 @@ def _generates_nothing(method: str, target: Target | PathProblem, headers: Mappi
     if method == "OPTIONS":
         return True
     asks_us = isinstance(target, Target) and target.endpoint is Endpoint.QUOTA
-    return method in READING and not asks_us and _NO_GET.isdisjoint(headers)
+    return method in READING and not asks_us and NO_GET.isdisjoint(headers)
 
 
 def _asks_for_websocket(headers: Mapping[str, str]) -> bool:

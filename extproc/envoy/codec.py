@@ -24,6 +24,7 @@ from extproc.core.events import (
 )
 from extproc.core.phase import ProtocolError
 from extproc.core.request.bodies.steering import STEERING_HEADERS
+from extproc.core.request.endpoints import NO_GET
 from extproc.core.request.identity import IdentityRules
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 
@@ -32,9 +33,10 @@ _ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
 # Marks an answer as ours in access logs, and lets Envoy's local_reply_config tell it from Envoy's own.
 DETAILS: Final = "tokenweir"
 _OVERWRITE: Final = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-_REQUEST_HEADERS = frozenset(
-    {":method", ":path", "content-encoding", "content-length", "content-type", "x-request-id", *STEERING_HEADERS}
-)
+_REQUEST_HEADERS = NO_GET | {
+    *(":method", ":path", "content-encoding", "content-length", "content-type", "x-request-id"),
+    *STEERING_HEADERS,
+}
 # vLLM describes vectors that it sends as bytes in `metadata`, with their usage.
 _RESPONSE_HEADERS = frozenset({":status", "content-type", "content-encoding", "metadata"})
 _BAD_STATUS: Final = 500

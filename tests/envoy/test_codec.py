@@ -18,6 +18,7 @@ from extproc.core.events import (
 )
 from extproc.core.phase import ProtocolError
 from extproc.core.rejections import Rejection
+from extproc.core.request.endpoints import NO_GET
 from extproc.core.request.identity import IdentityRules
 from extproc.envoy.codec import Codec, MetadataKeys, reply_message
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
@@ -210,6 +211,11 @@ def test_a_rejection_is_an_immediate_answer_that_names_us():
     answer = reply(REQUEST, value).immediate_response
     assert (answer.status.code, answer.body, answer.details) == (429, b'{"error":1}', "tokenweir")
     assert [(o.header.key, o.header.raw_value) for o in answer.headers.set_headers] == [("retry-after", b"3")]
+
+
+@pytest.mark.parametrize("name", sorted(NO_GET))
+def test_a_header_by_which_a_get_is_no_get_is_seen(name):
+    assert event(request_head([(name, "x")])).headers[name] == "x"
 
 
 def test_a_header_that_steers_a_model_server_is_seen():

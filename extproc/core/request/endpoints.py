@@ -112,6 +112,9 @@ _V2_VERBS: Final = frozenset({"infer", "explain", "generate", "generate_stream"}
 _VERSIONS: Final = frozenset({"versions", "labels"})
 # A request with one of these methods generates nothing.
 READING: Final = frozenset({"GET", "HEAD"})
+# With one of these headers some frameworks take a GET for a POST.
+OVERRIDES: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
+NO_GET: Final = OVERRIDES | {"upgrade"}  # or it opens a WebSocket
 # A server decodes a path once; a proxy before it may decode it once more.
 _DECODINGS: Final = 3
 
