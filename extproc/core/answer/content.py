@@ -205,12 +205,16 @@ def _called(calls: bytes) -> int:
     if calls in NOTHING:
         return 0
     try:
-        tools = [
-            tool for call in _calls.decode(calls) for tool in (call.function, call.custom) if tool is not None
-        ]
+        decoded = _calls.decode(calls)
     except UNREADABLE:
         return len(calls)
-    return sum(_tool_size(tool) for tool in tools)
+    size = 0
+    for call in decoded:
+        if call.function is not None:
+            size += _tool_size(call.function)
+        if call.custom is not None:
+            size += _tool_size(call.custom)
+    return size
 
 
 def _called_once(call: bytes) -> int:
@@ -223,8 +227,9 @@ def _called_once(call: bytes) -> int:
 
 
 def _tool_size(tool: _Tool) -> int:
-    return sum(
-        len(field) - 2 * field.startswith(b'"')
-        for field in map(bytes, (tool.name, tool.arguments, tool.input))
-        if field not in NOTHING
-    )
+    size = 0
+    for raw in (tool.name, tool.arguments, tool.input):
+        if raw is not NOT_GIVEN:
+            field = bytes(raw)
+            size += 0 if field in NOTHING else len(field) - 2 * field.startswith(b'"')
+    return size

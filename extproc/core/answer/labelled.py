@@ -101,6 +101,9 @@ class LabelledAnswer:
     def feed(self, chunk: bytes) -> bytes:
         if self.reader is not None:
             return self.reader.feed(chunk)
+        if not self._start and chunk[:1].strip(BEFORE_JSON) and (kind := _kind(chunk, self._label)) is not None:
+            self.reader = reader = self._readers.reader(kind, self._label, self._estimates)
+            return reader.feed(chunk)  # what nearly every answer begins with
         start = chunk if self._start else chunk.lstrip(BEFORE_JSON)
         if not start:
             return chunk

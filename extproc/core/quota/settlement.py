@@ -129,11 +129,12 @@ class Estimates(Struct, frozen=True):
 
         With `most_input` the input is only known to be at least the usage's, and at most that.
         """
-        estimate = max(usage.input, self.cost.prompt)
-        if most_input is not None:
-            estimate = min(estimate, most_input)
-        elif not self.is_too_few(usage.input, self.prompt_bytes) and (usage.input or not self.cost.prompt):
-            return usage
+        if most_input is None:
+            nothing = not usage.input and self.cost.prompt
+            if not (nothing or self.is_too_few(usage.input, self.prompt_bytes)):
+                return usage
+            most_input = MAX_TOKENS
+        estimate = min(max(usage.input, self.cost.prompt), most_input)
         total = min(MAX_TOKENS, usage.total - usage.input + estimate)
         return replace(usage, input=min(estimate, total - usage.output), total=total)
 
