@@ -300,7 +300,7 @@ async def test_a_stream_that_is_cancelled_while_a_long_piece_is_read_is_closed_o
         assert len(books.closed) == len(books.admitted)
         ends.update(books.ends)
         turns += 1
-    assert books.ends == [("settled", "usage")]
+    assert books.ends == [("estimated", "absurd")]  # its usage is that of a much shorter answer
     assert ("estimated", "cut_off") in ends
 
 

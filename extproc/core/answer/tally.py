@@ -128,7 +128,9 @@ class Tally:
             reason = "implausible"
         settled = self.estimates.settle(believed, complete=complete)
         if believed is usage and self._says_too_little(usage):
-            missing = (Absence.MISSING if usage.output else Absence.ABSURD) if complete else "cut_off"
+            missing = (
+                (Absence.MISSING if self._stale and usage.output else Absence.ABSURD) if complete else "cut_off"
+            )
             # A stream that breaks off is never charged above what was held.
             full = complete and not (self._stale or self._guessed) and self.estimates.cost.output > 0
             counted = self._counted(missing, complete=full)

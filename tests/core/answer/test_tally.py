@@ -189,7 +189,7 @@ def test_an_input_of_nothing_stands_where_nothing_was_asked():
 
 def test_few_tokens_are_held_against_the_size_of_the_answer():
     found = tallied(piece(size=4000), Reading(Usage(10, 1, total=11)))
-    assert ends(found) == (ESTIMATED, Usage(10, 1000, total=1010), "missing")
+    assert ends(found) == (ESTIMATED, Usage(10, 1000, total=1010), "absurd")
     assert found.settlement(complete=True).charge == 1010
     unknown = Reading(Absence.UNREADABLE, content_bytes=4000, pieces=1)
     assert ends(tallied(unknown, Reading(Usage(10, 1, total=11))))[0] is SETTLED
