@@ -196,7 +196,7 @@ async def test_denied_is_said_in_the_shape_of_the_endpoints_api(caller, name):
         assert (error["type"], error["code"]) == ("tokens", "rate_limit_exceeded")
     assert answer.headers["x-ratelimit-limit-tokens"] == "1"
     assert answer.headers["x-should-retry"] == "false"
-    assert 0 < int(answer.headers["retry-after"]) <= 86_400
+    assert "retry-after" not in answer.headers  # it would never fit
     assert served == [0, 0]
     entry = await caller.entry()
     assert (entry["state"], entry["endpoint"], entry["charge"]) == ("denied", kind_of(name), 0)
