@@ -109,7 +109,7 @@ async def test_metering_and_the_limits_cache_get_their_settings():
     assert metering.local._share == 0.5
     alerting = shard.settler._options
     assert (alerting.thresholds, alerting.alert_windows) == ((50,), {Window.DAY})
-    assert metering.service._estimator._learned is None
+    assert metering.service._estimator._learns is False
     assert (cache._options.poll_s, cache._options.refresh_s) == (1.5, 11)
 
 
