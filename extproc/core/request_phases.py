@@ -96,7 +96,7 @@ class Started(Phase):
         """Let pass what is not metered; else identify the caller, and wait for the body."""
         method = event.headers.get(":method", "")
         target = classify(method, event.headers.get(":path", ""))
-        if target is None or _generates_nothing(method, target, event.headers):
+        if target is None or (method != "POST" and _generates_nothing(method, target, event.headers)):
             return self._unmetered(event, method)
         if isinstance(target, PathProblem):
             return self.rejected(rejections.unreadable_path(target))

@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from extproc.core.answer.answer_protocol import AnswerReader
+from extproc.core.answer.plain_answer import JsonAnswer
 from extproc.core.answer.reading import BEFORE_JSON
 from extproc.core.answer.stream_answer import StreamAnswer
 from extproc.core.quota.settlement import Estimates, Settlement
@@ -39,21 +40,46 @@ class _Kind(Enum):
     OTHER = auto()
 
 
-class Readers(NamedTuple):
-    """Make the readers of one answer. `events` is None where a stream has nothing to say."""
+class Expectations(NamedTuple):
+    """Hold what the reader of an answer has to know, whichever it will be.
 
-    events: Callable[[Estimates], StreamAnswer] | None
-    json: Callable[[Estimates], AnswerReader]
-    other: Callable[[Estimates], AnswerReader]
+    `generates` is False for an endpoint whose answers have no text. `binary` reads an answer that is called binary
+    and is nothing else. For the rest see `answer_reader`.
+    """
 
-    def reader(self, kind: _Kind, label: Label, estimates: Estimates) -> AnswerReader:
-        """Return the reader of an answer of this kind and label."""
+    label: Label
+    hide_usage: bool
+    strip_usage: bool
+    output_bound: int | None
+    changes_body: bool
+    generates: bool
+    binary: Callable[[Estimates], AnswerReader]
+
+    def reader(self, kind: _Kind, estimates: Estimates) -> AnswerReader:
+        """Return the reader of an answer of this kind."""
         if kind is _Kind.JSON:
-            return self.json(estimates)
-        if self.events is None or (kind is _Kind.OTHER and label is not Label.EVENTS):
-            return self.other(estimates)
-        events = self.events(estimates)
-        return events if kind.name == label.name else _DoubtfulStream(events, self.other(estimates))
+            return self._text(estimates)
+        called_events = self.label is Label.EVENTS
+        if called_events or (self.generates and kind is _Kind.EVENTS):
+            events = StreamAnswer(
+                estimates,
+                hide_usage=self.hide_usage,
+                strip_usage=self.strip_usage,
+                output_bound=self.output_bound,
+                whole=not self.changes_body,
+            )
+            return (
+                events
+                if called_events and kind is _Kind.EVENTS
+                else _DoubtfulStream(events, self._other(estimates))
+            )
+        return self._other(estimates)
+
+    def _text(self, estimates: Estimates) -> AnswerReader:
+        return JsonAnswer(estimates, output_bound=self.output_bound, generates=self.generates)
+
+    def _other(self, estimates: Estimates) -> AnswerReader:
+        return self.binary(estimates) if self.label is Label.BINARY else self._text(estimates)
 
 
 class LabelledAnswer:
@@ -66,15 +92,14 @@ class LabelledAnswer:
         reader: reads all that is still to come, once it is chosen; until then it is None.
     """
 
-    __slots__ = ("_estimates", "_label", "_readers", "_start", "changes_body", "reader")
+    __slots__ = ("_estimates", "_expected", "_start", "changes_body", "reader")
 
-    def __init__(self, estimates: Estimates, label: Label, readers: Readers, *, changes_body: bool) -> None:
+    def __init__(self, estimates: Estimates, expected: Expectations) -> None:
         self._estimates = estimates
-        self._label = label
-        self._readers = readers
+        self._expected = expected
         self._start = b""
         self.reader: AnswerReader | None = None
-        self.changes_body = changes_body
+        self.changes_body = expected.changes_body
 
     @property
     def estimates(self) -> Estimates:
@@ -101,15 +126,16 @@ class LabelledAnswer:
     def feed(self, chunk: bytes) -> bytes:
         if self.reader is not None:
             return self.reader.feed(chunk)
-        if not self._start and chunk[:1].strip(BEFORE_JSON) and (kind := _kind(chunk, self._label)) is not None:
-            self.reader = reader = self._readers.reader(kind, self._label, self._estimates)
+        label = self._expected.label
+        if not self._start and chunk[:1].strip(BEFORE_JSON) and (kind := _kind(chunk, label)) is not None:
+            self.reader = reader = self._expected.reader(kind, self._estimates)
             return reader.feed(chunk)  # what nearly every answer begins with
         start = chunk if self._start else chunk.lstrip(BEFORE_JSON)
         if not start:
             return chunk
         blank = chunk[: len(chunk) - len(start)]
         self._start += start
-        kind = _kind(self._start, self._label)
+        kind = _kind(self._start, label)
         out = blank + (self._begin(kind)[1] if kind is not None else b"")
         return chunk if not self.changes_body or out == chunk else out
 
@@ -133,7 +159,7 @@ class LabelledAnswer:
 
     def _begin(self, kind: _Kind) -> tuple[AnswerReader, bytes]:
         """Choose the reader, and have it read what came. Return it, and what the client gets for that."""
-        self.reader = reader = self._readers.reader(kind, self._label, self._estimates)
+        self.reader = reader = self._expected.reader(kind, self._estimates)
         start, self._start = self._start, b""
         return reader, reader.feed(start) if start else b""
 

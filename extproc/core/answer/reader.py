@@ -12,10 +12,8 @@ from msgspec.structs import replace
 
 from extproc.core.answer.answer_protocol import AnswerReader
 from extproc.core.answer.inflate import Inflater, can_inflate
-from extproc.core.answer.labelled import Label, LabelledAnswer, Readers
-from extproc.core.answer.plain_answer import JsonAnswer
+from extproc.core.answer.labelled import Expectations, Label, LabelledAnswer
 from extproc.core.answer.reading import Reading, read_answer
-from extproc.core.answer.stream_answer import StreamAnswer
 from extproc.core.answer.tally import Tally
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
@@ -82,23 +80,13 @@ def answer_reader(
     hides = hide_usage and endpoint in _CHUNKED
     streams = streams or label is Label.EVENTS
     changes = plain and (hides or strip_usage or (output_bound is not None and streams))
-    generates = endpoint not in _SILENT
-
-    def events(held: Estimates) -> StreamAnswer:
-        return StreamAnswer(
-            held, hide_usage=hides, strip_usage=strip_usage, output_bound=output_bound, whole=not changes
-        )
-
-    def text(held: Estimates) -> JsonAnswer:
-        return JsonAnswer(held, output_bound=output_bound, generates=generates)
-
-    readers = Readers(
-        events if generates or label is Label.EVENTS else None,
-        text,
-        (lambda held: OpaqueAnswer(held, "binary")) if label is Label.BINARY else text,
-    )
-    reader = LabelledAnswer(estimates, label, readers, changes_body=changes)
+    expected = Expectations(label, hides, strip_usage, output_bound, changes, endpoint not in _SILENT, _binary)
+    reader = LabelledAnswer(estimates, expected)
     return reader if plain else EncodedAnswer(reader, Inflater(codings[0]), estimates)
+
+
+def _binary(estimates: Estimates) -> AnswerReader:
+    return OpaqueAnswer(estimates, "binary")
 
 
 def _codings(encoding: str) -> list[str]:

@@ -6,8 +6,8 @@ import pytest
 
 from extproc.core.answer import sse
 from extproc.core.answer.large_event import LargeEvent, read_large
-from extproc.core.answer.reader import StreamAnswer
 from extproc.core.answer.reading import Reading, is_dense
+from extproc.core.answer.stream_answer import StreamAnswer
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Estimates, Outcome

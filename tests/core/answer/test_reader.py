@@ -11,17 +11,10 @@ from msgspec.structs import replace
 
 from extproc.core.answer import likeness, plain_answer, sse, stream_answer
 from extproc.core.answer.labelled import LabelledAnswer
-from extproc.core.answer.plain_answer import MAX_ANSWER_BYTES
-from extproc.core.answer.reader import (
-    EncodedAnswer,
-    ErrorAnswer,
-    JsonAnswer,
-    OpaqueAnswer,
-    StreamAnswer,
-    TokenlessAnswer,
-    answer_reader,
-)
+from extproc.core.answer.plain_answer import MAX_ANSWER_BYTES, JsonAnswer
+from extproc.core.answer.reader import EncodedAnswer, ErrorAnswer, OpaqueAnswer, TokenlessAnswer, answer_reader
 from extproc.core.answer.reading import read_answer
+from extproc.core.answer.stream_answer import StreamAnswer
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.quota.usage import NO_USAGE, Usage

@@ -1,5 +1,6 @@
 """Tell whether a server adds text to the prompt that the body does not show, so that nothing bounds it."""
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -70,14 +71,18 @@ def hides_prompt(body: JsonBody, model: str) -> bool:
 
     Raise `FieldError` if the tools are none.
     """
-    found = body.fields.keys() & HIDING
-    return (
-        ("tools" in found and _has_tools_of_the_server(body))
-        or any(name != "tools" and _is_on(body, name) for name in found)
-        or model.endswith(_ONLINE)
-        or _PRESET in model
-        or any(part in model for part in _SEARCHING)
-    )
+    found = HIDING.intersection(body.fields)
+    if "tools" in found and _has_tools_of_the_server(body):
+        return True
+    if found and any(name != "tools" and _is_on(body, name) for name in found):
+        return True
+    return _searches(model)
+
+
+@lru_cache(maxsize=1024)
+def _searches(model: str) -> bool:
+    """Return whether the model searches, or has a stored prompt, by its name."""
+    return model.endswith(_ONLINE) or _PRESET in model or any(part in model for part in _SEARCHING)
 
 
 def _is_on(body: JsonBody, name: str) -> bool:
