@@ -1,6 +1,5 @@
 """Define the phases of an exchange up to its decision: identify the caller, read the request, reserve."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -51,11 +50,11 @@ from extproc.core.request.body import (
     upstream_body,
 )
 from extproc.core.request.buffers import PIECE_BYTES, Kept, declared_bytes
-from extproc.core.request.endpoints import NO_GET, OVERRIDES, READING, Endpoint, PathProblem, Target, classify
+from extproc.core.request.endpoints import Endpoint, PathProblem, Target, classify
 from extproc.core.request.identity import Identity, UnusableIdentity, identify
 from extproc.core.request.in_flight import Place
 from extproc.core.request.layout import Layout
-from extproc.core.unmetered import refusal
+from extproc.core.unmetered import asks_for_websocket, generates_nothing, may_post, refusal
 
 _MAX_REQUEST_ID_CHARS = 128
 _WITHOUT_USAGE = Malformed(
@@ -96,13 +95,13 @@ class Started(Phase):
         """Let pass what is not metered; else identify the caller, and wait for the body."""
         method = event.headers.get(":method", "")
         target = classify(method, event.headers.get(":path", ""))
-        if target is None or (method != "POST" and _generates_nothing(method, target, event.headers)):
+        if target is None or (method != "POST" and generates_nothing(method, target, event.headers)):
             return self._unmetered(event, method)
         if isinstance(target, PathProblem):
             return self.rejected(rejections.unreadable_path(target))
         wanted = "GET" if target.endpoint is Endpoint.QUOTA else "POST"
         if method != wanted:
-            if _asks_for_websocket(event.headers):
+            if asks_for_websocket(event.headers):
                 return self.rejected(rejections.websocket(target.endpoint))
             return self.rejected(rejections.method_not_allowed(wanted, target.endpoint))
         identity = identify(self._rules.identity, event.claims, event.headers, event.source_address, event.peer)
@@ -119,10 +118,9 @@ class Started(Phase):
     def _unmetered(self, event: RequestHead, method: str) -> Step:
         """Let pass what costs nothing. A POST to a path that is not known may generate; so may a WebSocket."""
         path, allowed = event.headers.get(":path", ""), self._rules.unmetered_paths
-        posts = method == "POST" or not OVERRIDES.isdisjoint(event.headers)
-        if posts and (why := refusal(path, allowed)) is not None:
+        if may_post(method, event.headers) and (why := refusal(path, allowed)) is not None:
             return self.rejected(rejections.not_metered(why, path))
-        if _asks_for_websocket(event.headers) and refusal(path, allowed) is not None:
+        if asks_for_websocket(event.headers) and refusal(path, allowed) is not None:
             return self.rejected(rejections.websocket())
         return Done(), [HeadReply(), Finish()]
 
@@ -151,18 +149,6 @@ class Started(Phase):
         )
         reading = ReadingBody(request, _Body(rules, identity.tenant))
         return reading.whole() if event.end_of_stream else (reading, [])
-
-
-def _generates_nothing(method: str, target: Target | PathProblem, headers: Mapping[str, str]) -> bool:
-    """Tell whether nothing is generated: the request is a CORS preflight, or a GET that is nothing else."""
-    if method == "OPTIONS":
-        return True
-    asks_us = isinstance(target, Target) and target.endpoint is Endpoint.QUOTA
-    return method in READING and not asks_us and NO_GET.isdisjoint(headers)
-
-
-def _asks_for_websocket(headers: Mapping[str, str]) -> bool:
-    return "websocket" in headers.get("upgrade", "").lower()
 
 
 class Inspecting(Phase):

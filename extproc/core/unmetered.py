@@ -1,11 +1,11 @@
 """Decide which requests that no endpoint meters may pass: those that read, and those that a list names."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Final
 
 from extproc.core.quota.limits import matches
-from extproc.core.request.endpoints import spellings
+from extproc.core.request.endpoints import NO_GET, OVERRIDES, READING, Endpoint, PathProblem, Target, spellings
 
 
 class Refusal(Enum):
@@ -51,6 +51,24 @@ def refusal(path: str, allowed: Collection[str]) -> Refusal | None:
             words = (_WORDS.get(segment) for segment in segments)
             return next((found for found in words if found is not None), Refusal.UNKNOWN)
     return None
+
+
+def generates_nothing(method: str, target: Target | PathProblem, headers: Mapping[str, str]) -> bool:
+    """Tell whether nothing is generated: the request is a CORS preflight, or a GET that is nothing else."""
+    if method == "OPTIONS":
+        return True
+    asks_us = isinstance(target, Target) and target.endpoint is Endpoint.QUOTA
+    return method in READING and not asks_us and NO_GET.isdisjoint(headers)
+
+
+def may_post(method: str, headers: Mapping[str, str]) -> bool:
+    """Tell whether a request is a POST, or one that some frameworks take for a POST."""
+    return method == "POST" or not OVERRIDES.isdisjoint(headers)
+
+
+def asks_for_websocket(headers: Mapping[str, str]) -> bool:
+    """Tell whether a request opens a WebSocket."""
+    return "websocket" in headers.get("upgrade", "").lower()
 
 
 def is_allowed(segments: tuple[str, ...], allowed: Collection[str]) -> bool:

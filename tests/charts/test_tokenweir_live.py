@@ -18,6 +18,7 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from extproc.core.request.buffers import MAX_BODY_BYTES
 from extproc.local.ports import HOST, free_ports
 from tests.missing import missing
 
@@ -296,7 +297,7 @@ def test_a_client_can_not_say_who_it_is(live):
 
 
 def test_a_body_that_is_too_large_is_refused_in_openais_words(live):
-    answer = live.ask("llm", "eve", padding="x" * (4 << 20))
+    answer = live.ask("llm", "eve", padding="x" * MAX_BODY_BYTES)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
 

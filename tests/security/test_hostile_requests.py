@@ -66,6 +66,7 @@ ENCODED = {
     "a model of a megabyte": json.dumps(chat() | {"model": "x" * (1 << 20)}).encode(),
 }  # fmt: skip
 REFUSED = set(ENCODED) - {
+    "minus zero",  # as 0, it bounds nothing
     "n in capitals",
     "n times max_tokens",
     "a surrogate in a name",
@@ -126,7 +127,7 @@ async def test_a_model_with_spaces_around_it_is_not_another_model(scripted_calle
 )
 async def test_no_header_of_a_client_is_a_way_past_the_meter(scripted_caller, upstream, headers):
     answer = await scripted_caller.post(headers=headers)
-    assert answer.status_code in {200, 400, 403}, answer.text
+    assert answer.status_code in {200, 400, 403, 426}, answer.text
     await served_means_metered(scripted_caller, upstream, answer.status_code)
     if answer.status_code == 200:
         entry = await scripted_caller.entry()
@@ -164,7 +165,7 @@ async def test_a_request_that_two_servers_could_frame_differently_is_not_served(
         status = 400  # closed without a word
     await served_means_metered(scripted_caller, upstream, status)
     if name != "a folded header":
-        assert status in {400, 401}
+        assert status in {400, 401, 501}
 
 
 @pytest.mark.parametrize(

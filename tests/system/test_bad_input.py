@@ -209,7 +209,7 @@ async def test_another_spelling_of_the_path_is_metered_all_the_same(scripted_cal
         | {"content-length": "2"},
     )
     answer = await exchange(scripted_caller.stack.gateway, head, b"{}")
-    assert error_of(answer, 400)["param"] == "model"
+    assert error_of(answer, 400)["param"] == "messages"
     assert upstream.received == []
 
 

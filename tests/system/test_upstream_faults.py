@@ -22,7 +22,7 @@ REQUEST = {"max_tokens": 40, "ignore_eos": True}
 STATES = {
     "no-usage": ("estimated", "estimated"),
     "negative-usage": ("estimated", "estimated"),
-    "float-usage": ("estimated", "estimated"),
+    "float-usage": ("settled", "settled"),
     "nan-usage": ("estimated", "estimated"),
     "huge-usage": ("estimated", "estimated"),
     "string-usage": ("estimated", "estimated"),

@@ -3,6 +3,7 @@
 import pytest
 import pytest_asyncio
 
+from extproc.core.request.buffers import MAX_BODY_BYTES
 from extproc.local.ports import free_ports
 from tests.changing import replace
 
@@ -88,7 +89,7 @@ async def test_a_stranger_uses_up_nothing(mesh, issuer, tmp_path):
 
 
 async def test_a_body_that_is_too_large_is_refused(mesh):
-    body = {**BODY, "messages": [{"role": "user", "content": "x" * (4 << 20)}]}
+    body = {**BODY, "messages": [{"role": "user", "content": "x" * MAX_BODY_BYTES}]}
     async with mesh.outside() as client:
         answer = await client.post(CHAT, headers=mesh.token("large"), json=body)
     assert answer.status_code == 413

@@ -101,15 +101,13 @@ def _with_usage(fields: _Fields, *, continuous: bool) -> Raw:
 def _bounded(
     fields: _Fields, names: tuple[str, ...], dropped: frozenset[str], bound: int, default: int | None
 ) -> dict[str, Raw]:
-    """Return the fields to write for a bound. The first of `names` gets what is in a field to be dropped."""
+    """Return the fields to write for a bound. The first of `names` gets the largest of it and those dropped."""
     own = {name: value for name in names if (value := _int(fields.get(name))) is not None}
-    if names[0] in own:
-        own = {name: value for name, value in own.items() if name not in dropped}
     # A negative one stands for no bound.
     unbounded = min(own.values(), default=-1 if default is None else 0) < 0
     most = bound if unbounded else min(bound, max(own.values(), default=default or 0))
     lowered = {name: bound for name, value in own.items() if name not in dropped and not 0 <= value <= bound}
-    if names[0] not in own:
+    if names[0] not in own or (dropped and own[names[0]] != most):
         lowered[names[0]] = most
     changes = {name: _raw(value) for name, value in lowered.items()}
     if not changes:
