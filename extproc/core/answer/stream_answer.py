@@ -8,7 +8,7 @@ from extproc.core.answer.large_event import LargeEvent, read_large
 from extproc.core.answer.likeness import Likeness
 from extproc.core.answer.reading import Reading, is_dense, read_answer
 from extproc.core.answer.sse import Event, Framer
-from extproc.core.answer.stripping import without_usage
+from extproc.core.answer.stripping import carries_more, without_usage
 from extproc.core.answer.tally import Tally, possible_tokens
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.settlement import Estimates, Settlement
@@ -32,7 +32,8 @@ _DONE_BYTES: Final = 16
 class StreamAnswer:
     """A stream of events: each passes as it comes and is read on the way.
 
-    With `hide_usage` the chunk that carries nothing but usage is taken out, because it is there on our account.
+    With `hide_usage` the chunk that carries nothing but usage is taken out, because it is there on our account; of
+    one that carries timings, citations and the like only the usage is.
     With `strip_usage` usage is taken out of all other chunks.
     With `output_bound` a stream of chunks that goes beyond it is ended there, well formed, and what the upstream
     still sends is read but not passed on; a stream of another shape is flagged and passes. In either case an event
@@ -143,10 +144,12 @@ class StreamAnswer:
         if not self._ended and self._bound is not None and self._goes_beyond(event.data, reading):
             self._ended = self._hidden = True
             return self._choices.closing()
-        self._hidden = self._ended or (self._hide_usage and reading.only_usage)
+        hides = self._hide_usage and reading.only_usage
+        self._hidden = self._ended or (hides and not carries_more(event.data))
         if self._hidden:
             return b""
-        return without_usage(event.raw, event.data) if self._strip_usage and not reading.only_usage else event.raw
+        strips = hides or (self._strip_usage and not reading.only_usage)
+        return without_usage(event.raw, event.data) if strips else event.raw
 
     def _pass_part(self, event: Event) -> bytes:
         """The client's part of an event that is too large to keep: all of it, but after the end of the stream."""

@@ -1,4 +1,4 @@
-"""Take usage out of a chunk that a client must get without it, and leave every other byte as it is."""
+"""Tell what a chunk with usage carries besides, and take the usage out: every other byte stays as it is."""
 
 import re
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from extproc.core.answer.content import UNREADABLE
+from extproc.core.answer.content import NOTHING, UNREADABLE
 
 _LARGEST_BYTES: Final = 4096
 _NAME: Final = b'"usage"'
@@ -19,6 +19,23 @@ class _Chunk(msgspec.Struct):
 
 
 _chunk: Final = msgspec.json.Decoder(_Chunk)
+_members: Final = msgspec.json.Decoder(dict[str, Raw])
+# What a chunk with usage says of itself, and nothing that a client has not read in the chunks before.
+_ENVELOPE: Final = frozenset(
+    {
+        *("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"),
+        *("provider", "obfuscation", "x_groq"),
+    }
+)
+
+
+def carries_more(data: bytes) -> bool:
+    """Tell whether a chunk that is there for its usage tells the client something else: timings, citations."""
+    try:
+        members = _members.decode(data)
+    except UNREADABLE:
+        return False
+    return any(bytes(raw) not in NOTHING for name, raw in members.items() if name not in _ENVELOPE)
 
 
 def without_usage(raw: bytes, data: bytes) -> bytes:

@@ -4,7 +4,7 @@ The values are made up; the names, and what is null, absent or zero where, are t
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.usage import Usage
@@ -43,12 +43,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream and its usage; `hidden` are the places of what is taken out where usage is hidden."""
+    """A stream and its usage; `hidden` are the places of what is taken out where usage is hidden.
+
+    `left` is what stays of an event that carries more than usage, by its place.
+    """
 
     events: tuple[bytes, ...]
     usage: Usage
     hidden: frozenset[int] = frozenset()
     endpoint: Endpoint = Endpoint.CHAT_COMPLETIONS
+    left: dict[int, bytes] = field(default_factory=dict)
 
     @property
     def body(self):
@@ -56,7 +60,8 @@ class Stream:
 
     @property
     def without_usage(self):
-        return b"".join(event for place, event in enumerate(self.events) if place not in self.hidden)
+        kept = [self.left.get(n, b"") if n in self.hidden else event for n, event in enumerate(self.events)]
+        return b"".join(kept)
 
 
 def answer(expected, **fields):
@@ -684,6 +689,7 @@ STREAMS = {
         ),
         PLAIN,
         frozenset({1}),
+        left={1: no_choices(timings={"predicted_ms": 1.5, "predicted_n": 16})},
     ),
     "llama.cpp's own": Stream(
         (
