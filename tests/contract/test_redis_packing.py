@@ -122,7 +122,18 @@ def test_what_a_later_version_appends_is_ignored():
     assert packing.read_entry(msgspec.msgpack.encode([*end, "more"]), packing.packed(held))[0] == ended(held)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"x", b"\x90", b"\xc1", b"\x00", packing.packed(reservation())[:-1]])
+NO_BODIES = {
+    "nothing": b"",
+    "a brace": b"{",
+    "a letter": b"x",
+    "an empty array": b"\x90",
+    "no type": b"\xc1",
+    "a number": b"\x00",
+    "cut off": packing.packed(reservation())[:-1],
+}
+
+
+@pytest.mark.parametrize("body", NO_BODIES.values(), ids=NO_BODIES)
 def test_what_is_no_body_is_told(body):
     with pytest.raises(UNREADABLE):
         packing.read_body(body)
