@@ -70,6 +70,15 @@ class Shards:
         """Return the reservations that ended here, and whose entry is not known to be in the ledger."""
         return set().union(*(shard.unrecorded() for shard in self))
 
+    def held(self) -> set[ReservationId]:
+        """Return the reservations that are open here, or that ended and are not known to be in the ledger."""
+        return self.unrecorded().union(reservation.id for shard in self for reservation in shard.leases)
+
+    @property
+    def returned_at(self) -> float:
+        """Return when this replica was last seen again after others took it for gone (loop time); else -inf."""
+        return max(shard.takeover.returned_at for shard in self)
+
     @property
     def asked(self) -> int:
         """Return how many reservations were drafted so far."""

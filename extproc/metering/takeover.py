@@ -77,6 +77,9 @@ class Takeover:
         self._options = options
         self._due: list[str] = []
         self._looked_at = float("inf")
+        self.returned_at = float(
+            "-inf"
+        )  # when this replica was seen again after others took it for gone, loop time
         self._looked = asyncio.Event()
 
     async def run(self) -> None:
@@ -109,6 +112,7 @@ class Takeover:
         ages_s = await self._counters.seen(self._presence.replica, self._shard_id)
         now = asyncio.get_running_loop().time()
         if now - self._looked_at > self._options.gone_s:
+            self.returned_at = now
             self._was_taken_over()
         self._looked_at = now
         self._presence.looked(ages_s, self._options.gone_s)

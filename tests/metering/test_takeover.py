@@ -248,3 +248,18 @@ async def test_ends_that_wait_are_saved_after_a_gap_too():
     later = held.admitted_at + timedelta(seconds=1)
     world.shard.takeover._was_taken_over()
     assert [each.id for each in world.shard.unsaved(later)] == [held.id]
+
+
+async def test_what_others_saved_of_a_replica_that_lived_and_that_it_gave_back_is_not_restored():
+    cluster = Cluster()
+    async with AsyncExitStack() as stack:
+        (a, _), late, (kept, given_back) = await dead_with(stack, cluster, open_holds=2)
+        await until(lambda: late.name not in cluster.server.seen[0]._at)
+        assert cluster.ledger._saved.keys() == {kept.id, given_back.id}
+        late.leases._open.pop(given_back.id)  # its answer got lost: it was asked for, and is given back
+        late.settler.undo(given_back)
+        await alive(stack, cluster, late)
+        await until(lambda: cluster.ledger._saved.keys() == {kept.id})
+        await cluster.ledger.save([given_back])  # whoever took over had not saved yet
+        await until(lambda: cluster.ledger._saved.keys() == {kept.id})
+        assert await a.counts() == (0, 10)
