@@ -77,9 +77,8 @@ class Takeover:
         self._options = options
         self._due: list[str] = []
         self._looked_at = float("inf")
-        self.returned_at = float(
-            "-inf"
-        )  # when this replica was seen again after others took it for gone, loop time
+        # When this replica was seen again after others took it for gone, loop time.
+        self.returned_at = float("-inf")
         self._looked = asyncio.Event()
 
     async def run(self) -> None:

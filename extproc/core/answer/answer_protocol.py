@@ -6,7 +6,7 @@ from extproc.core.quota.settlement import Estimates, Settlement
 
 
 class AnswerReader(Protocol):
-    """Reads one answer as it passes.
+    """Read one answer as it passes.
 
     Attributes:
         output_tokens: tokens generated so far, as far as is known: what was reported or, where that is more, the
@@ -33,18 +33,18 @@ class AnswerReader(Protocol):
     def kept_bytes(self) -> int: ...
 
     def spill(self, out: bytes) -> bytes:
-        """Keeps no more of the answer than its usage. `out` is what `feed` gave; returned is what the client gets
+        """Keep no more of the answer than its usage. `out` is what `feed` gave; return what the client gets
         instead: the same object where nothing changes.
         """
 
     def feed(self, chunk: bytes) -> bytes:
-        """What the client gets for `chunk`: the same object where nothing changes."""
+        """Read a chunk; return what the client gets for it: the same object where nothing changes."""
 
     def look(self) -> None:
         """Read what was put off so far: `output_tokens` is then of all that was fed."""
 
     def finish(self) -> bytes:
-        """The answer is complete: what was held back and is the client's after all."""
+        """End the answer, which is complete; return what was held back and is the client's after all."""
 
     def settlement(self, *, complete: bool) -> Settlement:
-        """How the reservation ends; `complete` is False where the answer was cut off."""
+        """Return how the reservation ends; `complete` is False where the answer was cut off."""

@@ -68,11 +68,8 @@ class Expectations(NamedTuple):
                 output_bound=self.output_bound,
                 whole=not self.changes_body,
             )
-            return (
-                events
-                if called_events and kind is _Kind.EVENTS
-                else _DoubtfulStream(events, self._other(estimates))
-            )
+            is_sure = called_events and kind is _Kind.EVENTS
+            return events if is_sure else _DoubtfulStream(events, self._other(estimates))
         return self._other(estimates)
 
     def _text(self, estimates: Estimates) -> AnswerReader:

@@ -152,7 +152,7 @@ class Tally:
         return whole, "" if whole is usage else "partial"
 
     def _says_too_little(self, usage: Usage) -> bool:
-        """Whether more came out than the output that was reported, or may have."""
+        """Tell whether more came out than the output that was reported, or may have."""
         if self._stale or (self.pieces and not usage.output):
             return True
         return not self._guessed and self.estimates.is_too_few(usage.output, self._text_bytes)
@@ -199,7 +199,7 @@ def possible_tokens(reading: Reading, size: int) -> int:
 
 
 def _restated(later: Usage, earlier: Usage, reading: Reading) -> Usage:
-    """What `later` says, and of what it does not say what was said before."""
+    """Return what `later` says, and of what it does not say what was said before."""
     if reading.choices or reading.part is not None or reading.apart:
         return later
     if not later.input and not later.output:
