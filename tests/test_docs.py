@@ -16,6 +16,7 @@ from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.limits import Scope
 from extproc.dumper.holding import Holding
 from extproc.dumper.metrics import DumperMetrics
+from extproc.observe.counting import Counts, Distribution
 from extproc.observe.metrics import Metrics
 from extproc.settings import dumper as dumper_settings
 from extproc.settings.load import field_names, variable_name
@@ -76,14 +77,18 @@ def test_every_variable_that_a_page_names_is_one(page):
 # Metrics.
 
 
+def labels_of(family, metrics):
+    collector = metrics.registry._names_to_collectors[family.name]
+    return tuple(collector.labels if isinstance(collector, (Counts, Distribution)) else collector._labelnames)
+
+
 def exported():
     """Name on the page -> (type, labels)."""
     metrics = Metrics()
     found = {}
     for family in metrics.registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")
-        collector = metrics.registry._names_to_collectors[family.name]
-        found[name] = (family.type, collector._labelnames)
+        found[name] = (family.type, labels_of(family, metrics))
     return found
 
 

@@ -6,31 +6,18 @@ The pairs of tenant and model are bounded in number; all others are counted as o
 from collections.abc import Callable
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from extproc.core.quota.settlement import Settlement
 from extproc.core.quota.usage import Usage
+from extproc.observe.counting import Counts, Distribution
 
 OTHER = "(other)"
 
 # Below 0.99 the estimate was too low; 0.99 to 1.01 means that a tokenizer counted.
 _RATIOS = (0.5, 0.75, 0.9, 0.99, 1.01, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+_INPUT, _OUTPUT, _CHARGED = ("input",), ("output",), ("charged",)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25)
-
-
-class _Children:
-    """Find a counter's series by its label values, faster than the counter itself does. Keeps each series."""
-
-    def __init__(self, counter: Counter) -> None:
-        self._counter = counter
-        self._found: dict[tuple[str, ...], Counter] = {}
-
-    def of(self, *labels: str) -> Counter:
-        """Return the series with these values."""
-        found = self._found.get(labels)
-        if found is None:
-            found = self._found[labels] = self._counter.labels(*labels)
-        return found
 
 
 class Metrics:
@@ -44,32 +31,30 @@ class Metrics:
         self._usage_series = usage_series
         self._told_apart: set[tuple[str, str]] = set()
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        counts, distribution = (
+            partial(Counts, registry=self.registry),
+            partial(Distribution, registry=self.registry),
+        )
         by_outcome = ("outcome", "reason")
-        self._decisions = _Children(counter("tokenweir_decisions", "Decisions.", by_outcome))
-        self._rejections = _Children(
-            counter("tokenweir_rejections", "Requests answered by Tokenweir itself.", ("reason",))
+        self._decisions = counts("tokenweir_decisions", "Decisions.", by_outcome)
+        self._rejections = counts("tokenweir_rejections", "Requests answered by Tokenweir itself.", ("reason",))
+        self._tokens = counts("tokenweir_tokens", "Tokens settled: input, output, charged.", ("kind",))
+        self._used = counts(
+            "tokenweir_usage_tokens", "Tokens settled: input, output.", ("tenant", "model", "kind")
         )
-        self._tokens = _Children(counter("tokenweir_tokens", "Tokens settled: input, output, charged.", ("kind",)))
-        self._used = _Children(
-            counter("tokenweir_usage_tokens", "Tokens settled: input, output.", ("tenant", "model", "kind"))
-        )
-        self._closed = _Children(counter("tokenweir_reservations_closed", "Reservations ended.", by_outcome))
-        self._reserve = Histogram(
-            "tokenweir_reserve_seconds",
-            "Time that a reservation took at the counters.",
-            buckets=_SECONDS,
-            registry=self.registry,
+        self._closed = counts("tokenweir_reservations_closed", "Reservations ended.", by_outcome)
+        self._reserve = distribution(
+            "tokenweir_reserve_seconds", "Time that a reservation took at the counters.", _SECONDS
         )
         self._shadowed = counter(
             "tokenweir_shadow_denied", "Requests that a shadow limit would have denied.", ("scope",)
         )
         self._alerts = counter("tokenweir_alerts", "Thresholds that buckets reached.", ("threshold", "scope"))
         self._posts = counter("tokenweir_webhook_posts", "Alerts sent to the webhook.", ("outcome",))
-        self._estimate = Histogram(
+        self._estimate = distribution(
             "tokenweir_prompt_estimate_ratio",
             "Estimated tokens of a prompt, divided by the upstream's count.",
-            buckets=_RATIOS,
-            registry=self.registry,
+            _RATIOS,
         )
         self._uncounted = counter(
             "tokenweir_prompts_not_counted", "Prompts that a tokenizer should have counted.", ("reason",)
@@ -103,31 +88,31 @@ class Metrics:
         )
         # Counters that alerts watch exist from the start: Prometheus sees no increase when a new series starts at
         # 1.
-        self._decisions.of("unavailable", "store")
-        self._closed.of("expired", "expired")
-        self._closed.of("settled", "overran")
-        self._closed.of("estimated", "implausible")
+        self._decisions.add(("unavailable", "store"), 0)
+        self._closed.add(("expired", "expired"), 0)
+        self._closed.add(("settled", "overran"), 0)
+        self._closed.add(("estimated", "implausible"), 0)
         for reason in ("too_large", "busy", "slow", "failed"):
             self._uncounted.labels(reason)
         for outcome in ("delivered", "failed", "refused"):
             self._posts.labels(outcome)
-        self._rejections.of("in_flight")
+        self._rejections.add(("in_flight",), 0)
         for kind in ("protocol", "unexpected", "caller", "idle", "too_many"):
             self._faults.labels(kind)
         for kind in ("protocol_error", "frame_size_error", "compression_error", "enhance_your_calm"):
             self._connection_faults.labels(kind)
 
     def decided(self, outcome: str, reason: str) -> None:
-        self._decisions.of(outcome, reason).inc()
+        self._decisions.add((outcome, reason))
 
     def rejected(self, reason: str) -> None:
-        self._rejections.of(reason).inc()
+        self._rejections.add((reason,))
 
     def closed(self, settlement: Settlement) -> None:
-        self._closed.of(settlement.outcome, settlement.reason).inc()
-        self._tokens.of("input").inc(settlement.usage.input)
-        self._tokens.of("output").inc(settlement.usage.output)
-        self._tokens.of("charged").inc(settlement.charge)
+        self._closed.add((settlement.outcome, settlement.reason))
+        self._tokens.add(_INPUT, settlement.usage.input)
+        self._tokens.add(_OUTPUT, settlement.usage.output)
+        self._tokens.add(_CHARGED, settlement.charge)
 
     def used(self, tenant: str, model: str, usage: Usage) -> None:
         """Count usage by tenant and model. Without usage no series is created, so a name alone costs nothing."""
@@ -139,8 +124,8 @@ class Metrics:
                 self._told_apart.add(pair)
             else:
                 pair = (OTHER, OTHER)
-        self._used.of(*pair, "input").inc(usage.input)
-        self._used.of(*pair, "output").inc(usage.output)
+        self._used.add((*pair, "input"), usage.input)
+        self._used.add((*pair, "output"), usage.output)
 
     def shadowed(self, scope: str) -> None:
         self._shadowed.labels(scope).inc()

@@ -14,6 +14,7 @@ from extproc.core.request.identity import Identity
 from extproc.metering.build import MeteringOptions, MeteringStores, build_metering
 from extproc.metering.estimator import NoCounter
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
+from extproc.observe.counting import Counts, Distribution
 from extproc.observe.metrics import OTHER, Metrics
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
@@ -169,8 +170,8 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
 
 def test_labels_are_the_ones_that_have_few_values():
     metrics = Metrics()
-    names = {label for c in set(metrics.registry._names_to_collectors.values()) for label in c._labelnames}
+    collectors = set(metrics.registry._names_to_collectors.values())
+    ours = {label for c in collectors if isinstance(c, (Counts, Distribution)) for label in c.labels}
+    names = ours | {label for c in collectors for label in getattr(c, "_labelnames", ())}
     assert names == {"outcome", "reason", "kind", "queue", "scope", "threshold", "tenant", "model", "state"}
-    assert metrics._used._counter._labelnames == ("tenant", "model", "kind"), (
-        "the one whose tenants and models are bounded"
-    )
+    assert metrics._used.labels == ("tenant", "model", "kind"), "the one whose tenants and models are bounded"
