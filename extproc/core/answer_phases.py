@@ -1,9 +1,9 @@
 """Define the phases of an exchange after its admission: forward the request, read the answer, settle."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from extproc.core import rejections
@@ -73,8 +73,7 @@ def hides_usage(rules: ExchangeRules, endpoint: Endpoint, facts: RequestFacts) -
     )
 
 
-@dataclass(slots=True)
-class AdmittedRequest:
+class AdmittedRequest(Struct):
     """Hold what is known of an admitted request. `facts` has no prompt: most of a body is not kept any longer."""
 
     rules: ExchangeRules

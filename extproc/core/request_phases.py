@@ -1,8 +1,8 @@
 """Define the phases of an exchange up to its decision: identify the caller, read the request, reserve."""
 
-from dataclasses import dataclass
 from typing import assert_never
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from extproc.core import rejections
@@ -164,8 +164,7 @@ class Inspecting(Phase):
         return self.rejected(rejections.document(quota_document(event.insight, event.now), "quota"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(Struct, frozen=True):
     """Hold what the head says of a request that is metered."""
 
     rules: ExchangeRules

@@ -1,7 +1,9 @@
 """Estimate what a request will need, from configured numbers and from the usage of earlier requests."""
 
 import sys
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
+
+from msgspec import Struct
 
 from extproc.core.quota.costs import Bound, Cost, Weights, bound_of, cost_of
 from extproc.core.quota.learning import Learned, Start
@@ -51,7 +53,7 @@ class NoCounter:
         """Do nothing: there is no process."""
 
 
-class Estimate(NamedTuple):
+class Estimate(Struct, frozen=True):
     """Hold a request's expected cost, its largest possible need (for strict limits), and its lesson."""
 
     cost: Cost
@@ -60,7 +62,7 @@ class Estimate(NamedTuple):
     lesson: "Lesson | None"
 
 
-class Lesson(NamedTuple):
+class Lesson(Struct, frozen=True):
     """Hold what is needed to learn from a request's usage.
 
     `learned_as` names model and endpoint: a model's images teach nothing about its chats. `start` is the model's

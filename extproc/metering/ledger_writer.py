@@ -7,9 +7,10 @@ written twice.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+
+from msgspec import Struct
 
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.reservation import Reservation, ReservationId
@@ -33,8 +34,7 @@ DENIALS_AT_MOST: Final = 10_000
 _SAVED_AT_MOST: Final = 500
 
 
-@dataclass(slots=True, eq=False)
-class Record:
+class Record(Struct, eq=False):
     """Carry an entry to the ledger. A denied request has no `closing`: it was never counted.
 
     A `recalled` record is not written: its closing is carried out once more, and makes another record.

@@ -7,7 +7,9 @@ nothing. Clients read them all the same, so they are metered as what they are.
 import re
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from extproc.core.answer.answer_protocol import AnswerReader
 from extproc.core.answer.plain_answer import JsonAnswer
@@ -40,7 +42,7 @@ class _Kind(Enum):
     OTHER = auto()
 
 
-class Expectations(NamedTuple):
+class Expectations(Struct, frozen=True):
     """Hold what the reader of an answer has to know, whichever it will be.
 
     `generates` is False for an endpoint whose answers have no text. `binary` reads an answer that is called binary

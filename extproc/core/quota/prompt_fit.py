@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from extproc.core.quota.recent import ENOUGH, MOST, WINDOW, Figure
 
 # A fit of a full window takes 0.1 ms, so it is made anew only after some more prompts.
@@ -42,7 +44,7 @@ _KINDS: Final = (
 )
 
 
-class PromptSize(NamedTuple):
+class PromptSize(Struct, frozen=True):
     """Measure a prompt before its answer: weighed bytes, or tokens that a tokenizer counted. 0 or more."""
 
     kind: PromptKind

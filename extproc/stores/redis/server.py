@@ -9,11 +9,11 @@ sent there: a script that names one process can't get into another.
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
+from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
@@ -51,8 +51,7 @@ _FEW: Final = 64
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)\r?$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A script with its KEYS and ARGV, or (without a script) a command with its arguments."""
 
     partition: int
