@@ -5,7 +5,6 @@ there is no stream. All other fields are only measured; the upstream judges them
 """
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -33,6 +32,11 @@ _flag: Final = msgspec.json.Decoder(bool | None).decode
 _model: Final = msgspec.json.Decoder(_Model).decode
 
 _NULL: Final = (b"", b"null")  # an empty Raw means that there is no value
+_NULL_BYTES: Final = 4
+# What a field must be.
+_MODEL_RULE: Final = f"a string of 1 to {MAX_MODEL_CHARS} printable characters, without space around it"
+_TOKENS_RULE: Final = f"an integer of at most {MAX_TOKENS}; a negative one stands for no bound"
+_CHOICES_RULE: Final = f"an integer from 1 to {MAX_CHOICES}"
 # Unknown fields may become prompt too: their bytes beyond this are counted.
 _SMALL_FIELDS_BYTES: Final = 1024
 # The syntax of a field beside its name and value: two quotes, a colon, a comma.
@@ -51,8 +55,7 @@ class AnyObject(msgspec.Struct, gc=False):
     """Stand for any object. None of its fields is read, which is the cheapest way to count objects."""
 
 
-@dataclass(frozen=True, slots=True)
-class JsonBody:
+class JsonBody(msgspec.Struct, frozen=True):
     """Hold the fields of a body that are read, as they are written, and the size of the whole body."""
 
     fields: dict[str, Raw]
@@ -61,18 +64,17 @@ class JsonBody:
     def given(self, name: str) -> bool:
         """Return whether the field has a value other than null."""
         raw = self.fields.get(name)
-        return raw is not None and head(raw, 5) not in _NULL
+        return raw is not None and (len(raw) > _NULL_BYTES or bytes(raw) not in _NULL)
 
     def model(self) -> str:
         """Return the name of the model; `UNNAMED` if it is left out, null or empty."""
         if not self.given("model"):
             return UNNAMED
-        rule = f"a string of 1 to {MAX_MODEL_CHARS} printable characters, without space around it"
-        name: str = self.read("model", _model, rule)
+        name: str = self.read("model", _model, _MODEL_RULE)
         if not name:
             return UNNAMED
         if not is_model(name):
-            raise FieldError("model", rule)
+            raise FieldError("model", _MODEL_RULE)
         return name
 
     def flag(self, name: str) -> bool:
@@ -84,17 +86,15 @@ class JsonBody:
         Servers disagree about precedence, so the largest one is safe. They also disagree about 0: `zero` is
         returned for it.
         """
-        rule = f"an integer of at most {MAX_TOKENS}; a negative one stands for no bound"
-        given = [self.read(name, _tokens, rule, absent=None) for name in names]
+        given = [self.read(name, _tokens, _TOKENS_RULE) for name in names if name in self.fields]
         bounds = [bound for bound in given if bound is not None]
         if not bounds or min(bounds) < 0:
             return None
         return max(bounds) or zero
 
     def choices(self, *names: str) -> int:
-        rule = f"an integer from 1 to {MAX_CHOICES}"
-        counts = [self.read(name, _choices, rule, absent=None) for name in names]
-        return max((count for count in counts if count is not None), default=1)
+        counts = [self.read(name, _choices, _CHOICES_RULE) for name in names if name in self.fields]
+        return max((count for count in counts if count is not None), default=1) if counts else 1
 
     def objects(self, name: str, of_what: str) -> int:
         """Return the length of an array of objects."""
@@ -110,7 +110,7 @@ class JsonBody:
 
     def has_any(self, names: Iterable[str]) -> bool:
         """Return whether any of these fields has a value other than null."""
-        return any(self.given(name) for name in self.fields.keys() & names)
+        return any(self.given(name) for name in names if name in self.fields)
 
     def read(self, name: str, decode: Callable[[Raw], Any], rule: str, absent: object = _REQUIRED) -> Any:
         """Return the decoded value. Raise `FieldError` if it breaks the rule, or is required and missing."""
@@ -128,7 +128,7 @@ class JsonBody:
         """Return the prompt's fields as a JSON object, and the size of their values and of unknown fields in
         bytes.
         """
-        kept = {name: self.fields[name] for name in names if self.given(name)}
+        kept = {name: self.fields[name] for name in names if name in self.fields and self.given(name)}
         known_bytes = sum(map(len, kept.values()))
         further_bytes = max(0, self.body_bytes - known_bytes - _SMALL_FIELDS_BYTES)
         return msgspec.json.encode(kept), known_bytes + further_bytes
@@ -136,7 +136,8 @@ class JsonBody:
     @property
     def small_bytes(self) -> int:
         """Return the bytes of unknown fields and white space that `prompt` does not count."""
-        read = sum(len(name) + len(raw) + _SYNTAX_BYTES for name, raw in self.fields.items())
+        fields = self.fields
+        read = sum(map(len, fields)) + sum(map(len, fields.values())) + _SYNTAX_BYTES * len(fields)
         return min(_SMALL_FIELDS_BYTES, max(0, self.body_bytes - read))
 
 
