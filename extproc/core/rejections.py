@@ -28,6 +28,11 @@ _BOUND_FIELDS: Final = {
     Endpoint.MESSAGES: "max_tokens",
     Endpoint.RESPONSES: "max_output_tokens",
 }
+# Of tokens and of requests: their limit, what remains of it, and when it is reset.
+_QUOTA_HEADERS: Final = (
+    (False, ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")),
+    (True, ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")),
+)
 _KSERVE: Final = (Endpoint.PREDICT, Endpoint.INFER)
 _ANTHROPIC_PATH: Final = "/v1/messages"
 # Anthropic's error types, by status.
@@ -234,13 +239,13 @@ def quota_headers(states: tuple[BucketState, ...], now: datetime) -> tuple[tuple
     The values are those of the tightest bucket that counts tokens, and of the tightest one that counts requests.
     """
     headers: tuple[tuple[str, str], ...] = ()
-    for unit, requests in (("tokens", False), ("requests", True)):
+    for requests, (limit, remaining, reset) in _QUOTA_HEADERS:
         state = tightest(states, requests=requests)
         if state is not None:
             headers += (
-                (f"x-ratelimit-limit-{unit}", str(state.bucket.limit.amount)),
-                (f"x-ratelimit-remaining-{unit}", str(state.remaining)),
-                (f"x-ratelimit-reset-{unit}", _duration(_seconds_left(state, now))),
+                (limit, str(state.bucket.limit.amount)),
+                (remaining, str(state.remaining)),
+                (reset, _duration(_seconds_left(state, now))),
             )
     return headers
 

@@ -107,9 +107,10 @@ class DeliveryQueue(Generic[T]):
             self._on_lost(self._options.name, 1)
             _log.error("delivery queue full: an item is lost", extra={"queue": self._options.name})
             return False
+        if not self._items:  # else they say so already
+            self._filled.set()
+            self._empty.clear()
         self._items.append(item)
-        self._filled.set()
-        self._empty.clear()
         if len(self._items) >= self._options.max_batch:
             self._enough.set()
         return True

@@ -113,7 +113,9 @@ class Leases:
     def end(self, reservation: Reservation) -> Lease:
         """Remove a lease and return it with the reservation as given: it may have grown a last time."""
         opened = self._open.pop(reservation.id, None)
-        return replace(opened, reservation=reservation) if opened is not None else Lease(reservation)
+        if opened is None:
+            return Lease(reservation)
+        return opened if opened.reservation is reservation else replace(opened, reservation=reservation)
 
     async def run(self) -> None:
         """Renew until cancelled."""

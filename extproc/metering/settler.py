@@ -119,12 +119,14 @@ class Settler:
         self, reservation: Reservation, settlement: Settlement, shadow: tuple[str, ...] | None
     ) -> Closing:
         """Return the end as the counters see it. With `shadow` None it is not recorded."""
-        entry = None
+        entry, charged = None, charges(reservation, settlement)
         if shadow is not None:
             price = self._models.profile(reservation.model).prices.of(settlement.usage)
-            entry = closed_entry(reservation, settlement, self._clock.now(), shadow=shadow, price=price)
+            entry = closed_entry(
+                reservation, settlement, self._clock.now(), charged=charged, shadow=shadow, price=price
+            )
         watched = self._watched.of(reservation.buckets)
-        return Closing(reservation, settlement.outcome, charges(reservation, settlement), watched, entry)
+        return Closing(reservation, settlement.outcome, charged, watched, entry)
 
     async def close_now(self, closings: Sequence[Closing]) -> None:
         """End reservations that another process left. When it returns, their entries wait in the journal.

@@ -66,11 +66,14 @@ def closed_entry(
     settlement: Settlement,
     ended_at: datetime,
     *,
+    charged: tuple[int, ...] | None = None,
     shadow: tuple[str, ...] = (),
     price: int = 0,
 ) -> Entry:
-    """Return the entry of a reservation that ended."""
-    charged = zip(reservation.buckets, charges(reservation, settlement), strict=True)
+    """Return the entry of a reservation that ended. `charged` are its `charges`, if they are known already."""
+    if charged is None:
+        charged = charges(reservation, settlement)
+    amounts = zip(reservation.buckets, charged, strict=True)
     return Entry(
         id=reservation.id,
         request_id=reservation.request_id,
@@ -90,7 +93,7 @@ def closed_entry(
         cost=reservation.cost,
         shadow=shadow,
         price=price,
-        charges=tuple(Charge(b.key, b.interval.end, amount) for b, amount in charged if amount),
+        charges=tuple(Charge(b.key, b.interval.end, amount) for b, amount in amounts if amount),
     )
 
 

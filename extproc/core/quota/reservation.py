@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NewType
+from typing import Final, NewType
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,6 +13,7 @@ from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
 
 ReservationId = NewType("ReservationId", str)
+_REQUESTS: Final = Unit.REQUESTS  # to find a member of an enumeration takes 0.1 us
 
 
 class Count(Struct, frozen=True):
@@ -114,9 +115,11 @@ class Reservation(Struct, frozen=True):
 
     def demand(self, limit: Limit) -> Demand:
         """Return the need of a bucket of the limit, as a function of the output bound."""
-        if limit.mode is Mode.STRICT and self.bound is not None:
+        if self.bound is not None and limit.mode is Mode.STRICT:
             return strict_demand(limit.unit, self.weights, self.bound, self.requests)
-        held = Cost(self.cost.prompt, self.cost.output + self.extra_output)
+        held = self.cost
+        if self.extra_output:
+            held = Cost(held.prompt, held.output + self.extra_output)
         return demand(limit.unit, self.weights, held, self.requests)
 
     def hold(self, limit: Limit) -> int:
@@ -204,13 +207,13 @@ def grantable(reservation: Reservation, counts: Sequence[Count]) -> int:
 def admitted(reservation: Reservation, counts: Sequence[Count], output: int = 0) -> Admitted:
     """Return the admission with an output bound of `output`; `counts` are those before the hold."""
     granted = reservation.granted(output)
-    before = _states(granted, counts)
-    after = tuple(
-        BucketState(s.bucket, Count(s.count.used, s.count.held + granted.hold(s.bucket.limit))) for s in before
-    )
-    shadows = [s for s in before if s.bucket.limit.shadow]
+    after, shadows = [], []
+    for bucket, count in zip(granted.buckets, counts, strict=True):
+        after.append(BucketState(bucket, Count(count.used, count.held + granted.hold(bucket.limit))))
+        if bucket.limit.shadow:
+            shadows.append(BucketState(bucket, count))
     shadowed = tuple(_refusing(_at_least(granted), shadows)) if shadows else ()
-    return Admitted(granted, after, shadowed)
+    return Admitted(granted, tuple(after), shadowed)
 
 
 def denied(reservation: Reservation, counts: Sequence[Count]) -> Denied:
@@ -226,8 +229,14 @@ def tightest(states: Sequence[BucketState], *, requests: bool = False) -> Bucket
 
     Considers only the buckets that count tokens, or requests. Return None if there is none.
     """
-    told = (s for s in states if (s.bucket.limit.unit is Unit.REQUESTS) is requests and not s.bucket.limit.shadow)
-    return min(told, key=lambda state: (state.remaining, -state.bucket.interval.end), default=None)
+    told = [s for s in states if (s.bucket.limit.unit is _REQUESTS) is requests and not s.bucket.limit.shadow]
+    if not told:
+        return None
+    return told[0] if len(told) == 1 else min(told, key=_tightness)
+
+
+def _tightness(state: BucketState) -> tuple[int, int]:
+    return state.remaining, -state.bucket.interval.end
 
 
 def _at_least(reservation: Reservation) -> Reservation:

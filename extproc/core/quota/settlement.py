@@ -18,6 +18,7 @@ SLACK_TOKENS: Final = 4096
 UNSEEN_TOKENS: Final = 8192
 # ... and the most that is believed to be reasoning of a choice, where the client set no bound.
 REASONING_TOKENS: Final = 131_072
+_STRICT, _TOKENS = Mode.STRICT, Unit.TOKENS  # to find a member of an enumeration takes 0.1 us
 # No token of text is longer than this. A count of fewer tokens than `FEW_TOKENS` is held against the text's size;
 # larger counts are not, because what seems to be text may be a picture, and servers cut long prompts.
 LONGEST_TOKEN_BYTES: Final = 512
@@ -185,12 +186,12 @@ def charges(reservation: Reservation, settlement: Settlement) -> tuple[int, ...]
     A strict bucket is never charged more than it held, so its limit is never exceeded. All other token buckets are
     charged what the ledger says, even if they held less than a strict bucket of the same request.
     """
-    return tuple(_charge(reservation, settlement, bucket.limit) for bucket in reservation.buckets)
+    return tuple([_charge(reservation, settlement, bucket.limit) for bucket in reservation.buckets])
 
 
 def _charge(reservation: Reservation, settlement: Settlement, limit: Limit) -> int:
-    strict = limit.mode is Mode.STRICT  # also for a shadow: it counts what a strict limit would count
-    if limit.unit is Unit.TOKENS and not strict:
+    strict = limit.mode is _STRICT  # also for a shadow: it counts what a strict limit would count
+    if limit.unit is _TOKENS and not strict:
         return settlement.charge
     held = reservation.hold(limit)
     if settlement.outcome is Outcome.EXPIRED:

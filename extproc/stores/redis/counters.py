@@ -27,7 +27,6 @@ from extproc.stores.redis.reservations import (
     END_MEMORY_S,
     bucket_forgotten_at,
     kept_s,
-    list_kept_s,
     read_reservation,
     renewal,
 )
@@ -136,8 +135,7 @@ class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
         wants: list[object] = [
             *((bound.output, bound.least) if bound is not None else (0, 0)),
             reservation.deadline,
-            kept_s(reservation),
-            list_kept_s(reservation),
+            *kept_s(reservation),
             self._options.max_waiting,
         ]
         for rule, bucket in zip(_RULES.of(reservation.buckets), reservation.buckets, strict=True):

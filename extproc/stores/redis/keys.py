@@ -18,6 +18,8 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
+from extproc.core.by_identity import ByIdentity
+from extproc.core.quota.limits import Bucket
 from extproc.core.quota.reservation import Reservation
 from extproc.core.request.identity import TenantId
 
@@ -59,7 +61,7 @@ def reservation_key(partition: int, epoch: str, reservation_id: str) -> str:
 
 def bucket_keys(partition: int, epoch: str, tenant: TenantId, keys: list[str]) -> list[str]:
     """The keys of buckets, given by what is unique within their tenant."""
-    prefix = f"tw:{{{partition}}}:{epoch}:b:{_escaped_tenant(tenant)}:"
+    prefix = f"tw:{{{partition}}}:{epoch}:b:{quote(tenant, safe='')}:"
     return [prefix + key for key in keys]
 
 
@@ -67,11 +69,6 @@ def _escaped_id(reservation_id: str) -> str:
     if reservation_id.isascii() and reservation_id.isalnum():  # all that this version draws
         return reservation_id
     return quote(reservation_id, safe="")
-
-
-@lru_cache(maxsize=4096)
-def _escaped_tenant(tenant: TenantId) -> str:
-    return quote(tenant, safe="")
 
 
 def bucket_of(key: bytes) -> tuple[TenantId, str] | None:
@@ -85,19 +82,26 @@ def bucket_of(key: bytes) -> tuple[TenantId, str] | None:
 
 def reservation_keys(partition: int, epoch: str, reservation: Reservation) -> list[str]:
     """The KEYS of a script on one reservation."""
-    epoch_of_partition, opened, ledger = _lasting_keys(partition, epoch)
-    return [
-        epoch_of_partition,
-        reservation_key(partition, epoch, reservation.id),
-        opened,
-        ledger,
-        *bucket_keys(partition, epoch, reservation.identity.tenant, [b.key for b in reservation.buckets]),
-    ]
+    of_epoch, of_reservation, opened, ledger, of_bucket = _lasting(partition, epoch, reservation.identity.tenant)
+    keys = [of_epoch, of_reservation + _escaped_id(reservation.id), opened, ledger]
+    keys += [of_bucket + key for key in _KEYS_OF_BUCKETS.of(reservation.buckets)]
+    return keys
 
 
-@lru_cache(maxsize=256)
-def _lasting_keys(partition: int, epoch: str) -> tuple[str, str, str]:
-    return epoch_key(partition), open_key(partition, epoch), ledger_key(partition)
+@lru_cache(maxsize=4096)
+def _lasting(partition: int, epoch: str, tenant: TenantId) -> tuple[str, str, str, str, str]:
+    """Return what keys of a tenant share, and how those of a reservation and of a bucket begin."""
+    of_reservation = reservation_key(partition, epoch, "")
+    (of_bucket,) = bucket_keys(partition, epoch, tenant, [""])
+    return epoch_key(partition), of_reservation, open_key(partition, epoch), ledger_key(partition), of_bucket
+
+
+def _keys_of(buckets: tuple[Bucket, ...]) -> list[str]:
+    return [bucket.key for bucket in buckets]
+
+
+# The buckets of a caller's requests are the same objects until a window ends.
+_KEYS_OF_BUCKETS: Final = ByIdentity(_keys_of)
 
 
 def of_epoch(key: bytes) -> tuple[int, str] | None:

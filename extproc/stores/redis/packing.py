@@ -257,10 +257,14 @@ def _bucket(b: _Bucket) -> Bucket:
 
 def _amounts(buckets: tuple[Bucket, ...], charges: tuple[Charge, ...]) -> list[int] | None:
     """Return the charge of each bucket; None if charges and buckets do not agree in their order."""
-    amounts, left = [], list(reversed(charges))
+    amounts, next_ = [], 0
     for bucket in buckets:
-        if left and left[-1].key == bucket.key and left[-1].until == bucket.interval.end:
-            amounts.append(left.pop().amount)
+        charge = charges[next_] if next_ < len(charges) else None
+        if charge is not None and charge.key == bucket.key and charge.until == bucket.interval.end:
+            if not charge.amount:
+                return None
+            amounts.append(charge.amount)
+            next_ += 1
         else:
             amounts.append(0)
-    return amounts if not left and all(charge.amount for charge in charges) else None
+    return amounts if next_ == len(charges) else None

@@ -40,12 +40,10 @@ def bucket_forgotten_at(bucket: Bucket) -> int:
     return forgotten_at(bucket.interval.end)
 
 
-def kept_s(reservation: Reservation) -> int:
-    return max(1, int(reservation.deadline - reservation.admitted_at.timestamp())) + _OPEN_GRACE_S
-
-
-def list_kept_s(reservation: Reservation) -> int:
-    return max(LIST_MEMORY_S, kept_s(reservation))
+def kept_s(reservation: Reservation) -> tuple[int, int]:
+    """Return how long a reservation is kept at the most, and the list of open ones at the least, in seconds."""
+    kept = max(1, int(reservation.deadline - reservation.admitted_at.timestamp())) + _OPEN_GRACE_S
+    return kept, max(LIST_MEMORY_S, kept)
 
 
 def renewal(
@@ -58,8 +56,7 @@ def renewal(
         reservation.id,
         reservation.deadline,
         body,
-        kept_s(reservation),
-        list_kept_s(reservation),
+        *kept_s(reservation),
         bound.output if bound is not None else 0,
         int(take_up),
         int(renew),
