@@ -1,6 +1,8 @@
 """Define the phases of an exchange after its admission: forward the request, read the answer, settle."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from math import inf
 from typing import Final
 
 from msgspec import Struct
@@ -10,6 +12,7 @@ from extproc.core import rejections
 from extproc.core.answer.answer_protocol import AnswerReader
 from extproc.core.answer.labelled import LabelledAnswer
 from extproc.core.answer.reader import (
+    AT_ONCE_BYTES,
     OpaqueAnswer,
     Steps,
     TimeoutAnswer,
@@ -18,6 +21,7 @@ from extproc.core.answer.reader import (
     flagged,
     is_long,
 )
+from extproc.core.answer.stream_answer import StreamAnswer
 from extproc.core.events import (
     GATEWAY_TIMEOUT,
     BodyReply,
@@ -37,7 +41,7 @@ from extproc.core.events import (
     TrailersReply,
 )
 from extproc.core.phase import Done, ExchangeRules, Phase, Step
-from extproc.core.quota.growth import outgrown
+from extproc.core.quota.growth import enough, grown
 from extproc.core.quota.reservation import Admitted
 from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.quota.usage import NO_USAGE
@@ -49,6 +53,7 @@ _OK: Final = range(200, 300)
 # Envoy's word for an answer that the upstream gave.
 _OF_UPSTREAM: Final = "via_upstream"
 _PER_REQUEST: Final = Settlement(Outcome.SETTLED, NO_USAGE, 0, "request")
+_PASSES: Final = (BodyReply(),)
 # Streams of these endpoints report usage only when asked to; all others report it anyway.
 _USAGE_ON_REQUEST: Final = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
 
@@ -170,8 +175,10 @@ class Answered(Forwarded):
         super().__init__(request)
         self._reader_of_body = reader
         self._labelled = reader if isinstance(reader, LabelledAnswer) else None
+        self._stream: StreamAnswer | None = None
         self._status = status
         self._kept = Kept(request.rules.buffers)
+        self._enough = self._enough_output()
 
     def response_head(self, event: ResponseHead) -> Step:
         """Refuse a second head."""
@@ -183,11 +190,16 @@ class Answered(Forwarded):
             return ReadingPiece(self, event), [Pause()]
         return self.passed(event, self._reader_of_body.feed(event.data))
 
-    def read_at_once(self, event: ResponseBody) -> list[Effect] | None:
+    def read_at_once(self, event: ResponseBody) -> Sequence[Effect] | None:
         """Pass a piece on, unless it is the last one or may need long."""
-        if event.end_of_stream or is_long(self._reader_of_body, event.data):
+        if event.end_of_stream:
             return None
-        _, effects = self.passed(event, self._reader_of_body.feed(event.data))
+        data, stream = event.data, self._stream
+        if stream is not None and len(data) <= AT_ONCE_BYTES and stream.pass_by(data):
+            return _PASSES if stream.pieces <= self._enough else [*self._grown(), BodyReply()]
+        if is_long(self._reader_of_body, data):
+            return None
+        _, effects = self.passed(event, self._reader_of_body.feed(data))
         return effects
 
     def in_steps(self, data: bytes) -> Steps:
@@ -199,6 +211,7 @@ class Answered(Forwarded):
         if self._labelled is not None and self._labelled.reader is not None:
             self._reader_of_body = self._labelled.reader  # the first bytes have decided
             self._labelled = None
+            self._stream = self._reader_of_body if isinstance(self._reader_of_body, StreamAnswer) else None
         reader = self._reader_of_body
         if event.end_of_stream:
             rest = reader.finish()
@@ -233,12 +246,19 @@ class Answered(Forwarded):
     def _grown(self) -> list[Effect]:
         """Hold more, if the answer has outgrown what is held."""
         request, reader = self._request, self._reader_of_body
-        grown = outgrown(request.admitted.reservation, request.facts, reader.output_tokens)
-        if grown is None:
+        written = reader.output_tokens
+        if written <= self._enough:
             return []
-        request.admitted = replace(request.admitted, reservation=grown)
+        larger = grown(request.admitted.reservation, written)
+        request.admitted = replace(request.admitted, reservation=larger)
         reader.estimates = request.estimates
-        return [Grow(grown)]
+        self._enough = self._enough_output()
+        return [Grow(larger)]
+
+    def _enough_output(self) -> float:
+        """Return for how many output tokens the hold is enough."""
+        most = enough(self._request.admitted.reservation, self._request.facts)
+        return inf if most is None else most
 
 
 class ReadingPiece(Phase):

@@ -14,6 +14,8 @@ The order of effects is the order in which they are carried out. After each `Adm
 The phases up to the decision are in request_phases.py, the others in answer_phases.py.
 """
 
+from collections.abc import Sequence
+
 from extproc.core.events import Effect, Event, ResponseBody, StreamClosed
 from extproc.core.phase import ExchangeRules, Phase
 from extproc.core.quota.routes import NO_ROUTE, Route
@@ -40,7 +42,7 @@ class Exchange:
         self._phase, effects = self._phase.receive(event)
         return effects
 
-    def read_at_once(self, event: ResponseBody) -> list[Effect] | None:
+    def read_at_once(self, event: ResponseBody) -> Sequence[Effect] | None:
         """Return the effects of a piece in the middle of an answer; None if `receive` has to take it.
 
         They are carried out at once: a hold that grows, and what the client gets for the piece.

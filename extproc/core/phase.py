@@ -1,5 +1,6 @@
 """Describe a phase of an exchange: which events may come now, and which phase follows each of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -138,7 +139,7 @@ class Phase:
         """Take a piece of the answer's body."""
         raise self._unexpected(event)
 
-    def read_at_once(self, event: ResponseBody) -> list[Effect] | None:
+    def read_at_once(self, event: ResponseBody) -> Sequence[Effect] | None:
         """Take a piece of the answer's body that needs no wait and no other phase; None if this one may."""
         del event
         return None

@@ -106,7 +106,8 @@ class Codec:
             return None
         if not message.HasField("response_body"):
             return None
-        return ResponseBody(message.response_body.body, message.response_body.end_of_stream)
+        body = message.response_body
+        return ResponseBody(body.body, body.end_of_stream)
 
     def _request_head(self, message: pb.ProcessingRequest) -> RequestHead:
         head = message.request_headers

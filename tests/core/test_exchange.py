@@ -1005,6 +1005,19 @@ def test_a_short_piece_that_is_read_at_once_has_the_same_effects():
     assert at_once.receive(StreamClosed()) == one_by_one.receive(StreamClosed())
 
 
+@pytest.mark.parametrize("body", [STREAM, UNBOUNDED])
+def test_pieces_that_are_alike_have_the_same_effects_and_the_hold_grows_with_them(body):
+    at_once, one_by_one = stepwise(body, SSE), stepwise(body, SSE)
+    grown = 0
+    for number in range(200):
+        event = ResponseBody(piece("a" * (1 + number % 3)), end_of_stream=False)
+        effects = list(at_once.read_at_once(event))
+        assert effects == one_by_one.receive(event)
+        grown += any(isinstance(effect, Grow) for effect in effects)
+    assert 1 <= grown <= 3
+    assert at_once.receive(StreamClosed()) == one_by_one.receive(StreamClosed())
+
+
 def test_what_may_need_long_or_ends_an_answer_is_not_read_at_once():
     exchange = stepwise(STREAM, SSE)
     assert exchange.read_at_once(ResponseBody(LONG_STREAM, end_of_stream=False)) is None

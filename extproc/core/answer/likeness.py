@@ -16,6 +16,7 @@ from extproc.core.answer.usage_reader import Absence
 
 # A JSON string of these characters has no escapes and is valid UTF-8.
 _plain = re.compile(rb"[ !#-\[\]-~]+").fullmatch
+_line_end = re.compile(rb"[\r\n]").search
 _quotes = re.compile(rb'\\.|"', re.DOTALL).finditer
 # In a stream whose events differ in more than a string, nothing is looked for after so many pairs.
 _PAIRS: Final = 8
@@ -39,15 +40,29 @@ class Likeness:
 
     def read(self, data: bytes) -> Reading:
         """Return what `read_answer` returns."""
-        if self._like is not None and data.startswith(self._before) and data.endswith(self._behind):
-            start, end = len(self._before), len(data) - len(self._behind)
-            if _plain(data, start, end):  # not if they overlap, or nothing is between
-                found = self._readings.get(end - start)
-                return found if found is not None else self._read_like(self._like, end - start)
+        reading = self.find(data, 0, len(data))
+        if reading is not None:
+            return reading
         reading = read_answer(data)
         if self._pairs < _PAIRS and len(data) <= _LARGEST:
             self._compare(data, reading)
         return reading
+
+    def find(self, text: bytes, start: int, stop: int) -> Reading | None:
+        """Return the reading of the event between two places of a text if it is like those before; else None.
+
+        Such an event has content and no usage, and differs from one that was read before in nothing but its text.
+        It has no line end.
+        """
+        like = self._like
+        if like is None or not (text.startswith(self._before, start) and text.endswith(self._behind, start, stop)):
+            return None
+        start += len(self._before)
+        stop -= len(self._behind)
+        if not _plain(text, start, stop):  # if they overlap, too, and if nothing is between
+            return None
+        found = self._readings.get(stop - start)
+        return found if found is not None else self._read_like(like, stop - start)
 
     def _read_like(self, like: Reading, size: int) -> Reading:
         reading = replace(like, content_bytes=self._other + size)
@@ -59,7 +74,7 @@ class Likeness:
     def _compare(self, data: bytes, reading: Reading) -> None:
         """Look where two events differ, in a string whose size is that of their content."""
         last, self._last = self._last, (data, reading)
-        if last is None or reading.usage is not Absence.MISSING or not reading.pieces:
+        if last is None or reading.usage is not Absence.MISSING or reading.part is not None or not reading.pieces:
             return
         self._pairs += 1
         place = _string_in_which(data, last[0])
@@ -70,7 +85,7 @@ class Likeness:
         other = reading.content_bytes - size
         if size == size_of_last or replace(last[1], content_bytes=other + size) != reading:
             return  # of one size they show nothing: another string may be the content
-        if last[1].content_bytes == other + size_of_last:
+        if last[1].content_bytes == other + size_of_last and other >= 0 and not _line_end(before + behind):
             self._before, self._behind, self._other, self._like = before, behind, other, reading
             self._readings = NO_ENTRIES
             self._last = None

@@ -33,7 +33,7 @@ _TOKENLESS: Final = (Endpoint.PREDICT, Endpoint.INFER, Endpoint.ROUTE)
 # What is fed in one step: about a millisecond of work, if it is all of the dearest kind.
 STEP_BYTES: Final = 4 << 10
 # What is read at once, without a step: a few events of a real stream.
-_AT_ONCE_BYTES: Final = 1 << 10
+AT_ONCE_BYTES: Final = 1 << 10
 
 # Gives way after each step; returns what the client gets.
 Steps = Generator[None, None, bytes]
@@ -100,7 +100,7 @@ def is_long(reader: AnswerReader, chunk: bytes) -> bool:
     """Tell whether reading `chunk` may need more work than one step: use `feed_in_steps` then."""
     if isinstance(reader, _Passing):
         return False
-    return isinstance(reader, EncodedAnswer) or len(chunk) + reader.kept_bytes > _AT_ONCE_BYTES
+    return isinstance(reader, EncodedAnswer) or len(chunk) + reader.kept_bytes > AT_ONCE_BYTES
 
 
 def feed_in_steps(reader: AnswerReader, chunk: bytes) -> Steps:

@@ -68,6 +68,11 @@ class Framer:
         """Return the size of the event that is not complete yet."""
         return len(self._buffer)
 
+    @property
+    def idle(self) -> bool:
+        """Tell whether the next byte begins an event."""
+        return not (self._buffer or self._oversized or self._swallow_lf)
+
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that `chunk` completes. Work is linear in the bytes fed, however they are split."""
         events: list[Event] = []

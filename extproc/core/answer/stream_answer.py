@@ -25,6 +25,10 @@ _SMALL_EVENT_BYTES: Final = 64
 _MAX_REMEMBERED: Final = 256
 
 
+# How an event of one line begins and ends.
+_DATA: Final = b"data: "
+_BLANK_LINE: Final = b"\n\n"
+
 # Where the end of a stream stands, with white space before it.
 _DONE_BYTES: Final = 16
 
@@ -68,6 +72,8 @@ class StreamAnswer:
         self._large: LargeEvent | None = None  # the event that passes in parts
         self._read: dict[bytes, Reading] = NO_ENTRIES  # small events
         self._likeness = Likeness()
+        # Whatever becomes of an event with content and without usage, then: it passes.
+        self._by_likeness = output_bound is None and not strip_usage
         self.changes_body = not whole and (hide_usage or strip_usage or output_bound is not None)
 
     @property
@@ -104,6 +110,27 @@ class StreamAnswer:
             return chunk
         out = b"".join(kept)
         return chunk if nothing_held and not self._ended and len(out) == len(chunk) else out
+
+    def pass_by(self, chunk: bytes) -> bool:
+        """Read a chunk that is one event like those before it, and passes as it is: nearly every chunk is.
+
+        Return whether it is one. If not, nothing was read: feed it.
+        """
+        if not (
+            self._by_likeness and chunk.startswith(_DATA) and chunk.endswith(_BLANK_LINE) and self._framer.idle
+        ):
+            return False
+        reading = self._likeness.find(chunk, len(_DATA), len(chunk) - len(_BLANK_LINE))
+        if reading is None:
+            return False
+        self._tally.add_like(reading)
+        self._hidden = False
+        return True
+
+    @property
+    def pieces(self) -> int:
+        """Return how many pieces of content have come: there are at least as many output tokens."""
+        return self._tally.pieces
 
     def look(self) -> None:
         """Nothing is put off."""

@@ -87,6 +87,16 @@ class Tally:
         if usage in (Absence.ABSURD, Absence.OTHER_UNIT):
             self._absence = usage
 
+    def add_like(self, reading: Reading) -> None:
+        """Take in the reading of an event that was found by its likeness to one that was added."""
+        size = reading.content_bytes
+        self._possible += size
+        self._content_bytes += size
+        if reading.choices:
+            self._text_bytes += size
+        self.pieces += reading.pieces
+        self._stale = True
+
     @property
     def reported(self) -> Usage | None:
         """The last usage, summed up where the server counts each choice of a stream on its own."""

@@ -11,16 +11,22 @@ from extproc.core.request.body import RequestFacts
 _GROWTH_TOKENS: Final = 64
 
 
-def outgrown(reservation: Reservation, facts: RequestFacts, written: int) -> Reservation | None:
-    """Return the reservation with a larger hold for `written` output tokens; None if the present hold is enough.
+def enough(reservation: Reservation, facts: RequestFacts) -> int | None:
+    """Return for how many output tokens the present hold is enough; None if it is for all that may come.
+
+    If a strict limit binds, everything is held from the start.
+    """
+    if reservation.strict or not (facts.generates and facts.counts_tokens):
+        return None
+    # An answer that reached the client's bound is complete; an answer without a bound may go on.
+    return reservation.output_held if facts.output_bound else reservation.output_held - 1
+
+
+def grown(reservation: Reservation, written: int) -> Reservation:
+    """Return the reservation with a larger hold, for more output tokens than it is enough for.
 
     The hold must grow, or others would be admitted to tokens that are already used, and a client that leaves would
-    be charged less than what it got. The hold doubles each time, so a long answer needs few calls. If a strict
-    limit binds, everything is held from the start.
+    be charged less than what it got. The hold doubles each time, so a long answer needs few calls.
     """
-    # An answer that reached the client's bound is complete; an answer without a bound may go on.
-    enough = written <= reservation.output_held if facts.output_bound else written < reservation.output_held
-    if enough or reservation.strict or not (facts.generates and facts.counts_tokens):
-        return None
     more = written - reservation.cost.output + max(_GROWTH_TOKENS, reservation.output_held)
     return replace(reservation, extra_output=more)
