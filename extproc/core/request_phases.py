@@ -126,9 +126,10 @@ class Started(Phase):
 
     def _body_of(self, event: RequestHead, target: Target, identity: Identity) -> Step:
         headers, rules = event.headers, self._rules
-        steering = STEERING_HEADERS.intersection(headers) - rules.allowed
-        if steering:
-            return self.rejected(rejections.malformed(steers(min(steering)), target.endpoint))
+        if not STEERING_HEADERS.isdisjoint(headers):
+            steering = STEERING_HEADERS.intersection(headers) - rules.allowed
+            if steering:
+                return self.rejected(rejections.malformed(steers(min(steering)), target.endpoint))
         content_type = headers.get("content-type", "")
         if len(content_type) > _MAX_CONTENT_TYPE_CHARS:
             return self.rejected(rejections.malformed(_LONG_CONTENT_TYPE, target.endpoint))

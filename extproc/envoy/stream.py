@@ -168,7 +168,7 @@ class Stream:
                 if isinstance(event, RequestHead):
                     logs.request_id.set(event.headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS])
                 effects.extend(exchange.receive(event))
-            if await self._perform_all(event):
+            if effects and await self._perform_all(event):
                 return
             if isinstance(event, ResponseHead):
                 channel.hand_over(self.hear)

@@ -104,7 +104,9 @@ class Estimator:
         profile = self._models.profile(facts.model)
         costing = profile.costing
         learned_as = sys.intern(f"{endpoint}/{facts.model}")  # one text for all streams
-        counted = await self._counted(endpoint, facts)
+        counted = None
+        if facts.counts_tokens and self._counter.knows(facts.model):
+            counted = await self._counter.count(facts.model, endpoint, facts.prompt)
         size = None if facts.prompt_tokens is not None else _size(endpoint, facts, counted)
         prompt = self._prompt(tenant, learned_as, facts, profile, size)
         bound = bound_of(facts, costing, counted, min_output_tokens) if strict else None
@@ -140,11 +142,6 @@ class Estimator:
                 output_per_choice=-(-usage.output // lesson.choices),
                 bounded=bounded or lesson.bounded,
             )
-
-    async def _counted(self, endpoint: Endpoint, facts: RequestFacts) -> int | None:
-        if not facts.counts_tokens or not self._counter.knows(facts.model):
-            return None
-        return await self._counter.count(facts.model, endpoint, facts.prompt)
 
     def _prompt(
         self,

@@ -21,7 +21,7 @@ class PatientTimeouts:
     def wait(self) -> "_Wait":
         """Return a context that raises `TimeoutError` after `seconds`, once the loop has read what is there."""
         loop = asyncio.get_running_loop()
-        wait = _Wait(loop.time() + self._seconds)
+        wait = _Wait(asyncio.current_task(loop), loop.time() + self._seconds)
         self._running.append(wait)
         if self._timer is None:
             self._timer = loop.call_at(wait.due, self._look)
@@ -45,9 +45,9 @@ class _Wait:
 
     __slots__ = ("_cancelling", "_is_over", "due", "task")
 
-    def __init__(self, due: float) -> None:
+    def __init__(self, task: asyncio.Task[object] | None, due: float) -> None:
         self.due = due
-        self.task: asyncio.Task[object] | None = asyncio.current_task()
+        self.task = task
         self._cancelling = 0
         self._is_over = False
 

@@ -36,6 +36,7 @@ from extproc.stores.redis.warnings import warnings_of
 
 _ENDED: Final = -1  # reserve.lua's verdict on a reservation that is over
 _READY: Final = b"ready"
+_OUTCOMES: Final = {outcome.encode(): outcome for outcome in Outcome}
 _TIME_S: Final = 0.1
 
 
@@ -238,8 +239,10 @@ def _decision(reservation: Reservation, reply: Sequence[int]) -> Admitted | Deni
 def _closed(closing: Closing, reply: Sequence[Any]) -> Closed:
     outcome, stream_id, *numbers = reply
     reservation = closing.reservation
-    found = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
-    crossed = tuple(Crossed(reservation.buckets[i - 1], used, threshold) for i, used, threshold in found)
+    crossed: tuple[Crossed, ...] = ()
+    if numbers:
+        found = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+        crossed = tuple(Crossed(reservation.buckets[i - 1], used, threshold) for i, used, threshold in found)
     partition = partition_of(reservation.identity.tenant)
     receipt = receipt_of(partition, str(stream_id, "ascii"), reservation.id) if stream_id else None
-    return Closed(Outcome(str(outcome, "ascii")), crossed, receipt)
+    return Closed(_OUTCOMES[outcome], crossed, receipt)

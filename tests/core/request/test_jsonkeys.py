@@ -61,6 +61,15 @@ def test_the_members_are_those_that_a_full_parser_finds(text):
     assert repeated(found, NAMES) == (again[0] if again else None)
 
 
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "ä", 'a"', ""]), VALUES.filter(finite)), max_size=6))
+def test_members_of_an_object_without_white_space_are_all_found_with_those_that_repeat(pairs):
+    text = ",".join(
+        f"{json.dumps(key, ensure_ascii=False)}:{json.dumps(value, separators=(',', ':'))}" for key, value in pairs
+    )
+    found = [(name, json.loads(bytes(value))) for name, value in members(b"{%b}" % text.encode())]
+    assert found == [(key, json.loads(json.dumps(value))) for key, value in pairs]
+
+
 @FUZZ
 @given(st.binary() | mutated(objects().map(str.encode)))
 def test_any_bytes_give_members_or_a_documented_error(text):
