@@ -98,28 +98,35 @@ class PromptFit:
             self._oldest = (self._oldest + 1) % WINDOW
         values = len(self._sizes)
         if values <= ENOUGH or (values + self._oldest) % _EACH == 0:
-            prompts = list(zip(self._sizes, self._tokens, strict=True))
-            slope, fixed = _fitted(prompts, expected)
-            shares = _shares(prompts, slope, fixed)
-            # An odd prompt among many moves the line far, unless it is left out.
-            tenth = values // 10
-            low, high = shares[tenth], shares[-1 - tenth]
-            usual = [each for each in prompts if low <= each[1] / (slope * each[0] + fixed) <= high]
-            slope, fixed = _fitted(usual, expected)
-            # Nine in ten of the prompts need no more than the line, times this.
-            margin = max(1.0, _shares(prompts, slope, fixed)[-1 - tenth])
-            self.ratio.set(values, round(_MILLI / (slope * margin)))
-            self.fixed.set(values, round(fixed * margin))
+            slope, fixed = _line(list(zip(self._sizes, self._tokens, strict=True)), expected)
+            self.ratio.set(values, round(_MILLI / slope))
+            self.fixed.set(values, round(fixed))
 
 
-def _fitted(prompts: Sequence[tuple[int, int]], expected: Expected) -> tuple[float, float]:
-    """Return tokens per size (more than 0) and tokens for each prompt, by least squares of relative errors."""
+def _line(prompts: Sequence[tuple[int, int]], expected: Expected) -> tuple[float, float]:
+    """Return tokens per size and tokens for each prompt that suffice for nine in ten of the prompts."""
+    sums = _sums(prompts, expected)
+    slope, fixed = _fitted(sums, expected)
+    shares = _shares(prompts, slope, fixed)
+    tenth = len(prompts) // 10
+    if tenth:
+        # An odd prompt among many moves the line far, unless it is left out.
+        ordered = sorted(shares)
+        low, high = ordered[tenth], ordered[-1 - tenth]
+        odd = [prompt for prompt, share in zip(prompts, shares, strict=True) if not low <= share <= high]
+        slope, fixed = _fitted(
+            [whole - part for whole, part in zip(sums, _sums(odd, expected), strict=True)], expected
+        )
+        shares = _shares(prompts, slope, fixed)
+    # Nine in ten of the prompts need no more than the line, times this.
+    margin = max(1.0, sorted(shares)[-1 - tenth])
+    return slope * margin, fixed * margin
+
+
+def _sums(prompts: Sequence[tuple[int, int]], expected: Expected) -> tuple[float, float, float, float, float]:
+    """Return what prompts add to the matrix of the normal equations, and to their right side."""
     likely, likely_fixed = _MILLI / expected.ratio, float(expected.fixed)
-    sure = 1 / (_SPREAD_OF_RATIOS * likely) ** 2
-    sure_fixed = 1 / _SPREAD_OF_FIXED**2
-    # The matrix of the normal equations, and their right side.
-    xx, x, one = sure, 0.0, sure_fixed
-    xy, y = sure * likely, sure_fixed * likely_fixed
+    xx = x = one = xy = y = 0.0
     for size, tokens in prompts:
         weight = 1 / (_SPREAD_OF_PROMPTS * (likely * size + likely_fixed)) ** 2
         weighted = weight * size
@@ -128,6 +135,16 @@ def _fitted(prompts: Sequence[tuple[int, int]], expected: Expected) -> tuple[flo
         one += weight
         xy += weighted * tokens
         y += weight * tokens
+    return xx, x, one, xy, y
+
+
+def _fitted(sums: Sequence[float], expected: Expected) -> tuple[float, float]:
+    """Return tokens per size (more than 0) and tokens for each prompt, by least squares of relative errors."""
+    likely, likely_fixed = _MILLI / expected.ratio, float(expected.fixed)
+    sure = 1 / (_SPREAD_OF_RATIOS * likely) ** 2
+    sure_fixed = 1 / _SPREAD_OF_FIXED**2
+    xx, x, one, xy, y = sums
+    xx, one, xy, y = xx + sure, one + sure_fixed, xy + sure * likely, y + sure_fixed * likely_fixed
     slope = (xy * one - x * y) / (xx * one - x * x)
     # Beyond the range of what can be for each prompt, all else is for its size.
     fixed = min(max((y - x * slope) / one, float(expected.fixed_low)), float(expected.fixed_high))
@@ -135,5 +152,5 @@ def _fitted(prompts: Sequence[tuple[int, int]], expected: Expected) -> tuple[flo
 
 
 def _shares(prompts: Sequence[tuple[int, int]], slope: float, fixed: float) -> list[float]:
-    """Return the prompts' tokens as shares of what the line says, in order of size."""
-    return sorted(tokens / (slope * size + fixed) for size, tokens in prompts)
+    """Return the prompts' tokens as shares of what the line says."""
+    return [tokens / (slope * size + fixed) for size, tokens in prompts]
