@@ -2,7 +2,7 @@
 transport.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -39,8 +39,13 @@ class RequestHead(Struct, frozen=True):
 
 
 class RequestBody(Struct, frozen=True):
+    """Report a piece of the request's body. `more` follows `data`: a large piece stays in the parts in which it
+    came.
+    """
+
     data: bytes
     end_of_stream: bool
+    more: Sequence[bytes] = ()
 
 
 class RequestTrailers(Struct, frozen=True):
@@ -126,11 +131,12 @@ Event = (
 class ReadBody(Struct, frozen=True):
     """Ask for the facts of a large body, read where it delays nobody. They come back as `BodyRead`.
 
-    `caller` describes the request without its body, to refuse a caller that is suspended or has nothing left.
+    `body` is in parts. `caller` describes the request without it, to refuse a caller that is suspended or has
+    nothing left.
     """
 
     reading: Reading
-    body: bytes
+    body: tuple[bytes, ...]
     caller: Caller
 
 
@@ -170,9 +176,12 @@ class HeadReply(Struct, frozen=True):
 
 
 class BodyReply(Struct, frozen=True):
-    """Let a body chunk pass. `data` replaces it; None leaves it unchanged."""
+    """Let a body chunk pass. `data` replaces it; None leaves it unchanged. `more` follows `data`: what replaces a
+    large body stays in parts.
+    """
 
     data: bytes | None = None
+    more: Sequence[bytes | memoryview] = ()
 
 
 class TrailersReply(Struct, frozen=True):

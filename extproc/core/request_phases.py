@@ -45,9 +45,11 @@ from extproc.core.request.body import (
     UNNAMED,
     Malformed,
     RequestFacts,
+    Rewriting,
     read_request,
     reads_body,
     upstream_body,
+    upstream_parts,
 )
 from extproc.core.request.buffers import PIECE_BYTES, Kept, declared_bytes
 from extproc.core.request.endpoints import Endpoint, PathProblem, Target, classify
@@ -175,26 +177,28 @@ class _Request(Struct, frozen=True):
     request_id: str
     content_type: str
 
-    def is_direct(self, body: bytes) -> bool:
+    def is_direct(self, pieces: "_Body") -> bool:
         """Tell whether the body takes so little time to read that nobody is delayed."""
-        size, most = len(body), self.rules.direct_bytes
+        size, most = pieces.bytes, self.rules.direct_bytes
         if not reads_body(self.target):
             return True
         if size <= _TINY_BYTES or size > most:
             return size <= most
+        body = pieces.joined()
         values = body.count(b":") + body.count(b"{") + body.count(b"[")
         return values <= _DIRECT_VALUES and not is_multipart(self.content_type)
 
-    def read(self, body: bytes) -> RequestFacts | Malformed:
+    def read(self, pieces: "_Body") -> RequestFacts | Malformed:
         """Read the body now."""
+        body = pieces.joined() if reads_body(self.target) else b""
         return read_request(self.target, body, self.content_type, self.rules.allowed)
 
-    def read_apart(self, body: bytes) -> ReadBody:
+    def read_apart(self, pieces: "_Body") -> ReadBody:
         """Return the effect that reads the body elsewhere."""
         rules = self.rules
         reading = Reading(self.target, self.content_type, rules.allowed, rules.counts_prompts)
         caller = Caller(self.identity, self.target.endpoint, self.target.model, self.request_id)
-        return ReadBody(reading, body, caller)
+        return ReadBody(reading, tuple(pieces.pieces), caller)
 
 
 class _Body:
@@ -202,15 +206,23 @@ class _Body:
 
     def __init__(self, rules: ExchangeRules, tenant: str) -> None:
         self.pieces: list[bytes] = []
-        self.bytes = 0
+        self.bytes = self.messages = 0
         self.trailers = False
         self._kept = Kept(rules.buffers, tenant)
 
-    def keep(self, piece: bytes) -> bool:
-        """Keep one more piece; return False if there is no room for it."""
-        self.pieces.append(piece)
-        self.bytes += len(piece)
+    def keep(self, event: RequestBody) -> bool:
+        """Keep what one more message brought; return False if there is no room for it."""
+        self.messages += 1
+        self.pieces.append(event.data)
+        self.bytes += len(event.data)
+        if event.more:
+            self.pieces += event.more
+            self.bytes += sum(map(len, event.more))
         return self._kept.keep(self.bytes + PIECE_BYTES * len(self.pieces))
+
+    def joined(self) -> bytes:
+        """Return the body in one piece. A body that came in one is not copied."""
+        return b"".join(self.pieces)
 
     def let_go(self) -> None:
         """Release the memory."""
@@ -252,16 +264,16 @@ class ReadingBody(_WithBody):
 
     def request_body(self, event: RequestBody) -> Step:
         """Keep a piece; read the body once it is whole."""
-        rules, kept = self._request.rules, self._body.keep(event.data)
+        rules, kept = self._request.rules, self._body.keep(event)
         if self._body.bytes > rules.max_body_bytes:
             return self.rejected(rejections.too_large(rules.max_body_bytes, self.endpoint))
-        if len(self._body.pieces) > _MAX_PIECES:
+        if self._body.messages > _MAX_PIECES:
             return self.rejected(rejections.malformed(_MANY_PIECES, self.endpoint))
         if not kept:
             return self.rejected(rejections.overloaded(rules.store_retry_after_s, self.endpoint))
         if event.end_of_stream:
             return self.whole()
-        return self._is_whole(event.data) if len(self._body.pieces) == 1 else (self, [])
+        return self._is_whole() if self._body.messages == 1 else (self, [])
 
     def request_trailers(self, event: RequestTrailers) -> Step:
         """Read the body: trailers end the request."""
@@ -270,24 +282,25 @@ class ReadingBody(_WithBody):
 
     def whole(self) -> Step:
         """Read the whole body, and ask for a reservation."""
-        body = b"".join(self._body.pieces)
-        if self._request.is_direct(body):
-            return _taken(self._request, self._body, self._request.read(body), self)
-        return ReadingApart(self._request, self._body), [self._request.read_apart(body)]
+        request, body = self._request, self._body
+        if request.is_direct(body):
+            return _taken(request, body, request.read(body), self)
+        return ReadingApart(request, body), [request.read_apart(body)]
 
-    def _is_whole(self, piece: bytes) -> Step:
+    def _is_whole(self) -> Step:
         """Read the first piece, in case that it is a whole request though more is announced: trailers, as a rule.
 
         Envoy shows the trailers only when the pieces before them were answered, so waiting for them would never
         end. Envoy's `buffer` filter gives the body in one piece, and whatever follows a JSON object does not
         change it.
         """
-        if not self._request.is_direct(piece):
-            return ReadingApart(self._request, self._body, otherwise=self), [self._request.read_apart(piece)]
-        facts = self._request.read(piece)
+        request, body = self._request, self._body
+        if not request.is_direct(body):
+            return ReadingApart(request, body, otherwise=self), [request.read_apart(body)]
+        facts = request.read(body)
         if isinstance(facts, Malformed):
             return self, []
-        return _taken(self._request, self._body, facts, self)
+        return _taken(request, body, facts, self)
 
 
 class ReadingApart(_WithBody):
@@ -368,19 +381,19 @@ class Deciding(_WithBody):
         # as it likes; the answer must arrive readable.
         plain = (("accept-encoding", "identity"),)
         effects: list[Effect] = [HeadReply(plain, self._request.rules.identity.headers)]
-        body = self._upstream_body(reservation)
-        if body is None:
-            effects += [BodyReply() for _ in self._body.pieces]
+        changed = self._changed_body(reservation)
+        if changed is None:
+            effects += [BodyReply() for _ in range(self._body.messages)]
         else:
             # The replies to all pieces but the last empty them; the last carries the whole body.
-            effects += [BodyReply(b"") for _ in self._body.pieces[1:]]
-            effects.append(BodyReply(body))
+            effects += [BodyReply(b"") for _ in range(self._body.messages - 1)]
+            effects.append(changed)
         if self._body.trailers:
             effects.append(TrailersReply())
         return effects
 
-    def _upstream_body(self, reservation: Reservation) -> bytes | None:
-        """Return the body as the upstream gets it; None if nothing changes."""
+    def _changed_body(self, reservation: Reservation) -> BodyReply | None:
+        """Return the reply with the body as the upstream gets it; None if nothing changes."""
         target, bound = self._request.target, reservation.output_bound
         rules = self._request.rules
         continuous = asks_continuously(rules, target.endpoint, self._facts)
@@ -388,13 +401,9 @@ class Deciding(_WithBody):
         if not add_usage and bound is None:
             return None
         bound_field = reservation.bound.field if reservation.bound is not None else None
-        body = b"".join(self._body.pieces)
-        return upstream_body(
-            target,
-            body,
-            add_usage=add_usage,
-            output_bound=bound,
-            bound_field=bound_field,
-            continuous=continuous,
-            layout=self._layout,
-        )
+        wanted = Rewriting(add_usage, bound, bound_field, continuous)
+        if self._layout is None:
+            body = upstream_body(target, self._body.joined(), wanted)
+            return None if body is None else BodyReply(body)
+        parts = upstream_parts(target, self._body.pieces, self._layout, wanted)
+        return None if parts is None else BodyReply(bytes(parts[0]), parts[1:])

@@ -27,6 +27,7 @@ from extproc.core.phase import ProtocolError
 from extproc.core.request.bodies.steering import STEERING_HEADERS
 from extproc.core.request.endpoints import NO_GET
 from extproc.core.request.identity import IdentityRules
+from extproc.envoy import large_bodies
 from extproc.envoy.pb import tokenweir_ext_proc_pb2 as pb
 
 # Envoy puts all requested attributes under the name of the filter itself.
@@ -74,8 +75,13 @@ class Codec:
         self._claims = rules.claims
         self._keys = keys
 
-    def event(self, data: bytes) -> Event:
-        """Raises `ProtocolError` for bytes that are no message, or none of the six kinds."""
+    def event(self, data: bytes | list[bytes]) -> Event:
+        """Return what a message says. A large message, in parts, stays so if it is a piece of a request's body.
+
+        Raise `ProtocolError` for bytes that are no message, or none of the six kinds.
+        """
+        if isinstance(data, list):
+            return large_bodies.event(data) or self.event(b"".join(data))
         try:
             message = pb.ProcessingRequest.FromString(data)
         except DecodeError:
@@ -136,9 +142,11 @@ class Codec:
         return {name: _plain(fields[name]) for name in self._claims if name in fields}
 
 
-def reply_message(event: Event, reply: Reply) -> bytes:
-    """Return the reply to the message that `event` came from, as it is sent."""
+def reply_message(event: Event, reply: Reply) -> bytes | list[bytes | memoryview]:
+    """Return the reply to the message that `event` came from, as it is sent; in parts, if its body is."""
     match reply:
+        case BodyReply(data, more) if more:
+            return large_bodies.reply([data or b"", *more])
         case BodyReply(data=None):
             return _BODY_OF_ANSWER_PASSES if isinstance(event, ResponseBody) else _BODY_OF_REQUEST_PASSES
         case BodyReply(data):

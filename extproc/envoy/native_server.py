@@ -18,6 +18,7 @@ from extproc.envoy.tls import REFUSED, Callers, Certificates, TLSFilesError
 from extproc.envoy.unix_socket import SocketPathError, owner_only
 from extproc.http2.call import Call
 from extproc.http2.head import Handler
+from extproc.http2.inbox import joined
 from extproc.http2.limits import Limits
 from extproc.http2.listening import listen_at, listen_on
 from extproc.http2.server import GrpcServer
@@ -143,7 +144,7 @@ async def _only_message(call: Call) -> bytes:
     message = await call.read()
     if message is None:
         raise RefusedError(Status.INTERNAL, "There is no message.")
-    return message
+    return joined(message)
 
 
 def _limits(options: ServerOptions) -> Limits:

@@ -45,7 +45,7 @@ class ReadApart:
         if self._pool.starting:
             return read_here(wanted)
         try:
-            result = await self._pool.do(wanted.caller.identity.tenant, apart.packed(wanted.reading), wanted.body)
+            result = await self._pool.do(wanted.caller.identity.tenant, apart.packed(wanted.reading), *wanted.body)
         except NotDoneError as error:
             return Unread.BUSY if error.why is Why.BUSY else Unread.FAILED
         return apart.unpacked(result)
@@ -53,4 +53,4 @@ class ReadApart:
 
 def read_here(wanted: ReadBody) -> BodyFacts | Malformed:
     """Read a body on the event loop."""
-    return apart.unpacked(apart.perform(apart.packed(wanted.reading), wanted.body))
+    return apart.unpacked(apart.perform(apart.packed(wanted.reading), b"".join(wanted.body)))

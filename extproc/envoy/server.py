@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -121,6 +121,9 @@ class _Channel:
     def send(self, message: bytes) -> bool:
         self._unsent = message
         return False
+
+    def send_parts(self, parts: Sequence[bytes | memoryview]) -> bool:
+        return self.send(b"".join(parts))
 
     async def drained(self) -> None:
         message, self._unsent = self._unsent, b""

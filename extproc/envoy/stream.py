@@ -7,7 +7,7 @@ whatever has to wait, goes through the task in the order in which it came.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
@@ -60,11 +60,11 @@ class IdleError(Exception):
 class Channel(Protocol):
     """Carry messages both ways, whatever is below."""
 
-    def take(self) -> bytes | None:
-        """Return the next message if it is here already."""
+    def take(self) -> bytes | list[bytes] | None:
+        """Return the next message if it is here already. A large one may come in parts."""
 
-    async def read(self) -> bytes | None:
-        """Return the next message; None when no more will come."""
+    async def read(self) -> bytes | list[bytes] | None:
+        """Return the next message; None when no more will come. A large one may come in parts."""
 
     def hand_over(self, hearer: Hearer) -> None:
         """Give each message to `hearer` while somebody waits in `read`, if that is possible, in the context of the
@@ -73,6 +73,9 @@ class Channel(Protocol):
 
     def send(self, message: bytes) -> bool:
         """Begin to send a message. Return False if it waits: then wait with `drained` before the next."""
+
+    def send_parts(self, parts: Sequence[bytes | memoryview]) -> bool:
+        """Begin to send a large message in parts. Return as `send` does."""
 
     async def drained(self) -> None:
         """Wait until the last message has been sent."""
@@ -191,7 +194,7 @@ class Stream:
     def _performed(self, event: Event, effect: Effect) -> bool:
         """Perform an effect that has no answer. Return False if this one has."""
         if isinstance(effect, _REPLIES):
-            self._blocked = not self._channel.send(reply_message(event, effect))
+            self._send(reply_message(event, effect))
         elif isinstance(effect, Close):
             self._here.metering.close(effect.reservation, effect.settlement)
         elif isinstance(effect, Grow):
@@ -199,10 +202,16 @@ class Stream:
         elif isinstance(effect, Reject):
             self._here.metrics.rejected(effect.rejection.reason)
             _log.debug("rejected", extra={"reason": effect.rejection.reason})
-            self._blocked = not self._channel.send(reply_message(event, effect))
+            self._send(reply_message(event, effect))
         else:
             return False
         return True
+
+    def _send(self, message: bytes | list[bytes | memoryview]) -> None:
+        if isinstance(message, bytes):
+            self._blocked = not self._channel.send(message)
+        else:
+            self._blocked = not self._channel.send_parts(message)
 
     async def _answered(self, effect: Effect) -> list[Effect]:
         """Perform an effect that has an answer. Return the effects of the answer."""

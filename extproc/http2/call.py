@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Final, Protocol
 
@@ -18,12 +18,13 @@ from extproc.http2.frames import (
     window_update,
 )
 from extproc.http2.head import Head
-from extproc.http2.inbox import PREFIX, PREFIX_BYTES, Assembly
+from extproc.http2.inbox import PREFIX, PREFIX_BYTES, Assembly, Message, size_of
 from extproc.http2.limits import Calm, Holder, Holdings, Limits
 from extproc.http2.output import Output
 from extproc.http2.peer import Peer
 from extproc.http2.replies import last_frame, only_trailers, response_head, trailers
 from extproc.http2.status import RefusedError, Status
+from extproc.http2.unsent import Unsent
 
 _MESSAGE: Final = Struct(">HBBBLBL")
 """Pack the header of a DATA frame and the prefix of the message in it."""
@@ -97,12 +98,12 @@ class Call:
         self._context = contextvars.copy_context()
         self._output = carrier.output
         # A list: at most a window of messages wait here, mostly none, and an empty deque takes 600 bytes.
-        self._messages: list[bytes] = []
+        self._messages: list[Message] = []
         self._assembly: Assembly | None = None
         self._hearer: Callable[[bytes], bool] | None = None
-        self._reader: asyncio.Future[bytes | None] | None = None
+        self._reader: asyncio.Future[Message | None] | None = None
         self._writer: asyncio.Future[None] | None = None
-        self._unsent: memoryview | None = None
+        self._unsent: Unsent | None = None
         self.begun = False
         self._started = False
         self._task: asyncio.Task[None] | None = None
@@ -115,17 +116,17 @@ class Call:
         """Return who calls."""
         return self._carrier.peer
 
-    def take(self) -> bytes | None:
-        """Return the next message if it is here already; else None."""
+    def take(self) -> Message | None:
+        """Return the next message if it is here already; else None. A large one comes in parts."""
         if not self._messages:
             return None
         message = self._messages.pop(0)
-        self._release(len(message) + _KEPT_BYTES)
+        self._release(size_of(message) + _KEPT_BYTES)
         self._credit()
         return message
 
-    async def read(self) -> bytes | None:
-        """Return the next message; None when no more will come."""
+    async def read(self) -> Message | None:
+        """Return the next message; None when no more will come. A large one comes in parts."""
         if self._messages:
             return self.take()
         if self.ended_in or self.over:
@@ -134,7 +135,8 @@ class Call:
         return await self._reader
 
     def hand_over(self, hearer: Callable[[bytes], bool]) -> None:
-        """Give each message to `hearer` while the handler waits for one. If it returns False, the handler gets it.
+        """Give each message to `hearer` while the handler waits for one. If it returns False, the handler gets it,
+        as it gets each large one.
 
         `hearer` raises nothing. It runs in the handler's context.
         """
@@ -155,7 +157,20 @@ class Call:
             output.add(_MESSAGE.pack(size >> 8, size & 0xFF, 0, 0, self.stream, 0, size - PREFIX_BYTES))
             output.send(message)
             return True
-        self._unsent = memoryview(PREFIX.pack(0, len(message)) + message)
+        return self._queued((PREFIX.pack(0, len(message)), message))
+
+    def send_parts(self, parts: Sequence[bytes | memoryview]) -> bool:
+        """Hand over a large message in parts, which are not copied as a whole. Return as `send` does."""
+        if self.over:
+            return True
+        if not self.begun:
+            self.begun = True
+            self._output.add(response_head(self.stream))
+        return self._queued((PREFIX.pack(0, sum(map(len, parts))), *parts))
+
+    def _queued(self, parts: Sequence[bytes | memoryview]) -> bool:
+        output = self._output
+        self._unsent = Unsent(parts)
         self._carrier.blocked[self] = self._carrier.loop.time()
         output.send(b"")
         output.queue(self)
@@ -232,20 +247,23 @@ class Call:
         self._hold(assembly.kept)
         self._credit()
 
-    def _deliver(self, message: bytes) -> None:
+    def _deliver(self, message: Message) -> None:
         self._carrier.calm.messages += 1
         reader = self._reader
         if reader is not None:
-            if self._hearer is not None and not reader.done() and self._context.run(self._hearer, message):
-                self._credit()
-                return
+            hearer = self._hearer
+            if hearer is not None and not reader.done() and type(message) is bytes:
+                taken = self._context.run(hearer, message)
+                if taken:
+                    self._credit()
+                    return
             self._reader = None
             if not reader.done():
                 reader.set_result(message)
                 self._credit()
                 return
         self._messages.append(message)
-        self._hold(len(message) + _KEPT_BYTES)
+        self._hold(size_of(message) + _KEPT_BYTES)
 
     def end_in(self) -> None:
         """Note that the peer sends no more. Raise `StreamFaultError` if it sent less or more than it declared."""
@@ -279,15 +297,14 @@ class Call:
         rest, output = self._unsent, self._output
         if rest is None:
             return
-        size = min(len(rest), self.window, output.window, MAX_FRAME_BYTES)
+        size = min(rest.left, self.window, output.window, MAX_FRAME_BYTES)
         if size <= 0:
             return
         self.window -= size
         output.window -= size
         output.add(HEADER.pack(size >> 8, size & 0xFF, 0, 0, self.stream))
-        output.send(bytes(rest[:size]))
-        if size < len(rest):
-            self._unsent = rest[size:]
+        output.send(rest.take(size))
+        if rest.left:
             if self.window > 0:
                 output.queue(self)
             return

@@ -8,6 +8,8 @@ from extproc.http2.frames import INITIAL_WINDOW
 
 # So much is collected at the most before it is written: then the transport tells whether its peer reads.
 _COLLECTED_BYTES: Final = 128 << 10
+# So many frames are pushed at once, 1 MiB: a peer that reads fast would take a large message in one long turn.
+_PUSHED_FRAMES: Final = 64
 
 
 class Sender(Protocol):
@@ -25,7 +27,18 @@ class Output:
     `window` is what the peer allows on the whole connection. `paused`: the peer does not read what was written.
     """
 
-    __slots__ = ("_frames", "_loop", "_most", "_queue", "_scheduled", "_size", "_transport", "paused", "window")
+    __slots__ = (
+        "_frames",
+        "_loop",
+        "_most",
+        "_pumps",
+        "_queue",
+        "_scheduled",
+        "_size",
+        "_transport",
+        "paused",
+        "window",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most_bytes: int) -> None:
         """Create the output of a connection that keeps `most_bytes` for a peer that does not read."""
@@ -38,6 +51,7 @@ class Output:
         self._size = 0
         self._scheduled = False
         self._queue: deque[Sender] = deque()
+        self._pumps = False
 
     def open(self, transport: asyncio.Transport) -> None:
         """Begin to write."""
@@ -88,11 +102,22 @@ class Output:
             self._queue.append(sender)
 
     def pump(self) -> None:
-        """Let senders push, one frame each in turn, while there is room."""
+        """Let senders push, one frame each in turn, while there is room; after many frames, in the next turn."""
+        frames = 0
         while self._queue and self.window > 0 and not self.paused:
+            if frames == _PUSHED_FRAMES:
+                if not self._pumps:
+                    self._pumps = True
+                    self._loop.call_soon(self._pump_on)
+                return
+            frames += 1
             sender = self._queue.popleft()
             sender.queued = False
             sender.push()
+
+    def _pump_on(self) -> None:
+        self._pumps = False
+        self.pump()
 
     def resume(self) -> None:
         """Go on: the peer reads again."""

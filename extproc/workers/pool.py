@@ -55,7 +55,7 @@ class NotDoneError(Exception):
 class _Job:
     who: str
     head: bytes
-    payload: bytes
+    payload: tuple[bytes, ...]
     again: bool = False
     result: "asyncio.Future[bytes]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -82,8 +82,11 @@ class Pool:
         if not self._tasks:
             self._add_process()
 
-    async def do(self, who: str, head: bytes, payload: bytes) -> bytes:
-        """Return the result of a job of `who`. Raise `NotDoneError`. May be cancelled."""
+    async def do(self, who: str, head: bytes, *payload: bytes) -> bytes:
+        """Return the result of a job of `who`. Raise `NotDoneError`. May be cancelled.
+
+        The job gets the parts of `payload` as one.
+        """
         options = self._options
         mine = self._waiting.get(who)
         if self._closed or self._count >= options.waiting or (mine and len(mine) >= options.waiting_each):
@@ -101,7 +104,7 @@ class Pool:
         except TimeoutError:
             raise NotDoneError(Why.SLOW) from None
         finally:
-            job.payload = b""
+            job.payload = ()
 
     async def aclose(self) -> None:
         """End all processes. Jobs that are not done fail."""
@@ -157,7 +160,7 @@ class Pool:
     async def _do(self, worker: Worker, job: _Job) -> None:
         try:
             async with asyncio.timeout(self._options.job_s):
-                result = await worker.do(job.head, job.payload)
+                result = await worker.do(job.head, *job.payload)
         except TimeoutError:
             raise WorkerError("a job took too long") from None
         except JobError:

@@ -72,14 +72,22 @@ class Worker:
             raise
         return worker
 
-    async def do(self, head: bytes, payload: bytes) -> bytes:
-        """Return the result of one job. Raise `JobError` or `WorkerError`. Once cancelled, do no more jobs."""
-        whole = memoryview(payload)
-        for at in range(0, len(whole), _SLICE_BYTES):
-            piece = whole[at : at + _SLICE_BYTES]
-            self._shared[at : at + len(piece)] = piece
-            await asyncio.sleep(0)  # copying a large payload at once would delay others by milliseconds
-        self._writer.write(JOB.pack(len(head), len(payload)) + head)
+    async def do(self, head: bytes, *payload: bytes) -> bytes:
+        """Return the result of one job. Raise `JobError` or `WorkerError`. Once cancelled, do no more jobs.
+
+        The parts of `payload` are copied one after the other: the job sees one payload.
+        """
+        at = rested = 0
+        for part in payload:
+            whole = memoryview(part)
+            for start in range(0, len(whole), _SLICE_BYTES):
+                piece = whole[start : start + _SLICE_BYTES]
+                self._shared[at : at + len(piece)] = piece
+                at += len(piece)
+                if at - rested >= _SLICE_BYTES:
+                    rested = at
+                    await asyncio.sleep(0)  # copying a large payload at once would delay others by milliseconds
+        self._writer.write(JOB.pack(len(head), at) + head)
         done, result = await self._result()
         if not done:
             raise JobError("the job failed")

@@ -34,10 +34,10 @@ def test_usage_in_every_chunk_is_asked_for_where_a_model_is_set_so_and_hidden_ag
     exchange.receive(head())
     (effect,) = exchange.receive(RequestBody(json.dumps(body).encode(), end_of_stream=True))
     if isinstance(effect, ReadBody):
-        read = unpacked(perform(packed(effect.reading), effect.body))
+        read = unpacked(perform(packed(effect.reading), b"".join(effect.body)))
         (effect,) = exchange.receive(BodyRead(read, NOW))
     _, forwarded = exchange.receive(Decided(ADMITTED, NOW))
-    options = json.loads(forwarded.data)["stream_options"]
+    options = json.loads(b"".join([forwarded.data, *forwarded.more]))["stream_options"]
     assert options == {"include_usage": True, "continuous_usage_stats": True}
     exchange.receive(ResponseHead(200, SSE, end_of_stream=False))
     chunk = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]%b}\n\n'

@@ -18,6 +18,9 @@ class EachWaits:
         self._unsent = pb.ProcessingResponse.FromString(message)
         return False
 
+    def send_parts(self, parts):
+        return self.send(b"".join(parts))
+
     async def drained(self):
         message, self._unsent = self._unsent, None
         if message is not None:

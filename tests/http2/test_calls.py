@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import itertools
 
 import pytest
 
@@ -9,6 +10,7 @@ from extproc.http2 import frames as f
 from extproc.http2.frames import Code
 from extproc.http2.head import MalformedError, read_head
 from extproc.http2.hpack import Decoder
+from extproc.http2.inbox import LARGE_BYTES, PART_BYTES, joined, size_of
 from extproc.http2.replies import only_trailers, trailers
 from extproc.http2.status import Status
 
@@ -105,6 +107,116 @@ async def test_messages_arrive_whole_however_their_frames_are_cut(size):
     told = await wire.told(raw(f.DATA, f.END_STREAM, 1))
     assert messages(told, 1) == contents
     assert wire.calls.got == contents
+
+
+def fragments(stream, content, size):
+    """The frames of one message."""
+    data = w.prefixed(content)
+    return [raw(f.DATA, 0, stream, data[at : at + size]) for at in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, PART_BYTES, 3 * PART_BYTES + 5])
+@pytest.mark.parametrize("size", [1000, 16_384])
+async def test_a_message_stays_in_parts_if_it_is_large_and_none_of_them_is_small(more, size):
+    contents = [b"x" * 300, bytes(range(256)) * 1024 * 3, b"y"]
+    contents[1] = contents[1][: LARGE_BYTES + more]
+    got = []
+
+    class Reading(Calls):
+        async def echo(self, call):
+            call.hand_over(lambda data: len(data) == 1)
+            while (message := await call.read()) is not None:
+                got.append(message)
+
+    wire = Wire(Reading())
+    await wire.told(head(1))
+    for content in contents:
+        for part in fragments(1, content, size):
+            await wire.told(part)
+    await wire.told(raw(f.DATA, f.END_STREAM, 1))
+    small, large = got
+    assert small == contents[0]
+    assert isinstance(large, list) is (more > 0)
+    assert joined(large) == contents[1]
+    assert size_of(large) == len(contents[1])
+    assert more <= 0 or min(map(len, large[:-1])) >= PART_BYTES
+    assert wire.host.holdings.total == 0
+
+
+async def test_large_messages_wait_in_parts_and_leave_memory_when_they_are_taken():
+    content = b"z" * (LARGE_BYTES + 1)
+
+    class Late(Calls):
+        async def echo(self, call):
+            await asyncio.sleep(0.01)
+            while (message := call.take()) is not None:
+                self.got.append(joined(message))
+
+    wire = Wire(Late())
+    wire.feed(head(1), *fragments(1, content, 16_384))
+    assert wire.host.holdings.total > len(content)
+    await asyncio.sleep(0.02)
+    await wire.told()
+    assert wire.calls.got == [content]
+    assert wire.host.holdings.total == 0
+
+
+async def test_a_message_in_parts_leaves_as_one_within_the_windows():
+    parts = [b"a" * 40_000, b"", memoryview(b"b" * 100_000), b"c"]
+    told = []
+
+    class Sending(Calls):
+        async def echo(self, call):
+            await call.read()
+            if not call.send_parts(parts):
+                await call.drained()
+            await call.write(b"behind it")
+
+    wire = Wire(Sending())
+    told += await wire.told(head(1) + message(1))
+    assert sum(len(frame.payload) for frame in of_kind(told, f.DATA)) == f.INITIAL_WINDOW
+    for _ in range(2):
+        told += await wire.told(w.credit(0, 50_000) + w.credit(1, 50_000))
+    assert messages(told, 1) == [b"".join(parts), b"behind it"]
+    assert max(len(frame.payload) for frame in of_kind(told, f.DATA)) <= f.MAX_FRAME_BYTES
+    assert status_of(told, 1) is Status.OK
+
+
+async def test_a_call_that_is_over_sends_no_parts():
+    done = []
+
+    class Leaving(Calls):
+        async def echo(self, call):
+            try:
+                await call.read()
+            finally:
+                done.append(call.send_parts([b"x"]))
+
+    wire = Wire(Leaving())
+    await wire.told(head(1))
+    told = await wire.told(w.reset(1))
+    assert done == [True]
+    assert not of_kind(told, f.DATA)
+
+
+async def test_a_large_message_leaves_in_turns_so_that_others_have_theirs():
+    turns = []
+
+    class Sending(Calls):
+        async def echo(self, call):
+            await call.read()
+            call.send_parts([b"x" * (8 << 20)])
+            size = [len(wire.transport.written)]
+            while size[-1] <= 8 << 20:
+                await asyncio.sleep(0)
+                size.append(len(wire.transport.written))
+            turns.extend(after - before for before, after in itertools.pairwise([0, *size]))
+
+    wire = Wire(Sending())
+    wire.transport.write = wire.transport.written.extend  # a peer that reads at once
+    await wire.told(w.credit(0, 16 << 20) + head(1) + w.credit(1, 16 << 20) + message(1))
+    assert sum(turns) > 8 << 20
+    assert max(turns) < 2 << 20
 
 
 async def test_what_is_handed_over_is_heard_in_the_handlers_context():

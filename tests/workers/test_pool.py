@@ -164,3 +164,8 @@ def _is_child(command):
         return b"workers.child" in command.read_bytes()
     except OSError:
         return False
+
+
+async def test_a_job_gets_the_parts_of_its_payload_as_one(pool):
+    parts = [b"a" * 300_000, b"", b"b", b"c" * 600_000]
+    assert await pool.do("x", b"echo", *parts) == b"".join(parts)

@@ -21,7 +21,7 @@ from extproc.core.request.bodies.facts import (
 )
 from extproc.core.request.bodies.json_body import JsonBody, json_body
 from extproc.core.request.bodies.prompts import prompt_texts
-from extproc.core.request.bodies.rewriting import upstream_body
+from extproc.core.request.bodies.rewriting import Rewriting, upstream_body, upstream_parts
 from extproc.core.request.bodies.steering import STEERING_FIELDS, steers
 from extproc.core.request.endpoints import MAX_MODEL_CHARS, Endpoint, Shape, Target
 
@@ -32,10 +32,12 @@ __all__ = [
     "UNNAMED",
     "Malformed",
     "RequestFacts",
+    "Rewriting",
     "prompt_texts",
     "read_request",
     "reads_body",
     "upstream_body",
+    "upstream_parts",
 ]
 
 

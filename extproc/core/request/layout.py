@@ -1,7 +1,7 @@
 """Remember where the fields of a large body lie, so that it can be changed later without being parsed again."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,14 +31,36 @@ class Layout:
         """Return the fields that were kept."""
         return _object.decode(self.kept)
 
-    def joined(self, body: bytes, fields: Mapping[str, Raw]) -> bytes:
-        """Return the body with `fields` instead of those that were kept. Copies the body once, parses nothing."""
-        text = memoryview(body)
+    def changed(self, body: Sequence[bytes], fields: Mapping[str, Raw]) -> list[bytes | memoryview]:
+        """Return the parts of the body with `fields` instead of those that were kept. Copy and parse nothing.
+
+        The first part is small. The others are views of the parts of `body`, and of what stands between them.
+        """
         parts: list[bytes | memoryview] = [b"{"]
+        cut = _Cut(body)
         for start, end in self.spans:
-            parts += (text[start:end], b",")
+            parts += (*cut.views(start, end), b",")
         parts += (memoryview(msgspec.json.encode(dict(fields)))[1:-1], b"}")
-        return b"".join(parts)
+        return parts
+
+
+class _Cut:
+    """Cut ranges out of a body in parts, in ascending order."""
+
+    def __init__(self, body: Sequence[bytes]) -> None:
+        self._parts = iter(body)
+        self._part = memoryview(b"")
+        self._begin = 0  # where the part begins in the body
+
+    def views(self, start: int, end: int) -> Iterator[memoryview]:
+        """Give the parts of the range from `start` to `end`. It lies behind the range before, within the body."""
+        while start < end:
+            while start >= self._begin + len(self._part):
+                self._begin += len(self._part)
+                self._part = memoryview(next(self._parts))
+            view = self._part[start - self._begin : end - self._begin]
+            yield view
+            start += len(view)
 
 
 def layout_of(body: bytes, names: Collection[str]) -> Layout:

@@ -15,6 +15,7 @@ from extproc.core.request.body import (
     UNNAMED,
     Malformed,
     RequestFacts,
+    Rewriting,
     read_request,
     upstream_body,
 )
@@ -35,7 +36,7 @@ def read_chat(text: bytes) -> RequestFacts | Malformed:
 
 
 def with_usage(text: bytes) -> bytes:
-    changed = upstream_body(CHAT, text, add_usage=True, output_bound=None)
+    changed = upstream_body(CHAT, text, Rewriting(add_usage=True, output_bound=None))
     assert changed is not None
     return changed
 

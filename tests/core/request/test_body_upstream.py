@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.request.bodies.rewriting import COMPLETION_DEFAULT_TOKENS
-from extproc.core.request.body import RequestFacts, upstream_body
+from extproc.core.request.body import RequestFacts, Rewriting, upstream_body
 from extproc.core.request.endpoints import Endpoint, Target
 from tests.core.samples import FEWER, VALUES
 
@@ -29,7 +29,9 @@ GONE = "gone"
 def bounded(endpoint, bound, bound_field=None, **fields):
     """The fields that came to be different, None where the body is the client's own."""
     text = text_of(endpoint, **fields)
-    changed = upstream_body(Target(endpoint), text, add_usage=False, output_bound=bound, bound_field=bound_field)
+    changed = upstream_body(
+        Target(endpoint), text, Rewriting(add_usage=False, output_bound=bound, bound_field=bound_field)
+    )
     if changed is None:
         return None
     before, after = json.loads(text), json.loads(changed)
@@ -159,29 +161,31 @@ def test_without_a_bound_of_ours_thinking_is_the_clients():
 @pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
 def test_usage_is_asked_for_in_streams_of_chunks(endpoint):
     text = text_of(endpoint, stream=True)
-    changed = upstream_body(Target(endpoint), text, add_usage=True, output_bound=None)
+    changed = upstream_body(Target(endpoint), text, Rewriting(add_usage=True, output_bound=None))
     assert json.loads(changed) == json.loads(text) | {"stream_options": {"include_usage": True}}
 
 
 @pytest.mark.parametrize("endpoint", sorted(set(Endpoint) - {CHAT, COMPLETIONS}))
 def test_other_kinds_are_not_asked(endpoint):
-    assert upstream_body(Target(endpoint), b'{"stream":true}', add_usage=True, output_bound=None) is None
+    assert (
+        upstream_body(Target(endpoint), b'{"stream":true}', Rewriting(add_usage=True, output_bound=None)) is None
+    )
 
 
 @pytest.mark.parametrize("endpoint", sorted(set(Endpoint) - set(FIELDS)))
 def test_kinds_that_can_not_be_bounded_stay_as_they_are(endpoint):
-    assert upstream_body(Target(endpoint), b"\xff", add_usage=True, output_bound=5) is None
+    assert upstream_body(Target(endpoint), b"\xff", Rewriting(add_usage=True, output_bound=5)) is None
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)
 def test_where_nothing_is_asked_nothing_changes(endpoint):
-    assert upstream_body(Target(endpoint), b"{}", add_usage=False, output_bound=None) is None
+    assert upstream_body(Target(endpoint), b"{}", Rewriting(add_usage=False, output_bound=None)) is None
 
 
 def test_usage_and_a_bound_go_together_and_every_other_value_keeps_its_bytes():
     kept = b'"messages":[ {"content" : "Gr\\u00fc\\/\xc3\x9fe"} ],"seed":123456789012345678901234567890,"t":1.10,"e":1E+2'
     text = b'{"model":"m","m\\u0061x_tokens":900,' + kept + b',"stream":true}'
-    changed = upstream_body(Target(CHAT), text, add_usage=True, output_bound=5)
+    changed = upstream_body(Target(CHAT), text, Rewriting(add_usage=True, output_bound=5))
     assert changed == (
         b'{"model":"m","max_tokens":5,' + kept + b',"stream":true,"stream_options":{"include_usage":true}}'
     )
@@ -235,7 +239,7 @@ def test_a_bound_is_never_larger_than_told_nor_than_the_clients_own(
     if not isinstance(before, RequestFacts):
         return
     changed = upstream_body(
-        Target(endpoint), text, add_usage=add_usage, output_bound=bound, bound_field=bound_field
+        Target(endpoint), text, Rewriting(add_usage=add_usage, output_bound=bound, bound_field=bound_field)
     )
     changed = text if changed is None else changed
     after = read(endpoint, changed)

@@ -1,6 +1,7 @@
 """Rewrite a body for the upstream: ask for usage, bound the output, leave every other value as it is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -41,17 +42,9 @@ _integer: Final = msgspec.json.Decoder(int)
 _Fields = Mapping[str, Raw]
 
 
-def upstream_body(
-    target: Target,
-    body: bytes,
-    *,
-    add_usage: bool,
-    output_bound: int | None,
-    bound_field: str | None = None,
-    continuous: bool = False,
-    layout: Layout | None = None,
-) -> bytes | None:
-    """Return the body for the upstream, or None to forward the client's own. `read_request` must have accepted it.
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """Say what is changed in a body.
 
     `add_usage` asks for usage in a stream of chunks, with `continuous` in each of them; other kinds of endpoint
     always report it. Else a client that left out `include_usage` gets no continuous statistics either, even if it
@@ -63,29 +56,58 @@ def upstream_body(
     may not exceed the bound (`min_tokens`, the thinking budget) are lowered too. Thinking is turned off if the
     bound leaves too little for it. If a field that is not read occurs twice, the last one stays. Kinds that are
     not boundable stay unchanged.
-
-    With `layout`, that of `body`, the body is not parsed again.
     """
-    asks = add_usage and target.endpoint in _ASKED_FOR_USAGE
-    names = _BOUNDS.get(target.endpoint, ()) if output_bound is not None else ()
-    if not asks and not names:
+
+    add_usage: bool
+    output_bound: int | None
+    bound_field: str | None = None
+    continuous: bool = False
+
+    def changes(self, endpoint: Endpoint) -> bool:
+        """Tell whether a body of this endpoint may change."""
+        if self.add_usage and endpoint in _ASKED_FOR_USAGE:
+            return True
+        return self.output_bound is not None and endpoint in _BOUNDS
+
+
+def upstream_body(target: Target, body: bytes, wanted: Rewriting) -> bytes | None:
+    """Return the body for the upstream, or None to forward the client's own.
+
+    `read_request` must have accepted it.
+    """
+    if not wanted.changes(target.endpoint):
         return None
-    fields: _Fields = (_object.decode(body) or {}) if layout is None else layout.fields()
+    changed = _changed(target, _object.decode(body) or {}, wanted)
+    return None if changed is None else msgspec.json.encode(changed)
+
+
+def upstream_parts(
+    target: Target, body: Sequence[bytes], layout: Layout, wanted: Rewriting
+) -> list[bytes | memoryview] | None:
+    """Return the same in parts, of a body that was read apart. It is neither parsed nor copied."""
+    if not wanted.changes(target.endpoint):
+        return None
+    changed = _changed(target, layout.fields(), wanted)
+    return None if changed is None else layout.changed(body, changed)
+
+
+def _changed(target: Target, fields: _Fields, wanted: Rewriting) -> dict[str, Raw] | None:
+    """Return all fields as the upstream gets them; None if none of them changes."""
+    output_bound, names = wanted.output_bound, _BOUNDS.get(target.endpoint, ())
     changes: dict[str, Raw] = {}
     dropped: frozenset[str] = frozenset()
-    if asks:
-        changes["stream_options"] = _with_usage(fields, continuous=continuous)
+    if wanted.add_usage and target.endpoint in _ASKED_FOR_USAGE:
+        changes["stream_options"] = _with_usage(fields, continuous=wanted.continuous)
     if output_bound is not None and names:
         if target.endpoint is Endpoint.CHAT_COMPLETIONS:
-            names = names if bound_field is None else (bound_field, *names)
+            names = names if wanted.bound_field is None else (wanted.bound_field, *names)
             others = _EITHER - {names[0]} if names[0] in _EITHER else ()
             dropped = frozenset(name for name in others if _int(fields.get(name)) is not None)
         default = COMPLETION_DEFAULT_TOKENS if target.endpoint is Endpoint.COMPLETIONS else None
         changes |= _bounded(fields, names, dropped, output_bound, default)
     if not changes and not dropped:
         return None
-    changed = {name: value for name, value in fields.items() if name not in dropped} | changes
-    return msgspec.json.encode(changed) if layout is None else layout.joined(body, changed)
+    return {name: value for name, value in fields.items() if name not in dropped} | changes
 
 
 def _with_usage(fields: _Fields, *, continuous: bool) -> Raw:
