@@ -63,6 +63,8 @@ _IDS_DRAWN: Final = 64
 
 # A body of this size is read in 4 ms at the most, and takes 0.3 ms more if it is read in another process.
 DIRECT_BYTES = 64 << 10
+# Of the time that Envoy waits for the answer to a body, so much may pass until the body is read.
+_READING = 0.8
 _ALL_BYTES = 1 << 62
 
 
@@ -334,7 +336,14 @@ def build_body_reader(settings: Settings, service: MeteringService) -> tuple[Bod
     server = settings.server
     if not server.body_readers:
         return ReadHere(), None
-    pool = Pool(FUNCTION, PoolOptions(processes=server.body_readers, memory_bytes=server.max_body_bytes))
+    pool = Pool(
+        FUNCTION,
+        PoolOptions(
+            processes=server.body_readers,
+            timeout_s=_READING * server.message_timeout_s,
+            memory_bytes=server.max_body_bytes,
+        ),
+    )
     return ReadApart(pool, service.screen), pool
 
 

@@ -19,9 +19,10 @@ REDIS_S = 30.0
 
 
 def serve_patiently(settings):
-    """Serve with a bound of `DECISION_S` on each decision."""
+    """Serve with a bound of `DECISION_S` on each decision, and of more on reading a body."""
     reservation = settings.reservation.model_copy(update={"decision_timeout_s": DECISION_S})
-    return serve(settings.model_copy(update={"reservation": reservation}))
+    server = settings.server.model_copy(update={"message_timeout_s": 2 * DECISION_S})
+    return serve(settings.model_copy(update={"reservation": reservation, "server": server}))
 
 
 if __name__ == "__main__":
@@ -32,5 +33,5 @@ if __name__ == "__main__":
     app.RedisOptions = partial(
         RedisOptions, connect_timeout_s=REDIS_S, command_timeout_s=REDIS_S, batch_timeout_s=REDIS_S
     )
-    app.PoolOptions = partial(PoolOptions, timeout_s=DECISION_S, job_s=DECISION_S, start_s=REDIS_S)
+    app.PoolOptions = partial(PoolOptions, job_s=DECISION_S, start_s=REDIS_S)
     main()

@@ -1,6 +1,7 @@
 """What is built from the settings is built with them: each value is another than the default."""
 
 import asyncio
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -175,3 +176,10 @@ def test_the_codec_looks_for_the_verified_token_where_the_settings_say():
     codec = app.build_codec(given)
     assert codec._keys == MetadataKeys("ns", "key")
     assert "azp" in codec._claims
+
+
+def test_a_body_is_read_within_the_time_that_envoy_waits():
+    service = SimpleNamespace(screen=None)
+    _, pool = app.build_body_reader(settings(SERVER__MESSAGE_TIMEOUT_S=10), service)
+    assert pool._options.timeout_s == 8
+    assert app.build_body_reader(settings(SERVER__BODY_READERS=0), service)[1] is None

@@ -51,8 +51,9 @@ from extproc.core.request.body import (
     upstream_body,
     upstream_parts,
 )
-from extproc.core.request.buffers import PIECE_BYTES, Kept, declared_bytes
+from extproc.core.request.buffers import declared_bytes
 from extproc.core.request.endpoints import Endpoint, PathProblem, Target, classify
+from extproc.core.request.gathered_body import GatheredBody
 from extproc.core.request.identity import Identity, UnusableIdentity, identify
 from extproc.core.request.in_flight import Place
 from extproc.core.request.layout import Layout
@@ -150,7 +151,7 @@ class Started(Phase):
             request_id=headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS],
             content_type=content_type,
         )
-        reading = ReadingBody(request, _Body(rules, identity.tenant))
+        reading = ReadingBody(request, GatheredBody(rules.buffers, identity.tenant))
         return reading.whole() if event.end_of_stream else (reading, [])
 
 
@@ -177,63 +178,34 @@ class _Request(Struct, frozen=True):
     request_id: str
     content_type: str
 
-    def is_direct(self, pieces: "_Body") -> bool:
+    def is_direct(self, gathered: GatheredBody) -> bool:
         """Tell whether the body takes so little time to read that nobody is delayed."""
-        size, most = pieces.bytes, self.rules.direct_bytes
+        size, most = gathered.bytes, self.rules.direct_bytes
         if not reads_body(self.target):
             return True
         if size <= _TINY_BYTES or size > most:
             return size <= most
-        body = pieces.joined()
+        body = gathered.joined()
         values = body.count(b":") + body.count(b"{") + body.count(b"[")
         return values <= _DIRECT_VALUES and not is_multipart(self.content_type)
 
-    def read(self, pieces: "_Body") -> RequestFacts | Malformed:
+    def read(self, gathered: GatheredBody) -> RequestFacts | Malformed:
         """Read the body now."""
-        body = pieces.joined() if reads_body(self.target) else b""
+        body = gathered.joined() if reads_body(self.target) else b""
         return read_request(self.target, body, self.content_type, self.rules.allowed)
 
-    def read_apart(self, pieces: "_Body") -> ReadBody:
+    def read_apart(self, gathered: GatheredBody) -> ReadBody:
         """Return the effect that reads the body elsewhere."""
         rules = self.rules
         reading = Reading(self.target, self.content_type, rules.allowed, rules.counts_prompts)
         caller = Caller(self.identity, self.target.endpoint, self.target.model, self.request_id)
-        return ReadBody(reading, tuple(pieces.pieces), caller)
-
-
-class _Body:
-    """Keep the pieces of a request's body until they are forwarded, within the room of all exchanges."""
-
-    def __init__(self, rules: ExchangeRules, tenant: str) -> None:
-        self.pieces: list[bytes] = []
-        self.bytes = self.messages = 0
-        self.trailers = False
-        self._kept = Kept(rules.buffers, tenant)
-
-    def keep(self, event: RequestBody) -> bool:
-        """Keep what one more message brought; return False if there is no room for it."""
-        self.messages += 1
-        self.pieces.append(event.data)
-        self.bytes += len(event.data)
-        if event.more:
-            self.pieces += event.more
-            self.bytes += sum(map(len, event.more))
-        return self._kept.keep(self.bytes + PIECE_BYTES * len(self.pieces))
-
-    def joined(self) -> bytes:
-        """Return the body in one piece. A body that came in one is not copied."""
-        return b"".join(self.pieces)
-
-    def let_go(self) -> None:
-        """Release the memory."""
-        self.pieces.clear()
-        self._kept.keep(0)
+        return ReadBody(reading, tuple(gathered.pieces), caller)
 
 
 class _WithBody(Phase):
     """Hold a metered request and its body."""
 
-    def __init__(self, request: _Request, body: _Body) -> None:
+    def __init__(self, request: _Request, body: GatheredBody) -> None:
         self._request = request
         self._body = body
 
@@ -264,7 +236,7 @@ class ReadingBody(_WithBody):
 
     def request_body(self, event: RequestBody) -> Step:
         """Keep a piece; read the body once it is whole."""
-        rules, kept = self._request.rules, self._body.keep(event)
+        rules, kept = self._request.rules, self._body.keep(event.data, event.more)
         if self._body.bytes > rules.max_body_bytes:
             return self.rejected(rejections.too_large(rules.max_body_bytes, self.endpoint))
         if self._body.messages > _MAX_PIECES:
@@ -306,7 +278,7 @@ class ReadingBody(_WithBody):
 class ReadingApart(_WithBody):
     """Wait for the facts of a body that is read apart. `otherwise` waits for more of it, if it is not whole."""
 
-    def __init__(self, request: _Request, body: _Body, otherwise: Phase | None = None) -> None:
+    def __init__(self, request: _Request, body: GatheredBody, otherwise: Phase | None = None) -> None:
         super().__init__(request, body)
         self._otherwise = otherwise
 
@@ -333,7 +305,11 @@ class ReadingApart(_WithBody):
 
 
 def _taken(
-    request: _Request, body: _Body, facts: RequestFacts | Malformed, phase: Phase, layout: Layout | None = None
+    request: _Request,
+    body: GatheredBody,
+    facts: RequestFacts | Malformed,
+    phase: Phase,
+    layout: Layout | None = None,
 ) -> Step:
     """Ask for a reservation for the facts of a body."""
     if isinstance(facts, Malformed):
@@ -349,7 +325,9 @@ def _taken(
 class Deciding(_WithBody):
     """Wait for the decision; then forward the request, or reject it."""
 
-    def __init__(self, request: _Request, body: _Body, facts: RequestFacts, layout: Layout | None = None) -> None:
+    def __init__(
+        self, request: _Request, body: GatheredBody, facts: RequestFacts, layout: Layout | None = None
+    ) -> None:
         super().__init__(request, body)
         self._layout = layout
         self._facts = replace(facts, prompt=b"")  # most of a body: not to be kept as long as the answer takes

@@ -11,7 +11,7 @@ from extproc.http2.status import RefusedError, Status
 PREFIX: Final = Struct(">BL")
 PREFIX_BYTES: Final = PREFIX.size
 LARGE_BYTES: Final = 256 << 10
-"""A message of more bytes comes in parts. Each part but the last has at least `PART_BYTES`."""
+"""Bound what comes in one piece. A larger message comes in parts of at least `PART_BYTES`, but for the last."""
 PART_BYTES: Final = 64 << 10
 
 Message = bytes | list[bytes]

@@ -8,7 +8,7 @@ from importlib import resources
 from string import Template
 from urllib.parse import urlsplit
 
-from extproc.core.request.buffers import MAX_BODY_BYTES
+from extproc.core.request.buffers import MAX_BODY_BYTES, MESSAGE_TIMEOUT_S
 from extproc.local.local_replies import mappers
 
 # A client of HTTP/1.0 need not name a host.
@@ -61,8 +61,8 @@ class EnvoyOptions:
     """Pass the caller's token on to the model server, or not."""
     max_body_bytes: int = MAX_BODY_BYTES
     """Bound the request body; use the same value for the processor's `server.max_body_bytes`."""
-    message_timeout_s: float = 1.0
-    """Bound the time that the processor may take to answer one message."""
+    message_timeout_s: float = MESSAGE_TIMEOUT_S
+    """Bound the time that the processor may take to answer one message; as its `server.message_timeout_s`."""
     idle_timeout_s: float = 300.0
     """Bound the silence on a request or its answer."""
     upstream_keep_alive_s: float = 4.0

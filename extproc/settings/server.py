@@ -4,7 +4,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from extproc.core.request.buffers import MAX_BODY_BYTES
+from extproc.core.request.buffers import MAX_BODY_BYTES, MESSAGE_TIMEOUT_S
 from extproc.settings.types import (
     Address,
     FilePath,
@@ -65,6 +65,12 @@ class ServerSettings(Section):
         ge=1024,
         le=64 << 20,
         description="Largest request body, in bytes. Envoy's `buffer` filter needs the same.",
+    )
+    message_timeout_s: float = Field(
+        default=MESSAGE_TIMEOUT_S,
+        ge=0.5,
+        le=300,
+        description="Envoy's `message_timeout`, in seconds. A body that is not read in 0.8 of it gets a 503.",
     )
     max_streams: int = Field(
         default=20_000,

@@ -10,7 +10,7 @@ import certifi
 import pytest
 import yaml
 
-from extproc.core.request.buffers import MAX_BODY_BYTES
+from extproc.core.request.buffers import MAX_BODY_BYTES, MESSAGE_TIMEOUT_S
 from extproc.local.envoy_config import EnvoyOptions
 from extproc.settings.load import SettingsError, load
 from extproc.settings.model import Settings
@@ -695,6 +695,16 @@ def test_every_place_has_the_processors_bound_on_bodies():
         assert f"default {MAX_BODY_BYTES} | int64" in (CHARTS / template).read_text(), template
     operators = (CHARTS.parent / "docs/operators.md").read_text()
     assert f"`server.max_body_bytes` ({MAX_BODY_BYTES >> 20} MiB)" in operators
+
+
+def test_every_place_has_the_time_that_envoy_waits_for_an_answer():
+    assert Settings().server.message_timeout_s == MESSAGE_TIMEOUT_S
+    assert EnvoyOptions.__dataclass_fields__["message_timeout_s"].default == MESSAGE_TIMEOUT_S
+    template = (CHARTS / "tokenweir/templates/_config.tpl").read_text()
+    assert f"message_timeout_s | default {MESSAGE_TIMEOUT_S:g} |" in template
+    for text in ("charts/tokenweir/values.yaml", "docs/operators.md"):
+        found = (CHARTS.parent / text).read_text()
+        assert f"server.message_timeout_s` ({MESSAGE_TIMEOUT_S:g} s)" in found, text
 
 
 def test_paths_that_may_pass_unmetered_reach_the_settings():

@@ -160,13 +160,23 @@ def test_nothing_passes_without_a_verdict():
     processor = found["tokenweir"]["typed_config"]
     assert processor["failure_mode_allow"] is False
     assert processor["status_on_error"] == {"code": "ServiceUnavailable"}
-    assert processor["message_timeout"] == "1s"
+    assert processor["message_timeout"] == "2s"
     limits = found["tokenweir.ratelimit"]["typed_config"]
     assert (limits["failure_mode_deny"], limits["domain"]) == (True, "tokenweir")
     assert limits["status_on_error"] == {"code": "ServiceUnavailable"}
     opened = http_filters(patched(EMPTY, filters({"filter": {"failureModeAllow": True}}), "GATEWAY"))
     assert opened["tokenweir"]["typed_config"]["failure_mode_allow"] is True
     assert opened["tokenweir.ratelimit"]["typed_config"]["failure_mode_deny"] is False
+
+
+def test_the_processor_has_as_much_time_for_an_answer_as_its_settings_say():
+    for values, wanted in (
+        ({"config": {"server": {"message_timeout_s": 3.5}}}, "3.5s"),
+        ({"config": {"server": {"message_timeout_s": 10}}}, "10s"),
+        ({"filter": {"messageTimeout": "4s"}, "config": {"server": {"message_timeout_s": 10}}}, "4s"),
+    ):
+        found = http_filters(patched(EMPTY, filters(values), "GATEWAY"))
+        assert found["tokenweir"]["typed_config"]["message_timeout"] == wanted
 
 
 def test_the_processor_is_asked_as_in_the_reference_configuration():
@@ -183,7 +193,7 @@ def test_the_processor_is_asked_as_in_the_reference_configuration():
     # Istio's names of clusters have bars in them, which the processor's sidecar refuses as an authority.
     authority = PROCESSOR.rpartition("|")[2]
     wanted["grpc_service"]["envoy_grpc"] = {"cluster_name": PROCESSOR, "authority": authority}
-    wanted["message_timeout"] = "1s"
+    wanted["message_timeout"] = "2s"
     # An upstream behind Istio may speak HTTP/2; and at sidecars the caller has a certificate.
     wanted["processing_mode"]["response_trailer_mode"] = "SEND"
     wanted["request_attributes"].append("connection.uri_san_peer_certificate")

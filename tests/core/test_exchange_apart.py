@@ -66,6 +66,32 @@ def test_a_large_body_is_read_apart_and_goes_upstream_with_what_is_asked_for():
     assert len(exchange.receive(StreamClosed())) == 2
 
 
+def test_a_body_in_parts_is_one_message_and_goes_upstream_in_parts():
+    body = chat(stream=True)
+    exchange = Exchange(LARGE)
+    exchange.receive(head())
+    parts = [body[:10_000], body[10_000:20_000], body[20_000:]]
+    (effect,) = exchange.receive(RequestBody(parts[0], True, parts[1:]))
+    assert effect.body == tuple(parts)
+    exchange.receive(performed(effect))
+    _, reply = exchange.receive(Decided(ADMITTED, NOW))
+    assert {part.obj for part in reply.more if isinstance(part, memoryview)} >= set(parts)
+    assert len(reply.more) >= len(parts)
+    changed = json.loads(b"".join([reply.data, *reply.more]))
+    assert changed == json.loads(body) | {"stream_options": {"include_usage": True}}
+
+
+def test_a_body_in_parts_that_does_not_change_has_one_reply_for_each_message():
+    body = chat()
+    exchange = Exchange(LARGE)
+    exchange.receive(head())
+    exchange.receive(RequestBody(body[:100], False, [body[100:15_000], body[15_000:20_000]]))
+    (effect,) = exchange.receive(RequestBody(body[20_000:], True))
+    assert b"".join(effect.body) == body
+    exchange.receive(performed(effect))
+    assert exchange.receive(Decided(ADMITTED, NOW)) == [FORWARDED, BodyReply(), BodyReply()]
+
+
 def test_a_large_body_that_nothing_is_asked_of_goes_upstream_as_it_is():
     exchange, effect = reading()
     exchange.receive(performed(effect))

@@ -31,6 +31,11 @@
 {{- ((.Values.config).server).max_body_bytes | default 33554432 | int64 -}}
 {{- end -}}
 
+{{/* The time that the processor has for the answer to one message, as a duration of Envoy. */}}
+{{- define "tokenweir.messageTimeout" -}}
+{{- printf "%vs" (((.Values.config).server).message_timeout_s | default 2 | float64) -}}
+{{- end -}}
+
 {{- define "tokenweir.drainSeconds" -}}
 {{- ((.Values.config).server).drain_s | default 20 | float64 | ceil | int64 -}}
 {{- end -}}

@@ -28,7 +28,7 @@ typed_config:
       retry_back_off: {base_interval: 0.025s, max_interval: 0.25s}
   failure_mode_allow: {{ $filter.failureModeAllow | default false }}
   status_on_error: {code: ServiceUnavailable}
-  message_timeout: {{ $filter.messageTimeout | default "1s" | quote }}
+  message_timeout: {{ $filter.messageTimeout | default (include "tokenweir.messageTimeout" .) | quote }}
   send_body_without_waiting_for_header_response: true
   processing_mode:
     request_header_mode: SEND

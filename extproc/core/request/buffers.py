@@ -8,6 +8,9 @@ _UNBOUNDED: Final = 1 << 62
 PIECE_BYTES: Final = 128
 # The largest body by default: several pictures. Settings, Envoy's configuration and the charts have this number.
 MAX_BODY_BYTES: Final = 32 << 20
+# So long Envoy waits for the answer to a message by default: several times what the largest body takes.
+# Settings, Envoy's configuration and the chart have this number.
+MESSAGE_TIMEOUT_S: Final = 2.0
 # Larger bodies have a budget of their own: few of them would fill that of all others.
 LARGE_BYTES: Final = 1 << 20
 
