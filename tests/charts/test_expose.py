@@ -3,7 +3,9 @@
 import itertools
 
 import pytest
+import yaml
 
+from extproc.local.envoy_config import EnvoyOptions
 from tests.charts import helm, mesh, schemas
 from tests.sizes import sampled
 
@@ -83,6 +85,31 @@ def test_inference_takes_as_long_as_it_takes_and_is_never_repeated():
     assert len(rules) == 4  # three at the gateway, one in the mesh
     for rule in rules:
         assert (rule["timeout"], rule["retries"]) == ("0s", {"attempts": 0})
+
+
+@APIS
+def test_an_unused_connection_is_closed_before_the_model_server_closes_it(exposed):
+    documents = helm.render("kserve-general", CANARY, exposed, {"primaryLoad": 90})
+    found = {d["spec"]["host"]: d["spec"]["trafficPolicy"] for d in documents if d["kind"] == "DestinationRule"}
+    policy = {"connectionPool": {"http": {"idleTimeout": "4s"}}}
+    assert found == {"qwen-primary-predictor": policy, "qwen-canary-predictor": policy}
+    (own,) = (d for d in helm.render("kserve-model", exposed) if d["kind"] == "DestinationRule")
+    assert (own["metadata"]["name"], own["spec"]) == (
+        "qwen-predictor",
+        {"host": "qwen-predictor", "trafficPolicy": policy},
+    )
+    for idle, wanted in (("", 0), ("30s", 1), ("500ms", 1)):
+        values = {"inferenceservice": {"predictor": {"idleTimeout": idle}}}
+        rules = [d for d in helm.render("kserve-model", exposed, values) if d["kind"] == "DestinationRule"]
+        assert len(rules) == wanted
+        assert all(d["spec"]["trafficPolicy"]["connectionPool"]["http"]["idleTimeout"] == idle for d in rules)
+
+
+def test_the_time_until_a_connection_is_closed_is_that_of_the_local_stack():
+    seconds = EnvoyOptions.__dataclass_fields__["upstream_keep_alive_s"].default
+    for chart in ("kserve-model", "kserve-general"):
+        values = yaml.safe_load((helm.CHARTS / chart / "values.yaml").read_text())
+        assert values["inferenceservice"]["predictor"]["idleTimeout"] == f"{seconds:g}s"
 
 
 def test_gateway_api_has_no_timeout_and_its_repeats_are_off_by_envoyfilter():

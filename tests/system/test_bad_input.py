@@ -170,6 +170,28 @@ async def test_an_http2_request_that_ends_with_trailers_is_served(scripted_calle
     assert upstream.received[0].json == wanted
 
 
+def trying_again(configuration):
+    """Let the routes of the gateway repeat, whatever protocol the client speaks."""
+    for host in configuration.manager["route_config"]["virtual_hosts"]:
+        for route in host["routes"]:
+            if "tokenweir" in route.get("typed_per_filter_config", {}):
+                route["route"]["retry_policy"] = {
+                    "retry_on": "connect-failure,reset-before-request",
+                    "num_retries": 2,
+                }
+
+
+async def test_a_route_that_may_repeat_doubles_a_body_that_ends_with_trailers(
+    scripted, before, scripted_caller, upstream
+):
+    """Why requests of HTTP/2 are not tried again, and in a cluster none. When this fails, an Envoy no longer does so."""
+    body = json.dumps(chat()).encode()
+    async with before(scripted, change=trying_again) as stack:
+        ok, answer = await http2_with_trailers(scripted_caller.on(stack), body)
+    assert ok, answer
+    assert upstream.received[0].body == body + body
+
+
 def hurried(configuration):
     """A malformed body that ends with trailers has no answer from the processor: Envoy's own comes after this time."""
     configuration.filter("tokenweir")["message_timeout"] = "1s"

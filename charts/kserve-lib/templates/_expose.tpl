@@ -357,6 +357,24 @@ spec:
   http:
     - name: {{ $own.name }}
       {{- include "kserve-lib.virtualServiceRoute" (dict "root" . "route" $own) | nindent 6 }}
+{{- $root := . }}
+{{- with dig "predictor" "idleTimeout" "4s" (.Values.inferenceservice | default dict) }}
+{{- $idle := . }}
+{{- range (include "kserve-lib.variants" $root | fromYaml).variants }}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata:
+  {{- include "kserve-lib.meta" (dict "root" $root "name" (print .isvc "-predictor")) | nindent 2 }}
+spec:
+  host: {{ include "kserve-lib.entrance" (dict "root" $root "variant" .) }}
+  trafficPolicy:
+    connectionPool:
+      http:
+        # Of the gateway's connections and those of the pod's sidecar to the model, which closes its own a little later.
+        idleTimeout: {{ $idle }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* The port that KServe's Service leads to: the logger's agent, else the first port of the container, else 8080. */}}
