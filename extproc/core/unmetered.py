@@ -20,10 +20,14 @@ class Refusal(Enum):
 
 
 # What generates nothing: it counts or splits text, renders a prompt, describes, stores or stops something.
-_FREE_LAST: Final = frozenset({"tokenize", "detokenize", "chat_tokenize", "apply-template", "count_tokens"})
+_FREE_LAST: Final = frozenset(
+    {"tokenize", "detokenize", "chat_tokenize", "apply-template", "count_tokens", "ping"}  # SageMaker pings
+)
+# vLLM writes the prompt of a request to one of these endpoints as tokens, and generated tokens as an answer.
+_RENDERED: Final = frozenset({"completions", "messages", "responses"})
+_RENDERING: Final = frozenset({"render", "derender"})
 _FREE_LAST_TWO: Final = frozenset(
     {
-        ("completions", "render"),  # vLLM: a prompt as tokens
         ("responses", "input_tokens"),
         ("v1", "files"),
         ("api", "show"),  # Ollama: a model's description
@@ -81,4 +85,6 @@ def _is_free(segments: tuple[str, ...]) -> bool:
     last = segments[-1] if segments else ""
     if last in _FREE_LAST or last.endswith(_FREE_VERB) or segments[-2:] in _FREE_LAST_TWO:
         return True
+    if last in _RENDERING:
+        return not _RENDERED.isdisjoint(segments[-2:-1])
     return last == "cancel" and segments[-3:-2] == ("responses",)

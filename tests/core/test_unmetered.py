@@ -21,6 +21,12 @@ FREE = [
     "/v1/responses/input_tokens",
     "/v1/responses/resp_1/cancel",
     "/v1/chat/completions/render",
+    "/v1/completions/render",
+    "/v1/messages/render",
+    "/v1/responses/render",
+    "/v1/chat/completions/derender",
+    "/v1/completions/derender",
+    "/ping",
     "/v1/files",
     "/api/show",
     "/v2/repository/index",
@@ -46,6 +52,8 @@ GENERATES = [
     "/v1/files/f/content",
     "/cancel",
     "/v1/x/cancel",
+    "/render",
+    "/v1/generate/derender",
 ]
 
 
