@@ -417,6 +417,8 @@ def test_in_a_stream_of_chunks_usage_is_hidden_from_those_who_did_not_ask(endpoi
     ("endpoint", "fields"),
     [
         (CHAT, {"chat_template": "{% for i in range(9999) %}x{% endfor %}"}),
+        *((kind, {"chat_template_kwargs": {"chat_template": "{{ x }}"}}) for kind in (CHAT, RESPONSES, MESSAGES)),
+        (CHAT, {"chat_template_kwargs": {"enable_thinking": False, "chat_template": ["t"]}}),
         (CHAT, {"mm_processor_kwargs": {"max_pixels": 10**9}}),
         (CHAT, {"session_params": {"id": "s"}}),
         (CHAT, {"web_search_options": {}}),
@@ -450,6 +452,10 @@ def test_a_prompt_that_the_server_adds_to_can_not_be_bounded(endpoint, fields):
     ("endpoint", "fields"),
     [
         (CHAT, {"chat_template": None, "web_search_options": None}),
+        *((endpoint, {"chat_template_kwargs": {"enable_thinking": False}}) for endpoint in KINDS),
+        (CHAT, {"chat_template_kwargs": {"chat_template": None}}),
+        (CHAT, {"chat_template_kwargs": None}),
+        (CHAT, {"chat_template_kwargs": "chat_template"}),
         (CHAT, {"messages": [{"role": "assistant", "audio": None, "content": '"file_id"'}]}),
         (RESPONSES, {"previous_response_id": None, "conversation": None, "prompt": None, "tools": None}),
         (RESPONSES, {"tools": [{"type": "function"}, {"type": "custom"}], "input": [{"type": "message"}]}),

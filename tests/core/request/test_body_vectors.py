@@ -107,6 +107,12 @@ def test_what_may_make_the_prompt_longer_is_told(endpoint, field):
     assert facts(endpoint, **{field: None}).unbounded_prompt is False
 
 
+@pytest.mark.parametrize("endpoint", KINDS)
+def test_a_template_of_the_clients_among_its_values_is_told(endpoint):
+    assert facts(endpoint, chat_template_kwargs={"chat_template": "{{ x }}"}).unbounded_prompt is True
+    assert facts(endpoint, chat_template_kwargs={"enable_thinking": True}).unbounded_prompt is False
+
+
 # ---------------------------------------------------------------- rerank and score
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from extproc.core.request import jsonkeys
 from extproc.core.request.bodies.facts import MAX_CHOICES, FieldError, RequestFacts
-from extproc.core.request.bodies.hidden import HIDING, hides_prompt
+from extproc.core.request.bodies.hidden import HIDING, TEMPLATE_VALUES, hides_prompt
 from extproc.core.request.bodies.json_body import AnyObject, JsonBody, head
 from extproc.core.request.bodies.media import OF_BODIES, PART, Media
 from extproc.core.request.bodies.texts import Texts, texts_in
@@ -23,7 +23,7 @@ MESSAGE_BOUNDS: Final = ("max_tokens",)
 # client more than it asked for.
 COMPLETION_DEFAULT_TOKENS: Final = 16
 _COUNTS: Final = ("n", "best_of", "n_cmpl")
-_COMPLETION_HIDING: Final = HIDING - {"tools"}  # a completion has none
+_COMPLETION_HIDING: Final = HIDING - {"tools", TEMPLATE_VALUES}  # a completion has none
 
 CHAT_PROMPT: Final = (
     *("messages", "tools", "functions", "response_format"),
@@ -32,7 +32,10 @@ CHAT_PROMPT: Final = (
 # The last three are those of llama.cpp's infill.
 _BESIDE_PROMPT: Final = ("suffix", "input_prefix", "input_suffix", "input_extra")
 COMPLETION_PROMPT: Final = ("prompt", *_BESIDE_PROMPT, "response_format")
-RESPONSE_PROMPT: Final = ("input", "instructions", "tools", "text", "previous_input_messages", "previous_response")
+RESPONSE_PROMPT: Final = (
+    *("input", "instructions", "tools", "text", "previous_input_messages", "previous_response"),
+    "chat_template_kwargs",  # vLLM's
+)
 MESSAGE_PROMPT: Final = ("system", "messages", "tools", "chat_template_kwargs")
 
 _SAID: Final = ("model", "stream", "stream_options")

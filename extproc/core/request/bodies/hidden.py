@@ -16,7 +16,7 @@ HIDING: Final = frozenset(
         "tools",
         # An earlier session (SGLang), a client's own template (it may loop), embeddings instead of text, and the
         # splitting of media (vLLM).
-        *("session_id", "session_params", "chat_template", "prompt_embeds"),
+        *("session_id", "session_params", "chat_template", "chat_template_kwargs", "prompt_embeds"),
         *("mm_processor_kwargs", "media_io_kwargs"),
         # Earlier conversations, stored prompts and other text that is kept at the server.
         *("previous_response_id", "conversation", "conversation_id", "thread_id", "context_management"),
@@ -36,6 +36,10 @@ HIDING: Final = frozenset(
         *("compound_custom", "builtin_tools", "server_tools", "code_execution"),
     }
 )
+# What a client gives its chat's template; the client's own template may be among it.
+TEMPLATE_VALUES: Final = "chat_template_kwargs"
+_NO_TEMPLATE: Final = frozenset({b"", b"null"})
+_READ_APART: Final = frozenset({"tools", TEMPLATE_VALUES})
 _OFF: Final = frozenset({b"false", b"[]", b'""', b'"off"', b'"none"', b'"disabled"', b'"OFF"', b'"DISABLED"'})
 _MODES: Final = ("off", "none", "disabled")
 # Models that search, or run tools, whatever the body says.
@@ -54,6 +58,10 @@ class _Tool(msgspec.Struct, gc=False):
     name: Raw = Raw()
 
 
+class _TemplateValues(msgspec.Struct, gc=False):
+    chat_template: Raw = Raw()
+
+
 class _Mode(msgspec.Struct, gc=False):
     mode: str | None = None
     type: str | None = None
@@ -64,6 +72,7 @@ class _Mode(msgspec.Struct, gc=False):
 _elements_or_none: Final = msgspec.json.Decoder(list[AnyObject] | None).decode
 _tools: Final = msgspec.json.Decoder(list[_Tool] | None).decode
 _mode: Final = msgspec.json.Decoder(_Mode).decode
+_template_values: Final = msgspec.json.Decoder(_TemplateValues | None).decode
 
 
 def hides_prompt(body: JsonBody, model: str) -> bool:
@@ -74,9 +83,20 @@ def hides_prompt(body: JsonBody, model: str) -> bool:
     found = HIDING.intersection(body.fields)
     if "tools" in found and _has_tools_of_the_server(body):
         return True
-    if found and any(name != "tools" and _is_on(body, name) for name in found):
+    if TEMPLATE_VALUES in found and brings_template(body):
+        return True
+    if found and any(name not in _READ_APART and _is_on(body, name) for name in found):
         return True
     return _searches(model)
+
+
+def brings_template(body: JsonBody) -> bool:
+    """Return whether the values for the chat's template hold a template, which takes the place of the server's."""
+    try:
+        values = _template_values(body.fields.get(TEMPLATE_VALUES, Raw(b"null")))
+    except (msgspec.DecodeError, UnicodeError):
+        return False  # no object: the server will refuse it
+    return values is not None and bytes(values.chat_template) not in _NO_TEMPLATE
 
 
 @lru_cache(maxsize=1024)

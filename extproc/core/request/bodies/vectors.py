@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from extproc.core.request.bodies.facts import FieldError, RequestFacts
+from extproc.core.request.bodies.hidden import brings_template
 from extproc.core.request.bodies.json_body import JsonBody
 from extproc.core.request.bodies.media import MESSAGE, OF_BODIES, PART, Media
 from extproc.core.request.bodies.texts import Texts, texts_in
@@ -118,6 +119,6 @@ def _facts(
         prompt=prompt,
         messages=max(1, messages),
         prompt_tokens=None if further else tokens,
-        unbounded_prompt=media.unbounded or body.has_any(_ADDING),
+        unbounded_prompt=media.unbounded or body.has_any(_ADDING) or brings_template(body),
         generates=False,
     )
