@@ -41,7 +41,7 @@ from extproc.core.events import (
     TrailersReply,
 )
 from extproc.core.phase import Done, ExchangeRules, Phase, Step
-from extproc.core.quota.growth import enough, grown
+from extproc.core.quota.growth import beyond, enough, grown
 from extproc.core.quota.reservation import Admitted
 from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.quota.usage import NO_USAGE
@@ -179,6 +179,7 @@ class Answered(Forwarded):
         self._status = status
         self._kept = Kept(request.rules.buffers)
         self._enough = self._enough_output()
+        self._beyond = 0
 
     def response_head(self, event: ResponseHead) -> Step:
         """Refuse a second head."""
@@ -196,7 +197,7 @@ class Answered(Forwarded):
             return None
         data, stream = event.data, self._stream
         if stream is not None and len(data) <= AT_ONCE_BYTES and stream.pass_by(data):
-            return _PASSES if stream.pieces <= self._enough else [*self._grown(), BodyReply()]
+            return _PASSES if stream.pieces + self._beyond <= self._enough else [*self._grown(), BodyReply()]
         if is_long(self._reader_of_body, data):
             return None
         _, effects = self.passed(event, self._reader_of_body.feed(data))
@@ -246,10 +247,11 @@ class Answered(Forwarded):
     def _grown(self) -> list[Effect]:
         """Hold more, if the answer has outgrown what is held."""
         request, reader = self._request, self._reader_of_body
-        written = reader.output_tokens
-        if written <= self._enough:
+        self._beyond = beyond(request.admitted.reservation, reader.input_tokens)
+        needed = reader.output_tokens + self._beyond
+        if needed <= self._enough:
             return []
-        larger = grown(request.admitted.reservation, written)
+        larger = grown(request.admitted.reservation, needed, self._beyond)
         request.admitted = replace(request.admitted, reservation=larger)
         reader.estimates = request.estimates
         self._enough = self._enough_output()

@@ -807,6 +807,50 @@ def test_a_claim_holds_no_more_than_there_can_be():
     assert close.settlement.charge <= 10 + 4096 + 60
 
 
+BOUNDED_STREAM = json.dumps(json.loads(STREAM_WITH_USAGE) | {"max_tokens": 30}).encode()
+
+
+@pytest.mark.parametrize("body", [STREAM_WITH_USAGE, BOUNDED_STREAM])
+def test_a_prompt_that_is_longer_than_its_estimate_is_held_and_charged_to_who_leaves(body):
+    exchange = answering(body, SSE)
+    seen = piece("x", usage={"prompt_tokens": 150, "completion_tokens": 1, "total_tokens": 151})
+    grow, reply = exchange.receive(ResponseBody(seen, end_of_stream=False))
+    assert reply == BodyReply()
+    assert grow == Grow(replace(HELD, extra_output=(150 - 20) + 1 - 30 + 64))
+    more = piece("x", usage={"prompt_tokens": 150, "completion_tokens": 21, "total_tokens": 171})
+    assert exchange.receive(ResponseBody(more, end_of_stream=False)) == [BodyReply()]
+    close, _ = exchange.receive(StreamClosed())
+    assert (close.settlement.charge, close.settlement.usage.input) == (150 + 21, 150)
+    assert close.settlement.charge <= close.reservation.held
+
+
+def test_a_prompt_beyond_its_estimate_needs_no_more_where_the_whole_hold_suffices():
+    exchange = answering(STREAM_WITH_USAGE, SSE)
+    assert exchange.receive(ResponseBody(piece("x") + usage_chunk(48, 1), end_of_stream=False)) == [BodyReply()]
+
+
+def test_the_input_that_opens_a_stream_of_messages_is_charged_to_who_leaves():
+    exchange = Exchange(RULES)
+    exchange.receive(head(__path="/v1/messages"))
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 30, "stream": True}
+    exchange.receive(RequestBody(json.dumps(body).encode(), end_of_stream=True))
+    exchange.receive(Decided(ADMITTED, NOW))
+    exchange.receive(ResponseHead(200, SSE, end_of_stream=False))
+    opening = {"type": "message_start", "message": {"usage": {"input_tokens": 150, "output_tokens": 1}}}
+    text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x"}}
+    start, delta = (f"data: {json.dumps(said)}\n\n".encode() for said in (opening, text))
+    exchange.receive(ResponseBody(start + delta * 3, end_of_stream=False))
+    close, _ = exchange.receive(StreamClosed())
+    assert (close.settlement.charge, close.settlement.reason) == (150 + 3, "cut_off")
+
+
+def test_a_plain_answer_whose_usage_comes_first_is_charged_its_input_to_who_leaves():
+    answer = '{"usage": {"prompt_tokens": 900, "completion_tokens": 40}, "choices": [{"message": {"content": "'
+    close = left(UNBOUNDED, (answer + "a word " * 700).encode())[-2]
+    assert close.settlement.usage.input == 900
+    assert 900 + 40 <= close.settlement.charge <= close.reservation.held
+
+
 def test_the_hold_of_what_generates_nothing_does_not_grow():
     exchange = Exchange(RULES)
     exchange.receive(head(__path="/v1/embeddings"))

@@ -12,6 +12,7 @@ class AnswerReader(Protocol):
         output_tokens: tokens generated so far, as far as is known: what was reported or, where that is more, the
             pieces counted; for a plain answer, what its text so far is likely to have. 0 where there is nothing to
             count.
+        input_tokens: tokens of the prompt, as the server reported them so far; 0 where it has not.
         overran: whether the upstream generated more than the bound that it was told; known as `output_tokens` is.
         estimates: what is held. A hold that grew is set here; the last one counts.
         changes_body: whether the client may get other bytes than the upstream sent: `content-length` must go.
@@ -22,6 +23,9 @@ class AnswerReader(Protocol):
 
     @property
     def output_tokens(self) -> int: ...
+
+    @property
+    def input_tokens(self) -> int: ...
 
     @property
     def overran(self) -> bool: ...

@@ -115,6 +115,10 @@ class LabelledAnswer:
         return 0 if self.reader is None else self.reader.output_tokens
 
     @property
+    def input_tokens(self) -> int:
+        return 0 if self.reader is None else self.reader.input_tokens
+
+    @property
     def overran(self) -> bool:
         return self.reader is not None and self.reader.overran
 
@@ -189,6 +193,10 @@ class _DoubtfulStream:
     @property
     def output_tokens(self) -> int:
         return self._reader.output_tokens
+
+    @property
+    def input_tokens(self) -> int:
+        return self._reader.input_tokens
 
     @property
     def overran(self) -> bool:

@@ -68,6 +68,13 @@ class JsonAnswer:
         return self.estimates.tokens(reading.content_bytes, reading.pieces)
 
     @property
+    def input_tokens(self) -> int:
+        if self._final is not None:
+            return self._final.input_tokens
+        usage = self._said.usage(self._scan) if self._generates and self._scan is not None else None
+        return usage.input if isinstance(usage, Usage) else 0
+
+    @property
     def overran(self) -> bool:
         usage = self._final.reported if self._final is not None else None
         return self._bound is not None and usage is not None and usage.output > self._bound

@@ -130,6 +130,7 @@ class _Passing:
 
     estimates: Estimates
     output_tokens: int = 0
+    input_tokens: int = 0
     overran: bool = False
     changes_body: bool = False
     kept_bytes: int = 0
@@ -250,6 +251,10 @@ class EncodedAnswer:
         whole = read * self._opaque.bytes // max(1, self._read_bytes)
         bound = self.estimates.bound
         return max(read, whole if bound is None else min(whole, bound))
+
+    @property
+    def input_tokens(self) -> int:
+        return self._reader.input_tokens
 
     @property
     def overran(self) -> bool:

@@ -89,6 +89,10 @@ class StreamAnswer:
         return max(self._tally.output_tokens, self._unknown_pieces)
 
     @property
+    def input_tokens(self) -> int:
+        return self._tally.input_tokens
+
+    @property
     def _unknown_pieces(self) -> int:
         """What stands in for content in a stream of a shape that we don't know: its events, but for two."""
         tally = self._tally

@@ -110,6 +110,11 @@ class Tally:
         usage = self.reported
         return max(self.pieces, self._believed(usage).output if usage is not None else 0)
 
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of the prompt, as they were reported; 0 where they were not."""
+        return self._usage.input if self._usage is not None else 0
+
     def settlement(self, *, complete: bool) -> Settlement:
         """How the reservation ends; `complete` is False where the answer was cut off."""
         if self.again and not self.pieces:  # it repeats nothing
