@@ -106,7 +106,8 @@ class AdmittedRequest(Struct):
             self.rules.bytes_per_output_token,
             bound=None if bound is None else bound * choices,
             choices=choices,
-            prompt_bytes=self.facts.prompt_bytes,
+            # A prompt that the server was told to cut may have any number of tokens.
+            prompt_bytes=0 if self.facts.truncates else self.facts.prompt_bytes,
         )
 
     def close(self, settlement: Settlement, status: int) -> Step:

@@ -807,6 +807,34 @@ def test_a_claim_holds_no_more_than_there_can_be():
     assert close.settlement.charge <= 10 + 4096 + 60
 
 
+LONG = "a word " * 200
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "fields"),
+    [
+        ("/v1/chat/completions", "truncate_prompt_tokens", {"messages": [{"role": "user", "content": LONG}]}),
+        ("/v1/completions", "truncate_prompt_tokens", {"prompt": LONG}),
+        ("/v1/embeddings", "truncate_prompt_tokens", {"input": LONG}),
+        ("/v2/embed", "max_tokens", {"texts": [LONG]}),
+        ("/v1/rerank", "truncate_prompt_tokens", {"query": "x", "documents": [LONG]}),
+        ("/v2/rerank", "max_tokens_per_doc", {"query": "x", "documents": [LONG]}),
+    ],
+)
+def test_the_input_of_a_prompt_that_was_to_be_cut_is_believed(path, field, fields):
+    answer = b'{"choices":[{"text":"x"}],"usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3}}'
+    for extra, reason in (({field: 2}, "usage"), ({}, "partial"), ({field: None}, "partial")):
+        exchange = Exchange(RULES)
+        exchange.receive(head(__path=path))
+        body = json.dumps({"model": "tiny", **fields, **extra}).encode()
+        exchange.receive(RequestBody(body, end_of_stream=True))
+        exchange.receive(Decided(ADMITTED, NOW))
+        exchange.receive(ResponseHead(200, JSON, end_of_stream=False))
+        settlement = close_of(exchange.receive(ResponseBody(answer, end_of_stream=True))[1:])
+        assert settlement.reason == reason
+        assert (settlement.charge == 3) is (reason == "usage")
+
+
 BOUNDED_STREAM = json.dumps(json.loads(STREAM_WITH_USAGE) | {"max_tokens": 30}).encode()
 
 

@@ -45,6 +45,7 @@ class RequestFacts(Struct, frozen=True):
     servers assume if the request has none. `bound_is_common` is False if the bound is only in fields that many
     servers ignore. `tells_usage` is False if the answer was asked for in a form without usage. `wants_continuous`:
     the client asked for usage in every chunk. `tools`: tools that the model may call are part of the prompt.
+    `truncates`: the client asked the server to cut the prompt, so it may have far fewer tokens than its size says.
     """
 
     model: str
@@ -67,6 +68,7 @@ class RequestFacts(Struct, frozen=True):
     tells_usage: bool = True
     wants_continuous: bool = False
     tools: bool = False
+    truncates: bool = False
 
 
 class Malformed(Struct, frozen=True):

@@ -38,10 +38,16 @@ RESPONSE_PROMPT: Final = (
 )
 MESSAGE_PROMPT: Final = ("system", "messages", "tools", "chat_template_kwargs")
 
+# vLLM cuts the prompt to so many tokens.
+TRUNCATING: Final = "truncate_prompt_tokens"
+
 _SAID: Final = ("model", "stream", "stream_options")
-CHAT_FIELDS: Final = frozenset({*_SAID, *CHAT_BOUNDS, *_COUNTS, *CHAT_PROMPT, *HIDING, "prompt"})
+CHAT_FIELDS: Final = frozenset({*_SAID, *CHAT_BOUNDS, *_COUNTS, *CHAT_PROMPT, *HIDING, "prompt", TRUNCATING})
 COMPLETION_FIELDS: Final = frozenset(
-    {*_SAID, "response_fields", *OF_BODIES, *COMPLETION_BOUNDS, *_COUNTS, *COMPLETION_PROMPT, *_COMPLETION_HIDING}
+    {
+        *(*_SAID, "response_fields", TRUNCATING),
+        *(*OF_BODIES, *COMPLETION_BOUNDS, *_COUNTS, *COMPLETION_PROMPT, *_COMPLETION_HIDING),
+    }
 )
 RESPONSE_FIELDS: Final = frozenset({*_SAID, *RESPONSE_BOUNDS, *RESPONSE_PROMPT, *HIDING, "prompt", "background"})
 MESSAGE_FIELDS: Final = frozenset({*_SAID, *MESSAGE_BOUNDS, *MESSAGE_PROMPT, *HIDING, "thinking"})
@@ -127,6 +133,7 @@ def _chat(body: JsonBody, model: str, conversations: int, messages: int) -> Requ
         bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
         unbounded_prompt=media.unbounded or hides_prompt(body, model),
         tools=body.lists("tools") or body.lists("functions"),
+        truncates=body.given(TRUNCATING),
     )
 
 
@@ -168,6 +175,7 @@ def read_completion(body: JsonBody) -> RequestFacts:
         boundable=True,
         bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
         unbounded_prompt=media.unbounded or hides_prompt(body, model),
+        truncates=body.given(TRUNCATING),
     )
 
 

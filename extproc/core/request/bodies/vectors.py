@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from extproc.core.request.bodies.facts import FieldError, RequestFacts
+from extproc.core.request.bodies.generation import TRUNCATING
 from extproc.core.request.bodies.hidden import brings_template
 from extproc.core.request.bodies.json_body import JsonBody
 from extproc.core.request.bodies.media import MESSAGE, OF_BODIES, PART, Media
@@ -19,15 +20,17 @@ QUERIES: Final = ("query", "queries", "text_1", "data_1")
 DOCUMENTS: Final = ("documents", "texts", "items", "text_2", "data_2")
 _ADDING: Final = ("chat_template", "mm_processor_kwargs", "media_io_kwargs")
 _FURTHER_PROMPT: Final = ("chat_template", "chat_template_kwargs", "instruction", "instruct")
+# vLLM cuts each text to so many tokens; Cohere does in embeddings, and each document that is ranked.
+_TRUNCATING: Final = (TRUNCATING, "max_tokens", "max_tokens_per_doc")
 
 # How the vectors come. vLLM's `bytes` has usage in a header, `bytes_only` has none at all.
 ENCODING_FORMAT: Final = "encoding_format"
 _WITHOUT_USAGE: Final = "bytes_only"
 
 EMBEDDING_FIELDS: Final = frozenset(
-    {"model", ENCODING_FORMAT, *EMBEDDING_PROMPT, *OF_BODIES, *_FURTHER_PROMPT, *_ADDING}
+    {"model", ENCODING_FORMAT, *EMBEDDING_PROMPT, *OF_BODIES, *_FURTHER_PROMPT, *_ADDING, *_TRUNCATING}
 )
-PAIR_FIELDS: Final = frozenset({"model", *QUERIES, *DOCUMENTS, *_FURTHER_PROMPT, *_ADDING})
+PAIR_FIELDS: Final = frozenset({"model", *QUERIES, *DOCUMENTS, *_FURTHER_PROMPT, *_ADDING, *_TRUNCATING})
 _TEXTS_RULE: Final = "a string, an array of strings or objects, token ids or an array of such arrays"
 
 
@@ -121,4 +124,5 @@ def _facts(
         prompt_tokens=None if further else tokens,
         unbounded_prompt=media.unbounded or body.has_any(_ADDING) or brings_template(body),
         generates=False,
+        truncates=body.has_any(_TRUNCATING),
     )
