@@ -90,7 +90,8 @@ class _Answer(msgspec.Struct):
     prompt_eval_cached_count: Raw = NOT_GIVEN
     eval_count: Raw = NOT_GIVEN
     thinking: Raw = NOT_GIVEN
-    # Errors under a status of 200: MiniMax's, Baidu's, Cloudflare's.
+    # Errors under a status of 200: MiniMax's, Baidu's, Cloudflare's; Zhipu's and others' with `success: false`.
+    success: Raw = NOT_GIVEN
     base_resp: Raw = NOT_GIVEN
     error_code: Raw = NOT_GIVEN
     errors: Raw = NOT_GIVEN
@@ -190,8 +191,11 @@ def _is_error(answer: _Answer, kind: bytes) -> bool:
         return True
     if answer.base_resp is not NOT_GIVEN or answer.error_code is not NOT_GIVEN or answer.errors is not NOT_GIVEN:
         codes = (_status_code(bytes(answer.base_resp)), bytes(answer.error_code), bytes(answer.errors))
-        return any(code not in _NO_ERROR for code in codes)
-    return kind in (b"error", b"response.failed") or bytes(answer.object) == b'"error"'
+        if any(code not in _NO_ERROR for code in codes):
+            return True
+    if kind in (b"error", b"response.failed") or bytes(answer.object) == b'"error"':
+        return True
+    return bytes(answer.success) == b"false"
 
 
 def _status_code(outcome: bytes) -> bytes:

@@ -54,6 +54,20 @@ class _Totals(msgspec.Struct):
     seconds: Raw = NOT_GIVEN
 
 
+class _InCamelCase(msgspec.Struct, rename="camel"):
+    """Counts as Bedrock's Converse writes them (its input is without the cache), and as the AI SDK does."""
+
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    total_tokens: _Count | None = None
+    cache_read_input_tokens: _Count | None = None
+    cache_write_input_tokens: _Count | None = None
+    cached_input_tokens: _Count | None = None
+    reasoning_tokens: _Count | None = None
+
+
 class Reported(_Totals):
     prompt_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
@@ -87,6 +101,7 @@ class Reported(_Totals):
 
 
 _decoder: Final = msgspec.json.Decoder(Reported)
+_camel_case: Final = msgspec.json.Decoder(_InCamelCase)
 _members: Final = msgspec.json.Decoder(dict[str, Raw])
 _count: Final = msgspec.json.Decoder(_Count | None)
 _number: Final = msgspec.json.Decoder(Annotated[float, Meta(ge=0, le=MAX_TOKENS)])
@@ -120,7 +135,21 @@ def decode_reported(text: Raw | bytes) -> Reported:
         if billed.image_tokens is not None:
             billed.input_tokens = (billed.input_tokens or 0) + billed.image_tokens
         return billed
-    return reported
+    return reported if reported.counts_elsewhere else _from_camel_case(_camel_case.decode(text))
+
+
+def _from_camel_case(counts: _InCamelCase) -> Reported:
+    return Reported(
+        prompt_tokens=counts.prompt_tokens,
+        completion_tokens=counts.completion_tokens,
+        total_tokens=counts.total_tokens,
+        input_tokens=counts.input_tokens,
+        output_tokens=counts.output_tokens,
+        cache_read_input_tokens=counts.cache_read_input_tokens,
+        cache_creation_input_tokens=counts.cache_write_input_tokens,
+        cached_tokens=counts.cached_input_tokens,
+        reasoning_tokens=counts.reasoning_tokens,
+    )
 
 
 def decode_count(raw: Raw) -> int | None:

@@ -29,6 +29,7 @@ class Tally:
         "_guessed",
         "_outputs",
         "_part",
+        "_parts",
         "_possible",
         "_stale",
         "_text_bytes",
@@ -42,6 +43,7 @@ class Tally:
         self.estimates = estimates
         self._usage: Usage | None = None
         self._part: Part | None = None
+        self._parts = 0
         self._absence = absence
         self._content_bytes = 0
         self._text_bytes = 0  # of choices: of other shapes there may be pictures in it
@@ -73,6 +75,7 @@ class Tally:
         usage = reading.usage
         if reading.part is not None:
             self._part = reading.part if self._part is None else reading.part.after(self._part)
+            self._parts += 1
             usage = self._part.usage()
         if isinstance(usage, Usage) and reading.apart:
             usage = self._with_others(reading.choice or b"", usage)
@@ -120,7 +123,7 @@ class Tally:
         if self.again and not self.pieces:  # it repeats nothing
             self._content_bytes, self.pieces = self._content_bytes + self.again, 1
         usage = self.reported
-        if usage is not None:
+        if usage is not None and not self._failed_at_once(usage):
             return self._on_usage(usage, complete=complete)
         if not self._content_bytes and not self.pieces and (self._error or not complete):
             # Cut off before content: the upstream had read the prompt, so the prompt is charged.
@@ -129,6 +132,15 @@ class Tally:
         # Content that is understood is charged in full; what a shape that nobody knows weighs is only a guess.
         understood = complete and self.pieces > 0 and not self._guessed
         return self.estimates.estimate(self._content_bytes, self.pieces, reason, complete=understood)
+
+    def _failed_at_once(self, usage: Usage) -> bool:
+        """Tell whether an error came before anything was generated, and usage only tells what went in.
+
+        The usage that opens a stream of messages tells of an output of a token or a few, which nobody gets.
+        """
+        if not self._error or self.pieces or self._content_bytes or not self.estimates.cost.output:
+            return False
+        return not usage.output or self._parts == 1
 
     def _on_usage(self, reported: Usage, *, complete: bool) -> Settlement:
         """Settles on `reported`, but for what can't be: that is estimated.

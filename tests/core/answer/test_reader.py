@@ -192,6 +192,43 @@ def test_a_stream_that_is_cut_off_is_charged_what_was_seen_and_never_more_than_w
     assert (settlement.outcome, settlement.charge, settlement.reason) == (outcome, charge, reason)
 
 
+OPENING = event({"type": "message_start", "message": {"usage": {"input_tokens": 12, "output_tokens": 3}}})
+OVERLOADED = event({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+TEXT_OF_MESSAGE = event(
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a river"}}
+)
+CLOSING = event({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 5}})
+NOTHING_YET = event(
+    {
+        "choices": [{"index": 0, "delta": {"role": "assistant"}}],
+        "usage": {"prompt_tokens": 12, "completion_tokens": 0},
+    }
+)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize(
+    ("chunks", "charge"),
+    [
+        ([OPENING, OVERLOADED], 0),
+        ([NOTHING_YET, OVERLOADED], 0),
+        ([OPENING, TEXT_OF_MESSAGE, OVERLOADED], 12 + 3),
+        ([OPENING, CLOSING, OVERLOADED], 12 + 5),
+        ([OPENING], 12 + 3),
+        ([usage_chunk(12, 5), OVERLOADED], 12 + 5),
+    ],
+)
+def test_an_error_before_content_is_released_though_the_stream_opened_with_usage(chunks, charge, complete):
+    settlement = run(stream(hide=False), chunks, complete=complete)[1]
+    assert (settlement.outcome is Outcome.RELEASED, settlement.charge) == (charge == 0, charge)
+
+
+def test_usage_of_what_generates_nothing_is_charged_whatever_else_the_answer_tells():
+    answer = b'{"data": [], "errors": [{"index": 1}], "usage": {"prompt_tokens": 12, "total_tokens": 12}}'
+    read = reader_of(JSON, Endpoint.EMBEDDINGS, Estimates(Cost(20, 0), 4))
+    assert run(read, [answer])[1].charge == 12
+
+
 def test_a_complete_stream_is_charged_what_was_used_even_above_what_was_held():
     assert run(stream(hide=False), [usage_chunk(10, 900)])[1].charge == 910
 

@@ -75,6 +75,17 @@ def reading(usage, **fields) -> Reading:
             Usage(10, 0, total=10),
         ),
         ({"prompt_tokens": 10, "queue_time": 0.003, "x": ["y"]}, Usage(10, 0, total=10)),
+        # Bedrock's Converse, and the AI SDK.
+        ({"inputTokens": 20, "outputTokens": 10, "totalTokens": 30}, Usage(20, 10, total=30)),
+        (
+            {"inputTokens": 20, "outputTokens": 10, "cacheReadInputTokens": 60, "cacheWriteInputTokens": 40},
+            Usage(120, 10, cached=60, total=130, cache_written=40),
+        ),
+        (
+            {"inputTokens": 120, "outputTokens": 10, "cachedInputTokens": 60, "reasoningTokens": 4},
+            Usage(120, 10, cached=60, reasoning=4, total=130),
+        ),
+        ({"promptTokens": 20, "completionTokens": 10, "totalTokens": 30}, Usage(20, 10, total=30)),
     ],
 )
 def test_usage_is_believed(usage, expected):
@@ -701,6 +712,8 @@ def test_text_that_may_repeat_what_came_before_is_measured_apart(value, again):
         {"choices": None, "usage": {"total_tokens": 0}, "base_resp": {"status_code": 1008, "status_msg": "no"}},
         {"error_code": 336003, "error_msg": "no"},
         {"success": False, "errors": [{"code": 7009}], "result": None},
+        {"success": False, "code": 500, "msg": "no"},
+        {"success": False, "base_resp": {"status_code": 0}, "errors": []},
     ],
 )
 def test_an_error_is_told_in_every_shape(value):
@@ -718,6 +731,8 @@ def test_an_error_is_told_in_every_shape(value):
         {"error_code": 0},
         {"error_code": "0", "errors": []},
         {"errors": {}},
+        {"success": True, "code": 200},
+        {"success": None},
     ],
 )
 def test_what_says_that_there_is_no_error_is_none(value):
