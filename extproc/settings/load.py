@@ -22,7 +22,10 @@ _NESTING: Final = "__"
 _MAX_BYTES: Final = 1 << 20
 # Variables with our prefix that other parts of Tokenweir read.
 _NOT_SETTINGS: Final = frozenset(
-    {"TOKENWEIR_CONFIG", "TOKENWEIR_SCHEMAS", "TOKENWEIR_FIXTURES", "TOKENWEIR_ENVOYS", "TOKENWEIR_HELM"}
+    {
+        *("TOKENWEIR_CONFIG", "TOKENWEIR_SCHEMAS", "TOKENWEIR_FIXTURES", "TOKENWEIR_ENVOYS", "TOKENWEIR_HELM"),
+        "TOKENWEIR_VLLM_URL",
+    }
 )
 
 
