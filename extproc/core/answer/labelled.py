@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from extproc.core.answer.answer_protocol import AnswerReader
+from extproc.core.answer.json_lines import JsonLines
 from extproc.core.answer.plain_answer import JsonAnswer
 from extproc.core.answer.reading import BEFORE_JSON
 from extproc.core.answer.stream_answer import StreamAnswer
@@ -46,7 +47,8 @@ class Expectations(Struct, frozen=True):
     """Hold what the reader of an answer has to know, whichever it will be.
 
     `generates` is False for an endpoint whose answers have no text. `binary` reads an answer that is called binary
-    and is nothing else. For the rest see `answer_reader`.
+    and is nothing else. `streams`: a stream was asked for, or the answer is called one. For the rest see
+    `answer_reader`.
     """
 
     label: Label
@@ -55,12 +57,15 @@ class Expectations(Struct, frozen=True):
     output_bound: int | None
     changes_body: bool
     generates: bool
+    streams: bool
     binary: Callable[[Estimates], AnswerReader]
 
     def reader(self, kind: _Kind, estimates: Estimates) -> AnswerReader:
         """Return the reader of an answer of this kind."""
         if kind is _Kind.JSON:
-            return self._text(estimates)
+            text = self._text(estimates)
+            may_be_lines = self.streams and self.generates
+            return JsonLines(text, estimates, self.output_bound) if may_be_lines else text
         called_events = self.label is Label.EVENTS
         if called_events or (self.generates and kind is _Kind.EVENTS):
             events = StreamAnswer(

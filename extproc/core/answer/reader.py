@@ -80,7 +80,9 @@ def answer_reader(
     hides = hide_usage and endpoint in _CHUNKED
     streams = streams or label is Label.EVENTS
     changes = plain and (hides or strip_usage or (output_bound is not None and streams))
-    expected = Expectations(label, hides, strip_usage, output_bound, changes, endpoint not in _SILENT, _binary)
+    expected = Expectations(
+        label, hides, strip_usage, output_bound, changes, endpoint not in _SILENT, streams, _binary
+    )
     reader = LabelledAnswer(estimates, expected)
     return reader if plain else EncodedAnswer(reader, Inflater(codings[0]), estimates)
 
