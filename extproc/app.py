@@ -34,6 +34,7 @@ from extproc.metering.service import MeteringService
 from extproc.metering.settler import SettlerOptions
 from extproc.observe.cap_log import CapLog
 from extproc.observe.metrics import Metrics
+from extproc.ports.audit import AuditLog
 from extproc.ports.base import Clock
 from extproc.ports.epochs import CounterStore
 from extproc.ports.ledger import Ledger, UsageReports
@@ -46,7 +47,9 @@ from extproc.settings.secret_files import SecretFile
 from extproc.settings.server import TLSSettings
 from extproc.settings.webhook_secret import WebhookSecret, webhook_secret
 from extproc.stores.memory.counters import MemoryCounters
-from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
+from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.tenants import MemoryTenants
+from extproc.stores.mongo.audit import MongoAudit
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.daily_migration import DailyMigration
 from extproc.stores.mongo.ledger import MongoLedger
@@ -108,6 +111,7 @@ class Stores:
     reports: UsageReports
     records: Records
     tenants: TenantStore
+    audit: AuditLog
     prepare: Callable[[], Awaitable[None]] = _nothing_to_prepare
     migrate: Callable[[str], Coroutine[Any, Any, None]] = _nothing_to_migrate
 
@@ -135,24 +139,27 @@ def build_stores(settings: Settings) -> Stores:
         counters = of_redis = RedisCounters(options)
         packs = of_redis.packs
     if mongodb.url.in_memory:
-        memory = MemoryLedger()
-        return Stores(counters, memory, memory, memory, MemoryTenants())
+        memory, tenants_in_memory = MemoryLedger(), MemoryTenants()
+        return Stores(counters, memory, memory, memory, tenants_in_memory, tenants_in_memory.audit)
     followed = _followed("mongo.url_file", mongodb.url_file, lambda text: mongo_url(StoreURL(text)))
     url = mongodb.url.get_secret_value()
     mongo = Mongo(MongoOptions(url, mongodb.database, mongodb.timeout_s, current_url=followed))
     tenant_of = partial(derived_tenant, identity_rules(settings.identity).tenant_pattern)
-    ledger, records = MongoLedger(mongo, tenant_of), MongoRecords(mongo)
+    ledger, records, audit = MongoLedger(mongo, tenant_of), MongoRecords(mongo), MongoAudit(mongo)
+    tenants = MongoTenants(mongo, audit)
 
     async def create_indexes() -> None:
         await ledger.create_indexes()
         await records.create_indexes()
+        await tenants.create_indexes()
+        await audit.create_indexes()
 
     async def migrate(replica: str) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(DailyMigration(mongo, tenant_of, replica, alone=packs).run())
             group.create_task(LedgerRetention(mongo, mongodb.ledger_retention_days).run())
 
-    return Stores(counters, ledger, ledger, records, MongoTenants(mongo), create_indexes, migrate)
+    return Stores(counters, ledger, ledger, records, tenants, audit, create_indexes, migrate)
 
 
 def _followed(setting: str, path: str | None, check: Callable[[str], object]) -> Callable[[], str] | None:

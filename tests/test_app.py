@@ -17,7 +17,8 @@ from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
 from extproc.settings.load import SettingsError, load
 from extproc.stores.memory.counters import MemoryCounters
-from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
+from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.spool import NoSpool
 
 

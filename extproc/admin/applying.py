@@ -5,14 +5,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from extproc.admin.documents import BOOKKEEPING, FIELDS, plain
+from extproc.admin.auditing import audited
+from extproc.admin.change import Change, FieldChange
+from extproc.admin.documents import merged
 from extproc.admin.errors import AdminError
-from extproc.admin.tenants import NOTHING_RAISED, raises_any, version_of
+from extproc.admin.views import NOTHING_RAISED, raises_any, version_of
 from extproc.core.quota.binding import Policy
 from extproc.core.quota.policies import BadDocument, Defaults, policy_from
 from extproc.core.request.identity import TenantId
 from extproc.ports.base import ConflictError
-from extproc.ports.tenants import Document, TenantStore
+from extproc.ports.documents import BOOKKEEPING, FIELDS, Document, plain
+from extproc.ports.tenants import TenantStore
 
 
 class Verdict(StrEnum):
@@ -21,15 +24,6 @@ class Verdict(StrEnum):
     CREATED = "created"
     CHANGED = "changed"
     UNCHANGED = "unchanged"
-
-
-@dataclass(frozen=True, slots=True)
-class FieldChange:
-    """Describe one field before and after, in JSON form; None: absent."""
-
-    field: str
-    before: object
-    after: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +39,7 @@ class Planned:
     changes: tuple[FieldChange, ...]
     fields: Document
     version: int | None
+    before: Document | None
     notes: tuple[str, ...] = ()
 
 
@@ -72,17 +67,20 @@ async def plan(
     return planned
 
 
-async def carry_out(tenants: TenantStore, planned: Sequence[Planned]) -> None:
+async def carry_out(tenants: TenantStore, planned: Sequence[Planned], change: Change, now: datetime) -> None:
     """Write what was planned. Raise `AdminError` if someone else changed a tenant meanwhile."""
     for number, each in enumerate(planned):
         if each.verdict is Verdict.UNCHANGED:
             continue
         try:
-            await tenants.update(each.tenant, each.fields, each.version)
+            before = each.before
+            after = merged(before if before is not None else {"tenant_id": each.tenant}, each.fields)
+            entry = audited(change, now, action="tenant.apply", tenant=each.tenant, before=before, after=after)
+            await tenants.update(each.tenant, each.fields, each.version, entry)
         except ConflictError as error:
             written = [other.tenant for other in planned[:number] if other.verdict is not Verdict.UNCHANGED]
-            before = f"; written before: {', '.join(written)}" if written else ""
-            raise AdminError(f"{error}: apply again{before}") from None
+            so_far = f"; written before: {', '.join(written)}" if written else ""
+            raise AdminError(f"{error}: apply again{so_far}") from None
 
 
 def refuse_twice(tenant: TenantId, seen: Container[TenantId]) -> None:
@@ -124,7 +122,7 @@ def _compared(tenant: TenantId, document: Document, stored: Document | None) -> 
     )
     verdict = Verdict.CREATED if stored is None else Verdict.CHANGED if changes else Verdict.UNCHANGED
     fields = {change.field: document.get(change.field) for change in changes}
-    return Planned(tenant, verdict, changes, fields, version_of(before))
+    return Planned(tenant, verdict, changes, fields, version_of(before), stored)
 
 
 def _refuse_unknown(tenant: TenantId, document: Document, before: Document) -> None:

@@ -3,33 +3,18 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Final
 
 from extproc.core.quota.binding import Policy
 from extproc.core.quota.fields import FieldError
 from extproc.core.quota.limits import Limit, Unit
 from extproc.core.quota.policies import (
-    RATE_LIMITS,
-    SHORT_LIMITS,
     BadDocument,
     Defaults,
     DocumentMode,
     limits_from,
     policy_from,
 )
-from extproc.ports.tenants import Document
-
-AMOUNTS: Final = (*SHORT_LIMITS, *RATE_LIMITS)
-# Fields that describe the document itself.
-BOOKKEEPING: Final = frozenset({"tenant_id", "version", "updated_at", "updated_by"})
-FIELDS: Final = frozenset(
-    {
-        *AMOUNTS, "limits", "unlimited", "suspended", "mode", "shadows", "timezone", "service_accounts",
-        "unknown_service_accounts", "top_ups", "models", "weights", "min_output_tokens", "on_store_failure",
-        "note",
-    }
-)  # fmt: skip
+from extproc.ports.documents import AMOUNTS, Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,30 +90,6 @@ def limit_of(document: Document, item: Document) -> Limit | None:
         return limits_from(_under(document, {"limits": [item]}))[0]
     except FieldError:
         return None
-
-
-def plain(value: object) -> object:
-    """Return the value in JSON form: instants as text, whole numbers as integers, all other types as their
-    text.
-    """
-    match value:
-        case None | bool() | str():
-            return value
-        case int():
-            return int(value)  # and the driver's own integer types
-        case float():
-            return int(value) if value.is_integer() else value
-        case datetime():
-            aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-            return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")
-        case date():
-            return value.isoformat()
-        case Mapping():
-            return {str(name): plain(inner) for name, inner in value.items()}
-        case list() | tuple():
-            return [plain(inner) for inner in value]
-        case _:
-            return str(value)
 
 
 def _under(document: Document, item: Document) -> dict[str, object]:

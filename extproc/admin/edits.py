@@ -14,7 +14,7 @@ from extproc.admin.errors import AdminError, NotFoundError
 from extproc.core.quota.fields import FieldError, Fields
 from extproc.core.quota.limits import Limit, Scope, Unit, Window
 from extproc.core.request.endpoints import Endpoint
-from extproc.ports.tenants import Document
+from extproc.ports.documents import Document
 
 Changes = dict[str, object]
 Edit = Callable[[Document], Changes]
@@ -22,7 +22,7 @@ Edit = Callable[[Document], Changes]
 # The fields that `tenant set` writes.
 SETTABLE: Final = (
     "sa_limit", "ip_limit", "ratelimitEachSAPerMinute", "ratelimitIPPerMinute", "mode", "shadows", "timezone",
-    "min_output_tokens", "unlimited", "on_store_failure",
+    "min_output_tokens", "unlimited", "on_store_failure", "labels", "note",
 )  # fmt: skip
 
 
@@ -64,8 +64,10 @@ def mode_of(limit: Limit) -> str:
     return "shadow" if limit.shadow else limit.mode.value
 
 
-def setting(changes: Changes) -> Edit:
-    """Set fields of `SETTABLE`. Leaving the shadow mode also removes `shadows`."""
+def setting(changes: Document) -> Edit:
+    """Set fields of `SETTABLE`. Leaving the shadow mode also removes `shadows`. `labels` are added to those that
+    are there; one whose value is None is removed.
+    """
     if not changes:
         raise AdminError("nothing to set")
     for name in changes:
@@ -74,9 +76,18 @@ def setting(changes: Changes) -> Edit:
 
     def edit(document: Document) -> Changes:
         leaves = "mode" in changes and changes["mode"] != "shadow" and document.get("shadows") is not None
-        return {**({"shadows": None} if leaves else {}), **changes}
+        labels = {"labels": _labelled(document, changes["labels"])} if "labels" in changes else {}
+        return {**({"shadows": None} if leaves else {}), **changes, **labels}
 
     return edit
+
+
+def _labelled(document: Document, given: object) -> dict[str, object] | None:
+    before = document.get("labels")
+    if given is None or not isinstance(given, Mapping):
+        return None
+    known = before if isinstance(before, Mapping) else {}
+    return {name: value for name, value in {**known, **given}.items() if value is not None} or None
 
 
 def suspending(reason: str | None, account: str | None) -> Edit:
@@ -93,8 +104,28 @@ def suspending(reason: str | None, account: str | None) -> Edit:
 
 
 def topping_up(top_up: Document) -> Edit:
-    """Add an item to `top_ups`."""
-    return lambda document: {"top_ups": [*_items(document, "top_ups"), dict(top_up)]}
+    """Add an item to `top_ups`. Its `id` must be new."""
+
+    def add(document: Document) -> Changes:
+        items = _items(document, "top_ups")
+        if any(item.get("id") == top_up.get("id") is not None for item in items):
+            raise AdminError(f"there is a top-up '{top_up['id']}' already: nothing was added")
+        return {"top_ups": [*items, dict(top_up)]}
+
+    return add
+
+
+def cancelling_top_up(top_up_id: str) -> Edit:
+    """Remove the item of `top_ups` with this `id`."""
+
+    def cancel(document: Document) -> Changes:
+        items = _items(document, "top_ups")
+        kept = [item for item in items if item.get("id") != top_up_id]
+        if len(kept) == len(items):
+            raise NotFoundError(f"there is no top-up '{top_up_id}'; 'tenant show' lists those that there are")
+        return {"top_ups": kept or None}
+
+    return cancel
 
 
 def adding_limit(selector: Selector, amount: int, further: Document, account: str | None) -> Edit:

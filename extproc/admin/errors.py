@@ -7,3 +7,7 @@ class AdminError(Exception):
 
 class NotFoundError(AdminError):
     """Report that the named tenant or limit does not exist."""
+
+
+class StaleVersionError(AdminError):
+    """Report that the document has another version than the one that the change was meant for."""

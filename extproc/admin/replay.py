@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from extproc.admin.applying import refuse_twice
-from extproc.admin.documents import AMOUNTS, BOOKKEEPING, FIELDS
 from extproc.admin.errors import AdminError
-from extproc.admin.tenants import policy_of
+from extproc.admin.views import policy_of
 from extproc.core.quota.binding import Policy
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.models import Models
@@ -15,7 +14,7 @@ from extproc.core.quota.policies import BadDocument, Defaults, policy_from
 from extproc.core.quota.simulation import Simulation
 from extproc.core.quota.simulation_report import Report, Toll, Who, shadow_report
 from extproc.core.request.identity import TenantId
-from extproc.ports.tenants import Document
+from extproc.ports.documents import AMOUNTS, BOOKKEEPING, FIELDS, Document
 
 # The fields that defaults can have: no service accounts, and nothing that expires.
 _DEFAULT_FIELDS: Final = frozenset({*AMOUNTS, "limits", "mode", "shadows", "timezone", "unlimited", "note"})

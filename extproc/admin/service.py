@@ -8,10 +8,13 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 
 from extproc.admin.applying import Planned, carry_out, plan
+from extproc.admin.change import Change
 from extproc.admin.errors import AdminError, NotFoundError
+from extproc.admin.history import History
 from extproc.admin.names import client_ip as address
 from extproc.admin.names import named, tenant_id
-from extproc.admin.tenants import TenantLimits, TenantView, policy_of
+from extproc.admin.tenants import TenantLimits
+from extproc.admin.views import TenantView, policy_of
 from extproc.core.quota.binding import StoreFailure
 from extproc.core.quota.insight import Insight
 from extproc.core.quota.ledger import Entry
@@ -22,9 +25,11 @@ from extproc.core.request.addresses import IPV6_PREFIX
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity, ServiceAccount
 from extproc.metering.quota_view import insight_into
+from extproc.ports.audit import AuditLog
 from extproc.ports.counters import Counters
+from extproc.ports.documents import Document
 from extproc.ports.ledger import DailyUsage, UsageFilter, UsageReports
-from extproc.ports.tenants import Document, TenantStore
+from extproc.ports.tenants import TenantStore
 
 __all__ = ["MAX_ROWS", "Admin", "AdminError", "By", "Explanation", "NotFoundError", "Ranked", "TenantView"]
 
@@ -78,7 +83,7 @@ class Ranked:
 
 
 class Admin:
-    """Run use cases. Stateless. `limits` has those on tenants' limits."""
+    """Run use cases. Stateless. `limits` has those on tenants' limits, `history` those on the audit log."""
 
     def __init__(
         self,
@@ -88,9 +93,11 @@ class Admin:
         defaults: Defaults,
         now: Callable[[], datetime],
         *,
+        audit: AuditLog,
         ipv6_prefix: int = IPV6_PREFIX,
     ) -> None:
         self.limits = TenantLimits(tenants, defaults, now)
+        self.history = History(tenants, audit, now)
         self._tenants = tenants
         self._reports = reports
         self._counters = counters
@@ -98,11 +105,11 @@ class Admin:
         self._now = now
         self._ipv6_prefix = ipv6_prefix
 
-    async def apply(self, documents: Sequence[object], *, dry_run: bool) -> list[Planned]:
+    async def apply(self, documents: Sequence[object], change: Change) -> list[Planned]:
         """Replace the limits of tenants by whole documents: of all, or of none if one document can't be used."""
         planned = await plan(self._tenants, self._defaults, documents, self._now())
-        if not dry_run:
-            await carry_out(self._tenants, planned)
+        if not change.dry_run:
+            await carry_out(self._tenants, planned, change, self._now())
         return planned
 
     async def documents(self) -> list[Document]:

@@ -3,110 +3,81 @@ repeated.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from extproc.admin import edits
-from extproc.admin.documents import (
-    Source,
-    keeps_defaults_away,
-    merged,
-    own_limits,
-    sources,
-    unusable_field,
-    usable_part,
-)
+from extproc.admin.auditing import audited, differences
+from extproc.admin.change import Change, Changed
+from extproc.admin.documents import keeps_defaults_away, merged, unusable_field, usable_part
 from extproc.admin.edits import Edit, Selector
-from extproc.admin.errors import AdminError, NotFoundError
+from extproc.admin.errors import AdminError, NotFoundError, StaleVersionError
 from extproc.admin.names import named, tenant_id
-from extproc.core.quota.binding import Policy, Terms, TopUp, limits_of
-from extproc.core.quota.limits import Limit, Unit
-from extproc.core.quota.policies import BadDocument, Defaults, Repaired, policy_from, repaired_policy
-from extproc.core.request.addresses import UNKNOWN_IP
-from extproc.core.request.identity import Identity, ServiceAccount, TenantId
+from extproc.admin.paging import Page, checked_page, cursor_of, key_of
+from extproc.admin.views import (
+    ANY_TENANT,
+    NOTHING_RAISED,
+    TenantDetail,
+    TenantFilter,
+    TenantView,
+    detail_of,
+    raises_any,
+    version_of,
+    view_of,
+)
+from extproc.core.quota.binding import Policy
+from extproc.core.quota.policies import BadDocument, Defaults, policy_from
+from extproc.core.request.identity import TenantId
 from extproc.ports.base import ConflictError
-from extproc.ports.tenants import Document, TenantStore
+from extproc.ports.documents import Document
+from extproc.ports.tenants import TenantStore
 
 # More attempts would not help against so many concurrent edits by people.
-_ATTEMPTS = 5
-NOTHING_RAISED: Final = "no limit of that scope, window, unit, model and endpoint"
+_ATTEMPTS: Final = 5
 _STAY = "; to use the defaults, delete the tenant; to lift all limits, set it unlimited"
 
 
-@dataclass(frozen=True, slots=True)
-class TenantView:
-    """Describe a tenant's limits as stored; `problem` names the fields that can't be used.
-
-    An amount that is no whole number of tokens is shown as its stored text. `limits` is the number of the tenant's
-    own limits that bind the whole tenant, the two short ones included. `defaults` are the default limits that bind
-    in addition, such as "service_account:12000/day". `on_store_failure` is the value in effect, its own or the
-    default.
-    """
-
-    tenant: str
-    sa_limit: int | str | None
-    ip_limit: int | str | None
-    timezone: str
-    problem: str | None
-    suspended: str | None
-    limits: int
-    defaults: tuple[str, ...]
-    on_store_failure: str
-
-
-@dataclass(frozen=True, slots=True)
-class TermsView:
-    """Describe one service account's own terms, beside limits."""
-
-    service_account: str
-    unlimited: bool
-    suspended: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class TenantDetail:
-    """Describe everything in a tenant's document that can be used, and the document itself."""
-
-    view: TenantView
-    document: Document
-    limits: tuple[Source, ...]
-    terms: tuple[TermsView, ...]
-    top_ups: tuple[TopUp, ...]
-
-
 class TenantLimits:
-    """Run the use cases. Stateless. Names and values that can't be used raise `AdminError`."""
+    """Run the use cases. Stateless. Names and values that can't be used raise `AdminError`.
+
+    A write on another version than that of its `Change` raises `StaleVersionError`. A write that would change
+    nothing writes nothing, and has no audit entry.
+    """
 
     def __init__(self, tenants: TenantStore, defaults: Defaults, now: Callable[[], datetime]) -> None:
         self._tenants = tenants
         self._defaults = defaults
         self._now = now
 
-    async def views(self) -> list[TenantView]:
-        views = [self._view(document) for document in await self._tenants.documents()]
-        return sorted(views, key=lambda view: view.tenant)
+    async def views(
+        self, wanted: TenantFilter = ANY_TENANT, at_most: int = 1000, cursor: str | None = None
+    ) -> Page[TenantView]:
+        """Return tenants that have limits of their own, by name."""
+        checked_page(at_most)
+        after = TenantId(key_of(cursor, str)) if cursor is not None else None
+        rows: list[TenantView] = []
+        async for document in self._tenants.scan(after):
+            view = self._view(document)
+            if not wanted.fits(view):
+                continue
+            if len(rows) == at_most:
+                return Page(tuple(rows), cursor_of(rows[-1].tenant))
+            rows.append(view)
+        return Page(tuple(rows))
 
     async def detail(self, tenant: str) -> TenantDetail:
         """Return one tenant's details. Raise `NotFoundError`."""
         document = await self._tenants.document(tenant_id(tenant))
         if document is None:
-            raise NotFoundError(f"tenant '{tenant}' has no limits of its own; the defaults bind it")
-        read = repaired_policy(document, self._defaults)
-        view = self._view(document)
-        if isinstance(read, BadDocument):
-            return TenantDetail(view, document, (), (), ())
-        limits = tuple(sources(read.document, read.policy))
-        return TenantDetail(view, document, limits, _terms(read.policy), read.policy.top_ups)
+            raise _no_limits(tenant)
+        return detail_of(document, self._defaults, self._now())
 
-    async def set(self, tenant: str, changes: dict[str, object]) -> tuple[TenantView, bool]:
-        """Set fields of `edits.SETTABLE` (None: remove the field); others stay. Return True if the tenant is
-        new.
-        """
-        change = edits.setting(changes)
+    async def set(self, tenant: str, changes: Mapping[str, object], change: Change) -> Changed:
+        """Set fields of `edits.SETTABLE` (None: remove the field); others stay."""
+        made_by = edits.setting(changes)
 
         def edit(document: Document) -> edits.Changes:
-            made = change(document)
+            made = made_by(document)
             after = policy_from(merged(document, made), self._defaults)
             field = unusable_field(after) if isinstance(after, BadDocument) else None
             if field in edits.SETTABLE and field not in made:
@@ -115,19 +86,22 @@ class TenantLimits:
                 raise AdminError(f"the stored '{field}' can't be used ({document.get(field)}): set it too")
             return made
 
-        return await self._edit(tenant, edit)
+        return await self._edit(tenant, "tenant.set", None, edit, change)
 
-    async def suspend(self, tenant: str, reason: str, account: str | None) -> tuple[TenantView, bool]:
+    async def suspend(self, tenant: str, reason: str, account: str | None, change: Change) -> Changed:
         """Suspend the tenant or one service account: nothing is admitted any more. Callers read the reason."""
-        return await self._edit(
-            tenant, edits.suspending(named("reason", reason, "printable text"), _account(account))
-        )
+        edit = edits.suspending(named("reason", reason, "printable text"), _account(account))
+        return await self._edit(tenant, "tenant.suspend", account, edit, change)
 
-    async def resume(self, tenant: str, account: str | None) -> tuple[TenantView, bool]:
-        return await self._edit(tenant, edits.suspending(None, _account(account)), known=True)
+    async def resume(self, tenant: str, account: str | None, change: Change) -> Changed:
+        """End a suspension. Raise `AdminError` if there is none."""
+        edit = edits.suspending(None, _account(account))
+        return await self._edit(tenant, "tenant.resume", account, edit, change, known=True)
 
-    async def top_up(self, tenant: str, top_up: Mapping[str, object]) -> tuple[TenantView, bool]:
-        """Add an item to `top_ups`. There must be a limit that it raises."""
+    async def top_up(self, tenant: str, top_up: Mapping[str, object], change: Change) -> Changed:
+        """Add an item to `top_ups`. There must be a limit that it raises. An `id` that is there already is
+        refused, so that a repeated call adds nothing.
+        """
         edit = edits.topping_up(top_up)
         until = top_up.get("until")
         if isinstance(until, datetime) and until <= self._now():
@@ -140,40 +114,85 @@ class TenantLimits:
                 raise AdminError(f"{NOTHING_RAISED}: there is nothing to top up")
             return changes
 
-        return await self._edit(tenant, checked)
+        subject = str(top_up["id"]) if top_up.get("id") is not None else None
+        return await self._edit(tenant, "tenant.top_up", subject, checked, change)
+
+    async def cancel_top_up(self, tenant: str, top_up_id: str, change: Change) -> Changed:
+        """Remove a top-up. Raise `NotFoundError` if there is none with this `id`."""
+        edit = edits.cancelling_top_up(named("top-up", top_up_id, "an id"))
+        return await self._edit(tenant, "tenant.cancel_top_up", top_up_id, edit, change, known=True)
 
     async def add_limit(
-        self, tenant: str, selector: Selector, amount: int, further: Mapping[str, object], account: str | None
-    ) -> tuple[TenantView, bool]:
+        self,
+        tenant: str,
+        selector: Selector,
+        amount: int,
+        further: Mapping[str, object],
+        *,
+        account: str | None,
+        change: Change,
+    ) -> Changed:
         """Add a general limit. If one counts the same, it gets the new amount. `further`: `shadows`, `note`."""
-        return await self._edit(tenant, edits.adding_limit(selector, amount, further, _account(account)))
+        edit = edits.adding_limit(selector, amount, further, _account(account))
+        return await self._edit(tenant, "limit.add", _limit(selector, account), edit, change)
 
-    async def remove_limit(self, tenant: str, selector: Selector, account: str | None) -> tuple[TenantView, bool]:
+    async def remove_limit(self, tenant: str, selector: Selector, account: str | None, change: Change) -> Changed:
         """Remove a general limit. Raise `NotFoundError` if there is no such limit."""
-        return await self._edit(tenant, edits.removing_limit(selector, _account(account)), known=True)
+        edit = edits.removing_limit(selector, _account(account))
+        return await self._edit(tenant, "limit.remove", _limit(selector, account), edit, change, known=True)
 
-    async def delete(self, tenant: str) -> None:
+    async def delete(self, tenant: str, change: Change) -> Changed:
         """Delete a tenant's limits. Raise `NotFoundError`."""
-        if not await self._tenants.delete(tenant_id(tenant)):
-            raise NotFoundError(f"tenant '{tenant}' has no limits of its own")
+        name = tenant_id(tenant)
+        for _ in range(_ATTEMPTS):
+            stored = await self._tenants.document(name)
+            if stored is None:
+                raise NotFoundError(f"tenant '{tenant}' has no limits of its own")
+            _require_version(tenant, stored, change)
+            changes = differences(stored, {})
+            if not change.dry_run:
+                entry = audited(
+                    change, self._now(), action="tenant.delete", tenant=name, before=stored, after=None
+                )
+                try:
+                    if not await self._tenants.delete(name, version_of(stored), entry):
+                        continue
+                except ConflictError:
+                    continue
+            return Changed(name, False, None, changes, None, change.dry_run)
+        raise _busy(tenant)
 
-    async def _edit(self, tenant: str, edit: Edit, *, known: bool = False) -> tuple[TenantView, bool]:
+    async def _edit(
+        self, tenant: str, action: str, subject: str | None, edit: Edit, change: Change, *, known: bool = False
+    ) -> Changed:
         """Edit the tenant's document. With `known`, raise `NotFoundError` if there is no document yet."""
         name = tenant_id(tenant)
         for _ in range(_ATTEMPTS):
             stored = await self._tenants.document(name)
             if stored is None and known:
-                raise NotFoundError(f"tenant '{tenant}' has no limits of its own; the defaults bind it")
+                raise _no_limits(tenant)
             document = stored if stored is not None else {"tenant_id": name}
+            _require_version(tenant, document, change)
             changes = edit(document)
             changes |= edits.expired(merged(document, changes), self._now())
             self._check(document, changes)
-            try:
-                new = await self._tenants.update(name, changes, version_of(document))
-            except ConflictError:
-                continue
-            return self._view(merged(document, changes)), new
-        raise AdminError(f"tenant '{tenant}' is being changed by others all the time: try again")
+            after = merged(document, changes)
+            made, version = differences(document, after), version_of(document)
+            new = stored is None
+            if made and not change.dry_run:
+                entry = audited(
+                    change, self._now(), action=action, subject=subject, tenant=name, before=stored, after=after
+                )
+                try:
+                    new = await self._tenants.update(name, changes, version, entry)
+                except ConflictError:
+                    continue
+            if made:
+                after = {**after, "version": (version or 0) + 1}
+            return Changed(
+                name, new, version_of(after), made, view_of(after, self._defaults, self._now()), change.dry_run
+            )
+        raise _busy(tenant)
 
     def _check(self, document: Document, changes: edits.Changes) -> None:
         """Refuse changes that can't be used. A part that could not be used before is reported by `problem`
@@ -191,83 +210,30 @@ class TenantLimits:
             raise AdminError(f"nothing would be set{_STAY}")
 
     def _view(self, document: Document) -> TenantView:
-        read = repaired_policy(document, self._defaults)
-        if isinstance(read, BadDocument):
-            read = Repaired(self._defaults.policy(TenantId("")), {}, (read.message,))
-        policy = read.policy
-        return TenantView(
-            tenant=str(document.get("tenant_id", "")),
-            sa_limit=_shown(document.get("sa_limit")),
-            ip_limit=_shown(document.get("ip_limit")),
-            timezone=str(document.get("timezone") or self._defaults.zone.key),
-            problem="; ".join(read.problems) or None,
-            suspended=policy.suspended,
-            limits=len(own_limits(read.document)),
-            defaults=_defaults_beside(read.document, policy),
-            on_store_failure=policy.on_store_failure.value,
+        return view_of(document, self._defaults, self._now())
+
+
+def _no_limits(tenant: str) -> NotFoundError:
+    return NotFoundError(f"tenant '{tenant}' has no limits of its own; the defaults bind it")
+
+
+def _busy(tenant: str) -> AdminError:
+    return AdminError(f"tenant '{tenant}' is being changed by others all the time: try again")
+
+
+def _require_version(tenant: str, document: Document, change: Change) -> None:
+    version = version_of(document)
+    if change.if_version is not None and change.if_version != version:
+        raise StaleVersionError(
+            f"tenant '{tenant}' was changed by somebody else: its version is {version}, not {change.if_version}; "
+            "look at it again"
         )
 
 
-def version_of(document: Document) -> int | None:
-    """Return the version to write on; None if the field holds no version (another program uses it)."""
-    version = document.get("version", 0)
-    if isinstance(version, float) and version.is_integer():
-        return int(version)
-    return int(version) if isinstance(version, int) and not isinstance(version, bool) else None
-
-
-def policy_of(document: Document | None, tenant: TenantId, defaults: Defaults) -> tuple[Policy, str | None]:
-    """Return the tenant's policy, and the fields of its document that can't be used."""
-    if document is None:
-        return defaults.policy(tenant), None
-    read = repaired_policy(document, defaults)
-    if isinstance(read, BadDocument):
-        return defaults.policy(tenant), read.message
-    return read.policy, "; ".join(read.problems) or None
+def _limit(selector: Selector, account: str | None) -> str:
+    whose = f" of {account}" if account is not None else ""
+    return f"{selector.scope}/{selector.window} {selector.unit}{whose}"
 
 
 def _account(text: str | None) -> str | None:
     return named("service account", text) if text is not None else None
-
-
-def _terms(policy: Policy) -> tuple[TermsView, ...]:
-    terms = dict(policy.accounts) | ({"(others)": policy.others} if policy.others is not None else {})
-    return tuple(TermsView(name, each.unlimited, each.suspended) for name, each in terms.items())
-
-
-def raises_any(policy: Policy, top_up: TopUp, now: datetime) -> bool:
-    """Return whether the top-up raises any limit now."""
-    account = ServiceAccount(top_up.service_account or "")
-    whom = Identity(policy.tenant, account, UNKNOWN_IP)
-    if top_up.service_account is not None:
-        limits = limits_of(policy, whom, now)
-    else:
-        terms = (*policy.accounts.values(), policy.others if policy.others is not None else Terms())
-        limits = (*policy.limits, *(limit for each in terms for limit in each.limits))
-    return any(top_up.raises(limit, whom, now.timestamp()) for limit in limits)
-
-
-def _defaults_beside(document: Document, policy: Policy) -> tuple[str, ...]:
-    own = {limit.kind for limit in own_limits(document)}
-    return tuple(_brief(limit) for limit in policy.limits if limit.kind not in own)
-
-
-def _brief(limit: Limit) -> str:
-    """Format the limit for `tenant limit add`, followed by its filters."""
-    further = (
-        limit.unit.value if limit.unit is not Unit.TOKENS else "",
-        f"model {limit.model}" if limit.model is not None else "",
-        f"endpoint {', '.join(limit.endpoints)}" if limit.endpoints else "",
-        "shadow" if limit.shadow else "",
-    )
-    return " ".join((f"{limit.scope}:{limit.amount}/{limit.window}", *filter(None, further)))
-
-
-def _shown(amount: object) -> int | str | None:
-    """Return a stored amount as a plain int. The driver has number types of its own, and old shells write
-    doubles.
-    """
-    if amount is None:
-        return None
-    whole = isinstance(amount, int) or (isinstance(amount, float) and amount.is_integer())
-    return int(amount) if whole and not isinstance(amount, bool) else str(amount)  # type: ignore[call-overload]

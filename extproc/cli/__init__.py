@@ -1,13 +1,13 @@
 """Define the command `tokenweir`: thin commands over the use cases.
 
 Exit codes: 0 done, 1 a fault (for example a store can't be reached), 2 wrong use (an option, a setting, a value),
-3 not found.
+3 not found, 4 changed by somebody else meanwhile.
 """
 
 import sys
 from io import TextIOWrapper
 
-from extproc.admin.service import AdminError, NotFoundError
+from extproc.admin.errors import AdminError, NotFoundError, StaleVersionError
 from extproc.cli import (
     config,
     explain,
@@ -22,7 +22,7 @@ from extproc.cli import (
     tenant,
     usage,
 )
-from extproc.cli.root import FAULT, NOT_FOUND, WRONG_USE
+from extproc.cli.root import FAULT, NOT_FOUND, STALE, WRONG_USE
 from extproc.envoy.serving import BindError
 from extproc.onboarding.errors import HelmMissing, OnboardingError, PartMissing
 from extproc.ports.base import StoreError
@@ -51,6 +51,8 @@ def main() -> None:
         app()
     except NotFoundError as error:
         _fail(error, NOT_FOUND)
+    except StaleVersionError as error:
+        _fail(error, STALE)
     except (StoreError, BindError, local.LocalFault, HelmMissing, PartMissing) as error:
         _fail(error, FAULT)
     except (AdminError, SettingsError, OnboardingError) as error:

@@ -19,7 +19,7 @@ from extproc.stores.urls import StoreURL
 
 T = TypeVar("T")
 
-FAULT, WRONG_USE, NOT_FOUND = 1, 2, 3
+FAULT, WRONG_USE, NOT_FOUND, STALE = 1, 2, 3, 4
 
 
 class _Root(TyperGroup):
@@ -42,7 +42,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     epilog="""
-Exit codes: 0 done, 1 a fault such as a store that can't be reached, 2 wrong use, 3 not found.
+Exit codes: 0 done, 1 a fault such as a store that can't be reached, 2 wrong use, 3 not found, 4 changed by
+somebody else meanwhile.
 
 Example: tokenweir -c tokenweir.yaml usage top --since 2026-01-01
 """,
@@ -130,6 +131,7 @@ async def _admin(settings: Settings) -> AsyncIterator[Admin]:
             stores.counters,
             defaults,
             composition.SystemClock().now,
+            audit=stores.audit,
             ipv6_prefix=settings.identity.ipv6_prefix,
         )
     finally:

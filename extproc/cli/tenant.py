@@ -1,5 +1,6 @@
 """Define `tokenweir tenant list|show|set|delete|suspend|resume|top-up|apply`."""
 
+import secrets
 import sys
 from datetime import UTC, datetime
 from typing import Annotated
@@ -7,14 +8,15 @@ from typing import Annotated
 import typer
 
 from extproc.admin.applying import Planned, Verdict
-from extproc.admin.documents import plain
 from extproc.admin.errors import AdminError
 from extproc.cli import output, tenant_limit, values
+from extproc.cli.changing import DryRun, IfVersion, Note, change, print_changed
 from extproc.cli.files import read_documents
 from extproc.cli.root import Json, with_admin
-from extproc.cli.tenant_tables import print_detail, print_edited, print_views
+from extproc.cli.tenant_tables import print_detail, print_views
 from extproc.core.quota.limits import Mode, Scope, Unit, Window
 from extproc.core.quota.policies import DocumentMode
+from extproc.ports.documents import plain
 from extproc.terminal.tables import visible
 
 app = typer.Typer(help="Tenants and their limits.", no_args_is_help=True)
@@ -33,11 +35,11 @@ def _amount_option(name: str, help_: str, what: str = "TOKENS") -> object:
 @app.command("list", epilog="Example: tokenweir tenant list --json")
 def list_(context: typer.Context, json: Json = False) -> None:
     """List tenants that have limits of their own."""
-    views = with_admin(context, lambda admin: admin.limits.views())
+    page = with_admin(context, lambda admin: admin.limits.views(at_most=10_000))
     if json:
-        output.as_json(views)
+        output.as_json(page.rows)
     else:
-        print_views(views, "No tenant has limits of its own; the defaults bind everybody.")
+        print_views(page.rows, "No tenant has limits of its own; the defaults bind everybody.")
 
 
 @app.command(
@@ -119,6 +121,9 @@ def set_(
             help="If Redis is unavailable: deny, or let each replica admit a share of the limits.",
         ),
     ] = None,
+    note: Note = None,
+    if_version: IfVersion = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Set limits; all others stay. Takes effect on every replica within 5 seconds.
@@ -149,7 +154,8 @@ def set_(
         changes["on_store_failure"] = None if on_store_failure == values.NONE else on_store_failure
     if not changes:
         raise AdminError("nothing to set: give --sa-limit, --ip-limit or another option")
-    print_edited(tenant, with_admin(context, lambda admin: admin.limits.set(tenant, changes)), json)
+    made = change(note, if_version, dry_run=dry_run)
+    print_changed(with_admin(context, lambda admin: admin.limits.set(tenant, changes, made)), json)
 
 
 @app.command(
@@ -166,21 +172,34 @@ def suspend(
     tenant: Name,
     reason: Annotated[str, typer.Option(help="The reason that callers read in the answer.")],
     service_account: Account = None,
+    note: Note = None,
+    if_version: IfVersion = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Stop admitting requests until `tenant resume`. Takes effect on every replica within 5 seconds.
 
     Creates the tenant if it does not exist; the default limits then still apply to it.
     """
-    done = with_admin(context, lambda admin: admin.limits.suspend(tenant, reason, service_account))
-    print_edited(tenant, done, json)
+    made = change(note, if_version, dry_run=dry_run)
+    done = with_admin(context, lambda admin: admin.limits.suspend(tenant, reason, service_account, made))
+    print_changed(done, json)
 
 
 @app.command(epilog="Example: tokenweir tenant resume tenant01")
-def resume(context: typer.Context, tenant: Name, service_account: Account = None, json: Json = False) -> None:
+def resume(
+    context: typer.Context,
+    tenant: Name,
+    service_account: Account = None,
+    note: Note = None,
+    if_version: IfVersion = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
     """End a suspension."""
-    done = with_admin(context, lambda admin: admin.limits.resume(tenant, service_account))
-    print_edited(tenant, done, json)
+    made = change(note, if_version, dry_run=dry_run)
+    done = with_admin(context, lambda admin: admin.limits.resume(tenant, service_account, made))
+    print_changed(done, json)
 
 
 @app.command(
@@ -215,9 +234,19 @@ def top_up(
         ),
     ] = None,
     service_account: Account = None,
+    top_up_id: Annotated[
+        str | None,
+        typer.Option("--id", help="Its id; by default a new one. An id that is there already is refused."),
+    ] = None,
+    note: Note = None,
+    if_version: IfVersion = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Raise limits until an instant. Expired top-ups are removed from the document.
+
+    The same top-up twice adds twice, unless you give it an id: a repeated call with the same --id adds nothing.
+    --note is kept beside the top-up too.
 
     Creates the tenant if it does not exist; the default limits then still apply to it.
     """
@@ -229,9 +258,28 @@ def top_up(
         "until": values.instant("--until", until, datetime.now(UTC)),
     }
     kinds = [kind.value for kind in values.endpoints(endpoint)]
-    further = {"service_account": service_account, "model": model, "endpoint": kinds or None}
+    further = {"service_account": service_account, "model": model, "endpoint": kinds or None, "note": note}
     item |= {name: value for name, value in further.items() if value is not None}
-    print_edited(tenant, with_admin(context, lambda admin: admin.limits.top_up(tenant, item)), json)
+    item["id"] = top_up_id if top_up_id is not None else secrets.token_hex(4)
+    made = change(note, if_version, dry_run=dry_run)
+    print_changed(with_admin(context, lambda admin: admin.limits.top_up(tenant, item, made)), json)
+
+
+@app.command(
+    "cancel-top-up", epilog="Example: tokenweir tenant cancel-top-up tenant01 3f9a2c1d --note 'sale is over'"
+)
+def cancel_top_up(
+    context: typer.Context,
+    tenant: Name,
+    top_up_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, as `tenant show` prints it.")],
+    note: Note = None,
+    if_version: IfVersion = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """End a top-up before its time. Exit code 3 if there is none with this id."""
+    made = change(note, if_version, dry_run=dry_run)
+    print_changed(with_admin(context, lambda admin: admin.limits.cancel_top_up(tenant, top_up_id, made)), json)
 
 
 @app.command(
@@ -251,7 +299,8 @@ def apply(
             "--file", "-f", metavar="FILE", help="Documents as YAML or JSON; `-`: stdin. May be repeated."
         ),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    note: Note = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Replace tenants' documents: a field that is missing in the new document is removed.
@@ -260,7 +309,8 @@ def apply(
     unchanged.
     """
     documents = read_documents(file)
-    planned = with_admin(context, lambda admin: admin.apply(documents, dry_run=dry_run))
+    made = change(note, None, dry_run=dry_run)
+    planned = with_admin(context, lambda admin: admin.apply(documents, made))
     for text in (text for each in planned for text in each.notes):
         output.note(text)
     if json:
@@ -277,16 +327,16 @@ def delete(
     context: typer.Context,
     tenant: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    note: Note = None,
+    if_version: IfVersion = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Delete a tenant's limits: the defaults then apply to it. The tenant's usage and ledger stay."""
-    if not yes:
+    if not yes and not dry_run:
         _ask(tenant)
-    with_admin(context, lambda admin: admin.limits.delete(tenant))
-    if json:
-        output.as_json({"deleted": tenant})
-    else:
-        typer.echo(visible(f"Deleted the limits of tenant '{tenant}'."))
+    made = change(note, if_version, dry_run=dry_run)
+    print_changed(with_admin(context, lambda admin: admin.limits.delete(tenant, made)), json)
 
 
 def _ask(tenant: str) -> None:

@@ -6,8 +6,8 @@ import typer
 
 from extproc.admin.edits import Selector
 from extproc.cli import values
+from extproc.cli.changing import DryRun, IfVersion, Note, change, print_changed
 from extproc.cli.root import Json, with_admin
-from extproc.cli.tenant_tables import print_edited
 from extproc.core.quota.limits import Mode, Unit
 from extproc.core.quota.policies import METERED, DocumentMode
 
@@ -58,6 +58,9 @@ def add(
         Mode | None, typer.Option("--shadows", help="With `--mode shadow`: the mode that it tries out.")
     ] = None,
     service_account: Account = None,
+    note: Note = None,
+    if_version: IfVersion = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Add a limit. If one counts the same, it gets the new amount; its counts stay.
@@ -69,10 +72,14 @@ def add(
     kinds = values.endpoints(endpoint)
     selector = Selector(scope, window, unit, model, kinds, mode.value if mode is not None else None)
     further = {"shadows": shadows.value if shadows is not None else None}
+    made = change(note, if_version, dry_run=dry_run)
     done = with_admin(
-        context, lambda admin: admin.limits.add_limit(tenant, selector, amount, further, service_account)
+        context,
+        lambda admin: admin.limits.add_limit(
+            tenant, selector, amount, further, account=service_account, change=made
+        ),
     )
-    print_edited(tenant, done, json)
+    print_changed(done, json)
 
 
 @app.command(epilog="Example: tokenweir tenant limit remove tenant01 service_account/minute --unit requests")
@@ -87,11 +94,15 @@ def remove(
         DocumentMode | None, typer.Option("--mode", help="Selects one, if it exists in several modes.")
     ] = None,
     service_account: Account = None,
+    note: Note = None,
+    if_version: IfVersion = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Remove a limit, named by the options that added it. Exit code 3 if it does not exist."""
     scope, window = values.selector(limit)
     kinds = values.endpoints(endpoint)
     selector = Selector(scope, window, unit, model, kinds, mode.value if mode is not None else None)
-    done = with_admin(context, lambda admin: admin.limits.remove_limit(tenant, selector, service_account))
-    print_edited(tenant, done, json)
+    made = change(note, if_version, dry_run=dry_run)
+    done = with_admin(context, lambda admin: admin.limits.remove_limit(tenant, selector, service_account, made))
+    print_changed(done, json)

@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 import typer
 
 from extproc.admin.edits import mode_of
-from extproc.admin.tenants import TenantDetail, TenantView
+from extproc.admin.views import TenantDetail, TenantView
 from extproc.cli import output
 from extproc.core.quota.limits import Limit
-from extproc.terminal.tables import visible
 
 _COLUMNS = ("tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "limits", "on_store_failure")
 _LIMIT_COLUMNS = ("binds", "scope", "unit", "window", "amount", "mode", "model", "endpoint", "from")
@@ -19,20 +18,6 @@ _TOP_UP_COLUMNS = ("top-up for", "scope", "unit", "window", "amount", "model", "
 def print_views(views: Iterable[TenantView], empty: str) -> None:
     """Print one line per tenant."""
     output.as_table(_COLUMNS, [tuple(getattr(view, column) for column in _COLUMNS) for view in views], empty)
-
-
-def print_edited(tenant: str, done: tuple[TenantView, bool], json: bool) -> None:
-    """Print the result of an edit of a tenant."""
-    view, new = done
-    if view.problem is not None:
-        output.note(output.unusable(f"Other fields of the document can't be used ({view.problem})"))
-    if json:
-        output.as_json(view)
-        return
-    if view.defaults:
-        output.note(f"{_beside(view)}: {', '.join(view.defaults)}.")
-    typer.echo(visible(f"{'Created' if new else 'Updated'} tenant '{tenant}'."))
-    print_views([view], "")
 
 
 def print_detail(detail: TenantDetail) -> None:
@@ -59,14 +44,6 @@ def print_detail(detail: TenantDetail) -> None:
             for each in detail.top_ups
         ]  # fmt: skip
         output.as_table(_TOP_UP_COLUMNS, top_ups, "")
-
-
-def _beside(view: TenantView) -> str:
-    return (
-        "These defaults bind beside its own limits"
-        if view.limits
-        else "It has no limits of its own; the defaults stay"
-    )
 
 
 def limit_cells(limit: Limit) -> tuple[object, ...]:

@@ -9,18 +9,21 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from openai import APIError, AsyncOpenAI, AuthenticationError, Omit, RateLimitError
 from rich.console import Console
 from rich.text import Text
 
+from extproc.admin.change import Change
+from extproc.admin.errors import NotFoundError
 from extproc.admin.service import Admin
 from extproc.app import SystemClock, build_stores, defaults
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.settlement import Outcome
-from extproc.core.request.identity import TenantId
 from extproc.local.stack import Stack
+from extproc.ports.audit import Actor, ActorKind
 from extproc.ports.ledger import DailyUsage, UsageFilter, UsageReports
 from extproc.settings.load import load
 from extproc.terminal.tables import print_table
@@ -30,6 +33,7 @@ _MOST_CALLS = 60  # by then the limit must have been reached
 _RECORDED_S = 60.0  # no promise: entries that are not there by then are missing
 _IN_EFFECT_S = 60.0  # 5 s are promised; the stores of a busy machine may take longer
 _QUESTION = "1 + 1 =?"
+_STORY = Actor("local demo", ActorKind.TOKENWEIR, "local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,10 @@ async def play(stack: Stack, model: str, caller: Caller, console: Console) -> bo
     stores = build_stores(settings)
     score = _Score(console)
     served_before = await _served_tokens(stack)
+    admin = Admin(
+        stores.tenants, stores.reports, stores.counters, defaults(settings), SystemClock().now, audit=stores.audit
+    )
     try:
-        admin = Admin(stores.tenants, stores.reports, stores.counters, defaults(settings), SystemClock().now)
         await _set_limits(admin, stack, caller, score)
         token = stack.issuer.issue(caller.account, tenant=caller.tenant)
         async with _client(stack, token) as client:
@@ -84,7 +90,8 @@ async def play(stack: Stack, model: str, caller: Caller, console: Console) -> bo
         _prove(entries, counted, sum(seen), score)
     finally:
         if caller != Caller.talk():
-            await stores.tenants.delete(TenantId(caller.tenant))
+            with suppress(NotFoundError):  # it ended before it set them
+                await admin.limits.delete(caller.tenant, Change(_STORY))
             console.print(
                 f"\nThe limits of {caller.tenant} are deleted again; its usage and ledger stay in MongoDB."
             )
@@ -94,7 +101,7 @@ async def play(stack: Stack, model: str, caller: Caller, console: Console) -> bo
 
 async def _set_limits(admin: Admin, stack: Stack, caller: Caller, score: _Score) -> None:
     _title(score.console, "A platform engineer sets the limits of a tenant")
-    await admin.limits.set(caller.tenant, {"sa_limit": SA_LIMIT, "ip_limit": IP_LIMIT})
+    await admin.limits.set(caller.tenant, {"sa_limit": SA_LIMIT, "ip_limit": IP_LIMIT}, Change(_STORY))
     written, started = time.time(), time.monotonic()
     took = 0.0
     while not (effective := await stack.limits_read_at() > written) and took < _IN_EFFECT_S:

@@ -15,7 +15,8 @@ from extproc.core.quota.policies import BadDocument, Defaults, Repaired, repaire
 from extproc.core.request.identity import TenantId
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock, StoreError
-from extproc.ports.tenants import Document, TenantStore
+from extproc.ports.documents import Document
+from extproc.ports.tenants import TenantStore
 from extproc.timing.events import happens_within
 
 _log = logging.getLogger(__name__)

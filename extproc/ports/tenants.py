@@ -1,10 +1,13 @@
 """Declare the store of the tenants' limits, and the view of the limits for the request path."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from extproc.core.quota.binding import Policy
 from extproc.core.request.identity import TenantId
+from extproc.ports.audit import AuditEntry
+from extproc.ports.documents import Document
 
 
 class Limits(Protocol):
@@ -14,7 +17,14 @@ class Limits(Protocol):
         """Return the tenant's current policy; the defaults if nobody configured the tenant. Never raise."""
 
 
-Document = Mapping[str, object]
+@dataclass(frozen=True, slots=True)
+class TenantWrite:
+    """Describe one change of `TenantStore.write`. `fields` None: remove the tenant. The rest is as in `update`."""
+
+    tenant: TenantId
+    fields: Document | None
+    version: int | None
+    audit: AuditEntry
 
 
 class TenantStore(Protocol):
@@ -26,17 +36,31 @@ class TenantStore(Protocol):
     async def document(self, tenant: TenantId) -> Document | None:
         """Return one tenant's document, or None."""
 
-    async def update(self, tenant: TenantId, fields: Document, version: int | None = None) -> bool:
+    def scan(self, after: TenantId | None = None) -> AsyncIterator[Document]:
+        """Yield one document per tenant, by name, those behind `after` only."""
+
+    async def update(
+        self, tenant: TenantId, fields: Document, version: int | None = None, audit: AuditEntry | None = None
+    ) -> bool:
         """Set fields of the tenant's document; a field that is None is removed, all others stay. Return True if it
         is new.
 
         Each update adds 1 to the document's `version`. With `version` (0: no document, or a document without a
         version) the update applies to that version only: otherwise raise `ConflictError` and write nothing. A
         change by another program is detected only if that program also adds to `version`.
+
+        `audit` is written in the same transaction. Without transactions it is written first, as pending.
         """
 
-    async def delete(self, tenant: TenantId) -> bool:
-        """Remove the tenant. Return False if there was none."""
+    async def delete(self, tenant: TenantId, version: int | None = None, audit: AuditEntry | None = None) -> bool:
+        """Remove the tenant. Return False if there was none. `version` and `audit` as in `update`."""
+
+    async def write(self, writes: Sequence[TenantWrite]) -> None:
+        """Make several changes and write their audit entries: all in one transaction where there are transactions,
+        else one after the other.
+
+        Raise `ConflictError`, which names the tenant, if one of them has another version.
+        """
 
     def changes(self) -> AsyncIterator[None]:
         """Yield once when watching starts, then whenever limits may have changed.

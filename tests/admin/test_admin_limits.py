@@ -6,17 +6,21 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from extproc.admin.documents import BOOKKEEPING, FIELDS, plain
+from extproc.admin.change import Change
 from extproc.admin.edits import SETTABLE, Selector
 from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.service import Admin
 from extproc.core.quota.limits import Scope, Window
 from extproc.core.quota.policies import Defaults, limits_from, policy_from
+from extproc.ports.audit import Actor, ActorKind
 from extproc.ports.base import ConflictError
+from extproc.ports.documents import BOOKKEEPING, FIELDS, plain
 from extproc.stores.memory.counters import MemoryCounters
-from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
+from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.tenants import MemoryTenants
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+CHANGE = Change(Actor("ann", ActorKind.OS_USER, "desk"))
 DEFAULTS = Defaults(limits_from({"sa_limit": 1000}), ZoneInfo("UTC"))
 MONTHLY = Selector(Scope.TENANT, Window.MONTH)
 
@@ -38,7 +42,7 @@ class Busy(MemoryTenants):
 
 
 def admin_of(tenants):
-    return Admin(tenants, MemoryLedger(), MemoryCounters(), DEFAULTS, lambda: NOW)
+    return Admin(tenants, MemoryLedger(), MemoryCounters(), DEFAULTS, lambda: NOW, audit=tenants.audit)
 
 
 async def stored(tenants):
@@ -48,7 +52,7 @@ async def stored(tenants):
 
 async def test_an_edit_is_made_again_on_what_somebody_else_wrote_meanwhile():
     tenants = Busy(2, limits=[{"scope": "tenant", "window": "day", "amount": 1}])
-    await admin_of(tenants).limits.add_limit("acme", MONTHLY, 9, {}, None)
+    await admin_of(tenants).limits.add_limit("acme", MONTHLY, 9, {}, account=None, change=CHANGE)
     assert (await stored(tenants))["limits"] == [
         {"scope": "tenant", "window": "day", "amount": 1},
         {"scope": "tenant", "window": "month", "amount": 9},
@@ -58,17 +62,17 @@ async def test_an_edit_is_made_again_on_what_somebody_else_wrote_meanwhile():
 async def test_an_edit_gives_up_where_others_never_end():
     tenants = Busy(10**6, sa_limit=1)
     with pytest.raises(AdminError, match="is being changed by others all the time"):
-        await admin_of(tenants).limits.set("acme", {"sa_limit": 5})
+        await admin_of(tenants).limits.set("acme", {"sa_limit": 5}, CHANGE)
     assert await stored(tenants) == {"sa_limit": 1}
 
 
 async def test_what_is_removed_meanwhile_is_not_found():
     tenants = MemoryTenants()
     with pytest.raises(NotFoundError):
-        await admin_of(tenants).limits.remove_limit("acme", MONTHLY, None)
+        await admin_of(tenants).limits.remove_limit("acme", MONTHLY, None, CHANGE)
     await tenants.update("acme", {"sa_limit": 1})
     with pytest.raises(NotFoundError, match="there is no such limit"):
-        await admin_of(tenants).limits.remove_limit("acme", MONTHLY, None)
+        await admin_of(tenants).limits.remove_limit("acme", MONTHLY, None, CHANGE)
 
 
 async def test_applying_on_what_changed_meanwhile_is_refused_and_says_what_was_written():
@@ -77,17 +81,17 @@ async def test_applying_on_what_changed_meanwhile_is_refused_and_says_what_was_w
     await tenants.update("b", {"sa_limit": 1})
 
     class Changing(MemoryTenants):
-        async def update(self, tenant, fields, version=None):
+        async def update(self, tenant, fields, version=None, audit=None):
             if tenant == "b":
                 raise ConflictError("tenant 'b' was changed meanwhile")
-            return await super().update(tenant, fields, version)
+            return await super().update(tenant, fields, version, audit)
 
     changing = Changing()
     changing._documents = tenants._documents
     admin = admin_of(changing)
     documents = [{"tenant_id": "a", "sa_limit": 5}, {"tenant_id": "b", "sa_limit": 5}]
     with pytest.raises(AdminError, match="tenant 'b' was changed meanwhile: apply again; written before: a"):
-        await admin.apply(documents, dry_run=False)
+        await admin.apply(documents, CHANGE)
 
 
 async def test_a_list_that_somebody_broke_is_told_of_before_it_is_edited():
@@ -95,10 +99,10 @@ async def test_a_list_that_somebody_broke_is_told_of_before_it_is_edited():
     for broken in (5, "x", [5], {"a": 1}):
         await tenants.update("acme", {"sa_limit": 1, "service_accounts": broken})
         with pytest.raises(AdminError, match="the stored 'service_accounts' can't be used"):
-            await admin_of(tenants).limits.suspend("acme", "why", "sa")
+            await admin_of(tenants).limits.suspend("acme", "why", "sa", CHANGE)
         await tenants.update("acme", {"service_accounts": None, "limits": broken})
         with pytest.raises(AdminError, match="the stored 'limits' can't be used"):
-            await admin_of(tenants).limits.add_limit("acme", MONTHLY, 1, {}, None)
+            await admin_of(tenants).limits.add_limit("acme", MONTHLY, 1, {}, account=None, change=CHANGE)
         await tenants.update("acme", {"limits": None})
 
 
@@ -106,8 +110,8 @@ async def test_an_edit_that_is_wrong_in_itself_is_refused_also_beside_what_was_u
     tenants = MemoryTenants()
     await tenants.update("acme", {"sa_limit": 1, "top_ups": "none", "timezone": "Mars/Olympus"})
     with pytest.raises(AdminError, match=r"'limits\[0\].amount' must be a whole number"):
-        await admin_of(tenants).limits.add_limit("acme", MONTHLY, 10**13, {}, None)
-    view, _ = await admin_of(tenants).limits.add_limit("acme", MONTHLY, 10, {}, None)
+        await admin_of(tenants).limits.add_limit("acme", MONTHLY, 10**13, {}, account=None, change=CHANGE)
+    view = (await admin_of(tenants).limits.add_limit("acme", MONTHLY, 10, {}, account=None, change=CHANGE)).view
     assert view.problem is not None
     assert (await stored(tenants))["timezone"] == "Mars/Olympus"
 
@@ -117,7 +121,7 @@ async def test_a_note_of_a_limit_stays_when_its_amount_changes():
     await tenants.update(
         "acme", {"limits": [{"scope": "tenant", "window": "month", "amount": 1, "note": "by contract"}]}
     )
-    await admin_of(tenants).limits.add_limit("acme", MONTHLY, 2, {}, None)
+    await admin_of(tenants).limits.add_limit("acme", MONTHLY, 2, {}, account=None, change=CHANGE)
     assert (await stored(tenants))["limits"] == [
         {"scope": "tenant", "window": "month", "amount": 2, "note": "by contract"}
     ]
@@ -138,7 +142,7 @@ class Recorded(UserDict):
 def test_the_fields_that_apply_knows_are_the_ones_that_limits_are_read_from():
     document = Recorded({"tenant_id": "acme", "sa_limit": 1})
     policy_from(document, DEFAULTS)
-    assert document.asked - BOOKKEEPING == FIELDS - {"note"}
+    assert document.asked - BOOKKEEPING == FIELDS - {"note", "labels", "managed_by"}
     assert set(SETTABLE) < FIELDS
 
 
@@ -163,8 +167,8 @@ async def test_a_top_up_counts_from_now_on_and_not_before():
     limits = admin_of(tenants).limits
     item = {"scope": "service_account", "window": "day", "amount": 5}
     with pytest.raises(AdminError, match="in the future"):
-        await limits.top_up("acme", item | {"until": NOW})
-    await limits.top_up("acme", item | {"until": NOW + timedelta(seconds=1)})
+        await limits.top_up("acme", item | {"until": NOW}, CHANGE)
+    await limits.top_up("acme", item | {"until": NOW + timedelta(seconds=1)}, CHANGE)
     assert len((await stored(tenants))["top_ups"]) == 1
 
 
@@ -172,5 +176,5 @@ async def test_documents_with_versions_of_any_kind_can_be_edited():
     for version in (3.0, 2**40):
         tenants = MemoryTenants()
         tenants._documents["acme"] = {"tenant_id": "acme", "sa_limit": 1, "version": version}
-        await admin_of(tenants).limits.set("acme", {"sa_limit": 2})
+        await admin_of(tenants).limits.set("acme", {"sa_limit": 2}, CHANGE)
         assert (await stored(tenants)) == {"sa_limit": 2}

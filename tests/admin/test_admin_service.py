@@ -4,6 +4,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from extproc.admin import service
+from extproc.admin.change import Change
 from extproc.admin.service import Admin, AdminError, By, NotFoundError
 from extproc.core.quota.binding import bind
 from extproc.core.quota.costs import Cost
@@ -15,12 +16,15 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.quota.usage import Usage
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import Identity
+from extproc.ports.audit import Actor, ActorKind
 from extproc.ports.counters import Closing
 from extproc.ports.ledger import UsageFilter
 from extproc.stores.memory.counters import MemoryCounters
-from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
+from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.tenants import MemoryTenants
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+CHANGE = Change(Actor("ann", ActorKind.OS_USER, "desk"))
 BERLIN = ZoneInfo("Europe/Berlin")
 ANY = UsageFilter()
 
@@ -40,7 +44,9 @@ class Setup:
         self.counters = MemoryCounters()
         defaults = Defaults(limits_from({"sa_limit": 1000}), BERLIN)
         self.defaults = defaults
-        self.admin = Admin(self.tenants, self.ledger, self.counters, defaults, lambda: NOW)
+        self.admin = Admin(
+            self.tenants, self.ledger, self.counters, defaults, lambda: NOW, audit=self.tenants.audit
+        )
 
     async def used(self, account, ip, date, charge, *, tenant="acme", outcome=Outcome.SETTLED):
         denied = outcome is Outcome.DENIED
@@ -75,20 +81,21 @@ async def test_a_tenant_that_nobody_configured_is_not_found():
     with pytest.raises(NotFoundError, match="tenant 'acme' has no limits of its own; the defaults bind it"):
         await admin.limits.detail("acme")
     with pytest.raises(NotFoundError, match="'acme'"):
-        await admin.limits.delete("acme")
+        await admin.limits.delete("acme", CHANGE)
 
 
 async def test_the_first_set_creates_and_the_next_updates():
     admin = Setup().admin
-    view, new = await admin.limits.set("acme", {"sa_limit": 12000})
+    done = await admin.limits.set("acme", {"sa_limit": 12000}, CHANGE)
+    view, new = done.view, done.created
     assert (view.tenant, view.sa_limit, view.ip_limit, view.problem, new) == ("acme", 12000, None, None, True)
-    view, new = await admin.limits.set("acme", {"ip_limit": 400})
-    assert (view.sa_limit, view.ip_limit, new) == (12000, 400, False)
+    done = await admin.limits.set("acme", {"ip_limit": 400}, CHANGE)
+    assert (done.view.sa_limit, done.view.ip_limit, done.created) == (12000, 400, False)
 
 
 async def test_a_limit_set_to_none_no_longer_binds_and_the_other_stays():
     admin = Setup({"tenant_id": "acme", "sa_limit": 1, "ip_limit": 2}).admin
-    view, _ = await admin.limits.set("acme", {"sa_limit": None})
+    view = (await admin.limits.set("acme", {"sa_limit": None}, CHANGE)).view
     assert (view.sa_limit, view.ip_limit) == (None, 2)
 
 
@@ -98,13 +105,13 @@ async def test_the_last_limit_can_not_be_removed():
         AdminError,
         match="at least one limit on tokens that binds all requests must stay; to use the defaults, delete the tenant",
     ):
-        await setup.admin.limits.set("acme", {"sa_limit": None})
+        await setup.admin.limits.set("acme", {"sa_limit": None}, CHANGE)
     assert (await setup.tenants.document("acme"))["sa_limit"] == 1
 
 
 @pytest.mark.parametrize("amount", [0, MAX_AMOUNT])
 async def test_the_bounds_of_an_amount_can_be_set(amount):
-    view, _ = await Setup().admin.limits.set("acme", {"sa_limit": amount})
+    view = (await Setup().admin.limits.set("acme", {"sa_limit": amount}, CHANGE)).view
     assert view.sa_limit == amount
 
 
@@ -112,7 +119,7 @@ async def test_the_bounds_of_an_amount_can_be_set(amount):
 async def test_an_amount_out_of_bounds_is_refused_and_nothing_is_written(amount):
     setup = Setup()
     with pytest.raises(AdminError, match="'sa_limit' must be a whole number of tokens from 0 to 1000000000000"):
-        await setup.admin.limits.set("acme", {"sa_limit": amount})
+        await setup.admin.limits.set("acme", {"sa_limit": amount}, CHANGE)
     assert await setup.tenants.documents() == []
 
 
@@ -122,7 +129,7 @@ async def test_an_amount_out_of_bounds_is_refused_and_nothing_is_written(amount)
 async def test_a_change_of_nothing_or_of_no_limit_is_refused(changes, message):
     setup = Setup()
     with pytest.raises(AdminError, match=message):
-        await setup.admin.limits.set("acme", changes)
+        await setup.admin.limits.set("acme", changes, CHANGE)
     assert await setup.tenants.documents() == []
 
 
@@ -131,8 +138,8 @@ async def test_a_name_that_can_not_be_a_tenant_is_refused_everywhere(name):
     admin = Setup().admin
     for use in (
         admin.limits.detail(name),
-        admin.limits.set(name, {"sa_limit": 1}),
-        admin.limits.delete(name),
+        admin.limits.set(name, {"sa_limit": 1}, CHANGE),
+        admin.limits.delete(name, CHANGE),
         admin.explain(name, "sa", "unknown"),
         admin.explain("acme", name, "unknown"),
         admin.daily(UsageFilter(tenant=name)),
@@ -144,7 +151,7 @@ async def test_a_name_that_can_not_be_a_tenant_is_refused_everywhere(name):
 
 async def test_tenants_are_listed_by_name_those_with_bad_documents_too():
     setup = Setup({"tenant_id": "b", "sa_limit": 1.0}, {"tenant_id": "a", "sa_limit": -1}, {"sa_limit": 3})
-    views = await setup.admin.limits.views()
+    views = (await setup.admin.limits.views()).rows
     assert [(v.tenant, v.sa_limit, v.problem is None) for v in views] == [
         ("", 3, False),
         ("a", -1, False),
@@ -171,7 +178,8 @@ class Int64(int):
     ],
 )
 async def test_a_stored_amount_is_shown_as_a_plain_number_or_as_the_text_of_what_it_is(stored, shown):
-    (view,) = await Setup({"tenant_id": "acme", "sa_limit": stored, "ip_limit": 1}).admin.limits.views()
+    setup = Setup({"tenant_id": "acme", "sa_limit": stored, "ip_limit": 1})
+    (view,) = (await setup.admin.limits.views()).rows
     assert view.sa_limit == shown
     assert type(view.sa_limit) is type(shown)
 
@@ -181,20 +189,20 @@ async def test_setting_one_limit_beside_a_stored_one_that_is_none_asks_for_both(
     # Dropping it would leave the service account unlimited; keeping it, the tenant on the defaults.
     setup = Setup({"tenant_id": "acme", "sa_limit": stored})
     with pytest.raises(AdminError, match=r"the stored 'sa_limit' can't be used .*: set it too"):
-        await setup.admin.limits.set("acme", {"ip_limit": 5})
-    view, _ = await setup.admin.limits.set("acme", {"ip_limit": 5, "sa_limit": 7})
+        await setup.admin.limits.set("acme", {"ip_limit": 5}, CHANGE)
+    view = (await setup.admin.limits.set("acme", {"ip_limit": 5, "sa_limit": 7}, CHANGE)).view
     assert (view.sa_limit, view.ip_limit, view.problem) == (7, 5, None)
 
 
 async def test_a_tenant_without_a_time_zone_is_shown_with_the_default_one():
     setup = Setup({"tenant_id": "a", "sa_limit": 1}, {"tenant_id": "b", "sa_limit": 1, "timezone": "Asia/Tokyo"})
-    assert [view.timezone for view in await setup.admin.limits.views()] == ["Europe/Berlin", "Asia/Tokyo"]
+    assert [view.timezone for view in (await setup.admin.limits.views()).rows] == ["Europe/Berlin", "Asia/Tokyo"]
 
 
 async def test_a_deleted_tenant_is_gone():
     setup = Setup({"tenant_id": "acme", "sa_limit": 1})
-    await setup.admin.limits.delete("acme")
-    assert await setup.admin.limits.views() == []
+    await setup.admin.limits.delete("acme", CHANGE)
+    assert (await setup.admin.limits.views()).rows == ()
 
 
 # Usage.

@@ -16,7 +16,8 @@ from extproc.ports.base import StoreError
 from extproc.ports.counters import Receipt
 from extproc.ports.ledger import UsageFilter
 from extproc.stores.memory.counters import MemoryCounters, MemoryServer
-from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
+from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.tenants import MemoryTenants
 from tests.changing import replace
 
 ALL = UsageFilter()

@@ -13,7 +13,7 @@ from extproc.core.quota.policies import Defaults, limits_from
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
-from extproc.stores.memory.ledger import MemoryTenants
+from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.mongo.client import TENANTS
 from extproc.stores.mongo.tenants import MongoTenants
 

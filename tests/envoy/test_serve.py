@@ -25,7 +25,8 @@ from extproc.ports.ledger import UsageFilter
 from extproc.serve import _cancel, serve
 from extproc.settings.load import load
 from extproc.stores.memory.counters import MemoryCounters
-from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
+from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.tenants import MemoryTenants
 
 from .messages import EXCHANGE, REPLIES, kinds, request_body, request_head
 

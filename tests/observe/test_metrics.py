@@ -17,7 +17,8 @@ from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
 from extproc.observe.counting import Counts, Distribution
 from extproc.observe.metrics import OTHER, Metrics
 from extproc.stores.memory.counters import MemoryCounters
-from extproc.stores.memory.ledger import MemoryLedger, MemoryTenants
+from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.spool import NoSpool
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

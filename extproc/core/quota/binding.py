@@ -45,7 +45,10 @@ class Terms(Struct, frozen=True):
 
 
 class TopUp(Struct, frozen=True):
-    """Add `amount` to the limits of one scope, window and unit until an instant (seconds since the epoch)."""
+    """Add `amount` to the limits of one scope, window and unit until an instant (seconds since the epoch).
+
+    `id` tells it from others, for whoever cancels it.
+    """
 
     scope: Scope
     window: Window
@@ -55,6 +58,7 @@ class TopUp(Struct, frozen=True):
     service_account: str | None = None
     model: str | None = None
     endpoints: tuple[Endpoint, ...] = ()
+    id: str | None = None
 
     def raises(self, limit: Limit, identity: Identity, now: float) -> bool:
         """Return whether the top-up counts for this limit and identity now."""

@@ -34,7 +34,18 @@ MAX_ACCOUNTS: Final = 10_000
 _BOUND_TO: Final = ("unit", "model", "endpoint")
 _TERMS: Final = {*SHORT_LIMITS, *RATE_LIMITS, "limits", "unlimited", "suspended"}
 _LIMIT: Final = {"scope", "window", "amount", "unit", "mode", "shadows", "model", "endpoint", "note"}
-_TOP_UP: Final = {"scope", "window", "unit", "amount", "until", "service_account", "model", "endpoint", "note"}
+_TOP_UP: Final = {
+    "scope",
+    "window",
+    "unit",
+    "amount",
+    "until",
+    "service_account",
+    "model",
+    "endpoint",
+    "note",
+    "id",
+}
 
 
 class DocumentMode(StrEnum):
@@ -294,6 +305,7 @@ def _top_up(fields: Fields) -> TopUp:
         service_account=which.name("service_account"),
         model=which.name("model"),
         endpoints=which.choices("endpoint", METERED),
+        id=fields.name("id"),
     )
 
 

@@ -1,8 +1,5 @@
-"""Keep ledger and limits in memory: the reference for the tests of the other stores. Lost when the process
-ends.
-"""
+"""Keep the ledger in memory: the reference for the tests of the other stores. Lost when the process ends."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,11 +10,10 @@ from extproc.core.quota.ledger import Entry
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
-from extproc.ports.base import ConflictError, StoreError
+from extproc.ports.base import StoreError
 from extproc.ports.epochs import Used
 from extproc.ports.generation import Generation
 from extproc.ports.ledger import DailyUsage, UsageFilter
-from extproc.ports.tenants import Document
 
 
 class MemoryLedger:
@@ -124,50 +120,6 @@ class MemoryLedger:
 
     async def deregister(self, replica: str) -> None:
         self._beats.pop(replica, None)
-
-    async def aclose(self) -> None:
-        """Do nothing: there are no connections."""
-
-
-class MemoryTenants:
-    """Keep the tenants' limits in a dict."""
-
-    def __init__(self) -> None:
-        self._documents: dict[TenantId, dict[str, object]] = {}
-        self._changed = asyncio.Event()
-
-    async def documents(self) -> list[Document]:
-        return [dict(document) for _, document in sorted(self._documents.items())]
-
-    async def document(self, tenant: TenantId) -> Document | None:
-        found = self._documents.get(tenant)
-        return dict(found) if found is not None else None
-
-    async def update(self, tenant: TenantId, fields: Document, version: int | None = None) -> bool:
-        new = tenant not in self._documents
-        document = self._documents.get(tenant, {"tenant_id": tenant})
-        before = document.get("version", 0)
-        if version is not None and before != version:
-            raise ConflictError(f"tenant '{tenant}' was changed meanwhile")
-        self._documents[tenant] = document
-        for name, value in fields.items():
-            document.pop(name, None)
-            if value is not None:
-                document[name] = value
-        document["version"] = before + 1  # type: ignore[operator]
-        self._changed.set()
-        return new
-
-    async def delete(self, tenant: TenantId) -> bool:
-        self._changed.set()
-        return self._documents.pop(tenant, None) is not None
-
-    async def changes(self) -> AsyncIterator[None]:
-        self._changed.set()
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            yield
 
     async def aclose(self) -> None:
         """Do nothing: there are no connections."""

@@ -33,6 +33,7 @@ OPEN: Final = "token_open"
 REPLICAS: Final = "token_replicas"
 REPLICA_MARKS: Final = "token_replica_marks"
 BUCKETS: Final = "token_bucket_usage"
+AUDIT: Final = "admin_audit"
 MIGRATIONS: Final = "token_migrations"
 GENERATION: Final = "token_ledger_generation"
 

@@ -1,17 +1,25 @@
 """Store the tenants' limits in `tenantLimitation`, and watch for changes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
-from pymongo.errors import DuplicateKeyError
+from pymongo import DeleteMany, InsertOne, UpdateMany
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 from pymongo.results import UpdateResult
 
 from extproc.core.request.identity import TenantId
+from extproc.ports.audit import AuditEntry, EntryState, direct_entry
 from extproc.ports.base import ConflictError
-from extproc.ports.tenants import Document
-from extproc.stores.mongo.client import TENANTS, Mongo, Named, translated
+from extproc.ports.documents import Document, digest
+from extproc.ports.tenants import TenantWrite
+from extproc.stores.mongo.audit import MongoAudit, entry_document, numbered
+from extproc.stores.mongo.client import AUDIT, TENANTS, WRITE, Mongo, Named, only_duplicates, translated
 
+_BATCH: Final = 1000
 _OURS = {"_id": 0}
 
 
@@ -19,9 +27,17 @@ class MongoTenants:
     """Implement `ports.TenantStore`."""
 
     _documents = Named(TENANTS)
+    _entries = Named(AUDIT)
 
-    def __init__(self, mongo: Mongo) -> None:
+    def __init__(self, mongo: Mongo, audit: MongoAudit | None = None) -> None:
         self._mongo = mongo
+        self._audit = audit if audit is not None else MongoAudit(mongo)
+        self._transactions: bool | None = None
+
+    async def create_indexes(self) -> None:
+        """Create missing indexes. Raise `StoreError`."""
+        async with translated():
+            await self._documents.create_index([("tenant_id", 1), ("_id", 1)])
 
     async def documents(self) -> list[Document]:
         async with translated():
@@ -33,12 +49,34 @@ class MongoTenants:
             # Read the last document: it counts if other programs left several.
             return await self._documents.find_one({"tenant_id": {"$eq": tenant}}, _OURS, sort=[("_id", -1)])
 
-    async def update(self, tenant: TenantId, fields: Document, version: int | None = None) -> bool:
-        kept = {name: value for name, value in fields.items() if value is not None}
-        update: dict[str, Any] = {"$set": kept | {"updated_at": datetime.now(UTC)}, "$inc": {"version": 1}}
-        gone = {name: "" for name, value in fields.items() if value is None}
-        if gone:
-            update["$unset"] = gone
+    async def scan(self, after: TenantId | None = None) -> AsyncIterator[Document]:
+        which = {"tenant_id": {"$gt": after}} if after is not None else {}
+        found = self._documents.find(which, _OURS, batch_size=_BATCH).sort([("tenant_id", 1), ("_id", 1)])
+        last: dict[str, Any] | None = None
+        try:
+            while True:
+                async with translated():
+                    batch = await found.to_list(_BATCH)
+                for document in batch:
+                    # Of several for one tenant the last one counts.
+                    if last is not None and last.get("tenant_id") != document.get("tenant_id"):
+                        yield last
+                    last = document
+                if not batch:
+                    break
+            if last is not None:
+                yield last
+        finally:
+            with suppress(PyMongoError):
+                await found.close()
+
+    async def update(
+        self, tenant: TenantId, fields: Document, version: int | None = None, audit: AuditEntry | None = None
+    ) -> bool:
+        if audit is not None:
+            await self.write([TenantWrite(tenant, fields, version, audit)])
+            return audit.before is None
+        update = _update_of(fields)
         async with translated():
             if version is not None:
                 return await self._update_version(tenant, update, version)
@@ -54,9 +92,8 @@ class MongoTenants:
         return await self._documents.update_many({"tenant_id": {"$eq": tenant}}, new, upsert=True)
 
     async def _update_version(self, tenant: TenantId, update: dict[str, Any], version: int) -> bool:
-        stands = {"$eq": version} if version else {"$in": [0, None]}  # None: the field is missing
-        whose = {"tenant_id": {"$eq": tenant}}
-        if (await self._documents.update_many(whose | {"version": stands}, update)).matched_count:
+        whose: dict[str, Any] = {"tenant_id": {"$eq": tenant}}
+        if (await self._documents.update_many(whose | {"version": _at(version)}, update)).matched_count:
             return False
         if version:
             raise _conflict(tenant)
@@ -70,10 +107,98 @@ class MongoTenants:
             raise _conflict(tenant)
         return True
 
-    async def delete(self, tenant: TenantId) -> bool:
+    async def delete(self, tenant: TenantId, version: int | None = None, audit: AuditEntry | None = None) -> bool:
+        if audit is not None:
+            await self.write([TenantWrite(tenant, None, version, audit)])
+            return True
+        whose: dict[str, Any] = {"tenant_id": {"$eq": tenant}}
         async with translated():
-            result = await self._documents.delete_many({"tenant_id": {"$eq": tenant}})
-        return result.deleted_count > 0
+            if version is not None:
+                deleted = await self._documents.delete_many(whose | {"version": _at(version)})
+                if not deleted.deleted_count and await self._documents.find_one(whose, {"_id": 1}) is not None:
+                    raise _conflict(tenant)
+            else:
+                deleted = await self._documents.delete_many(whose)
+        return deleted.deleted_count > 0
+
+    async def write(self, writes: Sequence[TenantWrite]) -> None:
+        if self._transactions is None:
+            self._transactions = await self._mongo.has_transactions()
+        await self._audit.prepare()
+        async with translated():
+            if self._transactions:
+                await self._write_together(writes)
+            else:
+                for each in writes:
+                    await self._write_in_turn(each)
+
+    async def _write_together(self, writes: Sequence[TenantWrite]) -> None:
+        """Write changes and entries in one transaction. Writers of one tenant conflict, and one is repeated."""
+
+        async def write(session: AsyncClientSession) -> None:
+            entries = await self._entries_of(writes, session)
+            changes = [change for each in writes for change in _changes(each)]
+            await self._documents.bulk_write(changes, session=session)
+            await self._entries.insert_many([entry_document(entry) for entry in entries], session=session)
+
+        async with self._mongo.writing_session() as session:
+            try:
+                await session.with_transaction(write, write_concern=WRITE)
+            except (BulkWriteError, DuplicateKeyError) as error:
+                if isinstance(error, BulkWriteError) and not only_duplicates(error):
+                    raise
+                # Somebody made a tenant or its next entry at the same moment.
+                raise _conflict(", ".join(each.tenant for each in writes[:3])) from None
+
+    async def _write_in_turn(self, write: TenantWrite) -> None:
+        """Write the entry as pending, then the change, then that it is done. Killed in between, the entry stays
+        pending: who reads it looks whether the change was made.
+        """
+        *direct, entry = await self._entries_of([write], None)
+        try:
+            await self._entries.insert_many(
+                [*map(entry_document, direct), entry_document(replace(entry, state=EntryState.PENDING))]
+            )
+        except BulkWriteError as error:
+            if only_duplicates(error):
+                raise _conflict(write.tenant) from None
+            raise
+        whose: dict[str, Any] = {"_id": entry.id}
+        try:
+            if write.fields is None:
+                await self.delete(write.tenant, write.version)
+            else:
+                await self.update(write.tenant, write.fields, write.version)
+        except ConflictError:
+            await self._entries.update_one(whose, {"$set": {"state": EntryState.REFUSED.value}})
+            raise
+        await self._entries.update_one(whose, {"$unset": {"state": ""}})
+
+    async def _entries_of(
+        self, writes: Sequence[TenantWrite], session: AsyncClientSession | None
+    ) -> list[AuditEntry]:
+        """Return the entries with their numbers, and before each one that of a direct change not noted yet.
+
+        Raise `ConflictError` if a document is not as the entry says that it was before.
+        """
+        names = [each.tenant for each in writes]
+        stored: dict[str, dict[str, Any]] = {}
+        which = {"tenant_id": {"$in": names}}
+        async for document in self._documents.find(which, _OURS, session=session).sort("_id", 1):
+            stored[document["tenant_id"]] = document
+        audited = await self._audit.audited_in(session, names)
+        entries: list[AuditEntry] = []
+        for each in writes:
+            _require_as_before(each, stored.get(each.tenant))
+            known = audited.get(each.tenant)
+            number = known.number + 1 if known is not None else 1
+            if known is not None and digest(each.audit.before) not in known.digests:
+                before = await self._entries.find_one({"_id": known.entry}, {"after": 1}, session=session)
+                direct = direct_entry(each.tenant, (before or {}).get("after"), each.audit.before, each.audit.at)
+                entries.append(numbered(direct, number))
+                number += 1
+            entries.append(numbered(each.audit, number))
+        return entries
 
     async def changes(self) -> AsyncIterator[None]:
         async with translated(), await self._documents.watch(max_await_time_ms=1000) as stream:
@@ -86,5 +211,39 @@ class MongoTenants:
         await self._mongo.aclose()
 
 
-def _conflict(tenant: TenantId) -> ConflictError:
+def _conflict(tenant: str) -> ConflictError:
     return ConflictError(f"tenant '{tenant}' was changed meanwhile")
+
+
+def _at(version: int) -> dict[str, Any]:
+    """Return the condition on the field `version`. None: the field is missing."""
+    return {"$eq": version} if version else {"$in": [0, None]}
+
+
+def _update_of(fields: Document) -> dict[str, Any]:
+    kept = {name: value for name, value in fields.items() if value is not None}
+    update: dict[str, Any] = {"$set": kept | {"updated_at": datetime.now(UTC)}, "$inc": {"version": 1}}
+    gone = {name: "" for name, value in fields.items() if value is None}
+    if gone:
+        update["$unset"] = gone
+    return update
+
+
+def _changes(write: TenantWrite) -> list[Any]:
+    """Return the operations of one change. A transaction has seen that the document is as expected."""
+    whose = {"tenant_id": {"$eq": write.tenant}}
+    if write.fields is None:
+        return [DeleteMany(whose)]
+    update = _update_of(write.fields)
+    if write.audit.before is not None:
+        return [UpdateMany(whose, update)]
+    return [InsertOne({"_id": write.tenant, "tenant_id": write.tenant, **update["$set"], "version": 1})]
+
+
+def _require_as_before(write: TenantWrite, document: Mapping[str, Any] | None) -> None:
+    expected = write.audit.before
+    same = digest(document) == digest(expected)
+    if same and document is not None and write.version is not None:
+        same = document.get("version") in ((write.version,) if write.version else (0, None))
+    if not same:
+        raise _conflict(write.tenant)
