@@ -182,11 +182,13 @@ class MongoTenants:
         Raise `ConflictError` if a document is not as the entry says that it was before.
         """
         names = [each.tenant for each in writes]
+        audited = await self._audit.audited_in(session, names)
         stored: dict[str, dict[str, Any]] = {}
         which = {"tenant_id": {"$in": names}}
         async for document in self._documents.find(which, _OURS, session=session).sort("_id", 1):
             stored[document["tenant_id"]] = document
-        audited = await self._audit.audited_in(session, names)
+        if session is None and await self._audit.audited_in(None, names) != audited:
+            raise _conflict(names[0])  # the documents may be of any moment in between
         entries: list[AuditEntry] = []
         for each in writes:
             _require_as_before(each, stored.get(each.tenant))
