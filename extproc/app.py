@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from extproc.envoy.tls import TLSOptions
 from extproc.metering.build import Metering, MeteringOptions, MeteringStores
 from extproc.metering.build import build_metering as build
 from extproc.metering.denials import DenialOptions
+from extproc.metering.direct_changes import DirectChanges
 from extproc.metering.estimator import NoCounter, PromptCounter
 from extproc.metering.expiry import ExpiryOptions
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
@@ -181,7 +183,9 @@ def defaults(settings: Settings) -> Defaults:
 def build_limits_cache(settings: Settings, stores: Stores, metrics: Metrics) -> LimitsCache:
     """Build what keeps the tenants' limits in memory."""
     options = LimitsCacheOptions(settings.limits.poll_s, settings.limits.refresh_s)
-    return LimitsCache(stores.tenants, defaults(settings), SystemClock(), metrics, options)
+    clock = SystemClock()
+    direct = DirectChanges(stores.tenants, stores.audit, clock.now, socket.gethostname())
+    return LimitsCache(stores.tenants, defaults(settings), clock, metrics, options, direct=direct)
 
 
 def build_alerts(settings: Settings, metrics: Metrics) -> Alerts:

@@ -6,6 +6,7 @@ from datetime import datetime
 from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.names import named, tenant_id
 from extproc.admin.paging import Page, checked_page, cursor_of, key_of
+from extproc.metering.direct_changes import DirectChanges
 from extproc.ports.audit import AuditEntry, AuditFilter, AuditLog, AuditPlace
 from extproc.ports.tenants import TenantStore
 
@@ -14,9 +15,8 @@ class History:
     """Run the use cases on the audit log. Stateless."""
 
     def __init__(self, tenants: TenantStore, audit: AuditLog, now: Callable[[], datetime]) -> None:
-        self._tenants = tenants
         self._audit = audit
-        self._now = now
+        self._direct = DirectChanges(tenants, audit, now, "")
 
     async def entries(
         self, wanted: AuditFilter, at_most: int = 100, cursor: str | None = None
@@ -30,8 +30,14 @@ class History:
         return Page(rows, cursor_of([rows[-1].at, rows[-1].id]) if len(found) > at_most else None)
 
     async def of_tenant(self, tenant: str, at_most: int = 100, cursor: str | None = None) -> Page[AuditEntry]:
-        """Return the changes of one tenant, newest first; none of a tenant that nobody changed yet."""
-        return await self.entries(AuditFilter(tenant=tenant_id(tenant)), at_most, cursor)
+        """Return the changes of one tenant, newest first; none of a tenant that nobody changed yet.
+
+        A change that was made in MongoDB itself is among them, even if no replica has noticed it yet.
+        """
+        name = tenant_id(tenant)
+        if cursor is None:
+            await self._direct.of(name)
+        return await self.entries(AuditFilter(tenant=name), at_most, cursor)
 
     async def entry(self, entry_id: str) -> AuditEntry:
         """Return one entry. Raise `NotFoundError`."""

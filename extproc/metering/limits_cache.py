@@ -13,6 +13,7 @@ from typing import Final
 from extproc.core.quota.binding import Policy
 from extproc.core.quota.policies import BadDocument, Defaults, Repaired, repaired_policy
 from extproc.core.request.identity import TenantId
+from extproc.metering.direct_changes import DirectChanges
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import Clock, StoreError
 from extproc.ports.documents import Document
@@ -41,8 +42,16 @@ class LimitsCache:
     """Implement `ports.tenants.Limits` from memory."""
 
     def __init__(
-        self, store: TenantStore, defaults: Defaults, clock: Clock, metrics: Metrics, options: LimitsCacheOptions
+        self,
+        store: TenantStore,
+        defaults: Defaults,
+        clock: Clock,
+        metrics: Metrics,
+        options: LimitsCacheOptions,
+        *,
+        direct: DirectChanges | None = None,
     ) -> None:
+        """Keep the limits of `store`. `direct` notices changes that were made in it past Tokenweir."""
         self._store = store
         self._defaults = defaults
         self._clock = clock
@@ -52,6 +61,9 @@ class LimitsCache:
         self._without_document: dict[TenantId, Policy] = {}
         self._last_good: dict[TenantId, Document] = {}
         self._complained: dict[str, tuple[object, str]] = {}
+        self._direct = direct
+        self._read_last: Sequence[Document] = ()
+        self._loaded = asyncio.Event()
         self._changed = asyncio.Event()
         self._watching = False
         self._loading = asyncio.Lock()  # two reads at once could arrive in the wrong order
@@ -72,13 +84,19 @@ class LimitsCache:
         A field that can't be used keeps its last good value, else its default. All others apply.
         """
         async with self._loading:
-            self._take(await self._store.documents())
+            documents = await self._store.documents()
+            self._take(documents)
+            if self._direct is not None:
+                self._read_last = documents
+                self._loaded.set()
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
             group.create_task(self._refresh())
+            if self._direct is not None:
+                group.create_task(self._notice(self._direct))
 
     def _take(self, documents: Sequence[Document]) -> None:
         policies: dict[TenantId, Policy] = {}
@@ -136,6 +154,20 @@ class LimitsCache:
                 self._watching = False
                 self._changed.set()  # else the current wait would be as long as with a change stream
             await asyncio.sleep(self._options.poll_s)
+
+    async def _notice(self, direct: DirectChanges) -> None:
+        """Compare the limits with the audit log after each load. Never delays a load."""
+        while True:
+            await self._loaded.wait()
+            self._loaded.clear()
+            try:
+                await direct.notice(self._read_last)
+            except StoreError as error:
+                _log.warning(
+                    "mongodb: limits could not be compared with the audit log", extra={"error": str(error)}
+                )
+                await asyncio.sleep(self._options.refresh_s)
+                self._loaded.set()
 
     async def _refresh(self) -> None:
         while True:

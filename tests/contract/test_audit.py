@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import pytest_asyncio
 
+from extproc.metering.direct_changes import DirectChanges
 from extproc.ports.audit import (
     Actor,
     ActorKind,
@@ -309,3 +310,44 @@ async def test_names_never_share_an_id(stores, editor):
     for name in ("a", "a:1", "a%3A1", "ä"):
         await editor.put(name, sa_limit=1)
     assert {e.id for e in await audit.entries(ANY, 9)} == {"a:1", "a%3A1:1", "a%253A1:1", "%C3%A4:1"}
+
+
+async def test_of_several_replicas_that_notice_a_direct_change_one_notes_it(stores, editor):
+    tenants, audit = stores
+    replicas = [DirectChanges(tenants, audit, lambda: NOW, f"r{number}") for number in range(4)]
+    for each in replicas:
+        await each.notice(await tenants.documents())
+    await editor.put("acme", sa_limit=1)
+    for change in ({"sa_limit": 5}, {"sa_limit": 1}, None):
+        if change is None:
+            await tenants.delete("acme")
+        else:
+            await tenants.update("acme", change)
+        documents = await tenants.documents()
+        assert sum(await asyncio.gather(*(each.notice(documents) for each in replicas))) == 1
+    found = await audit.entries(AuditFilter(tenant="acme"), 10)
+    assert sorted((e.number, e.action, (e.after or {}).get("sa_limit")) for e in found) == [
+        (1, "tenant.set", 1), (2, "tenant.direct", 5), (3, "tenant.direct", 1), (4, "tenant.direct", None),
+    ]  # fmt: skip
+
+
+async def test_following_while_others_change_tenants_notes_nothing(stores, editor):
+    tenants, audit = stores
+    replicas = [DirectChanges(tenants, audit, lambda: NOW, f"r{number}") for number in range(2)]
+    for each in replicas:
+        await each.notice(await tenants.documents())
+    ended = asyncio.Event()
+
+    async def follow(replica):
+        while not ended.is_set():
+            await replica.notice(await tenants.documents())
+
+    async def change():
+        for number in range(25):
+            await editor.put(f"t{number % 3}", sa_limit=number)
+            if number % 7 == 6:
+                await editor.delete(f"t{number % 3}")
+        ended.set()
+
+    await asyncio.gather(change(), *(follow(each) for each in replicas))
+    assert {e.action for e in await audit.entries(ANY, 1000)} == {"audit.began", "tenant.set", "tenant.delete"}
