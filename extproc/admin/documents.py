@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from extproc.admin.errors import AdminError
 from extproc.core.quota.binding import Policy
 from extproc.core.quota.fields import FieldError
 from extproc.core.quota.limits import Limit, Unit
@@ -14,6 +16,7 @@ from extproc.core.quota.policies import (
     limits_from,
     policy_from,
 )
+from extproc.core.request.identity import is_name
 from extproc.ports.documents import AMOUNTS, Document
 
 
@@ -26,6 +29,27 @@ class Source:
     limit: Limit
     whose: str | None
     field: str | None
+
+
+_LABELS_AT_MOST: Final = 64
+
+
+def refuse_labels(document: Document) -> None:
+    """Raise `AdminError` if labels, or who manages the document, are no names."""
+    labels = document.get("labels")
+    if labels is not None and not (
+        isinstance(labels, Mapping)
+        and len(labels) <= _LABELS_AT_MOST
+        and all(isinstance(text, str) and is_name(text) for pair in labels.items() for text in pair)
+        and not any(set("=.$") & set(name) for name in labels)
+    ):
+        raise AdminError(
+            f"'labels' must be an object of at most {_LABELS_AT_MOST} names without '=', '.' and '$', each with a "
+            "printable text"
+        )
+    manager = document.get("managed_by")
+    if manager is not None and not (isinstance(manager, str) and is_name(manager)):
+        raise AdminError("'managed_by' must be a printable text")
 
 
 def merged(document: Document, changes: Document) -> dict[str, object]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 
-from extproc.admin.applying import Planned, carry_out, plan
+from extproc.admin.applying import Planned, Progress, carry_out, no_progress, plan
 from extproc.admin.change import Change
 from extproc.admin.errors import AdminError, NotFoundError
+from extproc.admin.exporting import Exported, exported
 from extproc.admin.history import History
 from extproc.admin.names import client_ip as address
 from extproc.admin.names import named, tenant_id
@@ -105,12 +106,28 @@ class Admin:
         self._now = now
         self._ipv6_prefix = ipv6_prefix
 
-    async def apply(self, documents: Sequence[object], change: Change) -> list[Planned]:
-        """Replace the limits of tenants by whole documents: of all, or of none if one document can't be used."""
-        planned = await plan(self._tenants, self._defaults, documents, self._now())
+    async def apply(
+        self,
+        documents: Sequence[object],
+        change: Change,
+        *,
+        prune: str | None = None,
+        progress: Progress = no_progress,
+    ) -> list[Planned]:
+        """Replace the limits of tenants by whole documents: of none if one document can't be used.
+
+        With `prune`, the documents become managed by that name, and others that are managed by it are deleted. A
+        version may be named in each document; `if_version` of the change does not count.
+        """
+        now = self._now()
+        planned = await plan(self._tenants, self._defaults, documents, now, prune=prune, progress=progress)
         if not change.dry_run:
-            await carry_out(self._tenants, planned, change, self._now())
+            await carry_out(self._tenants, planned, change, now, progress=progress)
         return planned
+
+    def export(self) -> AsyncIterator[Exported]:
+        """Yield all tenants' documents as `apply` takes them back."""
+        return exported(self._tenants)
 
     async def documents(self) -> list[Document]:
         """Return all tenants' documents as they are stored."""

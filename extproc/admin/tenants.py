@@ -3,13 +3,14 @@ repeated.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from datetime import datetime
 from typing import Final
 
 from extproc.admin import edits
 from extproc.admin.auditing import audited, differences
 from extproc.admin.change import Change, Changed
-from extproc.admin.documents import keeps_defaults_away, merged, unusable_field, usable_part
+from extproc.admin.documents import keeps_defaults_away, merged, refuse_labels, unusable_field, usable_part
 from extproc.admin.edits import Edit, Selector
 from extproc.admin.errors import AdminError, NotFoundError, StaleVersionError
 from extproc.admin.names import named, tenant_id
@@ -56,13 +57,14 @@ class TenantLimits:
         checked_page(at_most)
         after = TenantId(key_of(cursor, str)) if cursor is not None else None
         rows: list[TenantView] = []
-        async for document in self._tenants.scan(after):
-            view = self._view(document)
-            if not wanted.fits(view):
-                continue
-            if len(rows) == at_most:
-                return Page(tuple(rows), cursor_of(rows[-1].tenant))
-            rows.append(view)
+        async with aclosing(self._tenants.scan(after)) as documents:
+            async for document in documents:
+                view = self._view(document)
+                if not wanted.fits(view):
+                    continue
+                if len(rows) == at_most:
+                    return Page(tuple(rows), cursor_of(rows[-1].tenant))
+                rows.append(view)
         return Page(tuple(rows))
 
     async def detail(self, tenant: str) -> TenantDetail:
@@ -199,6 +201,8 @@ class TenantLimits:
         only.
         """
         after = merged(document, changes)
+        if "labels" in changes:
+            refuse_labels(after)
         if isinstance(policy_from(after, self._defaults), BadDocument):
             beside = usable_part(document, self._defaults)
             alone = policy_from(merged(beside, changes), self._defaults)

@@ -9,8 +9,11 @@ from io import TextIOWrapper
 
 from extproc.admin.errors import AdminError, NotFoundError, StaleVersionError
 from extproc.cli import (
+    apply,
+    audit,
     config,
     explain,
+    export,
     ledger,
     local,
     message_dumper,
@@ -20,6 +23,7 @@ from extproc.cli import (
     serve,
     simulate,
     tenant,
+    tenant_limit,
     usage,
 )
 from extproc.cli.root import FAULT, NOT_FOUND, STALE, WRONG_USE
@@ -31,12 +35,16 @@ from extproc.settings.load import SettingsError
 app = root.app
 app.add_typer(config.app, name="config")
 app.add_typer(tenant.app, name="tenant")
+app.add_typer(tenant_limit.app, name="limit")
+app.add_typer(audit.app, name="audit")
 app.add_typer(usage.app, name="usage")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(local.app, name="local")
 app.add_typer(message_dumper.app, name="message-dumper")
 app.add_typer(model.app, name="model")
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command("apply", epilog=apply.EXAMPLES, cls=apply.Command)(apply.apply)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate)
 
@@ -54,6 +62,8 @@ def main() -> None:
     except StaleVersionError as error:
         _fail(error, STALE)
     except (StoreError, BindError, local.LocalFault, HelmMissing, PartMissing) as error:
+        _fail(error, FAULT)
+    except apply.DryRunError as error:
         _fail(error, FAULT)
     except (AdminError, SettingsError, OnboardingError) as error:
         _fail(error, WRONG_USE)

@@ -38,6 +38,12 @@ def note(text: str) -> None:
     typer.echo(visible(text), err=True)
 
 
+def note_cursor(cursor: str | None) -> None:
+    """Print a line to stderr that says how to go on, if there is more."""
+    if cursor is not None:
+        note(f"There is more: go on with --cursor {cursor}")
+
+
 def note_gone(before: datetime | None) -> None:
     """Print a line to stderr if entries that were asked for may be deleted."""
     if before is not None:

@@ -20,6 +20,8 @@ from extproc.stores.urls import StoreURL
 T = TypeVar("T")
 
 FAULT, WRONG_USE, NOT_FOUND, STALE = 1, 2, 3, 4
+# Of `apply --dry-run`, where wrong use is 1.
+DIFFERENCES = 2
 
 
 class _Root(TyperGroup):
@@ -43,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="""
 Exit codes: 0 done, 1 a fault such as a store that can't be reached, 2 wrong use, 3 not found, 4 changed by
-somebody else meanwhile.
+somebody else meanwhile. `apply --dry-run`: 0 no difference, 2 some differences, 1 any error.
 
 Example: tokenweir -c tokenweir.yaml usage top --since 2026-01-01
 """,

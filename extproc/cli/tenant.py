@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from extproc.admin.applying import Planned, Verdict
 from extproc.admin.errors import AdminError
-from extproc.cli import output, tenant_limit, values
+from extproc.admin.views import ANY_TENANT, TenantFilter
+from extproc.cli import apply, audit, output, tenant_limit, values
 from extproc.cli.changing import DryRun, IfVersion, Note, change, print_changed
-from extproc.cli.files import read_documents
 from extproc.cli.root import Json, with_admin
 from extproc.cli.tenant_tables import print_detail, print_views
 from extproc.core.quota.limits import Mode, Scope, Unit, Window
@@ -21,6 +20,7 @@ from extproc.terminal.tables import visible
 
 app = typer.Typer(help="Tenants and their limits.", no_args_is_help=True)
 app.add_typer(tenant_limit.app, name="limit")
+app.command("apply", epilog=apply.EXAMPLES, cls=apply.Command)(apply.apply)
 
 Name = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
 Account = Annotated[
@@ -32,14 +32,61 @@ def _amount_option(name: str, help_: str, what: str = "TOKENS") -> object:
     return typer.Option(name, metavar=f"{what}|none", help=help_)
 
 
-@app.command("list", epilog="Example: tokenweir tenant list --json")
-def list_(context: typer.Context, json: Json = False) -> None:
-    """List tenants that have limits of their own."""
-    page = with_admin(context, lambda admin: admin.limits.views(at_most=10_000))
+@app.command(
+    "list",
+    epilog="""
+Examples:
+
+    tokenweir tenant list --json
+
+    tokenweir tenant list --name 'zone-*' --suspended
+
+    tokenweir tenant list --label team=search --limit 20
+""",
+)
+def list_(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Option("--name", metavar="GLOB", help="Only such names.")] = None,
+    suspended: Annotated[
+        bool | None,
+        typer.Option(
+            "--suspended/--not-suspended", help="Only tenants that are suspended, as a whole or in part."
+        ),
+    ] = None,
+    mode: Annotated[DocumentMode | None, typer.Option("--mode", help="Only tenants of this mode.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="NAME[=VALUE]", help="Only tenants with this label.")
+    ] = None,
+    problem: Annotated[
+        bool | None, typer.Option("--problem/--no-problem", help="Only tenants with fields that can't be used.")
+    ] = None,
+    limit: audit.Rows = 1000,
+    cursor: audit.Cursor = None,
+    json: Json = False,
+) -> None:
+    """List tenants that have limits of their own, by name."""
+    wanted = TenantFilter(name, suspended, mode.value if mode is not None else None, label, problem)
+    page = with_admin(context, lambda admin: admin.limits.views(wanted, limit, cursor))
     if json:
         output.as_json(page.rows)
     else:
-        print_views(page.rows, "No tenant has limits of its own; the defaults bind everybody.")
+        none = "No tenant has limits of its own; the defaults bind everybody."
+        print_views(page.rows, none if wanted == ANY_TENANT else "No tenant fits.")
+    output.note_cursor(page.cursor)
+
+
+@app.command(epilog="Example: tokenweir tenant history tenant01")
+def history(
+    context: typer.Context, tenant: Name, limit: audit.Rows = 50, cursor: audit.Cursor = None, json: Json = False
+) -> None:
+    """Show who changed a tenant's limits, when and why, newest first.
+
+    Changes that were made in MongoDB itself are among them, with the actor kind `direct`.
+    """
+    page = with_admin(context, lambda admin: admin.history.of_tenant(tenant, limit, cursor))
+    audit.print_page(
+        page, f"Tenant '{tenant}' has no change in the audit log: none, or before auditing began.", json
+    )
 
 
 @app.command(
@@ -121,6 +168,10 @@ def set_(
             help="If Redis is unavailable: deny, or let each replica admit a share of the limits.",
         ),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="NAME=VALUE|NAME=none", help="A label for lists; may be repeated."),
+    ] = None,
     note: Note = None,
     if_version: IfVersion = None,
     dry_run: DryRun = False,
@@ -152,6 +203,8 @@ def set_(
         changes["unlimited"] = unlimited or None
     if on_store_failure is not None:
         changes["on_store_failure"] = None if on_store_failure == values.NONE else on_store_failure
+    if label:
+        changes["labels"] = values.labels(label)
     if not changes:
         raise AdminError("nothing to set: give --sa-limit, --ip-limit or another option")
     made = change(note, if_version, dry_run=dry_run)
@@ -217,11 +270,13 @@ Examples:
 def top_up(
     context: typer.Context,
     tenant: Name,
-    amount: Annotated[int, typer.Option(min=1, help="Amount to add.")],
+    amount: Annotated[str, typer.Option(metavar="NUMBER", help="Amount to add, such as 50000 or 50k.")],
     until: Annotated[
         str, typer.Option(metavar="INSTANT|+TIME", help="End of the top-up: 2026-03-01T00:00Z, +2h, +3d.")
     ],
-    scope: Annotated[Scope, typer.Option(help="Scope of the limits to raise.")] = Scope.SERVICE_ACCOUNT,
+    scope: Annotated[
+        str, typer.Option(metavar="SCOPE", help="Scope of the limits to raise.", autocompletion=values.scope_names)
+    ] = Scope.SERVICE_ACCOUNT.value,
     window: Annotated[Window, typer.Option(help="Their window.")] = Window.DAY,
     unit: Annotated[Unit, typer.Option(help="Their unit.")] = Unit.TOKENS,
     model: Annotated[str | None, typer.Option(metavar="GLOB", help="Their model, if they have one.")] = None,
@@ -251,10 +306,10 @@ def top_up(
     Creates the tenant if it does not exist; the default limits then still apply to it.
     """
     item: dict[str, object] = {
-        "scope": scope.value,
+        "scope": values.scope(scope).value,
         "window": window.value,
         "unit": unit.value,
-        "amount": amount,
+        "amount": values.positive("--amount", amount),
         "until": values.instant("--until", until, datetime.now(UTC)),
     }
     kinds = [kind.value for kind in values.endpoints(endpoint)]
@@ -282,46 +337,6 @@ def cancel_top_up(
     print_changed(with_admin(context, lambda admin: admin.limits.cancel_top_up(tenant, top_up_id, made)), json)
 
 
-@app.command(
-    epilog="""
-Examples:
-
-    tokenweir tenant apply -f tenants.yaml --dry-run
-
-    tokenweir tenant show tenant01 --json | tokenweir tenant apply -f -
-"""
-)
-def apply(
-    context: typer.Context,
-    file: Annotated[
-        list[str],
-        typer.Option(
-            "--file", "-f", metavar="FILE", help="Documents as YAML or JSON; `-`: stdin. May be repeated."
-        ),
-    ],
-    note: Note = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-) -> None:
-    """Replace tenants' documents: a field that is missing in the new document is removed.
-
-    The documents of all files are checked first. If one can't be used, none is written. Other tenants stay
-    unchanged.
-    """
-    documents = read_documents(file)
-    made = change(note, None, dry_run=dry_run)
-    planned = with_admin(context, lambda admin: admin.apply(documents, made))
-    for text in (text for each in planned for text in each.notes):
-        output.note(text)
-    if json:
-        output.as_json([_plan_document(each) for each in planned])
-        return
-    rows = [row for each in planned for row in _plan_rows(each)]
-    output.as_table(("tenant", "verdict", "field", "before", "after"), rows, "")
-    if dry_run:
-        output.note("Nothing was written: --dry-run.")
-
-
 @app.command(epilog="Example: tokenweir tenant delete tenant01 --yes")
 def delete(
     context: typer.Context,
@@ -344,24 +359,3 @@ def _ask(tenant: str) -> None:
     typer.echo(visible(f"Delete the limits of tenant '{tenant}'? [y/N]: "), err=True, nl=False)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise AdminError("nothing was deleted; --yes deletes without asking")
-
-
-def _plan_rows(planned: Planned) -> list[tuple[object, ...]]:
-    if planned.verdict is Verdict.UNCHANGED or not planned.changes:
-        return [(planned.tenant, planned.verdict.value, None, None, None)]
-    return [
-        (planned.tenant, planned.verdict.value, change.field, _brief(change.before), _brief(change.after))
-        for change in planned.changes
-    ]
-
-
-def _brief(value: object) -> str | int | None:
-    return value if isinstance(value, (str, int)) or value is None else output.json_line(value)
-
-
-def _plan_document(planned: Planned) -> dict[str, object]:
-    return {
-        "tenant": planned.tenant,
-        "verdict": planned.verdict.value,
-        "changes": [{"field": c.field, "before": c.before, "after": c.after} for c in planned.changes],
-    }

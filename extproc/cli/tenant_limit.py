@@ -1,4 +1,4 @@
-"""Define `tokenweir tenant limit add|remove`."""
+"""Define `tokenweir limit add|remove`, which `tokenweir tenant limit` is too."""
 
 from typing import Annotated
 
@@ -35,7 +35,7 @@ Account = Annotated[
     epilog="""
 Examples:
 
-    tokenweir tenant limit add tenant01 tenant:5000000/month
+    tokenweir limit add tenant01 tenant:5M/month
 
     tokenweir tenant limit add tenant01 service_account:100/minute --unit requests --endpoint embeddings
 
@@ -82,7 +82,15 @@ def add(
     print_changed(done, json)
 
 
-@app.command(epilog="Example: tokenweir tenant limit remove tenant01 service_account/minute --unit requests")
+@app.command(
+    epilog="""
+Examples:
+
+    tokenweir limit remove tenant01 service_account/minute --unit requests
+
+    tokenweir tenant limit remove tenant01 tenant/month
+"""
+)
 def remove(
     context: typer.Context,
     tenant: Name,

@@ -1,6 +1,6 @@
 """Declare the store of the tenants' limits, and the view of the limits for the request path."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,8 +36,8 @@ class TenantStore(Protocol):
     async def document(self, tenant: TenantId) -> Document | None:
         """Return one tenant's document, or None."""
 
-    def scan(self, after: TenantId | None = None) -> AsyncIterator[Document]:
-        """Yield one document per tenant, by name, those behind `after` only."""
+    def scan(self, after: TenantId | None = None) -> AsyncGenerator[Document, None]:
+        """Yield one document per tenant, by name, those behind `after` only. Close it if you stop early."""
 
     async def update(
         self, tenant: TenantId, fields: Document, version: int | None = None, audit: AuditEntry | None = None

@@ -1,7 +1,7 @@
 """Keep the tenants' limits and the audit log in memory. Lost when the process ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 
 from extproc.core.request.identity import TenantId
@@ -85,7 +85,7 @@ class MemoryTenants:
         found = self._documents.get(tenant)
         return dict(found) if found is not None else None
 
-    async def scan(self, after: TenantId | None = None) -> AsyncIterator[Document]:
+    async def scan(self, after: TenantId | None = None) -> AsyncGenerator[Document, None]:
         for tenant in sorted(self._documents):
             if after is None or tenant > after:
                 yield dict(self._documents[tenant])

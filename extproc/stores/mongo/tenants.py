@@ -1,12 +1,12 @@
 """Store the tenants' limits in `tenantLimitation`, and watch for changes."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pymongo import DeleteMany, InsertOne, UpdateMany
+from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 from pymongo.results import UpdateResult
@@ -49,7 +49,7 @@ class MongoTenants:
             # Read the last document: it counts if other programs left several.
             return await self._documents.find_one({"tenant_id": {"$eq": tenant}}, _OURS, sort=[("_id", -1)])
 
-    async def scan(self, after: TenantId | None = None) -> AsyncIterator[Document]:
+    async def scan(self, after: TenantId | None = None) -> AsyncGenerator[Document, None]:
         which = {"tenant_id": {"$gt": after}} if after is not None else {}
         found = self._documents.find(which, _OURS, batch_size=_BATCH).sort([("tenant_id", 1), ("_id", 1)])
         last: dict[str, Any] | None = None
@@ -123,8 +123,11 @@ class MongoTenants:
 
     async def write(self, writes: Sequence[TenantWrite]) -> None:
         if self._transactions is None:
-            self._transactions = await self._mongo.has_transactions()
-        await self._audit.prepare()
+            transactions = await self._mongo.has_transactions()
+            # This may be the first write of all.
+            await self.create_indexes()
+            await self._audit.create_indexes()
+            self._transactions = transactions
         async with translated():
             if self._transactions:
                 await self._write_together(writes)
@@ -136,9 +139,9 @@ class MongoTenants:
         """Write changes and entries in one transaction. Writers of one tenant conflict, and one is repeated."""
 
         async def write(session: AsyncClientSession) -> None:
-            entries = await self._entries_of(writes, session)
-            changes = [change for each in writes for change in _changes(each)]
-            await self._documents.bulk_write(changes, session=session)
+            ids, entries = await self._entries_of(writes, session)
+            changes = [change for each in writes for change in _changes(each, ids.get(each.tenant, []))]
+            await self._documents.bulk_write(changes, session=session, ordered=False)
             await self._entries.insert_many([entry_document(entry) for entry in entries], session=session)
 
         async with self._mongo.writing_session() as session:
@@ -154,7 +157,7 @@ class MongoTenants:
         """Write the entry as pending, then the change, then that it is done. Killed in between, the entry stays
         pending: who reads it looks whether the change was made.
         """
-        *direct, entry = await self._entries_of([write], None)
+        _, (*direct, entry) = await self._entries_of([write], None)
         try:
             await self._entries.insert_many(
                 [*map(entry_document, direct), entry_document(replace(entry, state=EntryState.PENDING))]
@@ -176,17 +179,20 @@ class MongoTenants:
 
     async def _entries_of(
         self, writes: Sequence[TenantWrite], session: AsyncClientSession | None
-    ) -> list[AuditEntry]:
-        """Return the entries with their numbers, and before each one that of a direct change not noted yet.
+    ) -> tuple[dict[str, list[Any]], list[AuditEntry]]:
+        """Return the ids of the documents by tenant, and the entries with their numbers: before each one that of a
+        direct change that is not noted yet.
 
         Raise `ConflictError` if a document is not as the entry says that it was before.
         """
         names = [each.tenant for each in writes]
         audited = await self._audit.audited_in(session, names)
         stored: dict[str, dict[str, Any]] = {}
+        ids: dict[str, list[Any]] = {}
         which = {"tenant_id": {"$in": names}}
-        async for document in self._documents.find(which, _OURS, session=session).sort("_id", 1):
-            stored[document["tenant_id"]] = document
+        async for document in self._documents.find(which, session=session).sort("_id", 1):
+            ids.setdefault(document["tenant_id"], []).append(document.pop("_id"))
+            stored[document["tenant_id"]] = document  # the last one counts
         if session is None and await self._audit.audited_in(None, names) != audited:
             raise _conflict(names[0])  # the documents may be of any moment in between
         entries: list[AuditEntry] = []
@@ -200,7 +206,7 @@ class MongoTenants:
                 entries.append(numbered(direct, number))
                 number += 1
             entries.append(numbered(each.audit, number))
-        return entries
+        return ids, entries
 
     async def changes(self) -> AsyncIterator[None]:
         async with translated(), await self._documents.watch(max_await_time_ms=1000) as stream:
@@ -231,14 +237,15 @@ def _update_of(fields: Document) -> dict[str, Any]:
     return update
 
 
-def _changes(write: TenantWrite) -> list[Any]:
-    """Return the operations of one change. A transaction has seen that the document is as expected."""
-    whose = {"tenant_id": {"$eq": write.tenant}}
+def _changes(write: TenantWrite, ids: list[Any]) -> list[Any]:
+    """Return the operations of one change. The transaction has seen that the documents with these ids are as
+    expected.
+    """
     if write.fields is None:
-        return [DeleteMany(whose)]
+        return [DeleteOne({"_id": each}) for each in ids]
     update = _update_of(write.fields)
-    if write.audit.before is not None:
-        return [UpdateMany(whose, update)]
+    if ids:
+        return [UpdateOne({"_id": each}, update) for each in ids]
     return [InsertOne({"_id": write.tenant, "tenant_id": write.tenant, **update["$set"], "version": 1})]
 
 
