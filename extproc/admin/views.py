@@ -56,13 +56,17 @@ class TermsView:
 
 @dataclass(frozen=True, slots=True)
 class TenantDetail:
-    """Describe everything in a tenant's document that can be used, and the document itself."""
+    """Describe everything in a tenant's document that can be used, and the document itself.
+
+    `top_up_notes` has the note of each of `top_ups`.
+    """
 
     view: TenantView
     document: Document
     limits: tuple[Source, ...]
     terms: tuple[TermsView, ...]
     top_ups: tuple[TopUp, ...]
+    top_up_notes: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +106,23 @@ def detail_of(document: Document, defaults: Defaults, now: datetime) -> TenantDe
     read = repaired_policy(document, defaults)
     view = view_of(document, defaults, now)
     if isinstance(read, BadDocument):
-        return TenantDetail(view, document, (), (), ())
+        return TenantDetail(view, document, (), (), (), ())
     limits = tuple(sources(read.document, read.policy))
-    return TenantDetail(view, document, limits, _terms_of(read.policy), read.policy.top_ups)
+    top_ups = read.policy.top_ups
+    return TenantDetail(
+        view, document, limits, _terms_of(read.policy), top_ups, _notes_of(read.document, len(top_ups))
+    )
+
+
+def _notes_of(document: Document, count: int) -> tuple[str | None, ...]:
+    """Return the notes of top-ups, in their order. A document as it was used has all of them."""
+    items = document.get("top_ups")
+    notes = [item.get("note") for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+    return (
+        tuple(str(note) if note is not None else None for note in notes)
+        if len(notes) == count
+        else (None,) * count
+    )
 
 
 def view_of(document: Document, defaults: Defaults, now: datetime) -> TenantView:

@@ -10,14 +10,26 @@ from extproc.admin.views import TenantDetail, TenantView
 from extproc.cli import output
 from extproc.core.quota.limits import Limit
 
-_COLUMNS = ("tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "limits", "on_store_failure")
+_COLUMNS = (
+    "tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "suspended_accounts", "top_ups",
+    "limits", "mode", "on_store_failure", "labels",
+)  # fmt: skip
 _LIMIT_COLUMNS = ("binds", "scope", "unit", "window", "amount", "mode", "model", "endpoint", "from")
-_TOP_UP_COLUMNS = ("top-up for", "scope", "unit", "window", "amount", "model", "endpoint", "until")
+_TOP_UP_COLUMNS = ("top-up for", "scope", "unit", "window", "amount", "model", "endpoint", "until", "id", "note")
 
 
 def print_views(views: Iterable[TenantView], empty: str) -> None:
     """Print one line per tenant."""
-    output.as_table(_COLUMNS, [tuple(getattr(view, column) for column in _COLUMNS) for view in views], empty)
+    output.as_table(_COLUMNS, [_cells(view) for view in views], empty)
+
+
+def _cells(view: TenantView) -> tuple[object, ...]:
+    shown = {
+        "suspended_accounts": ", ".join(view.suspended_accounts),
+        "top_ups": view.top_ups or None,
+        "labels": ", ".join(f"{name}={value}" for name, value in view.labels.items()),
+    }
+    return tuple(shown.get(column, getattr(view, column)) for column in _COLUMNS)
 
 
 def print_detail(detail: TenantDetail) -> None:
@@ -40,8 +52,9 @@ def print_detail(detail: TenantDetail) -> None:
         typer.echo()
         top_ups = [
             (each.service_account or "all", each.scope.value, each.unit.value, each.window.value, each.amount,
-             each.model, ", ".join(each.endpoints), output.instant(datetime.fromtimestamp(each.until, UTC)))
-            for each in detail.top_ups
+             each.model, ", ".join(each.endpoints), output.instant(datetime.fromtimestamp(each.until, UTC)),
+             each.id, note)
+            for each, note in zip(detail.top_ups, detail.top_up_notes, strict=True)
         ]  # fmt: skip
         output.as_table(_TOP_UP_COLUMNS, top_ups, "")
 

@@ -22,19 +22,17 @@ _SPANS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 def amount(option: str, text: str, what: str = "tokens") -> int | None:
     """Return a whole number, or None for `none`."""
-    return None if text == NONE else whole(option, text, what)
+    return None if text == NONE else whole(option, text, f"{what} (12000, 12k, 1.5M) or 'none'")
 
 
-def whole(option: str, text: str, what: str = "tokens") -> int:
+def whole(option: str, text: str, what: str = "tokens or requests (12000, 12k, 1.5M)") -> int:
     """Return a whole number as people write it: 12000, 12_000, 12k, 1.5M, 1e6."""
     found = _NUMBER.fullmatch(text)
     if found is not None:
         number = Decimal(found[1].replace("_", "")).scaleb(int(found[2] or 0) + _POWERS[found[3].lower()])
         if number == number.to_integral_value():
             return int(number)
-    raise AdminError(
-        f"{option} must be a whole number of {what}, such as 12000, 12k or 1.5M, or 'none', not {text[:40]!r}"
-    )
+    raise AdminError(f"{option} must be a whole number of {what}, not {text[:40]!r}")
 
 
 def positive(option: str, text: str) -> int:

@@ -6,14 +6,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from extproc.admin import applying
 from extproc.admin.change import Change
 from extproc.admin.edits import SETTABLE, Selector
-from extproc.admin.errors import AdminError, NotFoundError
+from extproc.admin.errors import AdminError, NotFoundError, StaleVersionError
 from extproc.admin.service import Admin
 from extproc.core.quota.limits import Scope, Window
 from extproc.core.quota.policies import Defaults, limits_from, policy_from
 from extproc.ports.audit import Actor, ActorKind
-from extproc.ports.base import ConflictError
 from extproc.ports.documents import BOOKKEEPING, FIELDS, plain
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
@@ -75,23 +75,25 @@ async def test_what_is_removed_meanwhile_is_not_found():
         await admin_of(tenants).limits.remove_limit("acme", MONTHLY, None, CHANGE)
 
 
-async def test_applying_on_what_changed_meanwhile_is_refused_and_says_what_was_written():
+async def test_applying_on_what_changed_meanwhile_is_refused_and_says_what_was_written(monkeypatch):
+    monkeypatch.setattr(applying, "TOGETHER", 1)
     tenants = MemoryTenants()
-    admin = admin_of(tenants)
     await tenants.update("b", {"sa_limit": 1})
+    write = tenants.write
 
-    class Changing(MemoryTenants):
-        async def update(self, tenant, fields, version=None, audit=None):
-            if tenant == "b":
-                raise ConflictError("tenant 'b' was changed meanwhile")
-            return await super().update(tenant, fields, version, audit)
+    async def overtaken(writes):
+        if writes[0].tenant == "b":
+            await tenants.update("b", {"sa_limit": 2})
+        await write(writes)
 
-    changing = Changing()
-    changing._documents = tenants._documents
-    admin = admin_of(changing)
+    monkeypatch.setattr(tenants, "write", overtaken)
     documents = [{"tenant_id": "a", "sa_limit": 5}, {"tenant_id": "b", "sa_limit": 5}]
-    with pytest.raises(AdminError, match="tenant 'b' was changed meanwhile: apply again; written before: a"):
-        await admin.apply(documents, CHANGE)
+    message = "tenant 'b' was changed meanwhile: apply again; written before: 1 of 2 tenants"
+    with pytest.raises(StaleVersionError, match=message):
+        await admin_of(tenants).apply(documents, CHANGE)
+    monkeypatch.setattr(tenants, "write", write)
+    await admin_of(tenants).apply(documents, CHANGE)
+    assert {d["tenant_id"]: d["sa_limit"] for d in await tenants.documents()} == {"a": 5, "b": 5}
 
 
 async def test_a_list_that_somebody_broke_is_told_of_before_it_is_edited():

@@ -71,7 +71,10 @@ def test_every_option_of_set_writes_its_field_and_no_other(run, stored):
     [
         (["--timezone", "Mars/Olympus"], "'timezone' is no IANA time zone"),
         (["--shadows", "soft"], "'shadows' needs 'mode: shadow' beside it"),
-        (["--each-sa-per-minute", "-1"], "--each-sa-per-minute must be a whole number of requests or 'none'"),
+        (
+            ["--each-sa-per-minute", "-1"],
+            "--each-sa-per-minute must be a whole number of requests (12000, 12k, 1.5M) or 'none'",
+        ),
         (["--ip-per-minute", "9" * 20], "'ratelimitIPPerMinute' must be a whole number of requests"),
         (["--on-store-failure", "perhaps"], "'on_store_failure' must be one of deny, allow"),
         (["--min-output-tokens", "9" * 20], "'min_output_tokens' must be a whole number of tokens"),
@@ -101,8 +104,8 @@ def test_what_was_unusable_before_is_reported_and_does_not_stop_an_edit(run, sto
     done = run("tenant", "set", "t", "--sa-limit", "6", "--json")
     assert done.code == 0
     assert done.err.startswith("Other fields of the document can't be used ('limits[0].scope' must be one of")
-    assert (done.json["sa_limit"], stored()["sa_limit"]) == (6, 6)
-    assert done.json["problem"].startswith("'limits[0].scope'")
+    assert (done.json["view"]["sa_limit"], stored()["sa_limit"]) == (6, 6)
+    assert done.json["view"]["problem"].startswith("'limits[0].scope'")
 
 
 def test_the_last_limit_on_tokens_may_go_where_the_tenant_is_unlimited(run, stored):
@@ -176,7 +179,7 @@ BOTH = "service_account:1000/day, service_account+client_ip:300/day"
 def test_a_tenant_that_an_edit_creates_is_told_with_the_defaults_that_bind_it(run, stored, defaults, words, note):
     done = run("tenant", *words)
     assert (done.code, done.err) == (0, note)
-    assert done.out.startswith("Created tenant 't'.\n")
+    assert done.out.startswith("Created tenant 't' (version 1).\n")
     # What is told is what binds.
     shown = [row["limit"] for row in run("explain", "t", "sa", "--json").json["limits"]]
     assert ({"service_account", "service_account+client_ip"} <= set(shown)) is bool(note)
@@ -197,7 +200,7 @@ def test_what_the_defaults_are_beside_is_told_with_what_narrows_them(run, stored
     environment.setenv("TOKENWEIR_LIMITS__DEFAULT__IP_LIMIT", "null")
     environment.setenv("TOKENWEIR_LIMITS__DEFAULT__LIMITS", json.dumps(narrow))
     done = run("tenant", "suspend", "t", "--reason", "unpaid", "--json")
-    assert done.json["defaults"] == [
+    assert done.json["view"]["defaults"] == [
         "service_account:1000/day",
         "tenant:7/hour requests endpoint embeddings, score",
         "client_ip:8/day model big-* shadow",
@@ -254,6 +257,7 @@ def test_a_top_up_is_added_and_the_ones_that_are_over_go(run, stored):
     assert (done.code, done.err) == (0, "")
     kept, new = stored()["top_ups"]
     assert kept == lasting
+    assert len(new.pop("id")) == 8
     assert timedelta(0) <= new.pop("until") - before - timedelta(hours=2) < timedelta(minutes=1)
     assert new == {
         "scope": "service_account",
@@ -377,7 +381,10 @@ def test_a_service_account_has_limits_of_its_own(run, stored):
     ("words", "message"),
     [
         (["add", "t", "tenant:100"], "a limit is SCOPE:AMOUNT/WINDOW"),
-        (["add", "t", "tenant:-1/day"], "a limit is SCOPE:AMOUNT/WINDOW"),
+        (
+            ["add", "t", "tenant:-1/day"],
+            "AMOUNT must be a whole number of tokens or requests (12000, 12k, 1.5M), not '-1'",
+        ),
         (["add", "t", "planet:1/day"], "SCOPE must be one of tenant, service_account"),
         (["add", "t", "tenant:1/year"], "WINDOW must be one of minute, hour"),
         (["add", "t", f"tenant:{10**13}/day"], "'limits[0].amount' must be a whole number of tokens"),
@@ -414,6 +421,8 @@ def test_show_tells_every_limit_that_binds_and_where_it_is_from(run, stored):
                 "model": "m*",
                 "endpoint": ["score", "embeddings"],
                 "service_account": "a",
+                "id": "sale",
+                "note": "why",
             },
         ],
     )
@@ -430,9 +439,9 @@ def test_show_tells_every_limit_that_binds_and_where_it_is_from(run, stored):
         ["service account", "unlimited", "suspended"],
         ["a", "-", "unpaid"],
         ["(others)", "-", "-"],
-        ["top-up for", "scope", "unit", "window", "amount", "model", "endpoint", "until"],
-        ["all", "service_account+client_ip", "tokens", "day", "1", "-", "-", "2099-01-01T00:00:00Z"],
-        ["a", "tenant", "requests", "month", "2", "m*", "embeddings, score", "2099-01-01T00:00:00Z"],
+        ["top-up for", "scope", "unit", "window", "amount", "model", "endpoint", "until", "id", "note"],
+        ["all", "service_account+client_ip", "tokens", "day", "1", "-", "-", "2099-01-01T00:00:00Z", "-", "-"],
+        ["a", "tenant", "requests", "month", "2", "m*", "embeddings, score", "2099-01-01T00:00:00Z", "sale", "why"],
     ]  # fmt: skip
 
 
@@ -455,7 +464,7 @@ def test_show_as_json_is_the_document_that_apply_reads(process, run, stored, dat
     assert shown.json["top_ups"][0]["until"] == "2099-01-01T00:00:00Z"
     same = process("tenant", "apply", "-f", "-", stdin=shown.out)
     assert (same.code, same.err) == (0, "")
-    assert same.rows[1][:2] == ["t", "unchanged"]
+    assert same.out == "0 created, 0 changed, 0 deleted, 1 unchanged.\n"
     database.tenantLimitation.delete_many({})
     # Nobody's own field is there any more: it could be a misspelled one of ours.
     file = tmp_path / "t.json"
@@ -487,22 +496,23 @@ def test_apply_says_what_it_does_to_each_tenant(run, stored, file):
     ]
     expected = [
         ["tenant", "verdict", "field", "before", "after"],
-        ["same", "unchanged", "-", "-", "-"],
         ["other", "changed", "ip_limit", "1", "-"],
         ["other", "changed", "sa_limit", "5", "6"],
-        ["new", "created", "unlimited", "-", "True"],
+        ["new", "created", "unlimited", "-", "true"],
+        ["1 created, 1 changed, 0 deleted, 1 unchanged."],
     ]
     dry = run("tenant", "apply", "-f", file(documents), "--dry-run")
-    assert (dry.code, dry.rows, dry.err) == (0, expected, "Nothing was written: --dry-run.\n")
+    assert (dry.code, dry.rows, dry.err) == (2, expected, "Nothing was written: --dry-run.\n")
     assert (stored("other")["sa_limit"], stored("new")) == (5, None)
     done = run("tenant", "apply", "-f", file(documents))
     assert (done.code, done.rows, done.err) == (0, expected, "")
     assert stored("other") == {"sa_limit": 6, "theirs": "kept"}
     assert stored("new") == {"unlimited": True}
     again = run("tenant", "apply", "-f", file(documents), "--json").json
-    assert [(each["tenant"], each["verdict"], each["changes"]) for each in again] == [
-        (each["tenant_id"], "unchanged", []) for each in documents
-    ]
+    summary = {"created": 0, "changed": 0, "deleted": 0, "unchanged": 3}
+    assert again == {"dry_run": False, "summary": summary, "tenants": []}
+    unchanged = run("apply", "-f", file(documents), "--check")
+    assert (unchanged.code, unchanged.err) == (0, "Nothing was written: --dry-run.\n")
 
 
 def test_apply_reads_yaml_of_one_document_or_several(run, stored, file):
@@ -569,7 +579,7 @@ def test_several_files_are_checked_as_one(run, stored, file):
     first = file([{"tenant_id": "a", "sa_limit": 1}, {"tenant_id": "b", "sa_limit": 2}], "first.json")
     second = file("tenant_id: c\nsa_limit: 3\n", "second.yaml")
     done = run("tenant", "apply", "-f", first, "-f", second)
-    assert [row[:2] for row in done.rows[1:]] == [["a", "created"], ["b", "created"], ["c", "created"]]
+    assert [row[:2] for row in done.rows[1:-1]] == [["a", "created"], ["b", "created"], ["c", "created"]]
     assert [stored(name) for name in "abc"] == [{"sa_limit": 1}, {"sa_limit": 2}, {"sa_limit": 3}]
     for content, message in (
         (
@@ -644,7 +654,7 @@ def test_a_top_up_that_raises_nothing_is_told_of_and_applied_all_the_same(run, s
     )
     done = run("tenant", "apply", "-f", file(document), "--json")
     assert (done.code, done.err) == (0, notes)
-    assert list(done.json[0]) == ["tenant", "verdict", "changes"]
+    assert list(done.json["tenants"][0]) == ["tenant", "verdict", "changes"]
     assert stored()["top_ups"] == document["top_ups"]
     assert (
         run("tenant", "apply", "-f", file(document), "--dry-run").err
@@ -663,7 +673,7 @@ def test_a_document_that_was_shown_before_somebody_changed_it_is_refused(run, st
     shown = run("tenant", "show", "t", "--json").json
     assert run("tenant", "set", "t", "--sa-limit", "6").code == 0
     done = run("tenant", "apply", "-f", file(shown | {"sa_limit": 7}))
-    assert done.code == 2
+    assert done.code == 4
     assert done.err.startswith("tokenweir: tenant 't': was changed since: its version is 2, not 1")
     assert stored()["sa_limit"] == 6
     del shown["version"]

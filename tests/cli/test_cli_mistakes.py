@@ -33,6 +33,12 @@ STORES = [
     ("tenant", "suspend", "t", "--reason", "r"),
     ("tenant", "resume", "t"),
     ("tenant", "top-up", "t", "--amount", "1", "--until", "+1h"),
+    ("tenant", "cancel-top-up", "t", "sale"),
+    ("tenant", "history", "t"),
+    ("audit", "list"),
+    ("audit", "show", "t:1"),
+    ("export",),
+    ("limit", "add", "t", "tenant:1/day"),
     ("tenant", "limit", "add", "t", "tenant:1/day"),
     ("tenant", "limit", "remove", "t", "tenant/day"),
     ("usage", "daily"),
@@ -47,9 +53,11 @@ JOURNAL = [("ledger", "waiting"), ("ledger", "aside")]
 
 def test_all_commands_are_known_here():
     assert [" ".join(path) for path in LEAVES] == [
-        "serve", "explain", "simulate", "config check", "config show", "tenant list", "tenant show", "tenant set",
-        "tenant suspend", "tenant resume", "tenant top-up", "tenant apply", "tenant delete", "tenant limit add",
-        "tenant limit remove", "usage daily", "usage top", "usage entries", "usage export", "usage shadow",
+        "serve", "apply", "export", "explain", "simulate", "config check", "config show", "tenant apply",
+        "tenant list", "tenant history", "tenant show", "tenant set", "tenant suspend", "tenant resume",
+        "tenant top-up", "tenant cancel-top-up", "tenant delete", "tenant limit add", "tenant limit remove",
+        "limit add", "limit remove", "audit list", "audit show", "usage daily", "usage top", "usage entries",
+        "usage export", "usage shadow",
         "ledger waiting", "ledger aside", "local up", "message-dumper serve", "model init", "model validate", "model render", "model explain", "model diff",
         "model ui", "model canary start", "model canary shift", "model canary promote", "model canary abort",
     ]  # fmt: skip
@@ -196,10 +204,13 @@ def test_serve_with_both_stores_down_logs_json_lines_without_passwords_and_ends_
 def test_as_a_process_output_exit_codes_and_messages_are_the_same(process, database):
     database.tenantLimitation.insert_one({"tenant_id": "t", "sa_limit": 5})
     table = process("tenant", "list")
-    assert (table.code, table.rows[1]) == (0, ["t", "5", "-", "UTC", "-", "-", "1", "deny"])
+    assert (table.code, table.rows[1]) == (0, ["t", "5", "-", "UTC", *"----", "1", "-", "deny", "-"])
     wrong = process("tenant", "set", "t", "--sa-limit", "-5")
     assert (wrong.code, wrong.out) == (2, "")
-    assert wrong.err == "tokenweir: --sa-limit must be a whole number of tokens or 'none', not '-5'\n"
+    assert (
+        wrong.err
+        == "tokenweir: --sa-limit must be a whole number of tokens (12000, 12k, 1.5M) or 'none', not '-5'\n"
+    )
 
 
 @pytest.mark.system

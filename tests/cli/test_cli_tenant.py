@@ -6,26 +6,37 @@ from bson import Decimal128, ObjectId
 
 pytestmark = pytest.mark.system
 
-KEYS = ["tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "limits", "on_store_failure"]
+COLUMNS = [
+    "tenant", "sa_limit", "ip_limit", "timezone", "problem", "suspended", "suspended_accounts", "top_ups",
+    "limits", "mode", "on_store_failure", "labels",
+]  # fmt: skip
+KEYS = sorted([*COLUMNS, "defaults", "managed_by", "version"])
 
 
 def test_a_tenant_is_set_shown_listed_and_deleted(run, database):
     done = run("tenant", "set", "tenant01", "--sa-limit", "12000", "--ip-limit", "400")
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("Created tenant 'tenant01'.\n")
+    assert done.rows == [
+        ["Created tenant 'tenant01' (version 1)."],
+        ["field", "before", "after"],
+        ["ip_limit", "-", "400"],
+        ["sa_limit", "-", "12000"],
+    ]
     assert database.tenantLimitation.find_one({"tenant_id": "tenant01"})["sa_limit"] == 12000
-    row = ["tenant01", "12000", "400", "UTC", "-", "-", "2", "deny"]
-    assert run("tenant", "show", "tenant01").rows[:2] == [KEYS, row]
-    assert run("tenant", "list").rows == [KEYS, row]
+    row = ["tenant01", "12000", "400", "UTC", "-", "-", "-", "-", "2", "-", "deny", "-"]
+    assert run("tenant", "show", "tenant01").rows[:2] == [COLUMNS, row]
+    assert run("tenant", "list").rows == [COLUMNS, row]
     deleted = run("tenant", "delete", "tenant01", "--yes")
-    assert (deleted.code, deleted.out) == (0, "Deleted the limits of tenant 'tenant01'.\n")
+    assert (deleted.code, deleted.rows[0]) == (0, ["Deleted the limits of tenant 'tenant01'."])
     assert database.tenantLimitation.count_documents({}) == 0
 
 
 def test_setting_one_limit_keeps_the_other_and_every_field_that_is_somebody_elses(run, database):
     database.tenantLimitation.insert_one({"tenant_id": "t", "sa_limit": 5, "ip_limit": 3.0, "note": "kept"})
     done = run("tenant", "set", "t", "--sa-limit", "7")
-    assert done.out.startswith("Updated tenant 't'.")
+    assert done.rows == [
+        ["Updated tenant 't' (version 1)."], ["field", "before", "after"], ["sa_limit", "5", "7"],
+    ]  # fmt: skip
     assert run("tenant", "set", "t", "--ip-limit", "none").code == 0
     stored = database.tenantLimitation.find_one({"tenant_id": "t"})
     assert (stored["sa_limit"], "ip_limit" in stored, stored["note"]) == (7, False, "kept")
@@ -33,20 +44,28 @@ def test_setting_one_limit_keeps_the_other_and_every_field_that_is_somebody_else
 
 def test_json_has_the_documented_keys(run, database):
     made = run("tenant", "set", "t", "--sa-limit", "5000000000", "--json")
-    assert made.json == {
-        "tenant": "t",
-        "sa_limit": 5_000_000_000,
-        "ip_limit": None,
-        "timezone": "UTC",
-        "problem": None,
-        "suspended": None,
-        "limits": 1,
-        "defaults": [],
-        "on_store_failure": "deny",
-    }
-    assert sorted(made.json) == sorted([*KEYS, "defaults"])
-    assert run("tenant", "list", "--json").json == [made.json]
-    assert run("tenant", "delete", "t", "--yes", "--json").json == {"deleted": "t"}
+    view = made.json.pop("view")
+    assert (
+        view.items()
+        >= {
+            "tenant": "t",
+            "sa_limit": 5_000_000_000,
+            "ip_limit": None,
+            "timezone": "UTC",
+            "problem": None,
+            "suspended": None,
+            "limits": 1,
+            "defaults": [],
+            "on_store_failure": "deny",
+            "version": 1,
+        }.items()
+    )
+    assert sorted(view) == KEYS
+    change = {"field": "sa_limit", "before": None, "after": 5_000_000_000}
+    assert made.json.items() >= {"tenant": "t", "created": True, "version": 1, "changes": [change]}.items()
+    assert run("tenant", "list", "--json").json == [view]
+    deleted = run("tenant", "delete", "t", "--yes", "--json").json
+    assert (deleted["tenant"], deleted["view"], deleted["changes"][0]["before"]) == ("t", None, 5_000_000_000)
     assert run("tenant", "list", "--json").json == []
 
 
@@ -66,14 +85,17 @@ def test_a_tenant_that_is_not_there_is_exit_code_3(run, database, command):
 @pytest.mark.parametrize(
     ("amount", "message"),
     [
-        ("-5", "--sa-limit must be a whole number of tokens or 'none', not '-5'"),
-        ("1.5", "--sa-limit must be a whole number of tokens or 'none', not '1.5'"),
-        ("", "--sa-limit must be a whole number of tokens or 'none', not ''"),
-        ("²", "--sa-limit must be a whole number of tokens or 'none', not '²'"),
-        ("[red]", "--sa-limit must be a whole number of tokens or 'none', not '[red]'"),
-        ("\x1b[31m", r"--sa-limit must be a whole number of tokens or 'none', not '\x1b[31m'"),
+        ("-5", "--sa-limit must be a whole number of tokens (12000, 12k, 1.5M) or 'none', not '-5'"),
+        ("1.5", "--sa-limit must be a whole number of tokens (12000, 12k, 1.5M) or 'none', not '1.5'"),
+        ("", "--sa-limit must be a whole number of tokens (12000, 12k, 1.5M) or 'none', not ''"),
+        ("²", "--sa-limit must be a whole number of tokens (12000, 12k, 1.5M) or 'none', not '²'"),
+        ("[red]", "--sa-limit must be a whole number of tokens (12000, 12k, 1.5M) or 'none', not '[red]'"),
+        ("\x1b[31m", r"--sa-limit must be a whole number of tokens (12000, 12k, 1.5M) or 'none', not '\x1b[31m'"),
         (str(2**70), "'sa_limit' must be a whole number of tokens from 0 to 1000000000000"),
-        ("9" * 5000, "--sa-limit must be a whole number of tokens or 'none', not '" + "9" * 40 + "'"),
+        (
+            "9" * 5000,
+            "--sa-limit must be a whole number of tokens (12000, 12k, 1.5M) or 'none', not '" + "9" * 40 + "'",
+        ),
     ],
 )
 def test_an_amount_that_is_none_is_one_line_and_exit_code_2(run, database, amount, message):
@@ -99,7 +121,7 @@ def test_nothing_is_deleted_without_a_yes(process, run, database, monkeypatch):
         assert "Delete the limits of tenant 't'? [y/N]" in done.err
         assert done.err.endswith("tokenweir: nothing was deleted; --yes deletes without asking\n")
         assert database.tenantLimitation.count_documents({}) == 1
-    assert process("tenant", "delete", "t", "--json", stdin="y\n").json == {"deleted": "t"}
+    assert process("tenant", "delete", "t", "--json", stdin="y\n").json["tenant"] == "t"
 
 
 def test_documents_that_somebody_else_wrote_are_listed_whatever_is_in_them(run, database):
