@@ -1,6 +1,5 @@
 """Protobuf <-> core values: what Envoy sends as events, what an exchange wants as replies."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -54,9 +53,6 @@ _HEADER: Final = b"\x0a"  # HeaderValueOption.header
 _OVERWRITES: Final = bytes([0x18, _OVERWRITE])  # HeaderValueOption.append_action
 _KEY: Final = b"\x0a"  # HeaderValue.key
 _RAW_VALUE: Final = b"\x1a"  # HeaderValue.raw_value
-# HeaderMutation.set_headers with one header, if each length in it takes a byte.
-_SHORT_HEADER: Final = _SET_HEADER + b"%c" + _HEADER + b"%c" + _KEY + b"%c%b" + _RAW_VALUE + b"%c%b" + _OVERWRITES
-_SHORT_BYTES: Final = 124
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +95,7 @@ class Codec:
                 head = message.response_headers
                 headers = _headers(head.headers, _RESPONSE_HEADERS)
                 status = _status(headers.get(":status", ""))
-                details = _text(_attributes(message), "response.code_details") if status == GATEWAY_TIMEOUT else ""
+                details = _attribute(message, "response.code_details") if status == GATEWAY_TIMEOUT else ""
                 return ResponseHead(status, headers, head.end_of_stream, details)
             case "response_body":
                 body = message.response_body
@@ -122,13 +118,13 @@ class Codec:
         return ResponseBody(body.body, body.end_of_stream)
 
     def _request_head(self, message: pb.ProcessingRequest) -> RequestHead:
-        head, attributes = message.request_headers, _attributes(message)
+        head = message.request_headers
         return RequestHead(
             headers=_headers(head.headers, self._request_headers),
             claims=self._verified_claims(message.metadata_context),
-            source_address=_text(attributes, "source.address"),
+            source_address=_attribute(message, "source.address"),
             end_of_stream=head.end_of_stream,
-            peer=_text(attributes, "connection.uri_san_peer_certificate"),
+            peer=_attribute(message, "connection.uri_san_peer_certificate"),
         )
 
     def _verified_claims(self, metadata: pb.Metadata) -> dict[str, object]:
@@ -217,11 +213,7 @@ def _field(tag: bytes, data: bytes) -> bytes:
 
 @lru_cache(maxsize=1024)  # most say what they said in the same second
 def _set_header(key: str, value: str) -> bytes:
-    name, raw = key.encode(), value.encode()
-    size = len(name) + len(raw) + 4
-    if size < _SHORT_BYTES:
-        return _SHORT_HEADER % (size + 4, size, len(name), name, len(raw), raw)
-    header = _field(_KEY, name) + _field(_RAW_VALUE, raw)
+    header = _field(_KEY, key.encode()) + _field(_RAW_VALUE, value.encode())
     return _field(_SET_HEADER, _field(_HEADER, header) + _OVERWRITES)
 
 
@@ -252,13 +244,11 @@ def _status(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) == 3 else _BAD_STATUS  # noqa: PLR2004
 
 
-def _attributes(message: pb.ProcessingRequest) -> Mapping[str, Value]:
+def _attribute(message: pb.ProcessingRequest, name: str) -> str:
     attributes = message.attributes
-    return attributes[_ATTRIBUTES].fields if _ATTRIBUTES in attributes else {}
-
-
-def _text(attributes: Mapping[str, Value], name: str) -> str:
-    value = attributes.get(name)
+    if _ATTRIBUTES not in attributes:
+        return ""
+    value = attributes[_ATTRIBUTES].fields.get(name)
     return value.string_value if value is not None else ""
 
 

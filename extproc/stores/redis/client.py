@@ -9,6 +9,7 @@ from redis.exceptions import ClusterDownError, MovedError
 
 from extproc.core.quota.reservation import Reservation
 from extproc.ports.base import StoreError, UnreadyError
+from extproc.stores.pieces import in_pieces
 from extproc.stores.redis.cluster import Cluster
 from extproc.stores.redis.credentials import with_current_login
 from extproc.stores.redis.faults import FAULTS, UNREACHABLE, store_error, translated
@@ -108,12 +109,15 @@ class RedisClient:
         """Which server has which partitions, and why some have none."""
         found: dict[Server, list[int]] = {}
         lost: dict[int, StoreError] = {}
-        for partition in partitions:
+        wanted = list(partitions)
+        # Where all partitions are on one server it is looked for once: each wait costs a timer.
+        together = len(wanted) if wanted and not self.independent else 1
+        for some in in_pieces(wanted, together):
             try:
                 async with translated(within_s):
-                    found.setdefault(await self._topology.server(partition), []).append(partition)
+                    found.setdefault(await self._topology.server(some[0]), []).extend(some)
             except StoreError as error:
-                lost[partition] = error
+                lost.update(dict.fromkeys(some, error))
         return found, lost
 
     async def _round(self, calls: Sequence[Call], within_s: float) -> list[Any]:
