@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from math import inf
 from typing import Final
 
 from msgspec import Struct
@@ -179,7 +178,7 @@ class Answered(Forwarded):
         self._stream: StreamAnswer | None = None
         self._status = status
         self._kept = Kept(request.rules.buffers)
-        self._enough = self._enough_output()
+        self._enough = enough(request.admitted.reservation, request.facts)
         self._beyond = 0
 
     def response_head(self, event: ResponseHead) -> Step:
@@ -255,13 +254,8 @@ class Answered(Forwarded):
         larger = grown(request.admitted.reservation, needed, self._beyond)
         request.admitted = replace(request.admitted, reservation=larger)
         reader.estimates = request.estimates
-        self._enough = self._enough_output()
+        self._enough = enough(larger, request.facts)
         return [Grow(larger)]
-
-    def _enough_output(self) -> float:
-        """Return for how many output tokens the hold is enough."""
-        most = enough(self._request.admitted.reservation, self._request.facts)
-        return inf if most is None else most
 
 
 class ReadingPiece(Phase):

@@ -248,6 +248,13 @@ def test_a_declared_length_is_believed_only_where_it_is_a_number_that_is_too_lar
     assert Exchange(RULES).receive(head(content_length=length, content_encoding="Identity")) == []
 
 
+def test_a_header_that_steers_passes_where_it_is_allowed_and_others_do_not():
+    rules = replace(RULES, allowed=frozenset({"x-data-parallel-rank"}))
+    assert Exchange(rules).receive(head(x_data_parallel_rank="0")) == []
+    refused = Exchange(rules).receive(head(x_data_parallel_rank="0", x_dp_rank="1"))
+    assert b"'x-dp-rank'" in rejection(refused).body
+
+
 def test_a_header_that_came_twice_names_nobody():
     request_head = replace(head(claims={}), headers=head().headers | {"oc_sa": "mesh,mallory"})
     assert rejection(Exchange(RULES).receive(request_head)).status == 403
@@ -1080,9 +1087,10 @@ def test_a_short_piece_that_is_read_at_once_has_the_same_effects():
 @pytest.mark.parametrize("body", [STREAM, UNBOUNDED])
 def test_pieces_that_are_alike_have_the_same_effects_and_the_hold_grows_with_them(body):
     at_once, one_by_one = stepwise(body, SSE), stepwise(body, SSE)
+    alike = b'data: {"id":"chatcmpl-0123456789abcdef0123456789","choices":[{"delta":{"content":"%b"}}]}\n\n'
     grown = 0
     for number in range(200):
-        event = ResponseBody(piece("a" * (1 + number % 3)), end_of_stream=False)
+        event = ResponseBody(alike % (b"a" * (1 + number % 3)), end_of_stream=False)
         effects = list(at_once.read_at_once(event))
         assert effects == one_by_one.receive(event)
         grown += any(isinstance(effect, Grow) for effect in effects)

@@ -9,7 +9,7 @@ CORE = Path(__file__).parents[2] / "extproc" / "core"
 ALLOWED = {
     # of Python: values, text, numbers
     "array", "bisect", "collections", "collections.abc", "dataclasses", "datetime", "enum", "functools", "heapq", "ipaddress",
-    "itertools", "math", "re", "types", "typing", "urllib.parse", "zlib", "zoneinfo",
+    "itertools", "re", "types", "typing", "urllib.parse", "zlib", "zoneinfo",
     # of others: decoders
     "msgspec", "msgspec.structs", "python_multipart.exceptions", "python_multipart.multipart",
 }  # fmt: skip

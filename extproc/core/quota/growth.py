@@ -9,15 +9,17 @@ from extproc.core.request.body import RequestFacts
 
 # The smallest step by which the hold of a long answer grows.
 _GROWTH_TOKENS: Final = 64
+# More tokens than any answer has.
+_ALL: Final = 1 << 62
 
 
-def enough(reservation: Reservation, facts: RequestFacts) -> int | None:
-    """Return for how many output tokens the present hold is enough; None if it is for all that may come.
+def enough(reservation: Reservation, facts: RequestFacts) -> int:
+    """Return for how many output tokens the present hold is enough.
 
     If a strict limit binds, everything is held from the start.
     """
     if reservation.strict or not (facts.generates and facts.counts_tokens):
-        return None
+        return _ALL
     # An answer that reached the client's bound is complete; an answer without a bound may go on.
     return reservation.output_held if facts.output_bound else reservation.output_held - 1
 

@@ -37,6 +37,12 @@ EVENT = st.one_of(
     TEXT.map(lambda text: b"data: {\ndata: %b\n\n" % json.dumps(chat(text)).encode()[1:]),
     TEXT.map(lambda text: b"event: message\ndata: %b\n\n" % json.dumps(chat(text)).encode()),
     TEXT.map(lambda text: b"data: %b\n" % json.dumps(chat(text)).encode()),
+    TEXT.map(
+        lambda text: (
+            b"data: %b\n\n"
+            % json.dumps({"type": "response.output_text.delta", "item_id": "a" * 30, "delta": text}).encode()
+        )
+    ),
     st.integers(0, 9).map(lambda n: b"data: %b\n\n" % json.dumps(chat("a", usage=usage(n))).encode()),
     st.integers(0, 9).map(lambda n: b"data: %b\n\n" % json.dumps({"choices": [], "usage": usage(n)}).encode()),
     st.sampled_from(
@@ -87,6 +93,21 @@ def test_nearly_every_chunk_of_a_stream_passes_by(options):
     ]
     assert passed == [False, False, True, True, True]
     assert stream.pieces == 5
+
+
+def test_events_without_choices_pass_by_too():
+    stream, fed = (StreamAnswer(ESTIMATES, hide_usage=False) for _ in range(2))
+    for text in ("a", "bcd", "ef", "ghij"):
+        chunk = (
+            b"data: %b\n\n"
+            % json.dumps({"type": "response.output_text.delta", "item_id": "a" * 30, "delta": text}).encode()
+        )
+        fed.feed(chunk)
+        passes = stream.pass_by(chunk)
+        assert passes is (text in ("ef", "ghij"))
+        if not passes:
+            stream.feed(chunk)
+    assert stream.settlement(complete=True) == fed.settlement(complete=True)
 
 
 @pytest.mark.parametrize("options", [{"output_bound": 9}, {"strip_usage": True}])

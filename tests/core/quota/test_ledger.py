@@ -5,7 +5,7 @@ from datetime import timedelta
 from extproc.core.quota.costs import NO_COST, Bound, Cost, Weights
 from extproc.core.quota.ledger import Charge, Entry, closed_entry, denied_entry
 from extproc.core.quota.limits import Limit, Mode, Scope, Unit, Window
-from extproc.core.quota.settlement import Outcome, Settlement, expiry
+from extproc.core.quota.settlement import Outcome, Settlement, charges, expiry
 from extproc.core.quota.usage import NO_USAGE, Usage
 from tests.core.samples import CALLER, NOW, reservation
 
@@ -43,6 +43,8 @@ def test_an_entry_says_what_each_bucket_was_charged_in_its_unit():
     settlement = Settlement(Outcome.SETTLED, Usage(0, 16, total=16), 26, "usage", status=200)
     charged = [(charge.key, charge.amount) for charge in closed_entry(held, settlement, LATER).charges]
     assert charged == [(held.buckets[0].key, 1), (held.buckets[1].key, 16)]  # what is charged nothing is left out
+    known = closed_entry(held, settlement, LATER, charged=charges(held, settlement))
+    assert known == closed_entry(held, settlement, LATER)
 
 
 def test_a_denied_request_charges_no_bucket_not_even_as_a_request():
