@@ -4,6 +4,7 @@ The bytes of an answer are inflated once. Small data that inflates to a lot cost
 Reading ends over the bounds, or if the data is corrupt.
 """
 
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Final
@@ -21,11 +22,22 @@ _EMPTY_STEPS: Final = 64
 _SLICE_BYTES: Final = 512
 
 _WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-_ZLIB_HEADER_BYTES: Final = 2
+_HEADER_BYTES: Final = 2
+_TEXT: Final = re.compile(rb"[ -~\s]+\Z")
+
+
+class _Plain:
+    """Stands for a decompressor where nothing is compressed."""
+
+    eof = False
+    unused_data = unconsumed_tail = b""
+
+    def decompress(self, data: bytes, _most: int) -> bytes:
+        return data
 
 
 class Inflater:
-    """Feed it chunks of any size; it gives what they inflate to.
+    """Feed it chunks of any size; it gives what they inflate to. Text that is called gzip stays as it is.
 
     `failed` tells that there is nothing more to come: the data is corrupt, or inflates to more than the bounds.
     """
@@ -37,7 +49,7 @@ class Inflater:
         self._bits = _WINDOW_BITS[coding]
         self._members = coding != "deflate"  # a gzip file may have several members: RFC 1952, section 2.2
         self._head = b""
-        self._zlib = None if coding == "deflate" else zlib.decompressobj(self._bits)
+        self._zlib: zlib._Decompress | _Plain | None = None
         self._inflated = 0
         self.failed = False
 
@@ -48,9 +60,9 @@ class Inflater:
         """
         if self._zlib is None:
             chunk = self._head = self._head + chunk
-            if len(chunk) < _ZLIB_HEADER_BYTES:
+            if len(chunk) < _HEADER_BYTES:
                 return
-            self._zlib = zlib.decompressobj(self._bits if _is_zlib(chunk) else -zlib.MAX_WBITS)
+            self._zlib = self._chosen(chunk)
         room, steps = MAX_INFLATED_PER_FEED_BYTES, 0
         for start in range(0, len(chunk), _SLICE_BYTES):
             data, full = chunk[start : start + _SLICE_BYTES], False
@@ -65,7 +77,15 @@ class Inflater:
                 elif piece or steps % _EMPTY_STEPS == 0:
                     yield piece
 
-    def _step(self, inflating: "zlib._Decompress", data: bytes) -> tuple[bytes, bytes]:
+    def _chosen(self, head: bytes) -> "zlib._Decompress | _Plain":
+        """Choose how to read data with these first bytes."""
+        head = head[:_HEADER_BYTES]
+        if self._members:
+            plain = _TEXT.match(head) is not None and not _is_zlib(head)
+            return _Plain() if plain else zlib.decompressobj(self._bits)
+        return zlib.decompressobj(self._bits if _is_zlib(head) else -zlib.MAX_WBITS)
+
+    def _step(self, inflating: "zlib._Decompress | _Plain", data: bytes) -> tuple[bytes, bytes]:
         """One piece of output, and the input that is left."""
         if inflating.eof:
             if not self._members:

@@ -80,8 +80,9 @@ def test_of_a_body_that_is_cut_off_all_is_read_that_came(coding, body):
 @pytest.mark.parametrize(
     ("coding", "body"),
     [
-        ("gzip", TEXT),
         ("gzip", zlib.compress(TEXT)),
+        ("gzip", zlib.compress(TEXT, 2)),
+        ("gzip", b"\xff\xd8" + TEXT),
         ("gzip", BODIES["gzip"][1][:-8] + b"\0" * 8),
         ("gzip", BODIES["gzip"][1] + b"and more"),
         ("deflate", b"\xff" * 40),
@@ -96,6 +97,12 @@ def test_what_is_corrupt_fails_and_gives_nothing_more(coding, body):
         assert TEXT.startswith(read)
         assert inflater.failed
         assert list(inflater.feed(BODIES["gzip"][1])) == []
+
+
+def test_text_that_is_called_gzip_is_read_as_it_is():
+    for text in (TEXT, b'{"usage":{}}', b"\n\n{}", b": ping\n\n" * 9000):
+        for chunks in ([text], bytewise(text)):
+            assert inflated("gzip", chunks) == (text, False)
 
 
 def test_nothing_inflates_to_nothing():
