@@ -14,6 +14,7 @@ from extproc.core.request.bodies.generation import (
     MESSAGE_BOUNDS,
     RESPONSE_BOUNDS,
 )
+from extproc.core.request.bodies.json_body import without_mark
 from extproc.core.request.endpoints import Endpoint, Target
 from extproc.core.request.layout import Layout
 
@@ -27,6 +28,7 @@ _BOUNDS: Final = {
 }
 # A chat goes upstream with one of these: OpenAI, Azure and Volcengine refuse both at once.
 _EITHER: Final = frozenset({"max_tokens", "max_completion_tokens"})
+_NEWER: Final = "max_completion_tokens"  # servers that read both go by it
 _ASKED_FOR_USAGE: Final = frozenset({Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS})
 # Anthropic's smallest budget for thinking. It has to be less than max_tokens.
 _LEAST_THINKING_TOKENS: Final = 1024
@@ -52,10 +54,10 @@ class Rewriting:
 
     `output_bound` (at least 1; tokens per choice) lowers each bound of the client. The bound is also written to
     the field that the upstream obeys: `bound_field` for chats whose upstream needs another name than `max_tokens`,
-    else the API's own field. A chat loses the other one of `max_tokens` and `max_completion_tokens`. Values that
-    may not exceed the bound (`min_tokens`, the thinking budget) are lowered too. Thinking is turned off if the
-    bound leaves too little for it. If a field that is not read occurs twice, the last one stays. Kinds that are
-    not boundable stay unchanged.
+    else the API's own field. A chat loses the other one of `max_tokens` and `max_completion_tokens`; if the client
+    gave both, the value of the latter stays. Values that may not exceed the bound (`min_tokens`, the thinking
+    budget) are lowered too. Thinking is turned off if the bound leaves too little for it. If a field that is not
+    read occurs twice, the last one stays. Kinds that are not boundable stay unchanged.
     """
 
     add_usage: bool
@@ -77,7 +79,7 @@ def upstream_body(target: Target, body: bytes, wanted: Rewriting) -> bytes | Non
     """
     if not wanted.changes(target.endpoint):
         return None
-    changed = _changed(target, _object.decode(body) or {}, wanted)
+    changed = _changed(target, _object.decode(without_mark(body)) or {}, wanted)
     return None if changed is None else msgspec.json.encode(changed)
 
 
@@ -123,14 +125,19 @@ def _with_usage(fields: _Fields, *, continuous: bool) -> Raw:
 def _bounded(
     fields: _Fields, names: tuple[str, ...], dropped: frozenset[str], bound: int, default: int | None
 ) -> dict[str, Raw]:
-    """Return the fields to write for a bound. The first of `names` gets the largest of it and those dropped."""
+    """Return the fields to write for a bound. The first of `names` takes the place of those dropped."""
     own = {name: value for name in names if (value := _int(fields.get(name))) is not None}
+    newer = own.get(_NEWER, -1)
+    if dropped and newer >= 0:
+        own = {name: value for name, value in own.items() if name not in dropped} | {names[0]: newer}
     # A negative one stands for no bound.
     unbounded = min(own.values(), default=-1 if default is None else 0) < 0
     most = bound if unbounded else min(bound, max(own.values(), default=default or 0))
     lowered = {name: bound for name, value in own.items() if name not in dropped and not 0 <= value <= bound}
-    if names[0] not in own or (dropped and own[names[0]] != most):
-        lowered[names[0]] = most
+    stands = names[0] in own and (newer >= 0 or not dropped)
+    first = min(bound, own[names[0]]) if stands and own[names[0]] >= 0 else most
+    if _int(fields.get(names[0])) != first:
+        lowered[names[0]] = first
     changes = {name: _raw(value) for name, value in lowered.items()}
     if not changes:
         return changes
