@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from extproc.core.request.bodies.facts import FieldError, Malformed, RequestFacts
+from extproc.core.request.bodies.json_body import without_mark
 from extproc.core.request.bodies.prompts import prompt_texts
 from extproc.core.request.bodies.rewriting import REWRITTEN
 from extproc.core.request.body import read_request
@@ -78,7 +79,7 @@ def perform(request: bytes, body: bytes) -> bytes:
     if isinstance(facts, Malformed):
         return msgspec.msgpack.encode(_Result(malformed=facts))
     try:
-        layout = layout_of(body, REWRITTEN[reading.target.endpoint]) if facts.boundable else None
+        layout = layout_of(without_mark(body), REWRITTEN[reading.target.endpoint]) if facts.boundable else None
     except FieldError as error:
         return msgspec.msgpack.encode(_Result(malformed=error.malformed))
     prompt = _texts(reading, facts) if reading.wants_prompt else b""

@@ -19,7 +19,7 @@ from extproc.core.request.bodies.facts import (
     RequestFacts,
     is_model,
 )
-from extproc.core.request.bodies.json_body import JsonBody, json_body
+from extproc.core.request.bodies.json_body import JsonBody, json_body, without_mark
 from extproc.core.request.bodies.prompts import prompt_texts
 from extproc.core.request.bodies.rewriting import Rewriting, upstream_body, upstream_parts
 from extproc.core.request.bodies.steering import STEERING_FIELDS, steers
@@ -95,7 +95,8 @@ def _read(kind: _Kind, body: bytes, content_type: str, allowed: Collection[str])
     try:
         if multipart.is_multipart(content_type):
             return _read_form(kind, body, content_type, allowed)
-        read = json_body(body, kind.fields, STEERING_FIELDS - frozenset(allowed) if allowed else STEERING_FIELDS)
+        steering = STEERING_FIELDS - frozenset(allowed) if allowed else STEERING_FIELDS
+        read = json_body(without_mark(body), kind.fields, steering)
         return read if isinstance(read, Malformed) else kind.read(read)
     except FieldError as error:
         return error.malformed

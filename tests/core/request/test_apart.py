@@ -116,7 +116,7 @@ def test_the_body_for_the_upstream_says_the_same_as_one_that_is_parsed_again(dat
     chosen = data.draw(st.lists(st.sampled_from(sorted(extra)), unique=True))
     fields = [*LEAST[endpoint].items(), *((name, data.draw(extra[name])) for name in chosen)]
     fields = list(dict(data.draw(st.permutations(fields))).items())
-    body = written(data.draw, fields)
+    body = data.draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + written(data.draw, fields)
     target = Target(endpoint)
     found = read(endpoint, body)
     if isinstance(found, Malformed):

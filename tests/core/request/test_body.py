@@ -278,6 +278,10 @@ def test_small_fields_that_are_no_prompt_are_not_counted():
     assert facts(body(**small)).prompt_bytes == facts(body()).prompt_bytes
 
 
+def test_a_byte_order_mark_before_the_body_makes_no_difference():
+    assert facts(b"\xef\xbb\xbf" + body()) == facts(body())
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -295,7 +299,7 @@ def test_a_request_without_a_body_is_refused(text):
         (body() + b"x", "not valid JSON"),
         (body().replace(b'"', b"'"), "not valid JSON"),
         (b"model=tiny&messages=[]", "not valid JSON"),
-        (b"\xef\xbb\xbf" + body(), "not valid JSON"),
+        (b"\xef\xbb\xbf" * 2 + body(), "not valid JSON"),
         (b'{"model":"m","messages":[],"n":NaN}', "not valid JSON"),
         (b'{"model":"m","messages":[],"n":05}', "not valid JSON"),
         (b'{"model":"m","messages":["\x01"]}', "not valid JSON"),

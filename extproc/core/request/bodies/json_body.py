@@ -44,6 +44,12 @@ _SYNTAX_BYTES: Final = 4
 _REQUIRED: Final = object()
 
 T = TypeVar("T")
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+
+def without_mark(body: bytes) -> bytes:
+    """Return a body without the mark that editors and .NET put before UTF-8; servers ignore it."""
+    return body.removeprefix(_BYTE_ORDER_MARK)
 
 
 def head(raw: Raw, size: int = 1) -> bytes:
