@@ -223,6 +223,19 @@ def test_an_error_before_content_is_released_though_the_stream_opened_with_usage
     assert (settlement.outcome is Outcome.RELEASED, settlement.charge) == (charge == 0, charge)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_input_that_was_reported_is_told_on_the_way_and_at_the_end(packed):
+    whole = b'{"usage":{"prompt_tokens":12,"completion_tokens":5},"choices":[{"message":{"content":"a river"}}]}'
+    head = JSON | ({"content-encoding": "gzip"} if packed else {})
+    read = answer_reader(200, head, Endpoint.CHAT_COMPLETIONS, ROOMY, hide_usage=False)
+    assert read.input_tokens == 0
+    read.feed(gzip.compress(whole) if packed else whole)
+    read.look()
+    assert read.input_tokens == 12
+    read.finish()
+    assert read.input_tokens == 12
+
+
 def test_usage_of_what_generates_nothing_is_charged_whatever_else_the_answer_tells():
     answer = b'{"data": [], "errors": [{"index": 1}], "usage": {"prompt_tokens": 12, "total_tokens": 12}}'
     read = reader_of(JSON, Endpoint.EMBEDDINGS, Estimates(Cost(20, 0), 4))
