@@ -318,6 +318,8 @@ def _taken(
         return phase.rejected(rejections.malformed(_WITHOUT_USAGE, phase.endpoint))
     if facts.model == UNNAMED:
         facts = replace(facts, model=request.rules.unnamed_model)
+    if facts.boundable and not facts.unbounded_prompt and request.rules.models.adds_to_prompt(facts.model):
+        facts = replace(facts, unbounded_prompt=True)
     ask = Ask(request.identity, request.target.endpoint, facts, request.request_id, request.route)
     return Deciding(request, body, facts, layout), [Reserve(ask)]
 

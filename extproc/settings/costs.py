@@ -124,6 +124,7 @@ class ModelSettings(_ModelNumbers):
     tokenizer: Tokenizer | None = None
     asks_for_usage: bool = True
     continuous_usage: bool = False
+    adds_to_prompt: bool | None = None
 
     @model_validator(mode="after")
     def _asks_once(self) -> Self:
@@ -140,6 +141,7 @@ class ModelSettings(_ModelNumbers):
             prices=self.prices.parsed() if self.prices is not None else general.prices,
             asks_for_usage=self.asks_for_usage,
             continuous_usage=self.continuous_usage,
+            adds_to_prompt=self.adds_to_prompt,
         )
 
 

@@ -2,7 +2,7 @@
 
 import re
 from ipaddress import IPv6Address, ip_address
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -199,10 +199,8 @@ class Section(BaseModel):
     @classmethod
     def _no_boolean_for_a_number(cls, value: object, info: ValidationInfo) -> object:
         # Pydantic reads true as 1, and YAML reads yes and on as true.
-        if (
-            isinstance(value, bool)
-            and info.field_name
-            and cls.model_fields[info.field_name].annotation is not bool
-        ):
-            raise ValueError(f"must not be {str(value).lower()}")
+        if isinstance(value, bool) and info.field_name:
+            wanted = cls.model_fields[info.field_name].annotation
+            if bool not in (wanted, *get_args(wanted)):
+                raise ValueError(f"must not be {str(value).lower()}")
         return value

@@ -1,8 +1,10 @@
+import json
 import traceback
 
 import pytest
 from pydantic import ValidationError
 
+from extproc.core.quota.models import ModelProfile
 from extproc.settings.costs import CostSettings
 from extproc.settings.load import SettingsError, field_names, load, variable_name
 from extproc.settings.model import Settings
@@ -306,6 +308,13 @@ def test_usage_in_every_chunk_can_not_be_asked_for_where_usage_is_not():
     models = load(None, {"TOKENWEIR_MODELS": "[{match: a, asks_for_usage: false}, {match: b}]"}).models
     general = CostSettings().profile()
     assert [model.profile(general).asks_for_usage for model in models] == [False, True]
+
+
+@pytest.mark.parametrize("told", [True, False, None])
+def test_a_model_may_be_said_to_add_to_its_prompts(told):
+    entry = json.dumps([{"match": "a", "adds_to_prompt": told}])
+    (model,) = load(None, {"TOKENWEIR_MODELS": entry}).models
+    assert model.profile(ModelProfile()).adds_to_prompt is told
 
 
 @pytest.mark.parametrize("name", [" a", "a ", "x" * 257])

@@ -8,6 +8,7 @@ from extproc.core.quota.costs import EVEN, Costing, Weights
 from extproc.core.quota.learning import Start
 from extproc.core.quota.limits import matches
 from extproc.core.quota.usage import Usage
+from extproc.core.request.bodies.hidden import adds_by_name
 
 # Clients can send any model name, so the number of names in memory is bounded.
 _REMEMBERED: Final = 1024
@@ -39,7 +40,8 @@ class ModelProfile:
     """Hold the settings of one model, or of all models without settings of their own.
 
     `asks_for_usage`: ask the upstream for usage in a stream whose client did not. `continuous_usage`: ask for it
-    in every chunk.
+    in every chunk. `adds_to_prompt`: the model searches, or has a prompt of its own, whatever the body says; None
+    goes by its name.
     """
 
     costing: Costing = field(default_factory=Costing)
@@ -47,6 +49,7 @@ class ModelProfile:
     prices: Prices = FREE
     asks_for_usage: bool = True
     continuous_usage: bool = False
+    adds_to_prompt: bool | None = None
     start: Start = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +63,11 @@ class Models:
         self._default = default
         self._profiles = tuple(profiles)
         self._found: dict[str, ModelProfile] = {}
+
+    def adds_to_prompt(self, model: str) -> bool:
+        """Return whether the server adds to each prompt of this model, so that nothing bounds it."""
+        told = self.profile(model).adds_to_prompt
+        return adds_by_name(model) if told is None else told
 
     def profile(self, model: str) -> ModelProfile:
         if not self._profiles:

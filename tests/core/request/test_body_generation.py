@@ -60,14 +60,6 @@ HIDDEN = (
     ("chat_template", "t"),
     ("web_search", 5),
 )
-SEARCHING = (
-    "org/m:online",
-    "gpt-4o-search-preview",
-    "o3-deep-research",
-    "groq/compound-mini",
-    "@preset/p",
-    "m@preset/p",
-)
 DATA_URL = "data:image/png;base64," + "A+/=" * 1000
 
 
@@ -441,7 +433,6 @@ def test_in_a_stream_of_chunks_usage_is_hidden_from_those_who_did_not_ask(endpoi
             for tool in TOOLS
         ),
         *((endpoint, {name: value}) for endpoint in KINDS for name, value in HIDDEN),
-        *((endpoint, {"model": model}) for endpoint in KINDS for model in SEARCHING),
     ],
 )
 def test_a_prompt_that_the_server_adds_to_can_not_be_bounded(endpoint, fields):

@@ -131,7 +131,7 @@ def _chat(body: JsonBody, model: str, conversations: int, messages: int) -> Requ
         messages=messages,
         boundable=True,
         bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
-        unbounded_prompt=media.unbounded or hides_prompt(body, model),
+        unbounded_prompt=media.unbounded or hides_prompt(body),
         tools=body.lists("tools") or body.lists("functions"),
         truncates=body.given(TRUNCATING),
     )
@@ -174,7 +174,7 @@ def read_completion(body: JsonBody) -> RequestFacts:
         usual_bound=None if asks_for_all else COMPLETION_DEFAULT_TOKENS,
         boundable=True,
         bound_is_common=bound is None or body.has_any(_COMMON_BOUNDS),
-        unbounded_prompt=media.unbounded or hides_prompt(body, model),
+        unbounded_prompt=media.unbounded or hides_prompt(body),
         truncates=body.given(TRUNCATING),
     )
 
@@ -203,7 +203,7 @@ def read_response(body: JsonBody) -> RequestFacts:
         prompt=prompt,
         messages=messages + body.given("instructions"),
         boundable=True,
-        unbounded_prompt=media.unbounded or refers or body.given("prompt") or hides_prompt(body, model),
+        unbounded_prompt=media.unbounded or refers or body.given("prompt") or hides_prompt(body),
         tools=body.lists("tools"),
     )
 
@@ -231,7 +231,7 @@ def read_messages(body: JsonBody) -> RequestFacts:
         prompt=prompt,
         messages=messages + body.given("system"),
         boundable=True,
-        unbounded_prompt=media.unbounded or hides_prompt(body, model),
+        unbounded_prompt=media.unbounded or hides_prompt(body),
         tools=body.lists("tools"),
     )
 

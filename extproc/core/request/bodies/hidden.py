@@ -42,9 +42,10 @@ _NO_TEMPLATE: Final = frozenset({b"", b"null"})
 _READ_APART: Final = frozenset({"tools", TEMPLATE_VALUES})
 _OFF: Final = frozenset({b"false", b"[]", b'""', b'"off"', b'"none"', b'"disabled"', b'"OFF"', b'"DISABLED"'})
 _MODES: Final = ("off", "none", "disabled")
-# Models that search, or run tools, whatever the body says.
-_SEARCHING: Final = ("-search-preview", "-search-api", "-deep-research", "groq/compound")
-_ONLINE: Final = ":online"  # OpenRouter's ending for a model with its search
+# Models that search, or run tools, whatever the body says: OpenAI's, Google's, xAI's; Perplexity's, Groq's.
+_SEARCHING: Final = ("-search-preview", "-search-api", "deep-research", "-deepsearch")
+_SEARCHERS: Final = ("sonar", "compound")
+_ONLINE: Final = (":online", "-online")  # endings of OpenRouter and of Perplexity for a model with a search
 _PRESET: Final = "@preset/"  # OpenRouter: a system prompt that is kept there
 _MAX_TOOLS: Final = 1024
 # The client defines these tools. The server defines all others: it describes them in the prompt, and runs most of
@@ -75,8 +76,8 @@ _mode: Final = msgspec.json.Decoder(_Mode).decode
 _template_values: Final = msgspec.json.Decoder(_TemplateValues | None).decode
 
 
-def hides_prompt(body: JsonBody, model: str) -> bool:
-    """Return whether the server adds to the prompt: tools of its own, searches, stored text.
+def hides_prompt(body: JsonBody) -> bool:
+    """Return whether the body asks the server to add to the prompt: tools of its own, searches, stored text.
 
     Raise `FieldError` if the tools are none.
     """
@@ -85,9 +86,7 @@ def hides_prompt(body: JsonBody, model: str) -> bool:
         return True
     if TEMPLATE_VALUES in found and brings_template(body):
         return True
-    if found and any(name not in _READ_APART and _is_on(body, name) for name in found):
-        return True
-    return _searches(model)
+    return bool(found) and any(name not in _READ_APART and _is_on(body, name) for name in found)
 
 
 def brings_template(body: JsonBody) -> bool:
@@ -100,9 +99,12 @@ def brings_template(body: JsonBody) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _searches(model: str) -> bool:
-    """Return whether the model searches, or has a stored prompt, by its name."""
-    return model.endswith(_ONLINE) or _PRESET in model or any(part in model for part in _SEARCHING)
+def adds_by_name(model: str) -> bool:
+    """Return whether the model searches, or has a stored prompt, by its name. The letter case does not count."""
+    name = model.lower()
+    if name.endswith(_ONLINE) or name.rpartition("/")[2].startswith(_SEARCHERS):
+        return True
+    return _PRESET in name or any(part in name for part in _SEARCHING)
 
 
 def _is_on(body: JsonBody, name: str) -> bool:
