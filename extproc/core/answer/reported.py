@@ -1,8 +1,8 @@
 """Usage as servers write it: every name that one of them gives a count, each a bounded int or nothing at all.
 
-A fraction of a token counts as a token: gateways that convert usage multiply it. What went in, what came out and
-the total have to be counts: else there is no telling what the rest is worth. What only says more about them
-(cached, reasoning, audio) is left out where it is none, and the totals stand.
+A fraction of a token counts as a token: gateways that convert usage multiply it. What went in and what came out
+have to be counts, and so has a total that stands alone: else there is no telling what the rest is worth. What only
+says more about them (cached, reasoning, audio) is left out where it is none, and the totals stand.
 """
 
 from typing import Annotated, Final
@@ -100,6 +100,10 @@ class Reported(_Totals):
         return any(bytes(raw) not in NOTHING for raw in units)
 
 
+class OddTotal(Reported):
+    """Usage whose total is no count. Its parts stand, and are doubted."""
+
+
 _decoder: Final = msgspec.json.Decoder(Reported)
 _camel_case: Final = msgspec.json.Decoder(_InCamelCase)
 _members: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -108,8 +112,8 @@ _number: Final = msgspec.json.Decoder(Annotated[float, Meta(ge=0, le=MAX_TOKENS)
 _passes: Final = msgspec.json.Decoder(list[_Iteration] | None)
 _passes_as_written: Final = msgspec.json.Decoder(list[dict[str, Raw]])
 _SIDES: Final = frozenset(Reported.__struct_fields__) - frozenset(_Totals.__struct_fields__)
-_COUNTS: Final = ("prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens")
-_OTHER_UNITS: Final = frozenset(_Totals.__struct_fields__) - frozenset(_COUNTS)
+_PARTS: Final = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
+_OTHER_UNITS: Final = frozenset(_Totals.__struct_fields__) - {*_PARTS, "total_tokens"}
 _MAX_PASSES: Final = 256
 # Usage has less than 4 KiB.
 _MAX_USAGE_BYTES: Final = 16 << 10
@@ -120,8 +124,8 @@ _INPUT_PARTS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 def decode_reported(text: Raw | bytes) -> Reported:
     """The counts of a usage object; where it tells of several passes, the sums over them.
 
-    Fractions are rounded up. Raises one of `content.UNREADABLE` where the input, the output or the total is no
-    count: negative, a string, out of bounds, or where there is more of it than any server writes.
+    Fractions are rounded up. Raises one of `content.UNREADABLE` where the input, the output or a total that stands
+    alone is no count: negative, a string, out of bounds, or where there is more of it than any server writes.
     """
     if len(text) > _MAX_USAGE_BYTES:
         raise msgspec.DecodeError("larger than usage is")
@@ -180,13 +184,22 @@ def _decoded(text: Raw | bytes) -> Reported:
 
 
 def _without_oddities(text: Raw | bytes) -> Reported:
-    """The totals, which have to be counts, and of all beside them what is one."""
+    """The totals, which have to be counts, and of all beside them what is one.
+
+    A total that is no count is left out if it has a part that is one.
+    """
     members = _members.decode(text)
-    totals: dict[str, object] = {name: decode_count(members.get(name, NOT_GIVEN)) for name in _COUNTS}
+    totals: dict[str, object] = {name: decode_count(members.get(name, NOT_GIVEN)) for name in _PARTS}
+    reported = Reported()
+    try:
+        totals["total_tokens"] = decode_count(members.get("total_tokens", NOT_GIVEN))
+    except UNREADABLE:
+        if not any(totals.values()):
+            raise
+        totals["total_tokens"], reported = None, OddTotal()
     if totals["prompt_tokens"] is None and totals["total_tokens"] is None:
         for name in _INPUT_PARTS:
             decode_count(members.get(name, NOT_GIVEN))  # without it there is no telling the input
-    reported = Reported()
     for name, value in (totals | {name: members[name] for name in _OTHER_UNITS & members.keys()}).items():
         setattr(reported, name, value)
     for name in _SIDES & members.keys():

@@ -15,6 +15,7 @@ from msgspec.structs import asdict, astuple
 from extproc.core.answer.content import NOT_GIVEN, NOTHING, UNREADABLE
 from extproc.core.answer.reported import (
     InputDetails,
+    OddTotal,
     OutputDetails,
     Reported,
     decode_count,
@@ -136,6 +137,8 @@ def read_part(text: bytes) -> Part | Absence:
         reported = decode_reported(text)
     except UNREADABLE:
         return Absence.ABSURD
+    if isinstance(reported, OddTotal):
+        return Absence.ABSURD  # a part of usage has nothing that could be marked
     part = Part(
         _first(reported.input_tokens, reported.prompt_tokens),
         _first(reported.output_tokens, reported.completion_tokens),
@@ -222,7 +225,7 @@ def _usage(reported: Reported) -> Usage | Absence:
         most = prompt + cached if prompt else MAX_TOKENS
     elif prompt and told_prompt is None and not total:
         most = MAX_TOKENS  # what was cached is all that is known of it
-    elif total and total + _ROUNDED < prompt + output:
+    elif _has_wrong_total(reported, prompt, output):
         most = prompt
     total = max(total, went_in + output)
     if not 0 < total <= MAX_TOKENS:
@@ -238,6 +241,13 @@ def _usage(reported: Reported) -> Usage | Absence:
         cache_written=min(written or 0, went_in - cached),
     )
     return usage if most is None else _doubted(usage, most)
+
+
+def _has_wrong_total(reported: Reported, prompt: int, output: int) -> bool:
+    """Whether the total is no count, or less than these parts."""
+    if isinstance(reported, OddTotal):
+        return prompt > 0
+    return bool(reported.total_tokens) and (reported.total_tokens or 0) + _ROUNDED < prompt + output
 
 
 def _reasoning(reported: Reported) -> int | None:

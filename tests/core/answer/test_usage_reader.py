@@ -118,6 +118,19 @@ def test_usage_is_believed(usage, expected):
             {"prompt_tokens": 10, "completion_tokens": 16, "total_tokens": 3},
             DoubtfulUsage(10, 16, total=26, most_input=10),
         ),
+        # A total that is no count.
+        (
+            {"prompt_tokens": 10, "completion_tokens": 16, "total_tokens": -1},
+            DoubtfulUsage(10, 16, total=26, most_input=10),
+        ),
+        (
+            {"input_tokens": 10, "output_tokens": 16, "total_tokens": "26", "cache_read_input_tokens": 80},
+            DoubtfulUsage(90, 16, cached=80, total=106, most_input=90),
+        ),
+        ({"prompt_tokens": 10, "total_tokens": "10"}, DoubtfulUsage(10, 0, total=10, most_input=10)),
+        ({"prompt_tokens": 10.5, "total_tokens": 2**64}, DoubtfulUsage(11, 0, total=11, most_input=11)),
+        # Without an input there is nothing that an estimate of it would have to stay below.
+        ({"completion_tokens": 16, "total_tokens": []}, Usage(0, 16, total=16)),
     ],
 )
 def test_counts_that_contradict_each_other_are_doubted(usage, expected):
@@ -205,7 +218,7 @@ def test_where_details_say_so_the_cache_of_a_stream_is_a_part_of_its_input():
     assert (part.read, part.cached) == (90, 80)
 
 
-@pytest.mark.parametrize("field", ["prompt_tokens", "completion_tokens", "total_tokens"])
+@pytest.mark.parametrize("field", ["prompt_tokens", "completion_tokens"])
 @pytest.mark.parametrize(
     "number",
     [
@@ -246,7 +259,9 @@ def test_a_number_that_is_not_json_makes_the_answer_unreadable(number):
         {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
         {"prompt_tokens": MAX_TOKENS, "completion_tokens": 1},
         {"input_tokens": 10, "output_tokens": 16, "cache_read_input_tokens": -1},
-        {"prompt_tokens": 10, "completion_tokens": 16, "total_tokens": "26"},
+        {"prompt_tokens": 10, "completion_tokens": "16", "total_tokens": 26},
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": "26"},
+        {"total_tokens": "26"},
     ],
 )
 def test_usage_that_can_not_be_is_absurd(usage):
@@ -405,8 +420,12 @@ NO_COUNTS = [-1, -1.5, 1e300, "5", "0", True, 2**63, MAX_TOKENS + 1, [], {}]
 
 @pytest.mark.parametrize("number", NO_COUNTS)
 @pytest.mark.parametrize("field", TOTALS)
-def test_a_total_that_is_no_count_makes_any_usage_absurd(field, number):
-    assert reading(counts() | {field: number}).usage is Absence.ABSURD
+def test_a_total_that_is_no_count_makes_any_usage_absurd_that_has_no_other(field, number):
+    usage = reading(counts() | {field: number}).usage
+    if field == "total_tokens":
+        assert usage == DoubtfulUsage(10, 16, total=26, most_input=10)
+    else:
+        assert usage is Absence.ABSURD
     for place in ({"x_groq": {"usage": {field: number}}}, {"choices": [{"usage": {field: number}}]}):
         assert read_answer(json.dumps(place).encode()).usage is Absence.ABSURD
     start = {"type": "message_start", "message": {"usage": {"input_tokens": 1, field: number}}}
