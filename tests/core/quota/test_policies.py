@@ -561,7 +561,7 @@ TWICE = "must not add a second limit of tokens per tenant and month for the same
         (
             {"top_ups": [{"amount": 5, "until": "2026-03-01", "expires": 1}]},
             (
-                "'top_ups[0].expires' is no field here; use amount, endpoint, model, note, scope, "
+                "'top_ups[0].expires' is no field here; use amount, endpoint, id, model, note, scope, "
                 "service_account, unit, until, window"
             ),
         ),
