@@ -85,7 +85,9 @@ def history(
     """
     page = with_admin(context, lambda admin: admin.history.of_tenant(tenant, limit, cursor))
     audit.print_page(
-        page, f"Tenant '{tenant}' has no change in the audit log: none, or before auditing began.", json
+        page,
+        f"Tenant '{tenant}' has no change in the audit log: there was none, or it was before auditing began.",
+        json,
     )
 
 
