@@ -1,11 +1,10 @@
 """Name the fields of a tenant's document, and tell its content from any other."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Final
-
-import msgspec
 
 from extproc.core.quota.policies import RATE_LIMITS, SHORT_LIMITS
 
@@ -33,7 +32,10 @@ def digest(document: Document | None) -> str | None:
     if document is None:
         return None
     content = {name: plain(document[name]) for name in FIELDS if document.get(name) is not None}
-    return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=_DIGEST_BYTES).hexdigest()
+    text = json.dumps(
+        content, sort_keys=True, separators=(",", ":")
+    )  # ASCII: takes any text, unpaired surrogates too
+    return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def plain(value: object) -> object:
@@ -41,8 +43,10 @@ def plain(value: object) -> object:
     integers; all other types as their text.
     """
     match value:
-        case None | bool() | str():
+        case None | bool():
             return value
+        case str():
+            return str(value)  # and the driver's own kind of text
         case int():
             return int(value)  # and the driver's own integer types
         case float():

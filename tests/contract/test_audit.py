@@ -2,11 +2,17 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import pytest
 import pytest_asyncio
+from bson import Binary, Code, Decimal128, MinKey, ObjectId, Regex, Timestamp
 
+from extproc.core.quota.policies import Defaults, limits_from
 from extproc.metering.direct_changes import DirectChanges
+from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
+from extproc.observe.metrics import Metrics
 from extproc.ports.audit import (
     Actor,
     ActorKind,
@@ -229,6 +235,53 @@ async def test_digests_tell_contents_apart_and_nothing_else():
 
 
 # ---------------------------------------------------------------- MongoDB only
+
+
+async def test_whatever_somebody_writes_is_noticed_and_stops_nothing(replica_set):
+    tenants, audit = MongoTenants(replica_set), MongoAudit(replica_set)
+    follower = DirectChanges(tenants, audit, lambda: NOW, "r")
+    await follower.notice([])
+    values = (
+        1e300, float("nan"), float("inf"), 2**62, Decimal128("1.5"), ObjectId(), Regex("a"),
+        Binary(b"\xff"), Timestamp(1, 2), MinKey(), Code("x"), Code("x", {"a": 1}), [[{"a": {"$b": None}}]], "\x00",
+    )  # fmt: skip
+    await replica_set.collection(TENANTS).insert_many(
+        [{"tenant_id": f"t{number}", "sa_limit": value, "limits": [value]} for number, value in enumerate(values)]
+        + [{"sa_limit": 1}, {"tenant_id": None}, {"tenant_id": 5}, {"tenant_id": "x" * 2000}]
+    )
+    documents = await tenants.documents()
+    assert await follower.notice(documents) == len(values) + 1
+    assert await DirectChanges(tenants, audit, lambda: NOW, "s").notice(await tenants.documents()) == 0
+    assert {e.action for e in await audit.entries(ANY, 100)} == {"audit.began", "tenant.direct"}
+
+
+async def test_a_replica_that_follows_limits_notes_a_direct_change(replica_set):
+    tenants, audit = MongoTenants(replica_set), MongoAudit(replica_set)
+    await Editor(tenants).put("acme", sa_limit=1)
+    direct = DirectChanges(tenants, audit, lambda: NOW, "r")
+    defaults = Defaults(limits_from({"sa_limit": 7}), ZoneInfo("UTC"))
+    clock = SimpleNamespace(now=lambda: NOW)
+    options = LimitsCacheOptions(poll_s=0.1, refresh_s=0.2, settle_s=0.0)
+    cache = LimitsCache(tenants, defaults, clock, Metrics(), options, direct=direct)
+    await cache.load()
+    following = asyncio.ensure_future(cache.run())
+    try:
+        assert await _appears(audit, "audit-began") is not None
+        await replica_set.collection(TENANTS).update_one({"tenant_id": "acme"}, {"$set": {"sa_limit": 5}})
+        found = await _appears(audit, "acme:2")
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
+    assert (found.action, found.after["sa_limit"]) == ("tenant.direct", 5)
+
+
+async def _appears(audit, entry_id):
+    """The entry as soon as it is there; None after 20 seconds."""
+    for _ in range(400):
+        if (found := await audit.entry(entry_id)) is not None:
+            return found
+        await asyncio.sleep(0.05)
+    return None
 
 
 async def test_a_direct_change_between_reading_and_writing_is_not_lost(replica_set):
