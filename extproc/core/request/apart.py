@@ -13,7 +13,7 @@ from extproc.core.request.bodies.json_body import without_mark
 from extproc.core.request.bodies.prompts import prompt_texts
 from extproc.core.request.bodies.rewriting import REWRITTEN
 from extproc.core.request.body import read_request
-from extproc.core.request.endpoints import Target
+from extproc.core.request.endpoints import Endpoint, Target
 from extproc.core.request.layout import Layout, layout_of
 
 # More text is not counted with a tokenizer, so it is not sent back.
@@ -79,11 +79,16 @@ def perform(request: bytes, body: bytes) -> bytes:
     if isinstance(facts, Malformed):
         return msgspec.msgpack.encode(_Result(malformed=facts))
     try:
-        layout = layout_of(without_mark(body), REWRITTEN[reading.target.endpoint]) if facts.boundable else None
+        layout = _layout(body, reading.target.endpoint) if facts.boundable else None
     except FieldError as error:
         return msgspec.msgpack.encode(_Result(malformed=error.malformed))
     prompt = _texts(reading, facts) if reading.wants_prompt else b""
     return msgspec.msgpack.encode(_Result(replace(facts, prompt=prompt), layout))
+
+
+def _layout(body: bytes, endpoint: Endpoint) -> Layout:
+    plain = without_mark(body)
+    return layout_of(plain, REWRITTEN[endpoint]).behind(len(body) - len(plain))
 
 
 def unpacked(result: bytes) -> BodyFacts | Malformed:

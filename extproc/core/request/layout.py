@@ -31,6 +31,12 @@ class Layout:
         """Return the fields that were kept."""
         return _object.decode(self.kept)
 
+    def behind(self, size: int) -> "Layout":
+        """Return the layout of the same body behind `size` more bytes, of which none is a field."""
+        if not size:
+            return self
+        return Layout(self.kept, tuple((start + size, end + size) for start, end in self.spans))
+
     def changed(self, body: Sequence[bytes], fields: Mapping[str, Raw]) -> list[bytes | memoryview]:
         """Return the parts of the body with `fields` instead of those that were kept. Copy and parse nothing.
 
