@@ -1,0 +1,140 @@
+"""Report usage: sums of the ledger by tenant, caller, model and endpoint, in tokens and money."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Final
+
+from extproc.admin.errors import AdminError
+from extproc.admin.names import client_ip as address
+from extproc.admin.names import named, tenant_id
+from extproc.admin.paging import MAX_PAGE, Page, checked_page, cursor_of, key_of
+from extproc.admin.views import policy_of
+from extproc.core.quota.policies import Defaults
+from extproc.core.request.addresses import IPV6_PREFIX
+from extproc.core.request.endpoints import Endpoint
+from extproc.ports.reports import By, Grain, Measure, Place, ReportFilter, Sums, UsageRow, UsageSums
+from extproc.ports.tenants import TenantStore
+
+# Rows per model of one tenant or service account: more are for a report.
+_MODELS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class UsageNow:
+    """Hold what a tenant, or one of its service accounts, uses: today and this month by the tenant's clock.
+
+    `models` has the largest ones of this month.
+    """
+
+    tenant: str
+    service_account: str | None
+    date: str
+    month: str
+    today: Sums
+    this_month: Sums
+    models: tuple[UsageRow, ...]
+
+
+class UsageAdmin:
+    """Run the use cases on usage reports. Stateless.
+
+    Every call raises `AdminError` for a filter that can't match anything, `StoreError`, and `SlowReportError` for
+    a report that took too long.
+    """
+
+    def __init__(
+        self,
+        sums: UsageSums,
+        tenants: TenantStore,
+        defaults: Defaults,
+        now: Callable[[], datetime],
+        *,
+        ipv6_prefix: int = IPV6_PREFIX,
+    ) -> None:
+        self._sums = sums
+        self._tenants = tenants
+        self._defaults = defaults
+        self._now = now
+        self._ipv6_prefix = ipv6_prefix
+
+    async def report(
+        self, by: By, grain: Grain, wanted: ReportFilter, at_most: int = MAX_PAGE, cursor: str | None = None
+    ) -> Page[UsageRow]:
+        """Return a row for each period and name: the newest period first, then in the order of names."""
+        checked_page(at_most)
+        after = key_of(cursor, Place) if cursor is not None else None
+        rows = await self._sums.report(by, grain, self.checked(wanted), at_most + 1, after)
+        page = tuple(rows[:at_most])
+        return Page(page, cursor_of(page[-1].place) if len(rows) > at_most else None)
+
+    async def top(
+        self, by: By, wanted: ReportFilter, measure: Measure = Measure.USAGE, at_most: int = 10
+    ) -> tuple[UsageRow, ...]:
+        """Return the largest rows over all dates that are wanted, the largest first."""
+        return tuple(await self._sums.top(by, self.checked(wanted), measure, checked_page(at_most)))
+
+    async def total(self, wanted: ReportFilter) -> Sums:
+        """Return the sums of all that is wanted."""
+        return await self._sums.total(self.checked(wanted))
+
+    async def of(self, tenant: str, service_account: str | None = None) -> UsageNow:
+        """Return what a tenant, or one of its service accounts, uses now."""
+        who = self.checked(ReportFilter(tenant=tenant_id(tenant), service_account=service_account))
+        policy, _ = policy_of(await self._tenants.document(tenant_id(tenant)), tenant_id(tenant), self._defaults)
+        today = self._now().astimezone(policy.zone).date()
+        month = replace(who, since=f"{today:%Y-%m}-01", until=f"{today:%Y-%m}-31")
+        return UsageNow(
+            tenant=tenant,
+            service_account=service_account,
+            date=today.isoformat(),
+            month=f"{today:%Y-%m}",
+            today=await self._sums.total(replace(who, since=today.isoformat(), until=today.isoformat())),
+            this_month=await self._sums.total(month),
+            models=tuple(await self._sums.top(By.MODEL, month, Measure.USAGE, _MODELS)),
+        )
+
+    async def incomplete(self) -> bool:
+        """Return whether entries of the ledger are missing in reports: they are being added."""
+        return (await self._sums.missing()).entries
+
+    def checked(self, wanted: ReportFilter) -> ReportFilter:
+        """Return the filter in the form in which usage is stored. Raise `AdminError`."""
+        since, until = a_date("since", wanted.since), a_date("until", wanted.until)
+        if since is not None and until is not None and since > until:
+            raise AdminError(f"'since' ({since}) must not be after 'until' ({until})")
+        names = (("tenant", wanted.tenant), ("service account", wanted.service_account), ("model", wanted.model))
+        for what, name in names:
+            if name is not None:
+                named(what, name)
+        if wanted.endpoint is not None and wanted.endpoint not in {str(each) for each in Endpoint}:
+            raise AdminError(f"the endpoint must be one of {', '.join(Endpoint)}, not {wanted.endpoint!r}")
+        ip = address(wanted.client_ip, self._ipv6_prefix) if wanted.client_ip is not None else None
+        return replace(wanted, client_ip=ip, since=since, until=until)
+
+
+def a_date(name: str, text: str | None) -> str | None:
+    """Return the date as it is stored. Raise `AdminError` if the text is no date."""
+    if text is None:
+        return None
+    try:
+        # Python reads other forms of ISO 8601 too; usage is stored in this one.
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise AdminError(f"'{name}' must be a date such as 2026-01-31, not {text!r}") from None
+
+
+def a_month(text: str) -> str:
+    """Return the month as it is stored. Raise `AdminError` if the text is no month."""
+    try:
+        return f"{datetime.strptime(text, '%Y-%m').replace(tzinfo=UTC):%Y-%m}"
+    except ValueError:
+        raise AdminError(f"the month must be such as 2026-01, not {text!r}") from None
+
+
+def of_month(wanted: ReportFilter, month: str) -> ReportFilter:
+    """Return the filter for all dates of a month. Raise `AdminError` if the text is no month."""
+    first = date.fromisoformat(f"{a_month(month)}-01")
+    last = date.fromordinal(first.replace(day=28).toordinal() + 4)
+    last = date.fromordinal(last.replace(day=1).toordinal() - 1)
+    return replace(wanted, since=first.isoformat(), until=last.isoformat())
