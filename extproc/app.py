@@ -57,6 +57,7 @@ from extproc.stores.mongo.daily_migration import DailyMigration
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.retention import LedgerRetention
+from extproc.stores.mongo.rollup_backfill import RollupBackfill
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
@@ -159,6 +160,7 @@ def build_stores(settings: Settings) -> Stores:
     async def migrate(replica: str) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(DailyMigration(mongo, tenant_of, replica, alone=packs).run())
+            group.create_task(RollupBackfill(mongo, replica).run())
             group.create_task(LedgerRetention(mongo, mongodb.ledger_retention_days).run())
 
     return Stores(counters, ledger, ledger, records, tenants, audit, create_indexes, migrate)

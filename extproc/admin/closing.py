@@ -50,7 +50,7 @@ class Verified:
 class Closing:
     """Run the use cases on closed months. Every call raises `AdminError` and `StoreError`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - ports
         self,
         sums: UsageSums,
         months: ClosedMonths,

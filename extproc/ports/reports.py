@@ -112,17 +112,15 @@ SUM_NAMES: tuple[str, ...] = tuple(each.name for each in fields(Sums))
 
 def sums_of(entry: Entry) -> Sums:
     """Return what an entry adds to the sums."""
+    return Sums(*values_of(entry))
+
+
+def values_of(entry: Entry) -> tuple[int, ...]:
+    """Return what an entry adds to the sums, in the order of `SUM_NAMES`."""
     if entry.outcome is Outcome.DENIED:
-        return Sums(denied=entry.count)
-    return Sums(
-        usage=entry.charge,
-        input=entry.usage.input,
-        output=entry.usage.output,
-        cached=entry.usage.cached,
-        requests=1,
-        estimated=int(entry.outcome is Outcome.ESTIMATED),
-        price=entry.price,
-    )
+        return (0, 0, 0, 0, 0, entry.count, 0, 0)
+    usage, estimated = entry.usage, entry.outcome is Outcome.ESTIMATED
+    return (entry.charge, usage.input, usage.output, usage.cached, 1, 0, int(estimated), entry.price)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,14 @@ from extproc.local.ports import HOST, free_ports
 from extproc.local.process import Command, start
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.mongo.client import Mongo, MongoOptions
+from extproc.stores.mongo.closed import MongoClosedMonths
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
+from extproc.stores.mongo.reports import MongoSums
+from extproc.stores.mongo.rollup_backfill import RollupBackfill
 from extproc.stores.mongo.tenants import MongoTenants
 from tests.missing import missing
 
@@ -289,6 +293,37 @@ def ledger(ledger_and_records):
 @pytest.fixture
 def records(ledger_and_records):
     return ledger_and_records[1]
+
+
+@pytest.fixture
+def in_memory(ledger):
+    return isinstance(ledger, MemoryLedger)
+
+
+class Settled:
+    """Reports that are asked when all entries are in the rollups: on a standalone server a job adds them."""
+
+    def __init__(self, mongo):
+        self._sums = MongoSums(mongo)
+        self._backfill = RollupBackfill(mongo, "replica")
+
+    def __getattr__(self, name):
+        async def settled(*arguments):
+            while not await self._backfill.step():
+                pass
+            return await getattr(self._sums, name)(*arguments)
+
+        return settled
+
+
+@pytest.fixture
+def sums(ledger):
+    return MemorySums(ledger.all_entries) if isinstance(ledger, MemoryLedger) else Settled(ledger._mongo)
+
+
+@pytest.fixture
+def months(ledger):
+    return MemoryClosedMonths() if isinstance(ledger, MemoryLedger) else MongoClosedMonths(ledger._mongo)
 
 
 @pytest_asyncio.fixture

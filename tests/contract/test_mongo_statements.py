@@ -17,6 +17,7 @@ from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.retention import LedgerRetention
 
 INSERT, COMMIT = "insert token_ledger", "commitTransaction 1"
+ROLLUPS = "update usage_rollups"
 DAYS, BUCKETS = "update sa_ip_usage_daily", "update token_bucket_usage"
 
 
@@ -34,19 +35,20 @@ async def watched(replica_set, mongo_replica_set):
 
 @pytest.mark.parametrize("batch", [1, 10, 100, 500])
 @pytest.mark.parametrize("callers", [1, 50])
-async def test_a_batch_is_four_commands_whatever_its_size(watched, batch, callers):
+async def test_a_batch_is_five_commands_whatever_its_size(watched, batch, callers):
     mongo, statements = watched
     ledger = MongoLedger(mongo)
     await ledger.append(made(1, 1, 2))
     statements.commands.clear()
     statements.statements = 0
     await ledger.append(made(batch, callers, 2))
-    assert statements.commands == [DAYS, BUCKETS, INSERT, COMMIT]
+    assert statements.commands == [DAYS, BUCKETS, ROLLUPS, INSERT, COMMIT]
     # An entry each; a row of daily usage and a sum of each of two buckets for each caller.
     days = min(batch, callers)
     limits_per_account = 4  # callers with one service account
     buckets = days + -(-days // limits_per_account)
-    assert statements.statements == batch + days + buckets
+    rollups = 6  # hour, day and month, of the tenant and of all tenants
+    assert statements.statements == batch + days + buckets + rollups
 
 
 async def test_holds_are_saved_and_dropped_in_one_command_each(watched):
@@ -119,6 +121,7 @@ async def test_reports_read_the_ledger_in_the_order_of_an_index(replica_set, mon
     await ledger.create_indexes()
     await replica_set.collection("token_migrations").insert_one({"_id": "daily_usage_by_tenant", "done": True})
     await LedgerRetention(replica_set, 40).apply()
+    seen.clear()
     indexes = [each["key"] for each in (await replica_set.collection(LEDGER).index_information()).values()]
     if call == "entries":
         await ledger.entries(wanted, 10)
@@ -137,7 +140,7 @@ async def test_each_index_of_the_ledger_has_its_bytes_in_the_estimate(replica_se
     await MongoRecords(replica_set).create_indexes()
     found = (await replica_set.collection(LEDGER).index_information()).values()
     names = {", ".join(field for field, _ in index["key"]) for index in found}
-    assert names - {"counts_until"} == set(index_sizes(retention=False))  # that one is empty on a replica set
+    assert names - {"counts_until", "unrolled"} == set(index_sizes(retention=False))  # empty on a replica set
 
 
 def test_an_entry_is_what_is_measured():

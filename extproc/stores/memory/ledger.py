@@ -1,6 +1,6 @@
 """Keep the ledger in memory: the reference for the tests of the other stores. Lost when the process ends."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -32,6 +32,10 @@ class MemoryLedger:
             raise StoreError("the write came too late: it is repeated", transient=True)
         for entry in entries:
             self._entries.setdefault(entry.id, entry)
+
+    def all_entries(self) -> Collection[Entry]:
+        """Return the whole ledger."""
+        return self._entries.values()
 
     async def daily(self, wanted: UsageFilter, at_most: int) -> list[DailyUsage]:
         days: dict[tuple[str, str, str, str], DailyUsage] = {}

@@ -28,6 +28,9 @@ from extproc.ports.base import StoreError
 TENANTS: Final = "tenantLimitation"
 DAILY: Final = "sa_ip_usage_daily"
 DAILY_ASIDE: Final = "sa_ip_usage_daily_aside"
+ROLLUPS: Final = "usage_rollups"
+CLOSED: Final = "usage_closed"
+CLOSED_ROWS: Final = "usage_closed_rows"
 LEDGER: Final = "token_ledger"
 OPEN: Final = "token_open"
 REPLICAS: Final = "token_replicas"
@@ -42,6 +45,9 @@ DAILY_BY_TENANT: Final = "daily_usage_by_tenant"
 
 # A heartbeat with this mark is of a replica that keeps daily usage by tenant. Version 0.1 writes no mark.
 BY_TENANT: Final = {"daily_usage": "by_tenant"}
+
+# A heartbeat with this mark is of a replica that adds its entries to rollups. Versions 0.1 and 0.2 write no mark.
+WITH_ROLLUPS: Final = {"rollups": True}
 
 # An acknowledged write is on a majority and in the journal. Weaker settings were seen to lose writes. A
 # transaction does not inherit this from its collections, so it is passed explicitly.

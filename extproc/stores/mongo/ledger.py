@@ -19,7 +19,18 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 from extproc.core.quota.ledger import Entry
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import DailyUsage, UsageFilter
-from extproc.stores.mongo.client import BUCKETS, DAILY, LEDGER, WRITE, Mongo, Named, only_duplicates, translated
+from extproc.stores.mongo.client import (
+    BUCKETS,
+    DAILY,
+    LEDGER,
+    MIGRATIONS,
+    ROLLUPS,
+    WRITE,
+    Mongo,
+    Named,
+    only_duplicates,
+    translated,
+)
 from extproc.stores.mongo.client import Collection as MongoCollection
 from extproc.stores.mongo.documents import (
     DAY_FIELDS,
@@ -42,12 +53,24 @@ from extproc.stores.mongo.documents import (
 )
 from extproc.stores.mongo.mending import Mending
 from extproc.stores.mongo.retention import LedgerRetention
+from extproc.stores.mongo.rollups import (
+    ROLLED,
+    STATE,
+    UNROLLED,
+    RollupIndexes,
+    RollupNames,
+    Slots,
+    rollup_sums,
+    rollup_updates,
+)
 from extproc.stores.pieces import in_pieces
 
 _ADMISSION = [("admitted_at", ASCENDING), ("_id", ASCENDING)]
 _BATCH = 1000
 _TRIES = 5
 _AT_ONCE = 100
+_ROLLED = {ROLLED: 1}
+_UNROLLED = {UNROLLED: True}
 
 
 Still = Callable[[], bool]
@@ -70,6 +93,8 @@ class MongoLedger:
     _ledger = Named(LEDGER)
     _daily = Named(DAILY)
     _buckets = Named(BUCKETS)
+    _rollups = Named(ROLLUPS)
+    _state = Named(MIGRATIONS)
 
     def __init__(self, mongo: Mongo, tenant_of: Callable[[str], str | None] = _unknown_tenant) -> None:
         """Take rows of daily usage without a tenant for those of `tenant_of` their service account."""
@@ -79,6 +104,8 @@ class MongoLedger:
         self._mending = Mending(mongo, transactions=True)
         self._retention = LedgerRetention(mongo)
         self._models = ModelNames()
+        self._names = RollupNames()
+        self._slots = Slots()
 
     async def create_indexes(self) -> None:
         """Create missing indexes. Raise `StoreError`, for example if existing data is not unique."""
@@ -88,9 +115,22 @@ class MongoLedger:
             ):  # else `DailyMigration` makes the index, beside version 0.1
                 await self._daily.create_index([(name, ASCENDING) for name in DAY_FIELDS], unique=True)
             await self._daily.create_index([("tenant_id", ASCENDING), ("date", DESCENDING)])
+            await self._daily.create_index([("date", DESCENDING)])
+            await self._daily.create_index([("clientIP", ASCENDING), ("date", DESCENDING)])
             await self._ledger.create_index([(name, ASCENDING) for name in FORMER_DAY_FIELDS])
             await self._ledger.create_index([("tenant_id", ASCENDING), ("ended_at", DESCENDING)])
             await self._ledger.create_index(_ADMISSION)
+            await self._ledger.create_index(UNROLLED, sparse=True)  # empty on a replica set
+            await RollupIndexes(self._mongo).create()
+            await self._begin_rollups()
+
+    async def _begin_rollups(self) -> None:
+        """Note that nothing is to be added to rollups later, if the ledger is empty."""
+        if (
+            await self._state.find_one({"_id": STATE}, {"_id": 1}) is None
+            and await self._ledger.find_one() is None
+        ):
+            await self._state.update_one({"_id": STATE}, {"$setOnInsert": {"done": True}}, upsert=True)
 
     async def append(self, entries: Sequence[Entry], still: Still | None = None) -> None:
         if not entries:
@@ -178,14 +218,20 @@ class MongoLedger:
         if not entries:
             return
 
-        documents = [entry_document(e) for e in entries]
+        documents = [entry_document(e) | _ROLLED for e in entries]
         days, sums = _day_updates(entries, self._models, shared), _bucket_updates(entries)
+        rows = rollup_sums(entries, self._names)
 
         async def write(session: AsyncClientSession) -> None:
+            with self._slots.lent() as slot:
+                await add(session, slot)
+
+        async def add(session: AsyncClientSession, slot: int) -> None:
             # The sums first: replicas conflict there, and find it out before they have sent all entries.
             await self._daily.bulk_write(days, session=session, ordered=False)
             if sums:
                 await self._buckets.bulk_write(sums, session=session, ordered=False)
+            await self._rollups.bulk_write(rollup_updates(rows, slot), session=session, ordered=False)
             await self._ledger.insert_many(documents, session=session)
             _require(still)  # the commit is sent next; a fault here aborts
 
@@ -214,7 +260,9 @@ class MongoLedger:
     async def _write_and_sum(self, entries: Sequence[Entry], still: Still | None) -> None:
         _require(still)  # not asked again for the sums: they follow what is in the ledger
         try:
-            await self._ledger.insert_many([entry_document(e, summed=False) for e in entries], ordered=False)
+            await self._ledger.insert_many(
+                [entry_document(e, summed=False) | _UNROLLED for e in entries], ordered=False
+            )
         except BulkWriteError as error:
             if not only_duplicates(error):
                 raise

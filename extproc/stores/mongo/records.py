@@ -28,6 +28,7 @@ from extproc.stores.mongo.client import (
     OPEN,
     REPLICA_MARKS,
     REPLICAS,
+    WITH_ROLLUPS,
     Mongo,
     Named,
     only_duplicates,
@@ -179,7 +180,7 @@ class MongoRecords:
     async def heartbeat(self, replica: str) -> dict[str, int]:
         async with translated():
             # A repeated beat only confirms that the replica is alive: nothing is summed from it.
-            beaten = {"$inc": {"beats": 1}, "$set": {"at": datetime.now(UTC)} | BY_TENANT}
+            beaten = {"$inc": {"beats": 1}, "$set": {"at": datetime.now(UTC)} | BY_TENANT | WITH_ROLLUPS}
             await self._replicas.update_one({"_id": {"$eq": replica}}, beaten, upsert=True)
             return {d["_id"]: d["beats"] async for d in self._replicas.find({}, {"beats": 1})}
 
