@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from extproc.admin.closing import Closing
+from extproc.admin.usage import UsageAdmin
 from extproc.alerts.alerts import Alerts
 from extproc.core.phase import ExchangeRules
 from extproc.core.quota.models import Models
@@ -41,6 +43,7 @@ from extproc.ports.base import Clock
 from extproc.ports.epochs import CounterStore
 from extproc.ports.ledger import Ledger, UsageReports
 from extproc.ports.records import Records
+from extproc.ports.reports import ClosedMonths, RollupRepair, UsageSums
 from extproc.ports.spool import Spool
 from extproc.ports.tenants import TenantStore
 from extproc.settings.load import SettingsError
@@ -50,14 +53,18 @@ from extproc.settings.server import TLSSettings
 from extproc.settings.webhook_secret import WebhookSecret, webhook_secret
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.mongo.audit import MongoAudit
 from extproc.stores.mongo.client import Mongo, MongoOptions
+from extproc.stores.mongo.closed import MongoClosedMonths
 from extproc.stores.mongo.daily_migration import DailyMigration
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
+from extproc.stores.mongo.reports import MongoSums
 from extproc.stores.mongo.retention import LedgerRetention
 from extproc.stores.mongo.rollup_backfill import RollupBackfill
+from extproc.stores.mongo.rollup_repair import MongoRollupRepair
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.redis import RedisCounters, RedisOptions
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
@@ -115,6 +122,9 @@ class Stores:
     records: Records
     tenants: TenantStore
     audit: AuditLog
+    sums: UsageSums
+    months: ClosedMonths
+    repair: RollupRepair | None = None
     prepare: Callable[[], Awaitable[None]] = _nothing_to_prepare
     migrate: Callable[[str], Coroutine[Any, Any, None]] = _nothing_to_migrate
 
@@ -143,7 +153,16 @@ def build_stores(settings: Settings) -> Stores:
         packs = of_redis.packs
     if mongodb.url.in_memory:
         memory, tenants_in_memory = MemoryLedger(), MemoryTenants()
-        return Stores(counters, memory, memory, memory, tenants_in_memory, tenants_in_memory.audit)
+        return Stores(
+            counters=counters,
+            ledger=memory,
+            reports=memory,
+            records=memory,
+            tenants=tenants_in_memory,
+            audit=tenants_in_memory.audit,
+            sums=MemorySums(memory.all_entries),
+            months=MemoryClosedMonths(),
+        )
     followed = _followed("mongo.url_file", mongodb.url_file, lambda text: mongo_url(StoreURL(text)))
     url = mongodb.url.get_secret_value()
     mongo = Mongo(MongoOptions(url, mongodb.database, mongodb.timeout_s, current_url=followed))
@@ -163,7 +182,31 @@ def build_stores(settings: Settings) -> Stores:
             group.create_task(RollupBackfill(mongo, replica).run())
             group.create_task(LedgerRetention(mongo, mongodb.ledger_retention_days).run())
 
-    return Stores(counters, ledger, ledger, records, tenants, audit, create_indexes, migrate)
+    return Stores(
+        counters=counters,
+        ledger=ledger,
+        reports=ledger,
+        records=records,
+        tenants=tenants,
+        audit=audit,
+        sums=MongoSums(mongo, mongodb.report_timeout_s),
+        months=MongoClosedMonths(mongo),
+        repair=MongoRollupRepair(mongo),
+        prepare=create_indexes,
+        migrate=migrate,
+    )
+
+
+def build_usage(settings: Settings, stores: Stores) -> UsageAdmin:
+    """Build the use cases on usage reports."""
+    prefix = settings.identity.ipv6_prefix
+    return UsageAdmin(stores.sums, stores.tenants, defaults(settings), SystemClock().now, ipv6_prefix=prefix)
+
+
+def build_closing(settings: Settings, stores: Stores) -> Closing:
+    """Build the use cases on closed months."""
+    currency = settings.cost.currency
+    return Closing(stores.sums, stores.months, stores.counters, stores.audit, SystemClock().now, currency)
 
 
 def _followed(setting: str, path: str | None, check: Callable[[str], object]) -> Callable[[], str] | None:

@@ -94,7 +94,7 @@ class Closing:
 
     async def show(self, month: str, at_most: int = MAX_PAGE, cursor: str | None = None) -> Page[UsageRow]:
         """Return the rows of a closed month: of a tenant as a whole (without `tenant`), and of each account."""
-        await self._found(month)
+        await self.found(month)
         after = key_of(cursor, Place) if cursor is not None else None
         rows = await self._months.rows(month, checked_page(at_most) + 1, after)
         page = tuple(rows[:at_most])
@@ -102,7 +102,7 @@ class Closing:
 
     async def verify(self, month: str) -> Verified:
         """Compare the rows of a closed month with their checksum, and its total with the ledger's now."""
-        closed = await self._found(month)
+        closed = await self.found(month)
         rows = [row async for row in self._frozen(closed.month)]
         intact = checksum(closed.month, closed.currency, rows) == closed.checksum
         now = await self._sums.total(of_month(ReportFilter(), closed.month))
@@ -133,7 +133,8 @@ class Closing:
         if (await self._sums.missing()).entries:
             raise AdminError("entries of the ledger are still being added to the reports: close the month later")
 
-    async def _found(self, month: str) -> ClosedMonth:
+    async def found(self, month: str) -> ClosedMonth:
+        """Return a closed month. Raise `NotFoundError`."""
         found = await self._months.find(a_month(month))
         if found is None:
             raise NotFoundError(f"{month} is not closed")

@@ -5,7 +5,6 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
-from enum import StrEnum
 
 from extproc.admin.applying import Planned, Progress, carry_out, no_progress, plan
 from extproc.admin.change import Change
@@ -15,6 +14,7 @@ from extproc.admin.history import History
 from extproc.admin.names import client_ip as address
 from extproc.admin.names import named, tenant_id
 from extproc.admin.tenants import TenantLimits
+from extproc.admin.usage import a_date
 from extproc.admin.views import TenantView, policy_of
 from extproc.core.quota.binding import StoreFailure
 from extproc.core.quota.insight import Insight
@@ -32,12 +32,10 @@ from extproc.ports.documents import Document
 from extproc.ports.ledger import DailyUsage, UsageFilter, UsageReports
 from extproc.ports.tenants import TenantStore
 
-__all__ = ["MAX_ROWS", "Admin", "AdminError", "By", "Explanation", "NotFoundError", "Ranked", "TenantView"]
+__all__ = ["MAX_ROWS", "Admin", "AdminError", "Explanation", "NotFoundError", "TenantView"]
 
 # Reports are for people: a reader who wants more rows should use a filter.
 MAX_ROWS = 10_000
-# The most rows that `top` sums. A row is one service account, client IP and date; this many take about 100 MB.
-_MAX_SUMMED = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +55,6 @@ class Explanation:
     def states(self) -> tuple[BucketState, ...]:
         """Return the buckets. Leaves out limits that need a model or endpoint that was not named."""
         return tuple(state for _, state in self.insight.limits if state is not None)
-
-
-class By(StrEnum):
-    """Select the key by which `top` sums."""
-
-    SERVICE_ACCOUNT = "service-account"
-    CLIENT_IP = "client-ip"
-    TENANT = "tenant"
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """Hold the usage of one service account, client IP or tenant over all dates asked for; `price` as in
-    `Entry`. `tenant` is the tenant of a service account: several tenants may have accounts of one name.
-    """
-
-    name: str
-    tenant: str | None
-    usage: int
-    input: int
-    output: int
-    requests: int
-    denied: int
-    price: int = 0
 
 
 class Admin:
@@ -158,28 +132,6 @@ class Admin:
         first = datetime.combine(date.fromisoformat(since), time(), UTC) - timedelta(hours=14)
         return gone if first < gone else None
 
-    async def top(self, wanted: UsageFilter, by: By, at_most: int) -> list[Ranked]:
-        """Return the largest users over all dates asked for. Raise `AdminError` if there are too many rows to
-        sum.
-        """
-        days = await self._reports.daily(checked_filter(wanted, self._ipv6_prefix), _MAX_SUMMED + 1)
-        if len(days) > _MAX_SUMMED:
-            raise AdminError(f"more than {_MAX_SUMMED} days of usage to sum up: give dates or a tenant")
-        totals: dict[tuple[str, str | None], Ranked] = {}
-        for day in days:
-            key = (_name(day, by), day.tenant if by is By.SERVICE_ACCOUNT else None)
-            total = totals.get(key, Ranked(*key, 0, 0, 0, 0, 0))
-            totals[key] = replace(
-                total,
-                usage=total.usage + day.usage,
-                input=total.input + day.input,
-                output=total.output + day.output,
-                requests=total.requests + day.requests,
-                denied=total.denied + day.denied,
-                price=total.price + day.price,
-            )
-        return sorted(totals.values(), key=lambda total: (-total.usage, total.name, total.tenant or ""))[:at_most]
-
     async def explain(
         self,
         tenant: str,
@@ -201,7 +153,7 @@ class Admin:
 
 def checked_filter(wanted: UsageFilter, ipv6_prefix: int = IPV6_PREFIX) -> UsageFilter:
     """Return the filter in the form in which usage is stored. Raise `AdminError`."""
-    since, until = _date("since", wanted.since), _date("until", wanted.until)
+    since, until = a_date("since", wanted.since), a_date("until", wanted.until)
     if since is not None and until is not None and since > until:
         raise AdminError(f"'since' ({since}) must not be after 'until' ({until})")
     for what, name in (("tenant", wanted.tenant), ("service account", wanted.service_account)):
@@ -209,23 +161,3 @@ def checked_filter(wanted: UsageFilter, ipv6_prefix: int = IPV6_PREFIX) -> Usage
             named(what, name)
     client_ip = address(wanted.client_ip, ipv6_prefix) if wanted.client_ip is not None else None
     return replace(wanted, client_ip=client_ip, since=since, until=until)
-
-
-def _date(name: str, text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        # Python reads other forms of ISO 8601 too; usage is stored in this one.
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise AdminError(f"'{name}' must be a date such as 2026-01-31, not {text!r}") from None
-
-
-def _name(day: DailyUsage, by: By) -> str:
-    match by:
-        case By.SERVICE_ACCOUNT:
-            return day.service_account
-        case By.CLIENT_IP:
-            return day.client_ip
-        case By.TENANT:
-            return day.tenant

@@ -13,7 +13,7 @@ from extproc.admin.views import policy_of
 from extproc.core.quota.policies import Defaults
 from extproc.core.request.addresses import IPV6_PREFIX
 from extproc.core.request.endpoints import Endpoint
-from extproc.ports.reports import By, Grain, Measure, Place, ReportFilter, Sums, UsageRow, UsageSums
+from extproc.ports.reports import By, Grain, Measure, Place, ReportFilter, RollupRepair, Sums, UsageRow, UsageSums
 from extproc.ports.tenants import TenantStore
 
 # Rows per model of one tenant or service account: more are for a report.
@@ -111,6 +111,39 @@ class UsageAdmin:
             raise AdminError(f"the endpoint must be one of {', '.join(Endpoint)}, not {wanted.endpoint!r}")
         ip = address(wanted.client_ip, self._ipv6_prefix) if wanted.client_ip is not None else None
         return replace(wanted, client_ip=ip, since=since, until=until)
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """Tell what the sums of a month lacked of the ledger; negative: what they had too much."""
+
+    month: str
+    lacked: Sums
+    dry_run: bool
+
+
+async def rebuild(
+    repair: RollupRepair,
+    month: str,
+    *,
+    dry_run: bool,
+    gone_before: datetime | None,
+    tell: Callable[[str], None],
+) -> Rebuilt:
+    """Correct the sums of a month by the ledger, one date after the other; `tell` is told each.
+
+    Raise `AdminError` if entries of the month may be deleted: the sums have more than the ledger then.
+    """
+    dates = of_month(ReportFilter(), month)
+    first, last = date.fromisoformat(dates.since or ""), date.fromisoformat(dates.until or "")
+    if gone_before is not None and datetime(first.year, first.month, first.day, tzinfo=UTC) < gone_before:
+        raise AdminError(f"entries of {month} may be deleted by ledger retention: its sums can't be rebuilt")
+    lacked = Sums()
+    for day in (date.fromordinal(each) for each in range(first.toordinal(), last.toordinal() + 1)):
+        tell(day.isoformat())
+        lacked += await repair.rebuild(day.isoformat(), dry_run=dry_run)
+    in_month = await repair.rebuild_month(a_month(month), dry_run=dry_run)
+    return Rebuilt(a_month(month), lacked if lacked != Sums() else in_month, dry_run)
 
 
 def a_date(name: str, text: str | None) -> str | None:

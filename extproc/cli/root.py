@@ -11,8 +11,10 @@ from typer.core import TyperGroup
 
 import extproc
 from extproc import app as composition
+from extproc.admin.closing import Closing
 from extproc.admin.journal import JournalAdmin
 from extproc.admin.service import Admin
+from extproc.admin.usage import UsageAdmin
 from extproc.settings.load import SettingsError, load, load_to_serve
 from extproc.settings.model import Settings
 from extproc.stores.urls import StoreURL
@@ -102,6 +104,33 @@ def with_admin(context: typer.Context, use: Callable[[Admin], Awaitable[T]]) -> 
     async def run() -> T:
         async with _admin(settings) as admin:
             return await use(admin)
+
+    return asyncio.run(run())
+
+
+def with_usage(context: typer.Context, use: Callable[[UsageAdmin], Awaitable[T]]) -> T:
+    """Run one use case on usage reports."""
+    settings = settings_of(context)
+    return on_stores(settings, lambda stores: use(composition.build_usage(settings, stores)))
+
+
+def with_closing(context: typer.Context, use: Callable[[Closing], Awaitable[T]]) -> T:
+    """Run one use case on closed months."""
+    settings = settings_of(context)
+    refuse_memory("redis.url", settings.redis.url)
+    return on_stores(settings, lambda stores: use(composition.build_closing(settings, stores)))
+
+
+def on_stores(settings: Settings, use: Callable[[composition.Stores], Awaitable[T]]) -> T:
+    """Run one use case on the stores."""
+    refuse_memory("mongo.url", settings.mongo.url)
+
+    async def run() -> T:
+        stores = composition.build_stores(settings)
+        try:
+            return await use(stores)
+        finally:
+            await stores.aclose()
 
     return asyncio.run(run())
 

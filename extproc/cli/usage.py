@@ -1,4 +1,4 @@
-"""Define `tokenweir usage daily|top|entries|export|shadow`."""
+"""Define `tokenweir usage`."""
 
 import sys
 from collections.abc import Sequence
@@ -8,11 +8,13 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from extproc.admin.service import MAX_ROWS, Admin, By, Ranked
-from extproc.cli import output
+from extproc.admin.service import MAX_ROWS, Admin
+from extproc.cli import output, usage_closed, usage_reports
 from extproc.cli.ledger_file import line_of
+from extproc.cli.report_files import places_of, price_text
 from extproc.cli.root import Json, settings_of, with_admin
 from extproc.cli.simulate import LedgerFile, Top, print_report, report_shadows
+from extproc.cli.usage_reports import IP, Account, Since, Tenant, Until
 from extproc.core.quota.ledger import Entry
 from extproc.ports.ledger import DailyUsage, UsageFilter
 
@@ -20,11 +22,13 @@ T = TypeVar("T")
 
 app = typer.Typer(help="Show usage and the ledger.", no_args_is_help=True)
 
-Tenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant.")]
-Account = Annotated[str | None, typer.Option("--service-account", "--sa", help="Only this service account.")]
-IP = Annotated[str | None, typer.Option("--client-ip", "--ip", help="Only this client IP.")]
-Since = Annotated[str | None, typer.Option("--since", metavar="YYYY-MM-DD", help="From this date on.")]
-Until = Annotated[str | None, typer.Option("--until", metavar="YYYY-MM-DD", help="Up to this date.")]
+app.command("report", epilog=usage_reports.REPORT_EXAMPLES)(usage_reports.report)
+app.command("top", epilog=usage_reports.TOP_EXAMPLES)(usage_reports.top)
+app.command("of", epilog=usage_reports.OF_EXAMPLES)(usage_reports.of)
+app.command("month", epilog=usage_reports.MONTH_EXAMPLES)(usage_reports.month)
+app.command("rebuild", epilog=usage_reports.REBUILD_EXAMPLES)(usage_reports.rebuild)
+app.command("close", epilog=usage_closed.CLOSE_EXAMPLES)(usage_closed.close)
+app.add_typer(usage_closed.app, name="closed")
 
 Rows = Annotated[int, typer.Option("--limit", min=1, max=MAX_ROWS, help="Rows at most.")]
 
@@ -49,24 +53,8 @@ class DailyRow:
     requests: int
     denied: int
     estimated: int
+    price: str
     price_billionths: int
-    cost: str
-    currency: str
-
-
-@dataclass(frozen=True, slots=True)
-class TopRow:
-    """Hold a line of `usage top --json`. `tenant` is null unless the rows are service accounts."""
-
-    name: str
-    tenant: str | None
-    usage: int
-    input: int
-    output: int
-    requests: int
-    denied: int
-    price_billionths: int
-    cost: str
     currency: str
 
 
@@ -111,7 +99,7 @@ def daily(
     limit: Rows = 1000,
     json: Json = False,
 ) -> None:
-    """Show usage per service account, client IP and date, newest first; with its cost if models have prices."""
+    """Show usage per service account, client IP and date, newest first; with its price if models have prices."""
     wanted = UsageFilter(tenant, service_account, client_ip, since, until)
     days = with_admin(context, lambda admin: admin.daily(wanted, limit + 1))
     days = _at_most(days, limit)
@@ -127,41 +115,6 @@ def daily(
         for d in days
     ]  # fmt: skip
     _print_priced(_DAILY, rows, [day.price for day in days], currency)
-
-
-@app.command(
-    epilog="""
-Examples:
-
-    tokenweir usage top --by service-account --since 2026-01-01
-
-    tokenweir usage top --by client-ip --limit 5 --json
-"""
-)
-def top(
-    context: typer.Context,
-    by: Annotated[By, typer.Option("--by", help="Key to sum by.")] = By.SERVICE_ACCOUNT,
-    limit: Rows = 10,
-    tenant: Tenant = None,
-    service_account: Account = None,
-    client_ip: IP = None,
-    since: Since = None,
-    until: Until = None,
-    json: Json = False,
-) -> None:
-    """Show the largest users."""
-    wanted = UsageFilter(tenant, service_account, client_ip, since, until)
-    ranked = with_admin(context, lambda admin: admin.top(wanted, by, limit))
-    currency = settings_of(context).cost.currency
-    if json:
-        output.as_json([TopRow(**_priced(each, currency)) for each in ranked])
-        return
-    names = [(r.name, r.tenant) if by is By.SERVICE_ACCOUNT else (r.name,) for r in ranked]
-    sums = [(r.usage, r.input, r.output, r.requests, r.denied) for r in ranked]
-    rows = [(*name, *each) for name, each in zip(names, sums, strict=True)]
-    named = ("service account", "tenant") if by is By.SERVICE_ACCOUNT else (by.value.replace("-ip", " IP"),)
-    columns = (*named, "usage", "input", "output", "requests", "denied")
-    _print_priced(columns, rows, [each.price for each in ranked], currency)
 
 
 @app.command(
@@ -267,26 +220,19 @@ def _at_most(rows: list[T], limit: int) -> list[T]:
     return rows[:limit]
 
 
-def _priced(record: DailyUsage | Ranked, currency: str) -> dict[str, Any]:
+def _priced(record: DailyUsage, currency: str) -> dict[str, Any]:
     fields = asdict(record)
     price = fields.pop("price")
-    return {**fields, "price_billionths": price, "cost": decimal_text(price), "currency": currency}
-
-
-def decimal_text(billionths: int) -> str:
-    """Return a price as an exact decimal with at least two places."""
-    whole, rest = divmod(billionths, 10**9)
-    places = f"{rest:09}".rstrip("0")
-    return f"{whole}.{places:0<2}"
+    return {**fields, "price": price_text(price), "price_billionths": price, "currency": currency}
 
 
 def _print_priced(
     columns: tuple[str, ...], rows: Sequence[tuple[object, ...]], prices: Sequence[int], currency: str
 ) -> None:
-    """Print a table, with a column for the cost if any row has one."""
+    """Print a table, with a column for the price if any row has one."""
     if any(prices):
-        columns = (*columns, f"cost ({currency})")
-        rows = [(*row, decimal_text(price)) for row, price in zip(rows, prices, strict=True)]
+        columns, places = (*columns, f"price ({currency})"), places_of(prices)
+        rows = [(*row, price_text(price, places)) for row, price in zip(rows, prices, strict=True)]
     output.as_table(columns, rows, "No usage on record that fits.")
 
 

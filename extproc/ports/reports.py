@@ -190,13 +190,16 @@ class UsageSums(Protocol):
 
 
 class RollupRepair(Protocol):
-    """Compare rollups with the ledger, and correct them."""
+    """Compare the sums that reports read with the ledger, and correct them. Every call raises `StoreError`."""
 
-    async def dates(self, month: str) -> Sequence[tuple[str, str]]:
-        """Return the tenants and dates of a month (YYYY-MM) in the ledger and in rollups."""
+    async def rebuild(self, date: str, *, dry_run: bool) -> Sums:
+        """Correct the sums of a date (hours: of that date in UTC). Return what they lacked; negative: too much.
 
-    async def rebuild(self, tenant: str, date: str, *, dry_run: bool) -> Sums:
-        """Add to a tenant's rollups of a date what they lack of the ledger. Return the difference."""
+        Entries that are not added yet do not count. With `dry_run` nothing is written.
+        """
+
+    async def rebuild_month(self, month: str, *, dry_run: bool) -> Sums:
+        """Correct the sums of a month (YYYY-MM) by those of its dates. Return as `rebuild`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,9 @@ class MongoSettings(Section):
     )
     database: DatabaseName = Field(default="modelToken", description="Name of the database.")
     timeout_s: Seconds = Field(default=5.0, description="Timeout of every call, in seconds.")
+    report_timeout_s: Seconds = Field(
+        default=30.0, description="Time limit of a usage report, in seconds; other calls keep `mongo.timeout_s`."
+    )
     ledger_retention_days: RetentionDays | None = Field(
         default=None,
         description="Days that ledger entries stay after their requests ended; null: for ever. Daily usage stays.",

@@ -3,9 +3,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from extproc.admin import service
 from extproc.admin.change import Change
-from extproc.admin.service import Admin, AdminError, By, NotFoundError
+from extproc.admin.service import Admin, AdminError, NotFoundError
 from extproc.core.quota.binding import bind
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.ledger import Entry
@@ -143,7 +142,6 @@ async def test_a_name_that_can_not_be_a_tenant_is_refused_everywhere(name):
         admin.explain(name, "sa", "unknown"),
         admin.explain("acme", name, "unknown"),
         admin.daily(UsageFilter(tenant=name)),
-        admin.top(UsageFilter(service_account=name), By.TENANT, 5),
     ):
         with pytest.raises(AdminError, match="must be a printable name of 1 to 256 characters"):
             await use
@@ -242,7 +240,7 @@ async def test_a_date_that_is_none_is_refused_and_what_was_given_is_written_out(
         await Setup().admin.daily(UsageFilter(since=date))
     assert str(raised.value) == f"'since' must be a date such as 2026-01-31, not {date!r}"
     with pytest.raises(AdminError, match="'until' must be a date"):
-        await Setup().admin.top(UsageFilter(until=date), By.TENANT, 5)
+        await Setup().admin.daily(UsageFilter(until=date))
 
 
 async def test_dates_the_wrong_way_round_are_refused():
@@ -256,38 +254,6 @@ async def test_an_address_that_is_none_is_refused(ip):
     for use in (admin.daily(UsageFilter(client_ip=ip)), admin.explain("acme", "sa", ip)):
         with pytest.raises(AdminError, match="is no IP address"):
             await use
-
-
-@pytest.mark.parametrize(
-    ("by", "expected"),
-    [
-        (By.SERVICE_ACCOUNT, [("sa1", 30, 2, 0), ("sa2", 25, 1, 1)]),
-        (By.CLIENT_IP, [("10.0.0.1", 35, 2, 1), ("10.0.0.2", 20, 1, 0)]),
-        (By.TENANT, [("acme", 30, 2, 0), ("other", 25, 1, 1)]),
-    ],
-)
-async def test_top_sums_up_and_ranks(by, expected):
-    admin = await a_few_days()
-    ranked = await admin.top(ANY, by, 10)
-    assert [(r.name, r.usage, r.requests, r.denied) for r in ranked] == expected
-    assert [(r.input, r.output) for r in ranked] == [(r.usage - r.requests, r.requests) for r in ranked]
-
-
-async def test_top_keeps_the_largest_and_breaks_ties_by_name():
-    setup = Setup()
-    for account in ("c", "b", "a"):
-        await setup.used(account, "10.0.0.1", "2026-03-01", 10)
-    await setup.used("z", "10.0.0.1", "2026-03-01", 11)
-    assert [r.name for r in await setup.admin.top(ANY, By.SERVICE_ACCOUNT, 3)] == ["z", "a", "b"]
-
-
-async def test_top_refuses_to_sum_up_a_part_of_what_was_asked_for(monkeypatch):
-    admin = await a_few_days()
-    monkeypatch.setattr(service, "_MAX_SUMMED", 3)
-    assert len(await admin.top(ANY, By.TENANT, 10)) == 2
-    monkeypatch.setattr(service, "_MAX_SUMMED", 2)
-    with pytest.raises(AdminError, match="more than 2 days of usage to sum up"):
-        await admin.top(ANY, By.TENANT, 10)
 
 
 # Explain.

@@ -125,7 +125,7 @@ async def test_a_job_that_was_held_up_changes_nothing_when_it_goes_on(ledger, mo
 
     first._add = slow
     task = asyncio.create_task(finish(first))
-    while not ((await state.find_one({"_id": "usage_rollups"})) or {}).get("ids"):
+    while not ((await state.find_one({"_id": "usage_rollups"})) or {}).get("ids"):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await state.update_one({"_id": "usage_rollups"}, {"$unset": {"until": ""}})
     await second.step()

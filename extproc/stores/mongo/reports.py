@@ -40,7 +40,7 @@ from extproc.stores.mongo.rollups import STATE, UNROLLED, field_name, grain_name
 Stage = Mapping[str, Any]
 
 _DAY: Final = timedelta(days=1)
-_MOST_PERIODS: Final = 32  # of one query
+_MOST_PERIODS: Final = 512  # of one query
 _EARLIEST: Final = date(2024, 1, 1)  # before the first release
 _CALLERS: Final = (By.SERVICE_ACCOUNT, By.CLIENT_IP)
 _OTHERS: Final = f"models.{OTHER}"
@@ -122,7 +122,7 @@ class MongoSums:
     ) -> list[UsageRow]:
         rows: list[UsageRow] = []
         async with self._bounded():
-            span = await self._span(wanted, grain, after)
+            span = await self._span(by, wanted, grain, after)
             if span is None:
                 return rows
             by_rollups = await self._are_in_rollups(by, wanted, span)
@@ -170,22 +170,12 @@ class MongoSums:
     # ------------------------------------------------ what to read
 
     async def _span(
-        self, wanted: ReportFilter, grain: Grain | None = None, after: Place | None = None
+        self, by: By | None, wanted: ReportFilter, grain: Grain | None = None, after: Place | None = None
     ) -> _Span | None:
-        """Return the dates that have something to read; None if there are none."""
-        match: dict[str, Any] = {"grain": grain_name(Grain.MONTH, wanted.tenant)}
-        if wanted.tenant is not None:
-            match = {"tenant_id": {"$eq": wanted.tenant}} | match
-        bounds = {"_id": None, "first": {"$min": "$at"}, "last": {"$max": "$at"}}
-        found = await (await self._rollups.aggregate([{"$match": match}, {"$group": bounds}])).to_list()
-        state = await self._state.find_one({"_id": STATE}) or {}
-        first, last = _EARLIEST, datetime.now(UTC).date() + _DAY
-        if found:
-            # A day of UTC begins a day before that of a tenant at the most, or ends a day after it.
-            first = _first_of(found[0]["first"]) - _DAY if state.get("done") else first
-            last = max(last, _last_of(found[0]["last"]) + _DAY)
-        elif state.get("done"):
-            return None
+        """Return the dates that may have something to read; None if there are none."""
+        first, last = await self._known(wanted.tenant)
+        if first is None or _in_days(by, wanted, grain):
+            first = _EARLIEST  # there may be days without entries in the ledger, from before it
         if wanted.since is not None:
             first = max(first, date.fromisoformat(wanted.since))
         if wanted.until is not None:
@@ -194,9 +184,21 @@ class MongoSums:
             last = min(last, _last_of(after.period) if grain is Grain.MONTH else _date_of(after.period))
         return _Span(first, last) if first <= last else None
 
+    async def _known(self, tenant: str | None) -> tuple[date | None, date]:
+        """Return the first and the last date that rollups may have; None as long as earlier ones may be added."""
+        match: dict[str, Any] = {"tenant_id": {"$eq": tenant}} if tenant is not None else {}
+        match["grain"] = grain_name(Grain.MONTH, tenant)
+        bounds = {"_id": None, "first": {"$min": "$at"}, "last": {"$max": "$at"}}
+        found = await (await self._rollups.aggregate([{"$match": match}, {"$group": bounds}])).to_list()
+        state = await self._state.find_one({"_id": STATE}) or {}
+        today = datetime.now(UTC).date()
+        first, last = (_first_of(found[0]["first"]), _last_of(found[0]["last"])) if found else (today, today)
+        # A day of UTC begins a day before that of a tenant at the most, or ends a day after it.
+        return (first - _DAY if state.get("done") else None), max(last, today) + _DAY
+
     async def _over_all(self, by: By | None, wanted: ReportFilter) -> tuple[list[_Span], bool]:
         """Return the spans that are summed, and whether rollups have them: whole months by rows of their own."""
-        span = await self._span(wanted)
+        span = await self._span(by, wanted)
         if span is None:
             return [], True
         if await self._are_in_rollups(by, wanted, span):
@@ -233,7 +235,7 @@ class MongoSums:
         if by_rollups:
             return self._of_rollups(by, wanted, span, grain)
         period: object = {"$substrCP": ["$date", 0, 7]} if grain is Grain.MONTH else "$date"
-        if grain is not Grain.HOUR and by not in _NAMED and wanted.model is None and wanted.endpoint is None:
+        if _in_days(by, wanted, grain):
             tenant = "$tenant_id" if by is By.SERVICE_ACCOUNT else None
             stages = _first_stages(*_in_daily(wanted, span))
             return _Source(self._daily, stages, period, f"${_FIELDS[by or By.TENANT]}", tenant)
@@ -249,7 +251,9 @@ class MongoSums:
         stages = _first_stages(_in_rollups(by, wanted, span, stored))
         if by in _NAMED:
             only = wanted.model if by is By.MODEL else wanted.endpoint
-            stages += [{"$project": {"at": 1, "each": {"$objectToArray": f"${_NAMED[by]}"}}}, {"$unwind": "$each"}]
+            named = f"${_NAMED[by]}"
+            whole = {"$cond": [{"$eq": [{"$type": named}, "object"]}, named, {}]}  # else it is broken
+            stages += [{"$project": {"at": 1, "each": {"$objectToArray": whole}}}, {"$unwind": "$each"}]
             stages += [{"$match": {"each.k": {"$eq": field_name(only)}}}] if only is not None else []
             sums = {name: f"$each.v.{name}" for name in SUM_NAMES}
             return _Source(self._rollups, stages, period, "$each.k", sums=sums, escaped=True)
@@ -299,6 +303,13 @@ class MongoSums:
 
 
 # ------------------------------------------------ queries
+
+
+def _in_days(by: By | None, wanted: ReportFilter, grain: Grain | None) -> bool:
+    """Return whether daily usage has the sums."""
+    subjects = by in _NAMED or wanted.model is not None or wanted.endpoint is not None
+    callers = by in _CALLERS or wanted.service_account is not None or wanted.client_ip is not None
+    return grain is not Grain.HOUR and not subjects and callers
 
 
 def _in_rollups(by: By | None, wanted: ReportFilter, span: _Span, grain: Grain) -> dict[str, Any]:
