@@ -83,7 +83,7 @@ class UsageAdmin:
         who = self.checked(ReportFilter(tenant=tenant_id(tenant), service_account=service_account))
         policy, _ = policy_of(await self._tenants.document(tenant_id(tenant)), tenant_id(tenant), self._defaults)
         today = self._now().astimezone(policy.zone).date()
-        month = replace(who, since=f"{today:%Y-%m}-01", until=f"{today:%Y-%m}-31")
+        month = of_month(who, f"{today:%Y-%m}")
         return UsageNow(
             tenant=tenant,
             service_account=service_account,

@@ -135,11 +135,12 @@ async def _write_csv(shape: Shape, pages: Rows, stream: TextIO) -> None:
     writer.writerow(_COLUMNS)
     async for rows in pages:
         for row in rows:
-            writer.writerow(cells(_line(shape, row)))
+            *line, price, currency = _line(shape, row)
+            writer.writerow([*cells(line), f"{price:f}", *cells([currency])])  # the price is a number
 
 
 def _line(shape: Shape, row: UsageRow) -> list[object]:
-    """Return the values of `_COLUMNS`. The price is a number: an exact decimal."""
+    """Return the values of `_COLUMNS`. The price is an exact decimal."""
     tokens = [getattr(row.sums, name) for name in _TOKENS]
     return [row.period, row.name, row.tenant, *tokens, Decimal(price_text(row.sums.price)), shape.currency]
 

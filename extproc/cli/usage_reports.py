@@ -268,14 +268,14 @@ def _report(
         raise AdminError("--output needs --format csv, json or parquet")
 
     async def show(usage: UsageAdmin) -> None:
-        if await usage.incomplete():
-            output.note(_INCOMPLETE)
         if form is Format.TABLE:
             page = await usage.report(by, grain, wanted, limit or 1000, cursor)
             print_rows(shape, page.rows)
             _note_more(page.cursor)
-            return
-        await write_rows(form, shape, pages(usage), path)
+        else:
+            await write_rows(form, shape, pages(usage), path)
+        if await usage.incomplete():
+            output.note(_INCOMPLETE)
 
     async def pages(usage: UsageAdmin) -> AsyncIterator[Sequence[UsageRow]]:
         place = cursor

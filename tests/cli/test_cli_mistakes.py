@@ -56,8 +56,9 @@ def test_all_commands_are_known_here():
         "serve", "apply", "export", "explain", "simulate", "config check", "config show", "tenant apply",
         "tenant list", "tenant history", "tenant show", "tenant set", "tenant suspend", "tenant resume",
         "tenant top-up", "tenant cancel-top-up", "tenant delete", "tenant limit add", "tenant limit remove",
-        "limit add", "limit remove", "audit list", "audit show", "usage daily", "usage top", "usage entries",
-        "usage export", "usage shadow",
+        "limit add", "limit remove", "audit list", "audit show", "usage report", "usage top", "usage of",
+        "usage month", "usage rebuild", "usage close", "usage daily", "usage entries", "usage export",
+        "usage shadow", "usage closed list", "usage closed show", "usage closed verify",
         "ledger waiting", "ledger aside", "local up", "message-dumper serve", "model init", "model validate", "model render", "model explain", "model diff",
         "model ui", "model canary start", "model canary shift", "model canary promote", "model canary abort",
     ]  # fmt: skip
@@ -242,7 +243,7 @@ def test_arguments_that_are_no_text_are_wrong_use(process, database):
             ["tenant", "limit", "add", "t", "tenant:1/day", "--unit", "strikt"],
             "'tokens', 'input_tokens', 'output_tokens', 'requests'",
         ),
-        (["usage", "top", "--by", "strikt"], "'service-account', 'client-ip', 'tenant'"),
+        (["usage", "top", "--by", "strikt"], "'service-account', 'client-ip', 'tenant', 'model', 'endpoint'"),
     ],
 )
 def test_a_wrong_choice_is_told_with_the_option_and_the_values_and_no_words_of_the_library(run, words, values):

@@ -95,7 +95,7 @@ def _closed(document: Mapping[str, Any]) -> ClosedMonth:
         currency=document["currency"],
         checksum=document["checksum"],
         rows=document["rows"],
-        total=Sums(**{name: document["total"][name] for name in SUM_NAMES}),
+        total=Sums(**{name: int(document["total"][name]) for name in SUM_NAMES}),
     )
 
 
@@ -104,5 +104,5 @@ def _row_document(close: str, row: UsageRow) -> dict[str, Any]:
 
 
 def _row(document: Mapping[str, Any], month: str) -> UsageRow:
-    sums = Sums(**{name: document.get(name, 0) for name in SUM_NAMES})
+    sums = Sums(**{name: int(document.get(name, 0)) for name in SUM_NAMES})
     return UsageRow(month, document["name"], document["tenant_id"] or None, sums)

@@ -163,7 +163,9 @@ class MongoSums:
 
     async def missing(self) -> Missing:
         async with translated():
-            state = await self._state.find_one({"_id": STATE}) or {}
+            state = await self._state.find_one({"_id": STATE})
+            if state is None:  # no processor of this version has ever started
+                return Missing(await self._ledger.find_one({}, {"_id": 1}) is not None)
             waits = not state.get("done") or bool(state.get("ids"))
             return Missing(waits or await self._ledger.find_one({UNROLLED: True}, {"_id": 1}) is not None)
 
