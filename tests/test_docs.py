@@ -11,7 +11,8 @@ import extproc
 from extproc.admin.service import TenantView
 from extproc.cli import app
 from extproc.cli.ledger import AsideRow, WaitingRow
-from extproc.cli.usage import DailyRow, EntryRow, TopRow
+from extproc.cli.report_files import ReportRow
+from extproc.cli.usage import DailyRow, EntryRow
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.limits import Scope
 from extproc.dumper.holding import Holding
@@ -202,7 +203,8 @@ def test_the_options_before_the_command_are_documented():
     [
         ("tenant list", TenantView),
         ("usage daily", DailyRow),
-        ("usage top", TopRow),
+        ("usage report", ReportRow),
+        ("usage top", ReportRow),
         ("usage entries", EntryRow),
         ("ledger waiting", WaitingRow),
         ("ledger aside", AsideRow),
