@@ -3,11 +3,46 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
+
+from extproc.web.listening import ListenError
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Name the PEM files of a server's certificate chain and its private key."""
+
+    chain: Path
+    key: Path
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context of a server with this certificate. Raise `ListenError` if the files can't be used."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.load_into(context)
+        return context
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Have the next handshakes of a context use the files as they are now. Raise `ListenError`."""
+        try:
+            context.load_cert_chain(self.chain, self.key, password="")
+        except (OSError, ssl.SSLError) as error:
+            reason = getattr(error, "reason", None) or error.strerror
+            raise ListenError(f"{self.chain}, {self.key}: no certificate with its key ({reason})") from None
+
+    def state(self) -> tuple[tuple[int, int, int], ...] | None:
+        """Return what changes when a file is replaced; None while one is missing."""
+        try:
+            found = [path.stat() for path in (self.chain, self.key)]
+        except OSError:
+            return None
+        return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +51,8 @@ class ServerOptions:
 
     An idle connection is closed after `keep_alive_s` seconds. At the end, answers in progress have `finish_s`
     seconds left. With more than `max_connections` connections, requests get 503; None: no bound. `protocol` is the
-    class of a connection; None: h11's. If `names_itself` is set, answers have a `server` header.
+    class of a connection; None: h11's. If `names_itself` is set, answers have a `server` header. Without
+    `certificate` it speaks plaintext.
     """
 
     keep_alive_s: int
@@ -24,6 +60,7 @@ class ServerOptions:
     max_connections: int | None = None
     protocol: type[asyncio.Protocol] | None = None
     names_itself: bool = False
+    certificate: Certificate | None = None
 
 
 class Server(uvicorn.Server):
@@ -37,7 +74,10 @@ class Server(uvicorn.Server):
         on_ready: Callable[[], None] = lambda: None,
         takes_signals: bool = True,
     ) -> None:
-        """Call `on_ready` once connections are accepted. `takes_signals`: SIGINT and SIGTERM end the server."""
+        """Call `on_ready` once connections are accepted. `takes_signals`: SIGINT and SIGTERM end the server.
+
+        Raise `ListenError` if the certificate can't be used.
+        """
         super().__init__(
             uvicorn.Config(
                 app,
@@ -56,11 +96,30 @@ class Server(uvicorn.Server):
         )
         self._on_ready = on_ready
         self._takes_signals = takes_signals
+        self._certificate = options.certificate
+        self._seen: tuple[tuple[int, int, int], ...] | None = None
+        if self._certificate is not None:
+            self._seen = self._certificate.state()
+            self.config.load()
+            self.config.ssl = self._certificate.context()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    def refresh_certificate(self) -> bool:
+        """Use the files of the certificate as they are now. Return whether they were replaced.
+
+        Raise `ListenError` if they can't be used: the former ones stay.
+        """
+        state = self._certificate.state() if self._certificate is not None else None
+        if self._certificate is None or self.config.ssl is None or state in {None, self._seen}:
+            return False
+        self._seen = state
+        self._certificate.context()  # tried apart: a chain that does not fit its key must not be half taken
+        self._certificate.load_into(self.config.ssl)
+        return True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

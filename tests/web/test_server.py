@@ -2,12 +2,15 @@
 
 import asyncio
 import signal
+import ssl
+from pathlib import Path
 
 import httpx
 import pytest
 
 from extproc.web.listening import ListenError, listen, port_of
-from extproc.web.server import Server, ServerOptions, running
+from extproc.web.server import Certificate, Server, ServerOptions, running
+from tests.security.certificates import Authority, dns
 
 OPTIONS = ServerOptions(keep_alive_s=5, finish_s=1)
 
@@ -47,6 +50,47 @@ async def test_an_address_that_is_taken_or_not_ours_is_refused_by_its_name():
     taken.close()
     with pytest.raises(ListenError, match=r"^can't listen on 192\.0\.2\.1:0: "):
         listen("192.0.2.1:0")
+
+
+async def served_certificate(port):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return ssl.DER_cert_to_PEM_cert(found).encode()
+
+
+async def test_a_replaced_certificate_is_used_and_a_bad_one_leaves_the_former(tmp_path):
+    authority = Authority()
+    first, second = authority.sign(dns("a")), authority.sign(dns("b"))
+    chain, key = (Path(path) for path in first.written(tmp_path, "c"))
+    listening = listen("127.0.0.1:0")
+    ready = asyncio.Event()
+    options = ServerOptions(keep_alive_s=5, finish_s=1, certificate=Certificate(chain, key))
+    server = Server(hello, options, on_ready=ready.set, takes_signals=False)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    await ready.wait()
+    port = port_of(listening)
+    assert await served_certificate(port) == first.certificate
+    assert server.refresh_certificate() is False
+    chain.write_bytes(second.certificate)  # its key is not there yet
+    with pytest.raises(ListenError, match="no certificate with its key"):
+        server.refresh_certificate()
+    assert await served_certificate(port) == first.certificate
+    chain.unlink()
+    assert server.refresh_certificate() is False
+    second.written(tmp_path, "c")
+    assert server.refresh_certificate() is True
+    assert await served_certificate(port) == second.certificate
+    server.should_exit = True
+    await serving
+
+
+def test_a_certificate_that_can_not_be_used_is_named(tmp_path):
+    options = ServerOptions(1, 1, certificate=Certificate(tmp_path / "crt", tmp_path / "key"))
+    with pytest.raises(ListenError, match=r"crt, .*key: no certificate with its key \(No such file"):
+        Server(hello, options)
 
 
 async def test_headers_of_a_proxy_change_nothing_and_the_server_does_not_name_itself():
