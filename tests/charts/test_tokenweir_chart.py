@@ -72,8 +72,18 @@ def _made(values, helm, release):
     return render(CHART, STORES, *json.loads(values), release=release, namespace="tokenweir", helm=helm)
 
 
+def processor(documents):
+    """The processor's pods; those of the admin API are another Deployment's."""
+    (found,) = [
+        document["spec"]["template"]["spec"]
+        for document in documents
+        if document["kind"] == "Deployment" and not document["metadata"]["name"].endswith("-admin")
+    ]
+    return found
+
+
 def container(documents):
-    (found,) = pick(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
+    (found,) = processor(documents)["containers"]
     return found
 
 
@@ -222,7 +232,7 @@ def loaded(documents, tmp_path, **secrets):
     path.write_text(settings_file(documents))
     values = {name: each.get("value", secrets.get(name)) for name, each in environment(documents).items()}
     values = {name: value.replace("/etc/tokenweir", str(tmp_path)) for name, value in values.items()}
-    volumes = {each["name"]: each for each in pick(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]}
+    volumes = {each["name"]: each for each in processor(documents)["volumes"]}
     for mount in container(documents)["volumeMounts"]:
         if mount["mountPath"].startswith("/etc/tokenweir/") and "subPath" not in mount:
             folder = tmp_path / mount["mountPath"].removeprefix("/etc/tokenweir/")
@@ -239,7 +249,7 @@ def test_the_spool_has_a_directory_of_its_own_in_a_volume_with_room_for_several(
     documents = made([STORES, {"config": {"spool": {"max_bytes": 100_000_000}}}])
     spool = loaded(documents, tmp_path).spool
     mounts = {each["name"]: each for each in container(documents)["volumeMounts"]}
-    volumes = {each["name"]: each for each in pick(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]}
+    volumes = {each["name"]: each for each in processor(documents)["volumes"]}
     # Not the volume itself, which any user of the pod may write to.
     assert str(spool.directory.parent) == mounts["spool"]["mountPath"]
     assert not mounts["spool"].get("readOnly")
@@ -251,7 +261,7 @@ def test_the_spool_has_a_directory_of_its_own_in_a_volume_with_room_for_several(
 def test_a_spool_elsewhere_or_nowhere_needs_no_volume(directory, tmp_path):
     documents = made([STORES, {"config": {"spool": {"directory": directory}}}])
     assert loaded(documents, tmp_path).spool.directory == (Path(directory) if directory else None)
-    names = {each["name"] for each in pick(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]}
+    names = {each["name"] for each in processor(documents)["volumes"]}
     assert "spool" not in names | {each["name"] for each in container(documents)["volumeMounts"]}
 
 
@@ -352,7 +362,7 @@ def test_secrets_are_files_that_follow_their_secret():
     documents = render(CHART, CI["existing-secrets"], release="tokenweir")
     found = environment(documents)
     mounts = {each["mountPath"]: each for each in container(documents)["volumeMounts"]}
-    volumes = {each["name"]: each for each in pick(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]}
+    volumes = {each["name"]: each for each in processor(documents)["volumes"]}
     for name, key in {
         "TOKENWEIR_REDIS__URL": "redis-url",
         "TOKENWEIR_MONGO__URL": "mongo-url",
@@ -389,7 +399,7 @@ def test_a_ca_is_mounted_and_named_in_the_url(url, joined, tmp_path):
     found = environment(documents)
     assert found["TOKENWEIR_REDIS__URL"]["value"] == f"{url}{joined}ssl_ca_certs=/etc/tokenweir/redis/ca.crt"
     assert found["TOKENWEIR_MONGO__URL"]["value"].endswith("?tls=true&tlsCAFile=/etc/tokenweir/mongo/ca.crt")
-    volumes = {each["name"]: each for each in pick(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]}
+    volumes = {each["name"]: each for each in processor(documents)["volumes"]}
     assert volumes["mongo-ca"]["configMap"] == {"name": "ca", "items": [{"key": "b.pem", "path": "ca.crt"}]}
     assert volumes["redis-ca"]["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
     assert loaded(documents, tmp_path).redis.url.get_secret_value().startswith(url)

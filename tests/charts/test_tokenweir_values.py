@@ -45,6 +45,14 @@ CASES = {
         "gateway": {"namespace": "a", "selector": {BENIGN: "a"}, "principals": ["a"]},
         "filter": {"stripHeaders": ["z"], "stripHeaderPrefixes": ["z-"], "localReplies": True},
         "routes": ROUTES,
+        "admin": {
+            "enabled": True,
+            "host": "a",
+            "gateways": ["a"],
+            "principals": ["b"],
+            "serviceAccount": {"name": "a"},
+            "from": [{"podSelector": {"matchLabels": {BENIGN: "a"}}}],
+        },
     },
     "sidecar": {
         **COMMON,

@@ -7,6 +7,7 @@
 {{- include "tokenweir.check.webhook" . -}}
 {{- include "tokenweir.check.callers" . -}}
 {{- include "tokenweir.check.scaling" . -}}
+{{- include "tokenweir.check.admin" . -}}
 {{- end -}}
 
 {{- define "tokenweir.check.store" -}}
