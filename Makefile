@@ -88,7 +88,7 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --no-annotate --
 lock: $(VENV)/.dev ## resolve requirements/*.lock anew, with the hash of every file
 	@$(LOCK) --upgrade pyproject.toml requirements/build.in --all-extras -o requirements/all.lock
 	@$(LOCK) requirements/build.in -c requirements/all.lock -o requirements/build.lock
-	@$(LOCK) pyproject.toml --extra dumper -c requirements/all.lock -o requirements/image.lock
+	@$(LOCK) pyproject.toml --extra dumper --extra admin -c requirements/all.lock -o requirements/image.lock
 	@$(LOCK) pyproject.toml --extra local -c requirements/all.lock -o requirements/local.lock
 
 audit: $(VENV)/.dev ## look the locked packages up in a public database of known vulnerabilities

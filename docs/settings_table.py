@@ -33,6 +33,13 @@ _FORMS = {
     "alerts.windows": "list of windows",
     "alerts.webhook_url": "URL: `https://`, `http://`, or null",
     "alerts.webhook_proxy": "URL: `http://`, `https://`, or null",
+    "admin.address": "`host:port`; port 0: any free one",
+    "admin.tls.certificate_file": "path, or null",
+    "admin.tls.key_file": "path, or null",
+    "admin.jwt.jwks_file": "path, or null",
+    "admin.jwt.jwks_url": "URL: `https://`, `http://`, or null",
+    "admin.jwt.algorithms": "list of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA",
+    "admin.jwt.roles": "mapping of texts to viewer, team-lead or admin, such as `{platform: admin}`",
     "alerts.webhook_secret": "`whsec_<base64>` of 24 to 64 bytes, or text; 16 to 512 characters, or null",
 }
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true, false"}

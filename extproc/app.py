@@ -13,6 +13,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from extproc.admin.closing import Closing
+from extproc.admin.service import Admin
 from extproc.admin.usage import UsageAdmin
 from extproc.alerts.alerts import Alerts
 from extproc.core.phase import ExchangeRules
@@ -46,6 +47,7 @@ from extproc.ports.records import Records
 from extproc.ports.reports import ClosedMonths, RollupRepair, UsageSums
 from extproc.ports.spool import Spool
 from extproc.ports.tenants import TenantStore
+from extproc.ports.tokens import TokenStore
 from extproc.settings.load import SettingsError
 from extproc.settings.model import IdentitySettings, Settings
 from extproc.settings.secret_files import SecretFile
@@ -55,6 +57,7 @@ from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
 from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
+from extproc.stores.memory.tokens import MemoryTokens
 from extproc.stores.mongo.audit import MongoAudit
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.closed import MongoClosedMonths
@@ -66,6 +69,7 @@ from extproc.stores.mongo.retention import LedgerRetention
 from extproc.stores.mongo.rollup_backfill import RollupBackfill
 from extproc.stores.mongo.rollup_repair import MongoRollupRepair
 from extproc.stores.mongo.tenants import MongoTenants
+from extproc.stores.mongo.tokens import MongoTokens
 from extproc.stores.redis import RedisCounters, RedisOptions
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
 from extproc.stores.urls import StoreURL, mongo_url, redis_url
@@ -124,6 +128,7 @@ class Stores:
     audit: AuditLog
     sums: UsageSums
     months: ClosedMonths
+    tokens: TokenStore
     repair: RollupRepair | None = None
     prepare: Callable[[], Awaitable[None]] = _nothing_to_prepare
     migrate: Callable[[str], Coroutine[Any, Any, None]] = _nothing_to_migrate
@@ -162,19 +167,21 @@ def build_stores(settings: Settings) -> Stores:
             audit=tenants_in_memory.audit,
             sums=MemorySums(memory.all_entries),
             months=MemoryClosedMonths(),
+            tokens=MemoryTokens(tenants_in_memory.audit),
         )
     followed = _followed("mongo.url_file", mongodb.url_file, lambda text: mongo_url(StoreURL(text)))
     url = mongodb.url.get_secret_value()
     mongo = Mongo(MongoOptions(url, mongodb.database, mongodb.timeout_s, current_url=followed))
     tenant_of = partial(derived_tenant, identity_rules(settings.identity).tenant_pattern)
     ledger, records, audit = MongoLedger(mongo, tenant_of), MongoRecords(mongo), MongoAudit(mongo)
-    tenants = MongoTenants(mongo, audit)
+    tenants, tokens = MongoTenants(mongo, audit), MongoTokens(mongo)
 
     async def create_indexes() -> None:
         await ledger.create_indexes()
         await records.create_indexes()
         await tenants.create_indexes()
         await audit.create_indexes()
+        await tokens.create_indexes()
 
     async def migrate(replica: str) -> None:
         async with asyncio.TaskGroup() as group:
@@ -191,6 +198,7 @@ def build_stores(settings: Settings) -> Stores:
         audit=audit,
         sums=MongoSums(mongo, mongodb.report_timeout_s),
         months=MongoClosedMonths(mongo),
+        tokens=tokens,
         repair=MongoRollupRepair(mongo),
         prepare=create_indexes,
         migrate=migrate,
@@ -401,6 +409,19 @@ def build_body_reader(settings: Settings, service: MeteringService) -> tuple[Bod
         ),
     )
     return ReadApart(pool, service.screen), pool
+
+
+def build_admin(settings: Settings, stores: Stores) -> Admin:
+    """Build the use cases of an operator."""
+    return Admin(
+        stores.tenants,
+        stores.reports,
+        stores.counters,
+        defaults(settings),
+        SystemClock().now,
+        audit=stores.audit,
+        ipv6_prefix=settings.identity.ipv6_prefix,
+    )
 
 
 def build_codec(settings: Settings) -> Codec:

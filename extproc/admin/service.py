@@ -2,17 +2,18 @@
 `AdminError`.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 
 from extproc.admin.applying import Planned, Progress, carry_out, no_progress, plan
-from extproc.admin.change import Change
+from extproc.admin.change import Change, Changed
 from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.exporting import Exported, exported
 from extproc.admin.history import History
 from extproc.admin.names import client_ip as address
 from extproc.admin.names import named, tenant_id
+from extproc.admin.replacing import replace_document
 from extproc.admin.tenants import TenantLimits
 from extproc.admin.usage import a_date
 from extproc.admin.views import TenantView, policy_of
@@ -102,6 +103,10 @@ class Admin:
     def export(self) -> AsyncIterator[Exported]:
         """Yield all tenants' documents as `apply` takes them back."""
         return exported(self._tenants)
+
+    async def replace(self, document: Mapping[str, object], change: Change) -> Changed:
+        """Replace the whole document of the tenant that it names, or create it."""
+        return await replace_document(self._tenants, self._defaults, document, change, self._now())
 
     async def documents(self) -> list[Document]:
         """Return all tenants' documents as they are stored."""

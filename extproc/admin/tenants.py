@@ -150,7 +150,7 @@ class TenantLimits:
             stored = await self._tenants.document(name)
             if stored is None:
                 raise NotFoundError(f"tenant '{tenant}' has no limits of its own")
-            _require_version(tenant, stored, change)
+            require_version(tenant, stored, change)
             changes = differences(stored, {})
             if not change.dry_run:
                 entry = audited(
@@ -174,7 +174,7 @@ class TenantLimits:
             if stored is None and known:
                 raise _no_limits(tenant)
             document = stored if stored is not None else {"tenant_id": name}
-            _require_version(tenant, document, change)
+            require_version(tenant, document, change)
             changes = edit(document)
             changes |= edits.expired(merged(document, changes), self._now())
             self._check(document, changes)
@@ -225,7 +225,8 @@ def _busy(tenant: str) -> AdminError:
     return AdminError(f"tenant '{tenant}' is being changed by others all the time: try again")
 
 
-def _require_version(tenant: str, document: Document, change: Change) -> None:
+def require_version(tenant: str, document: Document, change: Change) -> None:
+    """Raise `StaleVersionError` if the change was meant for another version."""
     version = version_of(document)
     if change.if_version is not None and change.if_version != version:
         raise StaleVersionError(

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 
 from extproc.admin.errors import AdminError, NotFoundError, StaleVersionError
 from extproc.cli import (
+    admin,
     apply,
     audit,
     config,
@@ -41,6 +42,7 @@ app.add_typer(usage.app, name="usage")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(local.app, name="local")
 app.add_typer(message_dumper.app, name="message-dumper")
+app.add_typer(admin.app, name="admin")
 app.add_typer(model.app, name="model")
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("apply", epilog=apply.EXAMPLES, cls=apply.Command)(apply.apply)

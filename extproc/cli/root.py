@@ -151,19 +151,25 @@ def with_journal(context: typer.Context, use: Callable[[JournalAdmin], Awaitable
     return asyncio.run(run())
 
 
+def with_stores(context: typer.Context, use: Callable[[composition.Stores], Awaitable[T]]) -> T:
+    """Run one use case on the stores of the settings, of which MongoDB is asked."""
+    settings = settings_of(context)
+    refuse_memory("mongo.url", settings.mongo.url)
+
+    async def run() -> T:
+        stores = composition.build_stores(settings)
+        try:
+            return await use(stores)
+        finally:
+            await stores.aclose()
+
+    return asyncio.run(run())
+
+
 @asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[Admin]:
     stores = composition.build_stores(settings)
     try:
-        defaults = composition.defaults(settings)
-        yield Admin(
-            stores.tenants,
-            stores.reports,
-            stores.counters,
-            defaults,
-            composition.SystemClock().now,
-            audit=stores.audit,
-            ipv6_prefix=settings.identity.ipv6_prefix,
-        )
+        yield composition.build_admin(settings, stores)
     finally:
         await stores.aclose()

@@ -13,6 +13,7 @@ from extproc.core.quota.fields import FieldError
 from extproc.core.quota.limits import Limit, Unit, Window
 from extproc.core.quota.policies import DocumentMode, limits_from
 from extproc.core.rejections import DeniedStyle
+from extproc.settings.admin import AdminSettings
 from extproc.settings.costs import CostSettings, ModelList
 from extproc.settings.server import ServerSettings
 from extproc.settings.types import (
@@ -292,3 +293,4 @@ class Settings(Section):
     alerts: AlertSettings = AlertSettings()
     reservation: ReservationSettings = ReservationSettings()
     spool: SpoolSettings = SpoolSettings()
+    admin: AdminSettings = AdminSettings()

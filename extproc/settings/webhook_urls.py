@@ -43,6 +43,12 @@ def proxy_url(url: ProxyURL) -> ProxyURL:
     return url
 
 
+def plain_url(text: str) -> str:
+    """Return the URL. Raise ValueError if nothing can be fetched from it, or if it has a login: it is shown."""
+    _check(text)
+    return text
+
+
 def _check(text: str, *, login: bool = False) -> None:
     # Imported here, because most processes have no webhook.
     import httpx

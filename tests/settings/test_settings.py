@@ -69,6 +69,9 @@ def test_every_setting_can_be_set_by_its_variable():
     given["server.allowed_parameters"] = "[priority, X-Data-Parallel-Rank]"
     given["server.unmetered_paths"] = "[/v1/vector_stores*]"
     given["identity.gateway_principals"] = "[cluster.local/ns/istio-system/sa/gateway]"
+    given |= {f"admin.tls.{name}_file": "null" for name in ("certificate", "key")}
+    given |= {f"admin.jwt.{name}": "null" for name in ("issuer", "audience", "jwks_file", "jwks_url")}
+    given |= {"admin.jwt.algorithms": "[ES256]", "admin.jwt.roles": "{platform: admin}"}
     for name in field_names():
         value = Settings()
         for part in name.split("."):

@@ -64,6 +64,7 @@ def test_the_root_of_the_package_holds_only_what_starts_and_assembles():
     assert {path.name for path in (ROOT / "extproc").glob("*.py")} == {
         "__init__.py",
         "__main__.py",
+        "admin_app.py",
         "app.py",
         "serve.py",
     }

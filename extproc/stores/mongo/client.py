@@ -37,6 +37,7 @@ REPLICAS: Final = "token_replicas"
 REPLICA_MARKS: Final = "token_replica_marks"
 BUCKETS: Final = "token_bucket_usage"
 AUDIT: Final = "admin_audit"
+TOKENS: Final = "admin_tokens"
 MIGRATIONS: Final = "token_migrations"
 GENERATION: Final = "token_ledger_generation"
 

@@ -1,0 +1,65 @@
+"""The API does what its OpenAPI document says, for callers of each role: checked by schemathesis."""
+
+import asyncio
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from extproc.admin.access import Role
+
+from .api import MINE, OTHER, Running
+from .test_roles import filled
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+CALLERS = {"admin": (Role.ADMIN,), "viewer": (Role.VIEWER,), "team-lead": (Role.TEAM_LEAD, MINE)}
+
+running = Running()
+schema = schemathesis.openapi.from_asgi("/openapi.json", running.api)
+schema.config.generation.update(with_security_parameters=False)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return asyncio.run(_tokens())
+
+
+async def _tokens():
+    return {name: await running.token(*role) for name, role in CALLERS.items()}
+
+
+def test_the_document_is_openapi_3_1():
+    schema.validate()
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@schema.parametrize()
+@settings(
+    max_examples=5,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_the_api_does_what_its_document_says(case, caller, tokens):
+    # The tenants are there again for each example, and valid examples meet one of them.
+    asyncio.run(filled(running))
+    if case.meta.generation.mode.is_positive and "tenant" in case.path_parameters:
+        case.path_parameters["tenant"] = (MINE, OTHER)[len(case.path_parameters["tenant"]) % 2]
+    case.call_and_validate(headers={"authorization": f"Bearer {tokens[caller]}"}, checks=CHECKS)
