@@ -1,6 +1,8 @@
 """The API does what its OpenAPI document says, for callers of each role: checked by schemathesis."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 import schemathesis
@@ -15,6 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from extproc.admin.access import Role
+from extproc.admin.api.operations import OPERATIONS
 
 from .api import MINE, OTHER, Running
 from .test_roles import filled
@@ -63,3 +66,9 @@ def test_the_api_does_what_its_document_says(case, caller, tokens):
     if case.meta.generation.mode.is_positive and "tenant" in case.path_parameters:
         case.path_parameters["tenant"] = (MINE, OTHER)[len(case.path_parameters["tenant"]) % 2]
     case.call_and_validate(headers={"authorization": f"Bearer {tokens[caller]}"}, checks=CHECKS)
+
+
+def test_the_table_of_the_documentation_has_all_operations():
+    page = (Path(__file__).parents[2] / "docs/admin-api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+) (/v1[^`]*)` \| ([\w-]+) \|$", page, re.MULTILINE)
+    assert rows == [(each.id, each.method, each.path, each.least) for each in OPERATIONS]
