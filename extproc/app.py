@@ -32,6 +32,7 @@ from extproc.metering.denials import DenialOptions
 from extproc.metering.direct_changes import DirectChanges
 from extproc.metering.estimator import NoCounter, PromptCounter
 from extproc.metering.expiry import ExpiryOptions
+from extproc.metering.limit_gauges import LimitGaugesOptions
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
 from extproc.metering.prompt_counter import load_counter
 from extproc.metering.prompt_tokenizer import Assignment, TokenizerError
@@ -316,6 +317,7 @@ def _metering_options(settings: Settings) -> MeteringOptions:
         allow_share=reservation.allow_share,
         settler=SettlerOptions(alerting.thresholds, frozenset(alerting.windows)),
         expiry=ExpiryOptions(reservation.expiry_interval_s),
+        limit_gauges=LimitGaugesOptions(settings.metrics.tenant_series, settings.metrics.limits_interval_s),
     )
 
 

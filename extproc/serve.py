@@ -59,7 +59,7 @@ async def serve(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
 
     async with AsyncExitStack() as at_the_end:
-        metrics = Metrics(settings.metrics.usage_series)
+        metrics = Metrics(settings.metrics.usage_series, settings.metrics.tenant_series)
         ProcessCollector(registry=metrics.registry)
         parts = _parts(settings, metrics, at_the_end)
         metering = parts.metering

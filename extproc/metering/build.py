@@ -24,6 +24,7 @@ from extproc.metering.journal_backlog import JournalBacklog
 from extproc.metering.journal_sweeper import JournalSweeper, SweepOptions
 from extproc.metering.leases import RENEWALS, Leases
 from extproc.metering.ledger_writer import DENIALS_AT_MOST, ENTRIES_AT_MOST, LedgerWriter
+from extproc.metering.limit_gauges import LimitGauges, LimitGaugesOptions
 from extproc.metering.local_admission import LocalAdmission
 from extproc.metering.membership import Membership, MembershipOptions
 from extproc.metering.outcomes import Outcomes
@@ -75,6 +76,7 @@ class MeteringOptions:
     membership: MembershipOptions = field(default_factory=MembershipOptions)
     rebuild: RebuildOptions = field(default_factory=RebuildOptions)
     restored: RestoredLedgerOptions = field(default_factory=RestoredLedgerOptions)
+    limit_gauges: LimitGaugesOptions = field(default_factory=LimitGaugesOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Metering:
     local: LocalAdmission
     denials: DenialWriter
     backlog: JournalBacklog
+    limit_gauges: LimitGauges
     saver: HoldSaver
     epochs: EpochFollower
     membership: Membership
@@ -118,6 +121,7 @@ class Metering:
             group.create_task(self.shards.run())
             group.create_task(self.denials.run())
             group.create_task(self.backlog.run())
+            group.create_task(self.limit_gauges.run())
 
     async def drain(self, timeout_s: float) -> bool:
         """Deliver what is queued, as this process ends. Return False if any of it is lost."""
@@ -249,9 +253,10 @@ def build_metering(
         metrics=metrics,
         options=options.rebuild,
     )
+    drafter = Drafter(replica, options.reservation_ttl_s, options.refuse_unbounded)
     service = MeteringService(
         limits,
-        Drafter(replica, options.reservation_ttl_s, options.refuse_unbounded),
+        drafter,
         estimator,
         shards,
         denials,
@@ -279,6 +284,14 @@ def build_metering(
         local=local,
         denials=denials,
         backlog=JournalBacklog(counters, metrics, options.sweep.every_s),
+        limit_gauges=LimitGauges(
+            counters,
+            limits,
+            drafter.plans.latest,
+            clock=shared_clock,
+            metrics=metrics,
+            options=options.limit_gauges,
+        ),
         saver=saver,
         epochs=epochs,
         membership=membership,

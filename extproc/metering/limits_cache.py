@@ -6,7 +6,7 @@ again, so memory always holds one state of the store and never a sum of events.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,6 +71,10 @@ class LimitsCache:
     def policy(self, tenant: TenantId) -> Policy:
         """Return the same object as long as nothing changes: what was computed of it is found by it."""
         return self._policies.get(tenant) or self._without_document.get(tenant) or self._by_default(tenant)
+
+    def tenants(self) -> Collection[TenantId]:
+        """Return the tenants that have a document."""
+        return self._policies.keys()
 
     def _by_default(self, tenant: TenantId) -> Policy:
         if len(self._without_document) >= _DEFAULTS_AT_MOST:

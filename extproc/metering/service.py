@@ -82,7 +82,7 @@ class MeteringService:
         draft = self._drafter.draft(ask, policy, self._clock.now(), self._new_id())
         if draft.refusal is None:
             return await self._decide(draft, ask, policy)
-        self._metrics.decided("denied", draft.refused_for)
+        self._count("denied", draft.refused_for, policy)
         self._record_denial(draft.reservation, draft.refused_for, ask.identity.service_account)
         return draft.refusal
 
@@ -95,14 +95,14 @@ class MeteringService:
         policy = self._limits.policy(caller.identity.tenant)
         draft = self._drafter.draft_unread(caller, policy, now, self._new_id())
         if isinstance(draft.refusal, Suspended):
-            self._metrics.decided("denied", draft.refused_for)
+            self._count("denied", draft.refused_for, policy)
             self._record_denial(draft.reservation, draft.refused_for, caller.identity.service_account)
             return draft.refusal
         state = self._exhausted.among(draft.reservation.buckets, now.timestamp())
         if state is None:
             return None
         scope = state.bucket.limit.scope
-        self._metrics.decided("denied", scope)
+        self._count("denied", scope, policy)
         self._record_denial(draft.reservation, scope, state.bucket.key)
         return Denied(state, 1)
 
@@ -124,6 +124,7 @@ class MeteringService:
                 shard.leases.add(Lease(decision.reservation, estimate.lesson, shadow))
         finally:
             shard.admission.decided(draft.reservation)
+        self._metrics.decided_for(policy.tenant, _outcome(decision), known=policy.known)
         if isinstance(decision, Denied):
             bucket = decision.state.bucket
             self._exhausted.note(decision.state, self._clock.now().timestamp())
@@ -135,13 +136,14 @@ class MeteringService:
         policy = self._limits.policy(hit.identity.tenant)
         draft = self._drafter.draft_hit(hit, policy, self._clock.now(), self._new_id())
         if isinstance(draft.refusal, Suspended):
-            self._metrics.decided("denied", draft.refused_for)
+            self._count("denied", draft.refused_for, policy)
             return draft.refusal
         if not draft.reservation.buckets:
-            self._metrics.decided("admitted", "")
+            self._count("admitted", "", policy)
             return Admitted(draft.reservation, ())
         shard = self._shards.of(hit.identity.tenant)
         decision = await shard.admission.decide(draft.reservation, policy.on_store_failure)
+        self._metrics.decided_for(policy.tenant, _outcome(decision), known=policy.known)
         if isinstance(decision, Admitted):
             shard.settler.end(Lease(decision.reservation), _HIT, recorded=False)
         return decision
@@ -167,6 +169,17 @@ class MeteringService:
         """End a reservation, exactly once on the counters however often this is called. Return at once."""
         self._shards.of(reservation.identity.tenant).close(reservation, settlement)
 
+    def _count(self, outcome: str, reason: str, policy: Policy) -> None:
+        """Count a decision that no counters were asked for."""
+        self._metrics.decided(outcome, reason)
+        self._metrics.decided_for(policy.tenant, outcome, known=policy.known)
+
     def _record_denial(self, reservation: Reservation, reason: str, bucket: str) -> None:
         if self._record_denied:
             self._denials.deny(reservation, reason, bucket)
+
+
+def _outcome(decision: Admitted | Denied | Unavailable) -> str:
+    if isinstance(decision, Admitted):
+        return "admitted"
+    return "denied" if isinstance(decision, Denied) else "unavailable"

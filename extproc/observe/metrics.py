@@ -1,13 +1,15 @@
-"""Define the Prometheus metrics. Label values are small fixed sets, except tenant and model of one counter.
+"""Define the Prometheus metrics. Label values are small fixed sets, except tenant and model.
 
-The pairs of tenant and model are bounded in number; all others are counted as one.
+The tenants, and the pairs of tenant and model, are bounded in number; all others are counted as one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from extproc.core.quota.reservation import BucketState
 from extproc.core.quota.settlement import Settlement
 from extproc.core.quota.usage import Usage
 from extproc.observe.counting import Counts, Distribution
@@ -17,18 +19,59 @@ OTHER = "(other)"
 # Below 0.99 the estimate was too low; 0.99 to 1.01 means that a tokenizer counted.
 _RATIOS = (0.5, 0.75, 0.9, 0.99, 1.01, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 _INPUT, _OUTPUT, _CHARGED = ("input",), ("output",), ("charged",)
+_OUTCOMES: Final = ("admitted", "denied", "unavailable")
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25)
+
+
+LimitLabels = tuple[str, str, str, str]
+"""Name what limits are shown by: tenant, scope, window and unit."""
+
+
+class _LimitGauges:
+    """Show the limits of tenants. A series that is not among the latest ones is removed."""
+
+    def __init__(self, gauge: Callable[[str, str, tuple[str, ...]], Gauge]) -> None:
+        labels = ("tenant", "scope", "window", "unit")
+        self._amount = gauge("tokenweir_limit_amount", "Amount of the limit, top-ups included.", labels)
+        self._used = gauge("tokenweir_limit_used", "Amount that is used in the present window.", labels)
+        self._remaining = gauge("tokenweir_limit_remaining", "Amount that is neither used nor held.", labels)
+        self._ratio = gauge("tokenweir_limit_used_ratio", "Part of the amount that is used; 1: all.", labels)
+        self._resets = gauge(
+            "tokenweir_limit_resets_timestamp_seconds",
+            "End of the present window, in seconds since the epoch.",
+            labels,
+        )
+        self._left_out = gauge(
+            "tokenweir_limits_not_shown", "Tenants whose limits are not shown: there are too many.", ()
+        )
+        self._shown: set[LimitLabels] = set()
+
+    def show(self, states: Mapping[LimitLabels, BucketState], left_out: int) -> None:
+        """Set the series of these limits first, and remove the others then: a scrape may come in between."""
+        for labels, state in states.items():
+            self._amount.labels(*labels).set(state.bucket.limit.amount)
+            self._used.labels(*labels).set(state.count.used)
+            self._remaining.labels(*labels).set(state.remaining)
+            self._ratio.labels(*labels).set(state.used_ratio)
+            self._resets.labels(*labels).set(state.bucket.interval.end)
+        for labels in self._shown.difference(states):
+            for gauge in (self._amount, self._used, self._remaining, self._ratio, self._resets):
+                gauge.remove(*labels)
+        self._shown = set(states)
+        self._left_out.set(left_out)
 
 
 class Metrics:
     """Hold all of Tokenweir's metrics, on a registry of its own."""
 
-    def __init__(self, usage_series: int = 200) -> None:
+    def __init__(self, usage_series: int = 200, tenant_series: int = 200) -> None:
         """Create the metrics. `usage_series` is the number of tenant and model pairs with a series of their own;
-        0: none.
+        0: none. `tenant_series` is the same for the tenants whose decisions are counted separately.
         """
         self.registry = CollectorRegistry()
         self._usage_series = usage_series
+        self._tenant_series = tenant_series
+        self._tenants: set[str] = set()
         self._told_apart: set[tuple[str, str]] = set()
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
         counts, distribution = (
@@ -37,6 +80,9 @@ class Metrics:
         )
         by_outcome = ("outcome", "reason")
         self._decisions = counts("tokenweir_decisions", "Decisions.", by_outcome)
+        self._decisions_by_tenant = counts(
+            "tokenweir_tenant_decisions", "Decisions by tenant.", ("tenant", "outcome")
+        )
         self._rejections = counts("tokenweir_rejections", "Requests answered by Tokenweir itself.", ("reason",))
         self._tokens = counts("tokenweir_tokens", "Tokens settled: input, output, charged.", ("kind",))
         self._used = counts(
@@ -77,7 +123,8 @@ class Metrics:
         self._journal = gauge("tokenweir_journal_entries", "Entries in the journal.", ("state",))
         self._journal_age = gauge("tokenweir_journal_oldest_seconds", "Age of the oldest entry in seconds.")
         self._spool = gauge("tokenweir_spool_bytes", "Bytes in the spool on disk.")
-        self._tenants = gauge("tokenweir_limits_tenants", "Tenants whose limits are known.")
+        self._tenants_known = gauge("tokenweir_limits_tenants", "Tenants whose limits are known.")
+        self._limits = _LimitGauges(gauge)
         self._bad_documents = gauge(
             "tokenweir_limits_bad_documents", "Limit documents with fields that can't be used."
         )
@@ -86,8 +133,10 @@ class Metrics:
             "tokenweir_limits_loaded_timestamp_seconds",
             "Time of the last read of the limits, in seconds since the epoch.",
         )
-        # Counters that alerts watch exist from the start: Prometheus sees no increase when a new series starts at
-        # 1.
+        self._start_at_0()
+
+    def _start_at_0(self) -> None:
+        """Create what alerts watch from the start: Prometheus sees no increase when a new series starts at 1."""
         self._decisions.add(("unavailable", "store"), 0)
         self._closed.add(("expired", "expired"), 0)
         self._closed.add(("settled", "overran"), 0)
@@ -105,6 +154,16 @@ class Metrics:
     def decided(self, outcome: str, reason: str) -> None:
         self._decisions.add((outcome, reason))
 
+    def decided_for(self, tenant: str, outcome: str, *, known: bool) -> None:
+        """Count a decision by tenant. A tenant that nobody configured (not `known`) is told apart once it has used
+        tokens: a name alone costs nothing.
+        """
+        if not self._tenant_series:
+            return
+        if tenant not in self._tenants and not (known and self._tell_apart(tenant, self._tenant_series)):
+            tenant = OTHER
+        self._decisions_by_tenant.add((tenant, outcome))
+
     def rejected(self, reason: str) -> None:
         self._rejections.add((reason,))
 
@@ -116,7 +175,11 @@ class Metrics:
 
     def used(self, tenant: str, model: str, usage: Usage) -> None:
         """Count usage by tenant and model. Without usage no series is created, so a name alone costs nothing."""
-        if not self._usage_series or not (usage.input or usage.output):
+        if not (usage.input or usage.output):
+            return
+        if tenant not in self._tenants:  # half of the series are left to those that somebody configured
+            self._tell_apart(tenant, self._tenant_series // 2)
+        if not self._usage_series:
             return
         pair = (tenant, model)
         if pair not in self._told_apart:
@@ -126,6 +189,15 @@ class Metrics:
                 pair = (OTHER, OTHER)
         self._used.add((*pair, "input"), usage.input)
         self._used.add((*pair, "output"), usage.output)
+
+    def _tell_apart(self, tenant: str, at_most: int) -> bool:
+        """Give a tenant series of its own. Return False if `at_most` tenants have some."""
+        if len(self._tenants) >= at_most:
+            return False
+        self._tenants.add(tenant)
+        for outcome in _OUTCOMES:  # from 0: Prometheus sees no increase when a series starts at 1
+            self._decisions_by_tenant.add((tenant, outcome), 0)
+        return True
 
     def shadowed(self, scope: str) -> None:
         self._shadowed.labels(scope).inc()
@@ -194,8 +266,12 @@ class Metrics:
     def watch_spool(self, size: Callable[[], int]) -> None:
         self._spool.set_function(size)
 
+    def limits_used(self, states: Mapping[LimitLabels, BucketState], left_out: int) -> None:
+        """Show how much of these limits is used, and of no others. `left_out` tenants found no place."""
+        self._limits.show(states, left_out)
+
     def limits_loaded(self, tenants: int, bad: int, bad_fields: int, at: float) -> None:
-        self._tenants.set(tenants)
+        self._tenants_known.set(tenants)
         self._bad_documents.set(bad)
         self._bad_fields.set(bad_fields)
         self._limits_loaded.set(at)

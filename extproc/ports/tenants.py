@@ -1,6 +1,6 @@
 """Declare the store of the tenants' limits, and the view of the limits for the request path."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,9 @@ class Limits(Protocol):
 
     def policy(self, tenant: TenantId) -> Policy:
         """Return the tenant's current policy; the defaults if nobody configured the tenant. Never raise."""
+
+    def tenants(self) -> Collection[TenantId]:
+        """Return the tenants that somebody configured."""
 
 
 @dataclass(frozen=True, slots=True)

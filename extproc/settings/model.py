@@ -49,6 +49,13 @@ class MetricsSettings(Section):
         default=200,
         description="Pairs of tenant and model whose tokens are counted separately, per process; 0: none.",
     )
+    tenant_series: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=200,
+        description="Tenants whose limits are shown and decisions counted separately, per process; 0: none.",
+    )
+    limits_interval_s: Annotated[float, Field(ge=1, le=300)] = Field(
+        default=15, description="Seconds between two readings of the use of limits that is shown."
+    )
 
 
 class LogSettings(Section):

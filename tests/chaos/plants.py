@@ -6,7 +6,7 @@ from tests.changing import replace
 
 from .pairs import PAIRED
 from .plant import PlantOptions
-from .sizes import MIXED_REPLICAS, SLACK, STREAM_S, TTL_S, USAGE_SERIES
+from .sizes import MIXED_REPLICAS, SLACK, STREAM_S, TENANT_SERIES, TTL_S, USAGE_SERIES
 from .under_faults import UNDER_SIEGE
 
 # Reservations live for a few seconds unless they are renewed; a replica that stops lets its streams end.
@@ -16,9 +16,14 @@ _MENDED = {
     "TOKENWEIR_SERVER__DRAIN_S": str(STREAM_S * 2 + 10 * SLACK),
 }
 
+_SERIES = {
+    "TOKENWEIR_METRICS__USAGE_SERIES": str(USAGE_SERIES),
+    "TOKENWEIR_METRICS__TENANT_SERIES": str(TENANT_SERIES),
+}
+
 PLANTS = {
     # Nothing of it is killed: for what needs no fault.
-    "sound": PlantOptions(settings={"TOKENWEIR_METRICS__USAGE_SERIES": str(USAGE_SERIES)}, patient=True),
+    "sound": PlantOptions(settings=_SERIES, patient=True),
     # Replicas are killed, stopped and restarted; each test leaves all of them running.
     "mended": PlantOptions(settings=_MENDED, patient=True),
     # The same with replicas of version 0.1, in whose place the tests start this version, and back.

@@ -35,6 +35,7 @@ EXCHANGES = size("EXCHANGES", full=10_000, short=400)
 STREAMS_LEFT = size("STREAMS_LEFT", full=2_000, short=160)
 TTL_S = size("TTL_S", full=10.0, short=3.0)  # of reservations that nobody renews (R5)
 USAGE_SERIES = 20  # pairs of tenant and model that a replica counts apart (R8)
+TENANT_SERIES = 20  # tenants whose limits it shows
 IN_FLIGHT = size("IN_FLIGHT", full=200, short=40)
 STUCK_S = size("STUCK_S", full=30.0, short=1.5)
 MIXED_REPLICAS = size("MIXED_REPLICAS", full=3, short=3)

@@ -12,7 +12,7 @@ from tests.system.waiting import until
 from .clients import Caller, chat
 from .marks import CHAOS
 from .plants import on
-from .sizes import IDENTITIES, USAGE_SERIES
+from .sizes import IDENTITIES, TENANT_SERIES, USAGE_SERIES
 
 pytestmark = [*CHAOS, on("sound")]
 
@@ -23,6 +23,8 @@ KEYS_FIXED, BYTES_FIXED = 200, 8 << 20
 REPLICA_BYTES = 96 << 20
 # Pairs of tenant and model that a replica counts apart (`metrics.usage_series`), and what else may come.
 KINDS_OF_TOKENS, SERIES_FIXED = 4, 60
+# Of a tenant: its decisions (three outcomes, each with the time of its start), and five gauges of up to three limits.
+SERIES_OF_A_TENANT = 3 * 2 + 5 * 3
 # A bucket outlives its window by a day, in which what was admitted in it may still end.
 GRACE_S = 86_400
 MONTH_S = 31 * 86_400
@@ -58,7 +60,8 @@ async def test_a_flood_of_identities_stays_within_its_bounds_and_expires(plant, 
     assert keys <= KEYS_EACH * IDENTITIES + KEYS_FIXED
     assert size <= BYTES_EACH * IDENTITIES + BYTES_FIXED
     assert after.replica_bytes <= before.replica_bytes + REPLICA_BYTES
-    assert after.series <= before.series + len(plant.replicas) * (USAGE_SERIES * KINDS_OF_TOKENS + SERIES_FIXED)
+    of_names = USAGE_SERIES * KINDS_OF_TOKENS + (TENANT_SERIES + 1) * SERIES_OF_A_TENANT
+    assert after.series <= before.series + len(plant.replicas) * (of_names + SERIES_FIXED)
     assert lasting <= KEYS_FIXED
     assert longest <= MONTH_S + GRACE_S
 

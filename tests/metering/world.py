@@ -168,6 +168,9 @@ class Policies:
         self.defaults = defaults
         self.documents = {}
 
+    def tenants(self):
+        return self.documents.keys()
+
     def policy(self, tenant):
         read = policy_from({"tenant_id": tenant} | self.documents.get(tenant, {}), self.defaults)
         assert not isinstance(read, BadDocument), read

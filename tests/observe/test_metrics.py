@@ -14,7 +14,7 @@ from extproc.core.request.identity import Identity
 from extproc.metering.build import MeteringOptions, MeteringStores, build_metering
 from extproc.metering.estimator import NoCounter
 from extproc.metering.limits_cache import LimitsCache, LimitsCacheOptions
-from extproc.observe.counting import Counts, Distribution
+from extproc.observe.counting import Counts
 from extproc.observe.metrics import OTHER, Metrics
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
@@ -66,6 +66,34 @@ def test_what_used_nothing_makes_no_series_and_with_0_nothing_does():
     off.used("a", "m", Usage(1, 1, total=2))
     assert value(off, "tokenweir_usage_tokens_total", tenant="a", model="m", kind="input") is None
     assert value(off, "tokenweir_usage_tokens_total", tenant=OTHER, model=OTHER, kind="input") is None
+
+
+def test_decisions_are_counted_by_tenant_for_a_bounded_number_of_them():
+    metrics = Metrics(tenant_series=2)
+    for tenant in ("a", "b", "c", "a"):
+        metrics.decided_for(tenant, "denied", known=True)
+
+    def denied(tenant):
+        return value(metrics, "tokenweir_tenant_decisions_total", tenant=tenant, outcome="denied")
+
+    assert [denied(tenant) for tenant in ("a", "b", "c", OTHER)] == [2, 1, None, 1]
+    assert value(metrics, "tokenweir_tenant_decisions_total", tenant="a", outcome="admitted") == 0
+    off = Metrics(tenant_series=0)
+    off.decided_for("a", "denied", known=True)
+    assert value(off, "tokenweir_tenant_decisions_total", tenant=OTHER, outcome="denied") is None
+
+
+def test_a_tenant_that_nobody_configured_is_told_apart_once_it_has_used_tokens():
+    metrics = Metrics(tenant_series=4)
+    for tenant in ("a", "b", "c"):
+        metrics.decided_for(tenant, "admitted", known=False)
+        metrics.used(tenant, "m", Usage(1, 1, total=2))
+        metrics.decided_for(tenant, "admitted", known=False)
+
+    def admitted(tenant):
+        return value(metrics, "tokenweir_tenant_decisions_total", tenant=tenant, outcome="admitted")
+
+    assert [admitted(tenant) for tenant in ("a", "b", "c", OTHER)] == [1, 1, None, 4], "half is left to the others"
 
 
 def test_the_time_of_a_reservation_is_recorded():
@@ -172,7 +200,15 @@ async def test_no_identity_or_model_becomes_a_label_however_many_there_are():
 def test_labels_are_the_ones_that_have_few_values():
     metrics = Metrics()
     collectors = set(metrics.registry._names_to_collectors.values())
-    ours = {label for c in collectors if isinstance(c, (Counts, Distribution)) for label in c.labels}
-    names = ours | {label for c in collectors for label in getattr(c, "_labelnames", ())}
-    assert names == {"outcome", "reason", "kind", "queue", "scope", "threshold", "tenant", "model", "state"}
-    assert metrics._used.labels == ("tenant", "model", "kind"), "the one whose tenants and models are bounded"
+    labels = {
+        c._name: {*(c.labels if isinstance(c, Counts) else getattr(c, "_labelnames", ()))} for c in collectors
+    }
+    fixed = {"outcome", "reason", "kind", "queue", "scope", "threshold", "state", "window", "unit"}
+    assert set().union(*labels.values()) == fixed | {"tenant", "model"}
+    limits = {f"tokenweir_limit_{name}" for name in ("amount", "used", "remaining", "used_ratio")}
+    limits |= {"tokenweir_limit_resets_timestamp_seconds", "tokenweir_tenant_decisions"}
+    by_model = {
+        "tokenweir_usage_tokens",
+    }
+    with_names = {name for name, its in labels.items() if {"tenant", "model"} & its}
+    assert with_names == by_model | limits, "those whose tenants and models are bounded"

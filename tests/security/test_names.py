@@ -41,8 +41,9 @@ def test_parts_with_separators_make_different_keys():
 
 
 def test_a_million_identities_make_no_more_than_the_bounded_set_of_labels():
-    metrics = Metrics(200)
+    metrics = Metrics(usage_series=200, tenant_series=200)
     for number in range(1_000_000 // 20):  # each is 20 of them: what is beyond the first 200 takes one path
+        metrics.decided_for(f"tenant-{number}", "admitted", known=number % 2 == 0)
         metrics.used(f"tenant-{number}", f"model-{number}", Usage(1, 1))
     names = [
         sample.labels
@@ -50,7 +51,8 @@ def test_a_million_identities_make_no_more_than_the_bounded_set_of_labels():
         for sample in family.samples
         if "tenant" in sample.labels
     ]
-    assert len(names) <= 2 * 2 * 201
+    tokens, decisions = 2 * 2 * 201, 2 * 3 * 201
+    assert len(names) <= tokens + decisions
 
 
 async def test_passwords_in_urls_reach_no_log_and_no_error(caplog):

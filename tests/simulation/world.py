@@ -48,6 +48,9 @@ class Limits:
     def __init__(self, policies):
         self.policies = policies
 
+    def tenants(self):
+        return self.policies.keys()
+
     def policy(self, tenant):
         return self.policies[tenant]
 

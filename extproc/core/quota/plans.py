@@ -74,6 +74,10 @@ class Plans:
         self._known[key] = plan
         return plan
 
+    def latest(self) -> list[Plan]:
+        """Return the remembered plans, the newest first. Some of them may be out of date."""
+        return [*reversed(self._known.values())]
+
 
 def refusal_of(binding: Binding) -> Suspended | None:
     """Return the refusal that a binding means; None if its caller is not suspended."""

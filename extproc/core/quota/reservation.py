@@ -34,6 +34,14 @@ class BucketState(Struct, frozen=True):
         """Return the amount that is neither used nor held; never negative."""
         return max(0, self.bucket.limit.amount - self.count.used - self.count.held)
 
+    @property
+    def used_ratio(self) -> float:
+        """Return the part of the amount that is used. 1 is all of it; more was used if a limit was overrun. All of
+        an amount of 0 is used.
+        """
+        amount = self.bucket.limit.amount
+        return self.count.used / amount if amount else 1.0
+
     def admits(self, units: int) -> bool:
         """Apply the rule of the limit's mode."""
         limit = self.bucket.limit

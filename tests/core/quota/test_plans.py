@@ -89,3 +89,4 @@ def test_only_the_latest_callers_are_remembered(monkeypatch):
         planned(plans, model=str(number))
     assert len(plans._known) == 3
     assert planned(plans, model="0") is not first
+    assert [plan.model for plan in plans.latest()] == ["0", "3", "2"], "the newest first"

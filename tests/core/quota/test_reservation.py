@@ -34,6 +34,13 @@ def limit(amount=100, unit=Unit.TOKENS, mode=Mode.RESERVE, window=Window.DAY, *,
     return Limit(Scope.TENANT, window, amount, unit, mode, shadow)
 
 
+def test_the_used_part_of_a_limit_does_not_count_holds_and_all_of_a_limit_of_0_is_used():
+    def used_ratio(amount, used):
+        return BucketState(Bucket(limit(amount), (), Interval(0, 86400)), Count(used, 30)).used_ratio
+
+    assert (used_ratio(100, 0), used_ratio(100, 25), used_ratio(100, 110), used_ratio(0, 0)) == (0, 0.25, 1.1, 1)
+
+
 # Reserve: used + held + cost <= limit.
 
 
