@@ -208,14 +208,14 @@ class Settler:
             self._writer.ended_elsewhere(closing)
             return
         if end.settlement is not None:
-            self._count(closing.reservation, end.settlement, end.lesson)
+            self._count(closing.reservation, end.settlement, end.lesson, closing.entry.price)
         self._writer.put(Record(closing.entry, closed.receipt, closing))
 
-    def _count(self, reservation: Reservation, settlement: Settlement, lesson: Lesson | None) -> None:
+    def _count(self, reservation: Reservation, settlement: Settlement, lesson: Lesson | None, price: int) -> None:
         if settlement.outcome is not Outcome.EXPIRED:
             self._estimator.learn(lesson, settlement, bounded=reservation.output_bound is not None)
         self._metrics.closed(settlement)
-        self._metrics.used(reservation.identity.tenant, reservation.model, settlement.usage)
+        self._metrics.used(reservation.identity.tenant, reservation.model, settlement.usage, price)
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("closed", extra=_fields(reservation, settlement))
 

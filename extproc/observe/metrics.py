@@ -88,6 +88,9 @@ class Metrics:
         self._used = counts(
             "tokenweir_usage_tokens", "Tokens settled: input, output.", ("tenant", "model", "kind")
         )
+        self._priced = counts(
+            "tokenweir_usage_price", "Price of settled tokens, in cost.currency.", ("tenant", "model")
+        )
         self._closed = counts("tokenweir_reservations_closed", "Reservations ended.", by_outcome)
         self._reserve = distribution(
             "tokenweir_reserve_seconds", "Time that a reservation took at the counters.", _SECONDS
@@ -173,8 +176,11 @@ class Metrics:
         self._tokens.add(_OUTPUT, settlement.usage.output)
         self._tokens.add(_CHARGED, settlement.charge)
 
-    def used(self, tenant: str, model: str, usage: Usage) -> None:
-        """Count usage by tenant and model. Without usage no series is created, so a name alone costs nothing."""
+    def used(self, tenant: str, model: str, usage: Usage, price: int = 0) -> None:
+        """Count usage by tenant and model, and its price in billionths of the currency.
+
+        Without usage no series is created, so a name alone costs nothing.
+        """
         if not (usage.input or usage.output):
             return
         if tenant not in self._tenants:  # half of the series are left to those that somebody configured
@@ -189,6 +195,8 @@ class Metrics:
                 pair = (OTHER, OTHER)
         self._used.add((*pair, "input"), usage.input)
         self._used.add((*pair, "output"), usage.output)
+        if price:
+            self._priced.add(pair, price / 1e9)
 
     def _tell_apart(self, tenant: str, at_most: int) -> bool:
         """Give a tenant series of its own. Return False if `at_most` tenants have some."""

@@ -57,6 +57,16 @@ def test_usage_is_counted_by_tenant_and_model_for_a_bounded_number_of_them():
     assert used(OTHER, OTHER, "output") == 10
 
 
+def test_the_price_of_usage_is_counted_in_whole_units_of_the_currency():
+    metrics = Metrics(usage_series=1)
+    for tenant in ("a", "b", "a"):
+        metrics.used(tenant, "m", Usage(10, 5, total=15), 250_000_000)
+    assert value(metrics, "tokenweir_usage_price_total", tenant="a", model="m") == 0.5
+    assert value(metrics, "tokenweir_usage_price_total", tenant=OTHER, model=OTHER) == 0.25
+    metrics.used("a", "m", Usage(1, 1, total=2))
+    assert value(metrics, "tokenweir_usage_price_total", tenant="a", model="m") == 0.5
+
+
 def test_what_used_nothing_makes_no_series_and_with_0_nothing_does():
     metrics = Metrics(usage_series=1)
     metrics.used("flood", "made-up", Usage(0, 0, total=0))
@@ -206,9 +216,14 @@ def test_labels_are_the_ones_that_have_few_values():
     fixed = {"outcome", "reason", "kind", "queue", "scope", "threshold", "state", "window", "unit"}
     assert set().union(*labels.values()) == fixed | {"tenant", "model"}
     limits = {f"tokenweir_limit_{name}" for name in ("amount", "used", "remaining", "used_ratio")}
-    limits |= {"tokenweir_limit_resets_timestamp_seconds", "tokenweir_tenant_decisions"}
-    by_model = {
-        "tokenweir_usage_tokens",
+    collectors = set(metrics.registry._names_to_collectors.values())
+    labels = {
+        c._name: {*(c.labels if isinstance(c, Counts) else getattr(c, "_labelnames", ()))} for c in collectors
     }
+    fixed = {"outcome", "reason", "kind", "queue", "scope", "threshold", "state", "window", "unit"}
+    assert set().union(*labels.values()) == fixed | {"tenant", "model"}
+    limits = {f"tokenweir_limit_{name}" for name in ("amount", "used", "remaining", "used_ratio")}
+    limits |= {"tokenweir_limit_resets_timestamp_seconds", "tokenweir_tenant_decisions"}
+    by_model = {"tokenweir_usage_tokens", "tokenweir_usage_price"}
     with_names = {name for name, its in labels.items() if {"tenant", "model"} & its}
     assert with_names == by_model | limits, "those whose tenants and models are bounded"

@@ -112,7 +112,9 @@ class Replica(Process):
                 check_s=world.check_s,
                 expiry=ExpiryOptions(interval_s=2.0, renewed_within_s=5.0),
                 rebuild=RebuildOptions(barrier_s=BARRIER_S),
-                limit_gauges=LimitGaugesOptions(tenants=0),  # it changes nothing, and spreads its readings by chance
+                limit_gauges=LimitGaugesOptions(
+                    tenants=0
+                ),  # it changes nothing, and spreads its readings by chance
             ),
         )
         self.service, self.clock = self.metering.service, self.metering.clock
