@@ -18,7 +18,9 @@ from .helm import pick, render
 
 STORES = {"redis": {"url": "redis://redis:6379/0"}, "mongo": {"url": "mongodb://mongo:27017"}}
 CASES = sorted((Path(__file__).parent / "promtool").glob("*.yaml"))
-METRIC = re.compile(r"\btokenweir_\w+")
+METRIC = re.compile(r"(?<![\w:])tokenweir_\w+")
+RECORDED = re.compile(r"\b\w+:tokenweir_\w+:\w+")
+ROOT = Path(__file__).parents[2]
 
 
 def made(*values):
@@ -35,7 +37,11 @@ def groups():
 
 
 def rules():
-    return [rule for group in groups() for rule in group["rules"]]
+    return [rule for group in groups() for rule in group["rules"] if "alert" in rule]
+
+
+def recordings():
+    return {rule["record"]: rule["expr"] for group in groups() for rule in group["rules"] if "record" in rule}
 
 
 def dashboard():
@@ -62,12 +68,20 @@ def metrics():
     return found
 
 
+def without_links(some):
+    for rule in (some := json.loads(json.dumps(some))) and [rule for group in some for rule in group["rules"]]:
+        rule.get("annotations", {}).pop("runbook_url", None)
+    return some
+
+
 @pytest.fixture
 def promtool(tmp_path):
     if shutil.which("promtool") is None:
         message = "promtool is missing: apt-get install prometheus"
         missing(message)
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump({"groups": groups()}))
+    # The cases compare what people read; the links have a test of their own.
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": without_links(groups())}))
 
     def run(*arguments):
         done = subprocess.run(
@@ -79,7 +93,7 @@ def promtool(tmp_path):
 
 
 def test_prometheus_takes_the_rules(promtool):
-    promtool("check", "rules", "rules.yaml")
+    promtool("check", "rules", "--lint-fatal", "whole.yaml")
 
 
 @pytest.mark.parametrize("case", CASES, ids=[path.stem for path in CASES])
@@ -100,14 +114,32 @@ def test_every_alert_was_seen_to_fire_and_not_to_fire():
 def test_alerts_say_what_is_wrong_and_how_bad_it_is():
     for rule in rules():
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
-        assert set(rule["annotations"]) == {"summary", "description"}
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+        assert rule["annotations"]["summary"].endswith(".")
+
+
+def test_every_alert_has_a_runbook_and_every_runbook_an_alert():
+    page = (ROOT / "docs/runbooks.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^### (\w+)$", page, flags=re.MULTILINE)
+    assert sorted(headings) == sorted(rule["alert"] for rule in rules())
+    for rule in rules():
+        assert rule["annotations"]["runbook_url"] == f"docs/runbooks.md#{rule['alert'].lower()}"
+        summary = rule["annotations"]["summary"]
+        assert f"### {rule['alert']}\n\n{summary}" in page, "the runbook begins with the alert's summary"
+
+
+def test_runbooks_are_where_the_values_say():
+    url = "https://docs.example/runbooks.md?plain=1"
+    documents = made({"metrics": {"runbooksUrl": url}})
+    first = pick(documents, "PrometheusRule")["spec"]["groups"][1]["rules"][0]
+    assert first["annotations"]["runbook_url"] == f"{url}#tokenweirdown"
 
 
 def test_alerts_are_about_the_releases_own_namespace():
-    selectors = [METRIC.split(rule["expr"]) for rule in rules()]
-    for _, *after in selectors:
+    for query in [*recordings().values(), *(rule["expr"] for rule in rules())]:
+        after = re.split(rf"{METRIC.pattern}|{RECORDED.pattern}", query)[1:]
         assert after
-        assert all(each.startswith('{namespace="tw"') for each in after)
+        assert all(each.startswith('{namespace="tw"') for each in after), query
 
 
 @pytest.mark.parametrize("where", ["rules", "dashboard"])
