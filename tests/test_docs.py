@@ -106,7 +106,8 @@ def test_the_table_of_metrics_is_what_is_exported():
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
 def test_every_metric_that_a_page_names_is_exported(page):
-    named = set(re.findall(r"\btokenweir_[a-z0-9_]+", text_of(page))) - {"tokenweir_ext_proc"}
+    # Names with colons are those of recording rules.
+    named = set(re.findall(r"(?<![\w:])tokenweir_[a-z0-9_]+", text_of(page))) - {"tokenweir_ext_proc"}
     named -= of_the_dumper() if page == "message-dumper.md" else set()
     histograms = {name for name, (kind, _) in exported().items() if kind == "histogram"}
     known = set(exported()) | {f"{name}_{part}" for name in histograms for part in ("bucket", "count", "sum")}

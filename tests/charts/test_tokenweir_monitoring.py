@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import promql_parser
@@ -44,19 +45,38 @@ def recordings():
     return {rule["record"]: rule["expr"] for group in groups() for rule in group["rules"] if "record" in rule}
 
 
-def dashboard():
+def dashboards():
+    """Name -> dashboard, as the chart ships them."""
     found = pick(made(), "ConfigMap", "tokenweir-dashboard")
-    return json.loads(found["data"]["tokenweir.json"])
+    return {name.removesuffix(".json"): json.loads(text) for name, text in found["data"].items()}
+
+
+def dashboard(name="tokenweir"):
+    return dashboards()[name]
+
+
+def panels():
+    return [(name, panel) for name, each in dashboards().items() for panel in each["panels"]]
 
 
 def queries():
-    """Panel and query, with Grafana's variables filled in."""
-    for panel in dashboard()["panels"]:
+    """Panel and query to Prometheus, with Grafana's variables filled in."""
+    for name, panel in panels():
         for target in panel.get("targets", ()):
-            query = target["expr"].replace("$namespace", ".*")
+            if target["datasource"]["type"] != "prometheus":
+                continue
+            query = re.sub(r"\$(namespace|tenant|model)\b", ".*", target["expr"])
             query = query.replace("$__rate_interval", "1m").replace("$__range", "1h")
             assert "$" not in query
-            yield panel["title"], query
+            yield f"{name}: {panel['title']}", query
+
+
+def asked():
+    """Panel and query to the admin API."""
+    for name, panel in panels():
+        for target in panel.get("targets", ()):
+            if target["datasource"]["type"] != "prometheus":
+                yield f"{name}: {panel['title']}", target
 
 
 def metrics():
@@ -128,6 +148,13 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert():
         assert f"### {rule['alert']}\n\n{summary}" in page, "the runbook begins with the alert's summary"
 
 
+def test_the_page_on_metrics_lists_each_alert_and_each_recording():
+    page = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[`(\w+)`\]\(runbooks\.md#(\w+)\) \|", page, flags=re.MULTILINE)
+    assert listed == [(rule["alert"], rule["alert"].lower()) for rule in rules()]
+    assert re.findall(r"^\| `(\w+:\w+:\w+)` \|", page, flags=re.MULTILINE) == list(recordings())
+
+
 def test_runbooks_are_where_the_values_say():
     url = "https://docs.example/runbooks.md?plain=1"
     documents = made({"metrics": {"runbooksUrl": url}})
@@ -142,39 +169,98 @@ def test_alerts_are_about_the_releases_own_namespace():
         assert all(each.startswith('{namespace="tw"') for each in after), query
 
 
-@pytest.mark.parametrize("where", ["rules", "dashboard"])
+@pytest.mark.parametrize("where", ["rules", "dashboards"])
 def test_only_metrics_that_there_are_are_asked_for(where):
-    asked = [rule["expr"] for rule in rules()] if where == "rules" else [query for _, query in queries()]
+    expressions = [*recordings().values(), *(rule["expr"] for rule in rules())]
+    asked = expressions if where == "rules" else [query for _, query in queries()]
     assert asked
     for query in asked:
         promql_parser.parse(query)
         assert set(METRIC.findall(query)) <= metrics(), query
+        assert set(RECORDED.findall(query)) <= set(recordings()), query
 
 
-def test_the_dashboard_shows_what_one_asks_first():
+def test_the_dashboards_show_what_one_asks_first():
     asked = "\n".join(query for _, query in queries())
     for each in (
-        *(
-            'outcome="denied"',
-            "tokenweir_tokens_total",
-            "tokenweir_reserve_seconds_bucket",
-            "tokenweir_queue_items",
-        ),
-        *("tokenweir_ready", "tokenweir_limits_loaded_timestamp_seconds", 'outcome="unavailable"'),
+        *('outcome="denied"', "tokenweir_tokens_total", "tokenweir_reserve_seconds_bucket"),
+        *("tokenweir_queue_items", "tokenweir_ready", "tokenweir_limits_loaded_timestamp_seconds"),
+        *('outcome="unavailable"', "tokenweir_limit_used_ratio", "tokenweir_limit_remaining", "deriv("),
+        *("tokenweir_usage_price_total", "tokenweir_tenant_decisions_total"),
     ):
         assert each in asked
 
 
+def test_the_chart_ships_the_dashboards_that_are_generated():
+    # Written anew by: python deploy/grafana/generate.py
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "deploy/grafana/generate.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(dashboards()) == {
+        f"tokenweir{each}" for each in ("", "-tenants", "-models", "-finance", "-accounts")
+    }
+
+
 def test_the_dashboards_panels_have_places_of_their_own():
-    taken, ids = set(), []
-    for panel in dashboard()["panels"]:
-        at = panel["gridPos"]
-        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
-        assert not cells & taken, panel["title"]
-        assert max(x for x, _ in cells) < 24
-        taken |= cells
-        ids.append(panel["id"])
-    assert len(ids) == len(set(ids))
+    for name, each in dashboards().items():
+        taken, ids = set(), []
+        for panel in each["panels"]:
+            at = panel["gridPos"]
+            cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+            assert not cells & taken, (name, panel["title"])
+            assert max(x for x, _ in cells) < 24
+            taken |= cells
+            ids.append(panel["id"])
+        assert len(ids) == len(set(ids))
+        titles = [panel["title"] for panel in each["panels"] if panel["type"] != "row"]
+        assert len(titles) == len(set(titles)), name
+    uids = [each["uid"] for each in dashboards().values()]
+    assert len(uids) == len(set(uids))
+    assert set(uids) == set(dashboards())
+
+
+def test_every_panel_has_a_unit_and_asks_the_data_source_that_is_chosen():
+    for name, panel in panels():
+        if panel["type"] == "row":
+            continue
+        assert panel["fieldConfig"]["defaults"]["unit"], (name, panel["title"])
+        assert panel["targets"]
+        variables = {each["name"]: each for each in dashboard(name)["templating"]["list"]}
+        for target in panel["targets"]:
+            chosen = variables[target["datasource"]["uid"].removeprefix("${").removesuffix("}")]
+            assert (chosen["type"], chosen["query"]) == ("datasource", target["datasource"]["type"])
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(references) == len(set(references))
+
+
+def test_every_variable_that_a_query_names_is_one_of_its_dashboard():
+    for name, panel in panels():
+        text = json.dumps(panel.get("targets", []))
+        used = {each for each in re.findall(r"\$\{?(\w+)", text) if not each.startswith("__")}
+        assert used <= {each["name"] for each in dashboard(name)["templating"]["list"]}, panel["title"]
+
+
+def test_every_query_is_about_the_namespace_that_is_chosen():
+    for name, panel in panels():
+        for target in panel.get("targets", ()):
+            for after in METRIC.split(target.get("expr", ""))[1:]:
+                assert after.startswith('{namespace=~"$namespace"'), (name, panel["title"])
+
+
+def test_the_admin_api_is_asked_within_bounds():
+    found = dict(asked())
+    assert found
+    for title, target in found.items():
+        parameters = {each["key"]: each["value"] for each in target["url_options"]["params"]}
+        assert target["url"].startswith("/v1/usage/"), title
+        assert int(parameters["at_most"]) <= 1000
+        assert parameters["since"] == "${__from:date:YYYY-MM-DD}"
+        assert target["root_selector"] == "rows"
 
 
 def test_grafana_finds_the_dashboard_by_its_label():
@@ -185,4 +271,4 @@ def test_grafana_finds_the_dashboard_by_its_label():
     assert found["namespace"] == "grafana"
     assert found["labels"]["dashboards"] == "yes"
     assert "grafana_dashboard" not in found["labels"]
-    assert len(json.dumps(dashboard())) < 900_000, "a ConfigMap holds a megabyte"
+    assert len(json.dumps(dashboards())) < 900_000, "a ConfigMap holds a megabyte"
