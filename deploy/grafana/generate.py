@@ -247,15 +247,23 @@ def tenants() -> Json:
     of_tenant, denied = '{,tenant=~"$tenant"}', '{,tenant=~"$tenant",outcome="denied"}'
     panels = [
         row("Who is near a limit"),
-        stat("Tenants near a limit", near, "none", "90 % of a limit is used, minutes left out.", bad=1),
-        stat("Tenants locked out", locked, "none", "All requests of the last ten minutes were denied.", bad=1),
-        stat("Tenants shown", "count(count by (tenant) (tokenweir_limit_amount{}))", "none"),
+        stat("Tenants near a limit", near, "none", "90 % of a limit is used, minutes left out.", bad=1, width=6),
+        stat(
+            "Tenants locked out",
+            locked,
+            "none",
+            "All requests of the last ten minutes were denied.",
+            bad=1,
+            width=6,
+        ),
+        stat("Tenants shown", "count(count by (tenant) (tokenweir_limit_amount{}))", "none", width=6),
         stat(
             "Tenants not shown",
             "max(tokenweir_limits_not_shown{})",
             "none",
             "More than metrics.tenant_series.",
             bad=1,
+            width=6,
         ),
         bars(
             "Use of limits: the 20 that are used most",
@@ -339,8 +347,8 @@ def models() -> Json:
         stat(
             "Models", f"count(count by (model) ({tokens}{{}}))", "none", "That were used, (other) counted as one."
         ),
-        stat("Input tokens", f'sum(increase({tokens}{{,model=~"$model",kind="input"}}[$__range]))'),
-        stat("Output tokens", f'sum(increase({tokens}{{,model=~"$model",kind="output"}}[$__range]))'),
+        stat("Input tokens", f'sum(increase({tokens}{{,model=~"$model",kind="input"}}[$__range]))', width=8),
+        stat("Output tokens", f'sum(increase({tokens}{{,model=~"$model",kind="output"}}[$__range]))', width=8),
         row("By model"),
         series(
             "Tokens, by model",
@@ -382,12 +390,13 @@ def finance() -> Json:
 
     panels = [
         row("In the range shown"),
-        stat("Price", f"sum(increase({price}{chosen}[$__range]))", about="In cost.currency."),
-        stat("Tokens", f"sum(increase({tokens}{chosen}[$__range]))", about="Input and output."),
+        stat("Price", f"sum(increase({price}{chosen}[$__range]))", about="In cost.currency.", width=8),
+        stat("Tokens", f"sum(increase({tokens}{chosen}[$__range]))", about="Input and output.", width=8),
         stat(
             "Price of a million tokens",
             f"1e6 * sum(increase({price}{chosen}[$__range])) / sum(increase({tokens}{chosen}[$__range]))",
             about="In cost.currency, over all models.",
+            width=8,
         ),
         bars("Price, by tenant", ranked("tenant"), about="In cost.currency; the 20 largest."),
         bars("Price, by model", ranked("model"), about="In cost.currency; the 20 largest."),
@@ -436,8 +445,6 @@ def accounts() -> Json:
     one = variable(
         "tenant", "Tenant", 'label_values(tokenweir_limit_amount{namespace=~"$namespace"}, tenant)', multi=False
     )
-    one |= {"includeAll": False}
-    del one["allValue"]
     of_one = {"tenant": "$tenant"}
     days = {
         "date": "Date",

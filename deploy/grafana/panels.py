@@ -78,14 +78,16 @@ def row(title: str) -> Panel:
     return Panel("row", title, width=_WIDTH, height=1)
 
 
-def stat(title: str, text: str, unit: str = "short", about: str = "", *, bad: float | None = None) -> Panel:
+def stat(
+    title: str, text: str, unit: str = "short", about: str = "", *, bad: float | None = None, width: int = 4
+) -> Panel:
     """Return one number. It is red from `bad` on; below -`bad`, if that is negative."""
     more: Json = {}
     if bad is not None:
         first, then = ("green", "red") if bad > 0 else ("red", "green")
         steps = [{"color": first, "value": None}, {"color": then, "value": abs(bad)}]
         more = {"thresholds": {"mode": "absolute", "steps": steps}}
-    return Panel("stat", title, about, 4, 4, (query(text),), unit, more)
+    return Panel("stat", title, about, width, 4, (query(text),), unit, more)
 
 
 def series(
@@ -118,7 +120,7 @@ def bars(title: str, target: Json, unit: str = "short", about: str = "", *, most
             {"color": "red", "value": 0.95},
         ]
         more |= {"max": most, "thresholds": {"mode": "absolute", "steps": steps}}
-    return Panel("bargauge", title, about, 12, 9, (target,), unit, more)
+    return Panel("bargauge", title, about, 12, 8, (target,), unit, more)
 
 
 def table(
@@ -164,22 +166,20 @@ def overrides(units: dict[str, str]) -> list[Json]:
 
 
 def variable(name: str, label: str, values: str, *, multi: bool = True) -> Json:
-    """Return a variable whose values are those of a label, as Prometheus knows them."""
+    """Return a variable whose values are those of a label, as Prometheus knows them: several of them, or one."""
+    every: Json = {"current": {"text": ["All"], "value": ["$__all"]}, "includeAll": True, "allValue": ".*"}
     return {
         "name": name,
         "label": label,
         "type": "query",
         "datasource": PROMETHEUS,
         "query": {"query": values, "refId": name},
-        "definition": values,
-        "current": {},
         "hide": 0,
         "refresh": 2,
         "sort": 1,
         "regex": "",
         "multi": multi,
-        "includeAll": True,
-        "allValue": ".*",
+        **(every if multi else {"includeAll": False}),
     }
 
 
@@ -190,7 +190,6 @@ def data_source(name: str, label: str, kind: str) -> Json:
         "label": label,
         "type": "datasource",
         "query": kind,
-        "current": {},
         "hide": 0,
         "refresh": 1,
         "regex": "",
