@@ -222,12 +222,20 @@ def operators() -> Json:
             query(_grown("tokenweir_stream_faults_total", "kind"), "{{kind}}"),
             unit="none",
             about="protocol: Envoy's set-up. unexpected: a bug.",
+            width=8,
         ),
         series(
             "Prompts that a tokenizer did not count",
             query(_grown("tokenweir_prompts_not_counted_total", "reason"), "{{reason}}"),
             unit="none",
             about="They went by bytes.",
+            width=8,
+        ),
+        series(
+            "Difference of ledger and counters",
+            query("max(tokenweir_ledger_drift{})", "largest"),
+            about="Of the tenants' own limits that are shown, in tokens. 0: they agree.",
+            width=8,
         ),
     ]
     return dashboard("tokenweir", "Tokenweir: operators", "Whether Tokenweir serves, and what it does.", panels)
@@ -345,7 +353,11 @@ def models() -> Json:
     panels = [
         row("At a glance"),
         stat(
-            "Models", f"count(count by (model) ({tokens}{{}}))", "none", "That were used, (other) counted as one."
+            "Models",
+            f"count(count by (model) ({tokens}{{}}))",
+            "none",
+            "That were used, (other) counted as one.",
+            width=8,
         ),
         stat("Input tokens", f'sum(increase({tokens}{{,model=~"$model",kind="input"}}[$__range]))', width=8),
         stat("Output tokens", f'sum(increase({tokens}{{,model=~"$model",kind="output"}}[$__range]))', width=8),

@@ -23,6 +23,7 @@ from extproc.metering.hold_saver import HoldSaver
 from extproc.metering.journal_backlog import JournalBacklog
 from extproc.metering.journal_sweeper import JournalSweeper, SweepOptions
 from extproc.metering.leases import RENEWALS, Leases
+from extproc.metering.ledger_drift import LedgerDrift
 from extproc.metering.ledger_writer import DENIALS_AT_MOST, ENTRIES_AT_MOST, LedgerWriter
 from extproc.metering.limit_gauges import LimitGauges, LimitGaugesOptions
 from extproc.metering.local_admission import LocalAdmission
@@ -100,6 +101,7 @@ class Metering:
     denials: DenialWriter
     backlog: JournalBacklog
     limit_gauges: LimitGauges
+    drift: LedgerDrift
     saver: HoldSaver
     epochs: EpochFollower
     membership: Membership
@@ -122,6 +124,7 @@ class Metering:
             group.create_task(self.denials.run())
             group.create_task(self.backlog.run())
             group.create_task(self.limit_gauges.run())
+            group.create_task(self.drift.run())
 
     async def drain(self, timeout_s: float) -> bool:
         """Deliver what is queued, as this process ends. Return False if any of it is lost."""
@@ -277,6 +280,14 @@ def build_metering(
         wanted=unready,
         check_s=options.check_s,
     )
+    gauges = LimitGauges(
+        counters,
+        limits,
+        drafter.plans.latest,
+        clock=shared_clock,
+        metrics=metrics,
+        options=options.limit_gauges,
+    )
     return Metering(
         clock=shared_clock,
         service=service,
@@ -284,13 +295,14 @@ def build_metering(
         local=local,
         denials=denials,
         backlog=JournalBacklog(counters, metrics, options.sweep.every_s),
-        limit_gauges=LimitGauges(
+        limit_gauges=gauges,
+        drift=LedgerDrift(
             counters,
-            limits,
-            drafter.plans.latest,
+            records,
+            gauges.shown,
             clock=shared_clock,
             metrics=metrics,
-            options=options.limit_gauges,
+            tenants=options.limit_gauges.tenants,
         ),
         saver=saver,
         epochs=epochs,

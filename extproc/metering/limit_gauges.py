@@ -104,6 +104,10 @@ class LimitGauges:
         every = {labels: state for states in shown.values() for labels, state in states.items()}
         self._metrics.limits_used(every, left_out)
 
+    def shown(self) -> list[tuple[TenantId, BucketState]]:
+        """Return what is shown now, as it was read last."""
+        return [(tenant, state) for tenant, states in self._shown.items() for state in states.values()]
+
     async def _of_callers(self, now: datetime) -> dict[TenantId, _Buckets]:
         """Return the buckets of the latest requests, but for the tenants' own. The others are asked meanwhile.
 

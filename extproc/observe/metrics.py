@@ -123,6 +123,9 @@ class Metrics:
         self._unready = gauge("tokenweir_partitions_unready", "Partitions whose counters are being rebuilt.")
         self._rebuilds = counter("tokenweir_rebuilds", "Partitions whose counters were rebuilt here.")
         self._behind = counter("tokenweir_ledger_behind", "Looks that found the ledger older than the counters.")
+        self._drift = gauge(
+            "tokenweir_ledger_drift", "Largest difference of ledger and counters, of the tenants' own limits."
+        )
         self._journal = gauge("tokenweir_journal_entries", "Entries in the journal.", ("state",))
         self._journal_age = gauge("tokenweir_journal_oldest_seconds", "Age of the oldest entry in seconds.")
         self._spool = gauge("tokenweir_spool_bytes", "Bytes in the spool on disk.")
@@ -265,6 +268,9 @@ class Metrics:
 
     def ledger_behind(self) -> None:
         self._behind.inc()
+
+    def ledger_drift(self, largest: int) -> None:
+        self._drift.set(largest)
 
     def backlog(self, waiting: int, oldest_s: float, aside: int) -> None:
         self._journal.labels("waiting").set(waiting)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from extproc.core.quota.reservation import Reservation, ReservationId
 from extproc.core.quota.settlement import Outcome
+from extproc.core.request.identity import TenantId
 from extproc.ports.epochs import Used
 from extproc.ports.generation import Generation
 
@@ -19,6 +20,12 @@ class Records(Protocol):
     async def used(self, now: datetime) -> list[Used]:
         """Return the charges of the ledger's entries and the corrections, summed per bucket, for all buckets whose
         window is not over.
+        """
+
+    async def used_of(self, buckets: Sequence[tuple[TenantId, str]], now: datetime) -> list[int] | None:
+        """Return the same sums of single buckets, by tenant and key: 0 for a bucket without any.
+
+        Return None while the sums are not known without reading entries: a standalone server has none.
         """
 
     async def corrections(self, now: datetime) -> list[Used]:

@@ -141,6 +141,21 @@ async def test_corrections_are_used_beside_the_ledgers_entries(ledger, records):
     }
 
 
+async def test_the_sums_of_single_buckets_are_those_of_all(ledger, records):
+    await ledger.append([charged(("a", LATER, 5), ("b", LATER, 6), ("over", OVER, 7))])
+    await records.correct([Used("acme", "a", LATER, 7), Used("other", "a", LATER, 1)])
+    asked = [("acme", "a"), ("acme", "b"), ("other", "a"), ("acme", "over"), ("acme", "none"), ("+acme", "a")]
+    found = await records.used_of(asked, NOW)
+    if found is None:  # a standalone server
+        assert await used(records) == {
+            ("acme", "a"): (LATER, 12),
+            ("acme", "b"): (LATER, 6),
+            ("other", "a"): (LATER, 1),
+        }
+    else:
+        assert found == [12, 6, 1, 0, 0, 0]
+
+
 async def test_of_several_corrections_the_largest_counts(records):
     for amount in (7, 9, 8, 9):
         await records.correct([Used("acme", "a", LATER, amount)])

@@ -75,6 +75,10 @@ class MemoryLedger:
                 sums[bucket] = structs.replace(known, until=until, amount=known.amount + charge.amount)
         return [each for each in sums.values() if each.until > now.timestamp()]
 
+    async def used_of(self, buckets: Sequence[tuple[TenantId, str]], now: datetime) -> list[int] | None:
+        sums = {(each.tenant, each.key): each.amount for each in await self.used(now)}
+        return [sums.get(bucket, 0) for bucket in buckets]
+
     async def corrections(self, now: datetime) -> list[Used]:
         return [each for each in self._corrections.values() if each.until > now.timestamp()]
 

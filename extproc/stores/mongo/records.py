@@ -91,6 +91,18 @@ class MongoRecords:
             found += [_used(d) async for d in await self._ledger.aggregate(_unsummed(now))]
         return _merged(found)
 
+    async def used_of(self, buckets: Sequence[tuple[TenantId, str]], now: datetime) -> list[int] | None:
+        sums: dict[tuple[TenantId, str], int] = {}
+        async with translated():
+            if await self._ledger.find_one({"counts_until": {"$gt": now.timestamp()}}, {"_id": 1}) is not None:
+                return None
+            for some in in_pieces(buckets, _AT_ONCE):
+                ids = [f"{sign}{quote(tenant, safe='')}:{key}" for tenant, key in some for sign in ("", "+")]
+                async for document in self._buckets.find({"_id": {"$in": ids}, "until": {"$gt": now}}):
+                    each = _summed(document)
+                    sums[each.tenant, each.key] = sums.get((each.tenant, each.key), 0) + each.amount
+        return [sums.get(bucket, 0) for bucket in buckets]
+
     async def corrections(self, now: datetime) -> list[Used]:
         async with translated():
             found = self._buckets.find({"correction": True, "until": {"$gt": now}})
