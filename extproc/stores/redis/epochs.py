@@ -36,7 +36,6 @@ from extproc.stores.redis.sweep import Sweeper
 from extproc.stores.redis.topology import RedisOptions
 
 _READY: Final = b"ready"
-_ID_BYTES: Final = 8  # of an epoch
 _BUCKETS_AT_ONCE: Final = 100
 _SOME: Final = 500
 _OF_A_BATCH: Final = 1 / 4
@@ -51,9 +50,7 @@ class RedisEpochs(RedisClient):
 
     async def epochs(self) -> list[Epoch]:
         """One round trip, as long as no server was restarted. A partition whose server is away is left out."""
-        drawn = secrets.token_hex(_ID_BYTES * PARTITIONS)  # at once: each draw asks the kernel
-        ids = [drawn[2 * _ID_BYTES * p : 2 * _ID_BYTES * (p + 1)] for p in range(PARTITIONS)]
-        calls = [Call(p, "begin", (epoch_key(p),), (ids[p],)) for p in range(PARTITIONS)]
+        calls = [Call(p, "begin", (epoch_key(p),), (secrets.token_hex(8),)) for p in range(PARTITIONS)]
         # A server of many that hangs: the others' epochs are not to be seen too late for it.
         within_s = self._options.batch_timeout_s * (_OF_A_BATCH if self.independent else 1)
         replies = await self.try_all(calls, within_s)
