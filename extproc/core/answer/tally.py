@@ -36,6 +36,7 @@ class Tally:
         "_usage",
         "again",
         "estimates",
+        "input_tokens",
         "pieces",
     )
 
@@ -56,6 +57,7 @@ class Tally:
         self._alone: dict[bytes, Usage] = NO_ENTRIES  # of each answer to one of several prompts, by its index
         self._all = NO_USAGE  # their sum
         self._possible = 0  # the most tokens that what was delivered can be
+        self.input_tokens = 0  # of the prompt, as they were reported; 0 where they were not
         self.again = 0  # the size of the largest text that repeats other text
         self.pieces = 0
 
@@ -84,6 +86,7 @@ class Tally:
                 usage = _restated(usage, self._usage, reading)
             self._tell_choices_apart(reading, usage)
             self._usage = usage
+            self.input_tokens = usage.input
             self._stale = False
             return
         self._stale = self._stale or reading.pieces > 0
@@ -112,11 +115,6 @@ class Tally:
         """Output tokens so far: what was reported or, where that is more, one for each piece."""
         usage = self.reported
         return max(self.pieces, self._believed(usage).output if usage is not None else 0)
-
-    @property
-    def input_tokens(self) -> int:
-        """Tokens of the prompt, as they were reported; 0 where they were not."""
-        return self._usage.input if self._usage is not None else 0
 
     def settlement(self, *, complete: bool) -> Settlement:
         """How the reservation ends; `complete` is False where the answer was cut off."""
