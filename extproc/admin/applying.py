@@ -24,8 +24,6 @@ from extproc.ports.base import ConflictError
 from extproc.ports.documents import BOOKKEEPING, FIELDS, Document, plain
 from extproc.ports.tenants import TenantStore, TenantWrite
 
-# Tenants that are written in one transaction.
-TOGETHER: Final = 500
 # Up to so many tenants are asked for one by one; more are read with all others.
 _ONE_BY_ONE: Final = 20
 _SLICE: Final = 100
@@ -123,15 +121,22 @@ async def carry_out(
     that are written with it stay as they are.
     """
     writes = [_write(each, change, now) for each in planned if each.verdict is not Verdict.UNCHANGED]
-    for first in range(0, len(writes), TOGETHER):
-        some = writes[first : first + TOGETHER]
-        try:
-            await tenants.write(some)
-        except ConflictError as error:
-            raise StaleVersionError(
-                f"{error}: apply again; written before: {first} of {len(writes)} tenants"
-            ) from None
-        progress("written", first + len(some), len(writes))
+    writes.sort(key=lambda each: each.tenant)
+    written = 0
+
+    def wrote(number: int) -> None:
+        nonlocal written
+        written = number
+        progress("written", number, len(writes))
+
+    if not writes:
+        return
+    try:
+        await tenants.write(writes, wrote)
+    except ConflictError as error:
+        raise StaleVersionError(
+            f"{error}: apply again; written before: {written} of {len(writes)} tenants"
+        ) from None
 
 
 def _write(planned: Planned, change: Change, now: datetime) -> TenantWrite:

@@ -1,8 +1,8 @@
 """Declare the store of the tenants' limits, and the view of the limits for the request path."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from extproc.core.quota.binding import Policy
 from extproc.core.request.identity import TenantId
@@ -28,6 +28,16 @@ class TenantWrite:
     fields: Document | None
     version: int | None
     audit: AuditEntry
+
+
+# Changes that are written in one transaction.
+TOGETHER: Final = 500
+Wrote = Callable[[int], None]
+
+
+def tell_nobody(written: int) -> None:
+    """Tell nobody."""
+    del written
 
 
 class TenantStore(Protocol):
@@ -58,11 +68,12 @@ class TenantStore(Protocol):
     async def delete(self, tenant: TenantId, version: int | None = None, audit: AuditEntry | None = None) -> bool:
         """Remove the tenant. Return False if there was none. `version` and `audit` as in `update`."""
 
-    async def write(self, writes: Sequence[TenantWrite]) -> None:
-        """Make several changes and write their audit entries: all in one transaction where there are transactions,
-        else one after the other.
+    async def write(self, writes: Sequence[TenantWrite], wrote: Wrote = tell_nobody) -> None:
+        """Make many changes with their audit entries: `TOGETHER` in one transaction where there are transactions,
+        else one after the other. `wrote` is told the number of those that are written.
 
-        Raise `ConflictError`, which names the tenant, if one of them has another version.
+        Raise `ConflictError`, which names a tenant, if one has another version: it and those that are written with
+        it stay as they are.
         """
 
     def changes(self) -> AsyncIterator[None]:

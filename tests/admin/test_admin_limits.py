@@ -6,7 +6,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from extproc.admin import applying
 from extproc.admin.change import Change
 from extproc.admin.edits import SETTABLE, Selector
 from extproc.admin.errors import AdminError, NotFoundError, StaleVersionError
@@ -76,15 +75,14 @@ async def test_what_is_removed_meanwhile_is_not_found():
 
 
 async def test_applying_on_what_changed_meanwhile_is_refused_and_says_what_was_written(monkeypatch):
-    monkeypatch.setattr(applying, "TOGETHER", 1)
+    monkeypatch.setattr("extproc.stores.memory.tenants.TOGETHER", 1)
     tenants = MemoryTenants()
     await tenants.update("b", {"sa_limit": 1})
     write = tenants.write
 
-    async def overtaken(writes):
-        if writes[0].tenant == "b":
-            await tenants.update("b", {"sa_limit": 2})
-        await write(writes)
+    async def overtaken(writes, wrote):
+        await tenants.update("b", {"sa_limit": 2})
+        await write(writes, wrote)
 
     monkeypatch.setattr(tenants, "write", overtaken)
     documents = [{"tenant_id": "a", "sa_limit": 5}, {"tenant_id": "b", "sa_limit": 5}]

@@ -16,7 +16,8 @@ from extproc.ports.audit import (
 )
 from extproc.ports.base import ConflictError
 from extproc.ports.documents import Document, digest
-from extproc.ports.tenants import TenantWrite
+from extproc.ports.tenants import TOGETHER, TenantWrite, Wrote, tell_nobody
+from extproc.stores.pieces import in_pieces
 
 
 class MemoryAudit:
@@ -105,11 +106,15 @@ class MemoryTenants:
         self._write(tenant, None, audit)
         return True
 
-    async def write(self, writes: Sequence[TenantWrite]) -> None:
-        for each in writes:
-            self._require(each.tenant, each.version)
-        for each in writes:
-            self._write(each.tenant, each.fields, each.audit)
+    async def write(self, writes: Sequence[TenantWrite], wrote: Wrote = tell_nobody) -> None:
+        written = 0
+        for some in in_pieces(writes, TOGETHER):
+            for each in some:
+                self._require(each.tenant, each.version)
+            for each in some:
+                self._write(each.tenant, each.fields, each.audit)
+            written += len(some)
+            wrote(written)
 
     def _require(self, tenant: TenantId, version: int | None) -> None:
         if version is not None and self._documents.get(tenant, {}).get("version", 0) != version:

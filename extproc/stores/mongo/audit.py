@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from pymongo import ASCENDING, DESCENDING
-from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from extproc.core.request.identity import TenantId
@@ -89,7 +88,7 @@ class MongoAudit:
     ) -> list[AuditEntry]:
         newest = [("at", DESCENDING), ("_id", DESCENDING)]
         async with translated():
-            found = await self._entries.find(_query(wanted, after)).sort(newest).to_list(at_most)
+            found = await self._entries.find(_query(wanted, after)).sort(newest).limit(at_most).to_list()
             return [await self._settled(_read(document)) for document in found]
 
     async def entry(self, entry_id: str) -> AuditEntry | None:
@@ -99,22 +98,21 @@ class MongoAudit:
 
     async def audited(self, tenants: Iterable[TenantId] | None = None) -> dict[TenantId, Audited]:
         async with translated():
-            return await self.audited_in(None, tenants)
+            return await self._audited_of(None if tenants is None else list(tenants))
 
-    async def audited_in(
-        self, session: AsyncClientSession | None, tenants: Iterable[TenantId] | None
-    ) -> dict[TenantId, Audited]:
-        """Return what `audited` does, as a transaction sees it."""
-        if tenants is None:
-            return await self._newest({"number": {"$gt": 0}}, session)
-        found: dict[TenantId, Audited] = {}
-        for some in in_pieces(list(tenants), _AT_ONCE):
-            found |= await self._newest({"tenant_id": {"$in": list(some)}, "number": {"$gt": 0}}, session)
-        return found
+    async def _audited_of(self, names: list[TenantId] | None) -> dict[TenantId, Audited]:
+        if names is None or len(names) > _AT_ONCE:
+            return await self._newest({"number": {"$gt": 0}})
+        if len(names) == 1:
+            return await self._newest_of(names[0])
+        return await self._newest({"tenant_id": {"$in": names}, "number": {"$gt": 0}})
 
-    async def _newest(
-        self, which: Mapping[str, Any], session: AsyncClientSession | None
-    ) -> dict[TenantId, Audited]:
+    async def _newest_of(self, tenant: TenantId) -> dict[TenantId, Audited]:
+        which = {"tenant_id": {"$eq": tenant}, "number": {"$gt": 0}}
+        row = await self._entries.find_one(which, _BRIEF, sort=[("number", DESCENDING)])
+        return {} if row is None else {tenant: await self._audited(tenant, row["_id"], row)}
+
+    async def _newest(self, which: Mapping[str, Any]) -> dict[TenantId, Audited]:
         first = {name: {"$first": f"${name}"} for name in ("number", "digest", "state")}
         stages: list[dict[str, Any]] = [
             {"$match": which},
@@ -123,18 +121,22 @@ class MongoAudit:
             {"$group": {"_id": "$tenant_id", "entry": {"$first": "$_id"}, **first}},
         ]
         found: dict[TenantId, Audited] = {}
-        async for row in await self._entries.aggregate(stages, session=session):
-            digests: tuple[str | None, ...] = (row.get("digest"),)
-            if row.get("state") is not None:
-                digests = await self._digests(row["_id"], session)
-            found[TenantId(row["_id"])] = Audited(row["entry"], row["number"], digests)
+        async for row in await self._entries.aggregate(stages):
+            tenant = TenantId(row["_id"])
+            found[tenant] = await self._audited(tenant, row["entry"], row)
         return found
 
-    async def _digests(self, tenant: str, session: AsyncClientSession | None) -> tuple[str | None, ...]:
+    async def _audited(self, tenant: TenantId, entry: str, row: Mapping[str, Any]) -> Audited:
+        digests: tuple[str | None, ...] = (row.get("digest"),)
+        if row.get("state") is not None:
+            digests = await self._digests(tenant)
+        return Audited(entry, row["number"], digests)
+
+    async def _digests(self, tenant: str) -> tuple[str | None, ...]:
         """Return the digests back to the newest change that is known to be made."""
         digests: list[str | None] = []
         which = {"tenant_id": {"$eq": tenant}, "number": {"$gt": 0}}
-        async for row in self._entries.find(which, _BRIEF, session=session).sort("number", DESCENDING):
+        async for row in self._entries.find(which, _BRIEF).sort("number", DESCENDING):
             if row.get("state") != EntryState.REFUSED:
                 digests.append(row.get("digest"))
             if row.get("state") is None:

@@ -12,14 +12,16 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 from pymongo.results import UpdateResult
 
 from extproc.core.request.identity import TenantId
-from extproc.ports.audit import AuditEntry, EntryState, direct_entry
+from extproc.ports.audit import Audited, AuditEntry, EntryState, direct_entry
 from extproc.ports.base import ConflictError
 from extproc.ports.documents import Document, digest
-from extproc.ports.tenants import TenantWrite
+from extproc.ports.tenants import TOGETHER, TenantWrite, Wrote, tell_nobody
 from extproc.stores.mongo.audit import MongoAudit, entry_document, numbered
 from extproc.stores.mongo.client import AUDIT, TENANTS, WRITE, Mongo, Named, only_duplicates, translated
+from extproc.stores.pieces import in_pieces
 
 _BATCH: Final = 1000
+_RANGE_FROM: Final = 100
 _OURS = {"_id": 0}
 
 
@@ -121,25 +123,30 @@ class MongoTenants:
                 deleted = await self._documents.delete_many(whose)
         return deleted.deleted_count > 0
 
-    async def write(self, writes: Sequence[TenantWrite]) -> None:
+    async def write(self, writes: Sequence[TenantWrite], wrote: Wrote = tell_nobody) -> None:
         if self._transactions is None:
             transactions = await self._mongo.has_transactions()
             # This may be the first write of all.
             await self.create_indexes()
             await self._audit.create_indexes()
             self._transactions = transactions
+        written = 0
         async with translated():
-            if self._transactions:
-                await self._write_together(writes)
-            else:
-                for each in writes:
-                    await self._write_in_turn(each)
+            # Once for all: the number of an entry shows whether a newer one was written meanwhile.
+            audited = await self._audit.audited([each.tenant for each in writes])
+            for some in in_pieces(writes, TOGETHER if self._transactions else 1):
+                if self._transactions:
+                    await self._write_together(some, audited)
+                else:
+                    await self._write_in_turn(some[0], audited)
+                written += len(some)
+                wrote(written)
 
-    async def _write_together(self, writes: Sequence[TenantWrite]) -> None:
+    async def _write_together(self, writes: Sequence[TenantWrite], audited: Mapping[TenantId, Audited]) -> None:
         """Write changes and entries in one transaction. Writers of one tenant conflict, and one is repeated."""
 
         async def write(session: AsyncClientSession) -> None:
-            ids, entries = await self._entries_of(writes, session)
+            ids, entries = await self._entries_of(writes, audited, session)
             changes = [change for each in writes for change in _changes(each, ids.get(each.tenant, []))]
             await self._documents.bulk_write(changes, session=session, ordered=False)
             await self._entries.insert_many([entry_document(entry) for entry in entries], session=session)
@@ -153,11 +160,11 @@ class MongoTenants:
                 # Somebody made a tenant or its next entry at the same moment.
                 raise _conflict(", ".join(each.tenant for each in writes[:3])) from None
 
-    async def _write_in_turn(self, write: TenantWrite) -> None:
+    async def _write_in_turn(self, write: TenantWrite, audited: Mapping[TenantId, Audited]) -> None:
         """Write the entry as pending, then the change, then that it is done. Killed in between, the entry stays
         pending: who reads it looks whether the change was made.
         """
-        _, (*direct, entry) = await self._entries_of([write], None)
+        _, (*direct, entry) = await self._entries_of([write], audited, None)
         try:
             await self._entries.insert_many(
                 [*map(entry_document, direct), entry_document(replace(entry, state=EntryState.PENDING))]
@@ -169,7 +176,8 @@ class MongoTenants:
         whose: dict[str, Any] = {"_id": entry.id}
         try:
             if write.fields is None:
-                await self.delete(write.tenant, write.version)
+                if not await self.delete(write.tenant, write.version):
+                    raise _conflict(write.tenant)
             else:
                 await self.update(write.tenant, write.fields, write.version)
         except ConflictError:
@@ -178,23 +186,25 @@ class MongoTenants:
         await self._entries.update_one(whose, {"$unset": {"state": ""}})
 
     async def _entries_of(
-        self, writes: Sequence[TenantWrite], session: AsyncClientSession | None
+        self,
+        writes: Sequence[TenantWrite],
+        audited: Mapping[TenantId, Audited],
+        session: AsyncClientSession | None,
     ) -> tuple[dict[str, list[Any]], list[AuditEntry]]:
         """Return the ids of the documents by tenant, and the entries with their numbers: before each one that of a
         direct change that is not noted yet.
 
-        Raise `ConflictError` if a document is not as the entry says that it was before.
+        Raise `ConflictError` if a document is not as the entry says that it was before. `audited` was read after
+        these documents and before now, so a change that it does not know yet has another document, or the number.
         """
-        names = [each.tenant for each in writes]
-        audited = await self._audit.audited_in(session, names)
+        names = sorted(each.tenant for each in writes)
         stored: dict[str, dict[str, Any]] = {}
         ids: dict[str, list[Any]] = {}
-        which = {"tenant_id": {"$in": names}}
-        async for document in self._documents.find(which, session=session).sort("_id", 1):
+        # Of many, a range: an embedded store compares each document with a whole list of names.
+        which = {"$in": names} if len(names) < _RANGE_FROM else {"$gte": names[0], "$lte": names[-1]}
+        async for document in self._documents.find({"tenant_id": which}, session=session).sort("_id", 1):
             ids.setdefault(document["tenant_id"], []).append(document.pop("_id"))
             stored[document["tenant_id"]] = document  # the last one counts
-        if session is None and await self._audit.audited_in(None, names) != audited:
-            raise _conflict(names[0])  # the documents may be of any moment in between
         entries: list[AuditEntry] = []
         for each in writes:
             _require_as_before(each, stored.get(each.tenant))
