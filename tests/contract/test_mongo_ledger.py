@@ -1,6 +1,7 @@
 """What only the ledger in MongoDB must do: data that was there before, other programs' data, and faults."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pymongo.errors import OperationFailure
@@ -217,3 +218,20 @@ class _With:
 
     def __getattr__(self, name):
         return getattr(self._inner, name)
+
+
+async def test_the_newest_days_of_all_tenants_come_first_whatever_their_dates(ledger, mongo):
+    today = datetime.now(UTC).date()
+    dates = [(today - timedelta(days=back)).isoformat() for back in (-400, -2, 0, 1, 2, 3, 9, 100, 900, 9000)]
+    rows = [
+        {"tenant_id": "t", "serviceAccount": f"{n}", "clientIP": "", "date": date, "usage": n}
+        for date in dates
+        for n in (2, 1)
+    ]
+    await mongo.collection("sa_ip_usage_daily").insert_many(rows[::-1])
+    found = await ledger.daily(UsageFilter(), 100)
+    assert [(day.date, day.usage) for day in found] == [(date, n) for date in dates for n in (2, 1)]
+    for since, until in ((dates[5], None), (None, dates[3]), (dates[8], dates[2]), (dates[2], dates[2])):
+        some = await ledger.daily(UsageFilter(since=since, until=until), 7)
+        fits = [day for day in found if (since or "") <= day.date <= (until or "9999")]
+        assert some == fits[:7]

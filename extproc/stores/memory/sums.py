@@ -1,7 +1,6 @@
 """Sum usage from the ledger in memory: the reference for the tests of the other stores."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from extproc.core.quota.ledger import Entry
 from extproc.ports.reports import (
@@ -63,7 +62,7 @@ class MemoryClosedMonths:
     async def add(self, closed: ClosedMonth, rows: Sequence[UsageRow]) -> bool:
         if closed.month in self._closed:
             return False
-        self._closed[closed.month] = closed, [replace(row) for row in rows]
+        self._closed[closed.month] = closed, sorted(rows, key=lambda row: (row.name, row.tenant or ""))
         return True
 
     async def all(self, at_most: int, after: str | None = None) -> list[ClosedMonth]:
