@@ -171,7 +171,7 @@ class MongoLedger:
         """Return the newest rows of all tenants. Some dates at a time: some servers read all that fits first."""
         rows: list[DailyUsage] = []
         for first, last in _stretches(wanted.since, wanted.until):
-            dates = {"date": {"$gte": first} | ({"$lte": last} if last is not None else {})}
+            dates = query(UsageFilter(since=first, until=last))
             found = self._daily.find(dates).sort([("date", DESCENDING), ("usage", DESCENDING)])
             async with translated():
                 documents = await found.limit(at_most - len(rows)).to_list()
@@ -301,8 +301,8 @@ class MongoLedger:
             await self._sum_day(key, former_filter(key), _sharing(key))
 
 
-def _stretches(since: str | None, until: str | None) -> Iterator[tuple[str, str | None]]:
-    """Divide dates, both inclusive, into stretches that grow, the newest first; None: any later date."""
+def _stretches(since: str | None, until: str | None) -> Iterator[tuple[str | None, str | None]]:
+    """Divide dates, both inclusive, into stretches that grow, the newest first; None: any date."""
     first, last = since or "", until
     day, days = min(last or "9999", (datetime.now(UTC) - timedelta(days=1)).date().isoformat()), 1
     while first < day and days < _LONGEST_DAYS:
@@ -310,7 +310,7 @@ def _stretches(since: str | None, until: str | None) -> Iterator[tuple[str, str 
         last = (date.fromisoformat(day) - timedelta(days=1)).isoformat()
         day, days = (date.fromisoformat(day) - timedelta(days=days)).isoformat(), days * 2
     if last is None or first <= last:
-        yield first, last
+        yield since, last
 
 
 async def former_index(daily: MongoCollection) -> str | None:
