@@ -12,35 +12,39 @@ from extproc.admin.api.jwts import JWTOptions, JWTs
 from extproc.admin.api.pace import Pace
 from extproc.admin.api.service import ServingOptions
 from extproc.admin.api.services import ReplayBounds, Services
+from extproc.admin.service import Admin
 from extproc.admin.tokens import AdminTokens
+from extproc.admin.usage import UsageAdmin
 from extproc.core.request.identity import ANONYMOUS, TenantId
 from extproc.settings.admin import JWTSettings
 from extproc.settings.model import Settings
 from extproc.web.server import Certificate
 
 
-def build_admin_api(settings: Settings, stores: app.Stores) -> AdminAPI:
-    """Build the admin API. Raise `SettingsError`."""
-    admin, clock = settings.admin, app.SystemClock()
+def build_admin_api(settings: Settings, stores: app.Stores, *, admin: Admin, usage: UsageAdmin) -> AdminAPI:
+    """Build the admin API on these use cases."""
+    own, clock = settings.admin, app.SystemClock()
 
     async def ready() -> None:
         await stores.tenants.document(TenantId(ANONYMOUS))
 
     services = Services(
-        app.build_admin(settings, stores),
+        admin,
+        usage,
+        settings.cost.currency,
         app.defaults(settings),
         app.models(settings),
-        ReplayBounds(admin.max_replayed_entries, admin.max_replay_s),
+        ReplayBounds(own.max_replayed_entries, own.max_replay_s),
         ready,
     )
-    failures = Pace(admin.failures_per_minute, time.monotonic)
+    failures = Pace(own.failures_per_minute, time.monotonic)
     tokens = AdminTokens(stores.tokens, clock.now)
     bounds = Bounds(
-        requests_per_minute=admin.requests_per_minute,
-        failures_per_minute=admin.failures_per_minute,
-        hops=admin.forwarded_hops,
+        requests_per_minute=own.requests_per_minute,
+        failures_per_minute=own.failures_per_minute,
+        hops=own.forwarded_hops,
     )
-    return AdminAPI(services, Callers(tokens, _jwts(settings.admin.jwt), failures, time.monotonic), bounds)
+    return AdminAPI(services, Callers(tokens, _jwts(own.jwt), failures, time.monotonic), bounds)
 
 
 def _jwts(settings: JWTSettings) -> JWTs | None:

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from extproc.admin.closing import Closing
-from extproc.admin.service import Admin
-from extproc.admin.usage import UsageAdmin
 from extproc.alerts.alerts import Alerts
 from extproc.core.phase import ExchangeRules
 from extproc.core.quota.models import Models
@@ -25,7 +22,6 @@ from extproc.core.request.identity import SPIFFE, IdentityRules, derived_tenant
 from extproc.core.request.in_flight import InFlight
 from extproc.envoy.codec import Codec, MetadataKeys
 from extproc.envoy.reading import FUNCTION, BodyReader, ReadApart, ReadHere
-from extproc.envoy.tls import TLSOptions
 from extproc.metering.build import Metering, MeteringOptions, MeteringStores
 from extproc.metering.build import build_metering as build
 from extproc.metering.denials import DenialOptions
@@ -52,7 +48,6 @@ from extproc.ports.tokens import TokenStore
 from extproc.settings.load import SettingsError
 from extproc.settings.model import IdentitySettings, Settings
 from extproc.settings.secret_files import SecretFile
-from extproc.settings.server import TLSSettings
 from extproc.settings.webhook_secret import WebhookSecret, webhook_secret
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
@@ -206,18 +201,6 @@ def build_stores(settings: Settings) -> Stores:
     )
 
 
-def build_usage(settings: Settings, stores: Stores) -> UsageAdmin:
-    """Build the use cases on usage reports."""
-    prefix = settings.identity.ipv6_prefix
-    return UsageAdmin(stores.sums, stores.tenants, defaults(settings), SystemClock().now, ipv6_prefix=prefix)
-
-
-def build_closing(settings: Settings, stores: Stores) -> Closing:
-    """Build the use cases on closed months."""
-    currency = settings.cost.currency
-    return Closing(stores.sums, stores.months, stores.counters, stores.audit, SystemClock().now, currency)
-
-
 def _followed(setting: str, path: str | None, check: Callable[[str], object]) -> Callable[[], str] | None:
     """Return what tells the present text of a secret's file; None if the setting names no file."""
     if path is None:
@@ -353,15 +336,6 @@ def identity_rules(settings: IdentitySettings) -> IdentityRules:
     )
 
 
-def tls_options(tls: TLSSettings) -> TLSOptions | None:
-    """Return the TLS options; None for plaintext. The settings have all of them or none."""
-    if tls.certificate_file is None or tls.key_file is None or tls.client_ca_file is None:
-        return None
-    return TLSOptions(
-        Path(tls.certificate_file), Path(tls.key_file), Path(tls.client_ca_file), frozenset(tls.allowed_sans)
-    )
-
-
 def exchange_rules(settings: Settings) -> ExchangeRules:
     """Return what is the same for every exchange."""
     return ExchangeRules(
@@ -411,19 +385,6 @@ def build_body_reader(settings: Settings, service: MeteringService) -> tuple[Bod
         ),
     )
     return ReadApart(pool, service.screen), pool
-
-
-def build_admin(settings: Settings, stores: Stores) -> Admin:
-    """Build the use cases of an operator."""
-    return Admin(
-        stores.tenants,
-        stores.reports,
-        stores.counters,
-        defaults(settings),
-        SystemClock().now,
-        audit=stores.audit,
-        ipv6_prefix=settings.identity.ipv6_prefix,
-    )
 
 
 def build_codec(settings: Settings) -> Codec:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import ProcessCollector, start_http_server
@@ -21,12 +22,14 @@ from extproc.envoy.reading import BodyReader
 from extproc.envoy.servicer import Servicer
 from extproc.envoy.serving import BindError, Server, ServerOptions
 from extproc.envoy.streams import Streams
+from extproc.envoy.tls import TLSOptions
 from extproc.envoy.transports import Transport, build_server
 from extproc.metering.build import Metering
 from extproc.metering.limits_cache import LimitsCache
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
 from extproc.settings.model import Settings
+from extproc.settings.server import TLSSettings
 from extproc.stores.spool import NoSpool, left_behind
 from extproc.timing.events import happens_within
 
@@ -177,7 +180,7 @@ def _server(settings: Settings, metering: Metering, metrics: Metrics, reader: Bo
         Transport(options.transport),
         Streams(servicer, metrics, options.max_streams),
         rate_limits,
-        ServerOptions(options.address, options.max_body_bytes, options.max_streams, app.tls_options(options.tls)),
+        ServerOptions(options.address, options.max_body_bytes, options.max_streams, _tls_options(options.tls)),
         metrics,
     )
 
@@ -231,3 +234,12 @@ def _serve_metrics(address: str, metrics: Metrics) -> Callable[[], None]:
         thread.join()
 
     return close
+
+
+def _tls_options(tls: TLSSettings) -> TLSOptions | None:
+    """Return the TLS options; None for plaintext. The settings have all of them or none."""
+    if tls.certificate_file is None or tls.key_file is None or tls.client_ca_file is None:
+        return None
+    return TLSOptions(
+        Path(tls.certificate_file), Path(tls.key_file), Path(tls.client_ca_file), frozenset(tls.allowed_sans)
+    )

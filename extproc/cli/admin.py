@@ -14,6 +14,7 @@ from extproc.admin.tokens import AdminTokens
 from extproc.cli import output
 from extproc.cli.changing import Note, change
 from extproc.cli.root import Json, refuse_memory, settings_of, with_stores
+from extproc.cli.use_cases import build_admin, build_usage
 from extproc.envoy.serving import BindError
 from extproc.observe import logs
 from extproc.ports.tokens import AdminToken
@@ -62,7 +63,8 @@ async def _serve(settings: Settings) -> int:
 
     stores = composition.build_stores(settings)
     try:
-        api = admin_app.build_admin_api(settings, stores)
+        admin, usage = build_admin(settings, stores), build_usage(settings, stores)
+        api = admin_app.build_admin_api(settings, stores, admin=admin, usage=usage)
         return await run(admin_app.admin_serving_options(settings), api)
     except ListenError as error:
         raise BindError(f"admin.address: {error}") from None

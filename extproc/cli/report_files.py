@@ -14,12 +14,12 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from extproc.admin.errors import AdminError
+from extproc.admin.money import PLACES, price_text
 from extproc.cli import output
 from extproc.ports.reports import SUM_NAMES, Sums, UsageRow
 from extproc.terminal.csv_cells import cells, csv_writer
 from extproc.terminal.tables import print_table
 
-_PLACES: Final = 9  # of a unit of money: billionths
 _TOKENS: Final = tuple(name for name in SUM_NAMES if name != "price")
 _COLUMNS: Final = ("period", "name", "tenant", *_TOKENS, "price", "currency")
 
@@ -53,13 +53,6 @@ class Shape:
 
 Rows = AsyncIterator[Sequence[UsageRow]]
 Write = Callable[[Rows], Any]
-
-
-def price_text(billionths: int, places: int = _PLACES) -> str:
-    """Return a price as an exact decimal with so many places; with more if it has more that are not 0."""
-    sign, (whole, rest) = "-" if billionths < 0 else "", divmod(abs(billionths), 10**_PLACES)
-    decimals = f"{rest:0{_PLACES}}".rstrip("0")
-    return f"{sign}{whole}.{decimals:0<{places}}"
 
 
 def places_of(prices: Sequence[int]) -> int:
@@ -160,7 +153,7 @@ async def _write_parquet(shape: Shape, pages: Rows, path: Path) -> None:
         from pyarrow import parquet
     except ImportError:
         raise AdminError("Parquet needs pyarrow: pip install 'tokenweir[reports]'") from None
-    text, whole, money = pa.string(), pa.int64(), pa.decimal128(38, _PLACES)
+    text, whole, money = pa.string(), pa.int64(), pa.decimal128(38, PLACES)
     types = [text, text, text, *(whole for _ in _TOKENS), money, text]
     schema = pa.schema(list(zip(_COLUMNS, types, strict=True)))
     try:

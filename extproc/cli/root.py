@@ -15,6 +15,7 @@ from extproc.admin.closing import Closing
 from extproc.admin.journal import JournalAdmin
 from extproc.admin.service import Admin
 from extproc.admin.usage import UsageAdmin
+from extproc.cli.use_cases import build_admin, build_closing, build_usage
 from extproc.settings.load import SettingsError, load, load_to_serve
 from extproc.settings.model import Settings
 from extproc.stores.urls import StoreURL
@@ -111,14 +112,14 @@ def with_admin(context: typer.Context, use: Callable[[Admin], Awaitable[T]]) -> 
 def with_usage(context: typer.Context, use: Callable[[UsageAdmin], Awaitable[T]]) -> T:
     """Run one use case on usage reports."""
     settings = settings_of(context)
-    return on_stores(settings, lambda stores: use(composition.build_usage(settings, stores)))
+    return on_stores(settings, lambda stores: use(build_usage(settings, stores)))
 
 
 def with_closing(context: typer.Context, use: Callable[[Closing], Awaitable[T]]) -> T:
     """Run one use case on closed months."""
     settings = settings_of(context)
     refuse_memory("redis.url", settings.redis.url)
-    return on_stores(settings, lambda stores: use(composition.build_closing(settings, stores)))
+    return on_stores(settings, lambda stores: use(build_closing(settings, stores)))
 
 
 def on_stores(settings: Settings, use: Callable[[composition.Stores], Awaitable[T]]) -> T:
@@ -170,6 +171,6 @@ def with_stores(context: typer.Context, use: Callable[[composition.Stores], Awai
 async def _admin(settings: Settings) -> AsyncIterator[Admin]:
     stores = composition.build_stores(settings)
     try:
-        yield composition.build_admin(settings, stores)
+        yield build_admin(settings, stores)
     finally:
         await stores.aclose()

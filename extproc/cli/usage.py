@@ -8,10 +8,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from extproc.admin.money import price_text
 from extproc.admin.service import MAX_ROWS, Admin
 from extproc.cli import output, usage_closed, usage_reports
 from extproc.cli.ledger_file import line_of
-from extproc.cli.report_files import places_of, price_text
+from extproc.cli.report_files import places_of
 from extproc.cli.root import Json, settings_of, with_admin
 from extproc.cli.simulate import LedgerFile, Top, print_report, report_shadows
 from extproc.cli.usage_reports import IP, Account, Since, Tenant, Until

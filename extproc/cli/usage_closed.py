@@ -7,10 +7,11 @@ from typing import Annotated, Any, Final
 import typer
 
 from extproc.admin.closing import Closing
+from extproc.admin.money import price_text
 from extproc.admin.paging import MAX_PAGE
 from extproc.cli import output
 from extproc.cli.changing import DryRun, Note, change
-from extproc.cli.report_files import Format, Shape, price_text, print_rows, sums_record, write_rows
+from extproc.cli.report_files import Format, Shape, print_rows, sums_record, write_rows
 from extproc.cli.root import FAULT, Json, with_closing
 from extproc.ports.reports import ClosedMonth, UsageRow
 

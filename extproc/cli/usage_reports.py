@@ -10,21 +10,13 @@ from typing import Annotated, Final
 import typer
 
 from extproc.admin.errors import AdminError
+from extproc.admin.money import price_text
 from extproc.admin.paging import MAX_PAGE
 from extproc.admin.usage import Rebuilt, UsageAdmin, UsageNow, of_month
 from extproc.admin.usage import rebuild as rebuild_month
 from extproc.app import Stores
 from extproc.cli import output
-from extproc.cli.report_files import (
-    Format,
-    Shape,
-    places_of,
-    price_text,
-    print_rows,
-    record,
-    sums_record,
-    write_rows,
-)
+from extproc.cli.report_files import Format, Shape, places_of, print_rows, record, sums_record, write_rows
 from extproc.cli.root import Json, on_stores, settings_of, with_usage
 from extproc.ports.reports import By, Grain, Measure, ReportFilter, Sums, UsageRow
 

@@ -20,13 +20,23 @@ from extproc.admin.api.services import ReplayBounds, Services
 from extproc.admin.change import Change
 from extproc.admin.service import Admin
 from extproc.admin.tokens import AdminTokens
+from extproc.admin.usage import UsageAdmin
+from extproc.core.quota.binding import Policy, bind
+from extproc.core.quota.ledger import closed_entry, denied_entry
+from extproc.core.quota.limits import Limit, Scope, Window
 from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.quota.policies import Defaults, limits_from
+from extproc.core.quota.settlement import Outcome, Settlement
+from extproc.core.quota.usage import Usage
+from extproc.core.request.addresses import ClientIP
+from extproc.core.request.identity import Identity, ServiceAccount, TenantId
 from extproc.ports.audit import Actor, ActorKind
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.sums import MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.memory.tokens import MemoryTokens
+from tests.core.samples import reservation
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ROOT = Change(Actor("root", ActorKind.OS_USER, "host"))
@@ -66,6 +76,21 @@ class Keys:
         return jwt.encode(full, signer, algorithm=alg, headers={"kid": kid, **(headers or {})})
 
 
+def entry(*, name="r-1", tenant=MINE, account="batch@zone", denied=False, price=0, **changes):
+    """A ledger entry of a request that ended now: 26 tokens, or denied by a limit that was used up."""
+    identity = Identity(TenantId(tenant), ServiceAccount(account), ClientIP("10.0.0.7"))
+    limit = Limit(Scope.SERVICE_ACCOUNT, Window.DAY, 30)
+    policy = Policy(identity.tenant, (limit,), DEFAULTS.zone)
+    held = reservation(
+        id=name, request_id=f"q-{name}", identity=identity, buckets=bind(policy, identity, NOW), admitted_at=NOW,
+        date="2026-03-01", deadline=NOW.timestamp() + 60, **changes,
+    )  # fmt: skip
+    if denied:
+        return denied_entry(held, "limit")
+    settled = Settlement(Outcome.SETTLED, Usage(10, 16, total=26), 26, "usage", status=200)
+    return closed_entry(held, settled, NOW, price=price)
+
+
 class Running:
     """An API, its stores and its clients."""
 
@@ -81,10 +106,14 @@ class Running:
         )
         self.bounds = bounds if bounds is not None else Bounds(requests_per_minute=100_000)
         self.fault = None
+        models = Models(ModelProfile())
+        self.sums = MemorySums(self.ledger.all_entries)
         self.services = Services(
             self.admin,
+            UsageAdmin(self.sums, self.tenants, DEFAULTS, self._now),
+            "EUR",
             DEFAULTS,
-            Models(ModelProfile()),
+            models,
             replay if replay is not None else ReplayBounds(),
             self._ready,
         )
@@ -95,6 +124,9 @@ class Running:
             jwts = JWTs(options, IssuerKeys(keys.read, clock))
         callers = Callers(self.tokens, jwts, Pace(self.bounds.failures_per_minute, clock), clock)
         self.api = AdminAPI(self.services, callers, self.bounds, clock)
+
+    def _now(self):
+        return self.now
 
     async def _ready(self):
         if self.fault is not None:

@@ -91,7 +91,7 @@ async def test_a_cursor_that_is_none_is_refused(cursor):
     ["2026-02-30", "2026-1-1", "20260101", "yesterday", "2026-01-01T00:00:00Z", "'; drop", "=1+1", "2026-W01-1"],
 )
 async def test_a_date_that_is_none_is_refused_by_its_name(day):
-    problem = of(await (await Running().client()).get("/v1/usage/daily", params={"since": day}), 400)
+    problem = of(await (await Running().client()).get("/v1/usage/report", params={"since": day}), 400)
     assert problem["field"] == "since"
 
 

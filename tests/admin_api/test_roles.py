@@ -138,7 +138,7 @@ async def test_a_list_without_a_tenant_has_the_rows_of_the_callers_tenants_alone
     assert [row["tenant"] for row in (await both.get("/v1/tenants")).json()["rows"]] == [MINE, OTHER]
 
 
-@pytest.mark.parametrize("path", ["/v1/audit", "/v1/usage/daily", "/v1/usage/top"])
+@pytest.mark.parametrize("path", ["/v1/audit", "/v1/usage/report", "/v1/usage/top"])
 async def test_who_may_see_one_tenant_need_not_name_it_and_who_may_see_several_must(path):
     running = Running()
     await filled(running)

@@ -53,7 +53,7 @@ def test_the_document_is_openapi_3_1():
 @pytest.mark.parametrize("caller", CALLERS)
 @schema.parametrize()
 @settings(
-    max_examples=5,
+    max_examples=4,
     derandomize=True,
     deadline=None,
     database=None,

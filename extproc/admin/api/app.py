@@ -139,7 +139,7 @@ class AdminAPI:
         reply = await self._reply(request, operation, path, caller)
         content = reply.text if reply.text is not None else msgspec.json.encode(reply.result)
         etag = {"etag": f'"{reply.version}"'} if reply.version is not None else {}
-        return Response(content, reply.status, _HEADERS | etag, reply.media_type)
+        return Response(content, reply.status, _HEADERS | etag | dict(reply.headers), reply.media_type)
 
     def _found(self, method: str, segments: tuple[str, ...]) -> tuple[Operation, dict[str, str]]:
         allowed = []

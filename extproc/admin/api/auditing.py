@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from extproc.admin.access import Role
 from extproc.admin.api.instants import INSTANT, instant
 from extproc.admin.api.operation import Call, Operation, Paged, Parameters, Reply, Tenancy
-from extproc.admin.api.usage import Name
+from extproc.admin.api.parameters import Name
 from extproc.admin.errors import NotFoundError
 from extproc.admin.paging import Page
 from extproc.ports.audit import ActorKind, AuditEntry, AuditFilter, EntryState

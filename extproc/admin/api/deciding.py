@@ -11,9 +11,9 @@ from msgspec import Meta, Struct
 from extproc.admin import replay
 from extproc.admin.access import Role
 from extproc.admin.api.operation import Call, Operation, Parameters, Reply, Tenancy
+from extproc.admin.api.parameters import Date, Name
 from extproc.admin.api.problems import Problem, invalid
 from extproc.admin.api.services import ReplayBounds
-from extproc.admin.api.usage import Date, Name
 from extproc.admin.errors import NotFoundError
 from extproc.admin.service import Admin, checked_filter
 from extproc.core.quota.binding import StoreFailure

@@ -88,6 +88,7 @@ class Reply:
     status: HTTPStatus = HTTPStatus.OK
     text: bytes | None = None
     media_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Handler = Callable[[Call], Awaitable[Reply]]

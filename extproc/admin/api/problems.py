@@ -10,6 +10,7 @@ import msgspec
 from extproc.admin.access import ForbiddenError
 from extproc.admin.errors import AdminError, NotFoundError, StaleVersionError
 from extproc.ports.base import StoreError
+from extproc.ports.reports import SlowReportError
 
 MEDIA_TYPE: Final = "application/problem+json"
 _PREFIX: Final = "urn:tokenweir:problem:"
@@ -79,6 +80,8 @@ def problem_of(error: Exception) -> Problem | None:
             return Problem(HTTPStatus.FORBIDDEN, "forbidden", str(error))
         case AdminError():
             return invalid(str(error))
+        case SlowReportError():
+            return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too-slow", str(error))
         case StoreError(transient=False):
             return Problem(HTTPStatus.BAD_GATEWAY, "store-refused", str(error))
         case StoreError():

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from extproc.admin.service import Admin
+from extproc.admin.usage import UsageAdmin
 from extproc.core.quota.models import Models
 from extproc.core.quota.policies import Defaults
 
@@ -25,6 +26,8 @@ class Services:
     """
 
     admin: Admin
+    usage: UsageAdmin
+    currency: str
     defaults: Defaults
     models: Models
     replay: ReplayBounds

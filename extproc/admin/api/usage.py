@@ -1,65 +1,186 @@
-"""Serve reports of usage."""
+"""Serve reports of usage: sums of the ledger, in tokens and money."""
 
-from typing import Annotated
+import io
+from enum import StrEnum
+from typing import Annotated, Final
 
+import msgspec
 from msgspec import Meta, Struct
 
 from extproc.admin.access import Role
-from extproc.admin.api.operation import MAX_ROWS, Call, Operation, Parameters, Reply, Tenancy
-from extproc.admin.service import By, Ranked
-from extproc.core.request.identity import MAX_NAME_CHARS
-from extproc.ports.ledger import DailyUsage, UsageFilter
+from extproc.admin.api.operation import Call, Operation, Parameters, Reply, Tenancy
+from extproc.admin.api.parameters import Address, Date, Name
+from extproc.admin.money import price_text
+from extproc.admin.paging import MAX_PAGE
+from extproc.core.request.endpoints import Endpoint
+from extproc.ports.reports import By, Grain, Measure, ReportFilter, Sums, UsageRow
+from extproc.terminal.csv_cells import cells, csv_writer
 
-_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
-Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS)]
-Date = Annotated[str, Meta(pattern=_DATE, description="YYYY-MM-DD, inclusive.")]
+CSV: Final = "text/csv"
+
+
+class Format(StrEnum):
+    """Select the form of a report."""
+
+    JSON = "json"
+    CSV = "csv"
 
 
 class WhichUsage(Parameters, kw_only=True):
     tenant: Name | None = None
     service_account: Name | None = None
-    client_ip: Annotated[str, Meta(max_length=64)] | None = None
+    client_ip: Address | None = None
+    model: Name | None = None
+    endpoint: Endpoint | None = None
     since: Date | None = None
     until: Date | None = None
-    at_most: Annotated[int, Meta(ge=1, le=MAX_ROWS, description="Rows at most.")] = 100
+    by: Annotated[By, Meta(description="What there is a row for.")] = By.TENANT
+
+
+class WhichReport(WhichUsage, kw_only=True):
+    grain: Annotated[Grain, Meta(description="Length of a period.")] = Grain.DAY
+    format: Annotated[Format, Meta(description="CSV: the next page is in `x-next-cursor`.")] = Format.JSON
+    at_most: Annotated[int, Meta(ge=1, le=MAX_PAGE, description="Rows at most.")] = 1000
+    cursor: Annotated[str, Meta(max_length=4096, description="The `cursor` of the page before.")] | None = None
 
 
 class TopUsage(WhichUsage, kw_only=True):
-    by: Annotated[By, Meta(description="What is ranked.")] = By.SERVICE_ACCOUNT
+    measure: Annotated[Measure, Meta(description="The sum that ranks them.")] = Measure.USAGE
+    at_most: Annotated[int, Meta(ge=1, le=1000, description="Rows at most.")] = 10
 
 
-class Days(Struct):
-    """Hold the usage of days, newest first."""
-
-    rows: list[DailyUsage]
+class UsageOf(Parameters, kw_only=True):
+    service_account: Name | None = None
 
 
-class Ranking(Struct):
-    """Hold the largest users, the largest first."""
+class ReportedSums(Struct):
+    """Hold sums in tokens and requests. `usage` is what was charged; `price` is an exact decimal."""
 
-    rows: list[Ranked]
+    usage: int
+    input: int
+    output: int
+    cached: int
+    requests: int
+    denied: int
+    estimated: int
+    price: str
+    price_billionths: int
+    currency: str
 
 
-async def daily(call: Call) -> Reply:
-    return Reply(Days(await call.services.admin.daily(_filter(call.query), call.query.at_most)))
+class ReportedRow(ReportedSums):
+    """Hold the sums of one name in one period. `tenant` is that of a service account."""
+
+    period: str | None
+    name: str
+    tenant: str | None
+
+
+class UsageReport(Struct):
+    """Hold a page of a report. `incomplete`: entries of the ledger are still being added to the sums."""
+
+    rows: list[ReportedRow]
+    incomplete: bool
+    cursor: str | None = None
+
+
+class CurrentUsage(Struct):
+    """Hold what a tenant, or one of its service accounts, uses: today and this month, by the tenant's clock."""
+
+    tenant: str
+    service_account: str | None
+    date: str
+    month: str
+    today: ReportedSums
+    this_month: ReportedSums
+    models: list[ReportedRow]
+    incomplete: bool
+
+
+async def report(call: Call) -> Reply:
+    query: WhichReport = call.query
+    usage, currency = call.services.usage, call.services.currency
+    page = await usage.report(query.by, query.grain, _filter(query), query.at_most, query.cursor)
+    rows = [_row(each, currency) for each in page.rows]
+    if query.format is Format.CSV:
+        more = {"x-next-cursor": page.cursor} if page.cursor is not None else {}
+        return Reply(text=_csv(rows), media_type=CSV, headers=more)
+    return Reply(UsageReport(rows, await usage.incomplete(), page.cursor))
 
 
 async def top(call: Call) -> Reply:
     query: TopUsage = call.query
-    return Reply(Ranking(await call.services.admin.top(_filter(query), query.by, query.at_most)))
+    usage = call.services.usage
+    rows = await usage.top(query.by, _filter(query), query.measure, query.at_most)
+    return Reply(UsageReport([_row(each, call.services.currency) for each in rows], await usage.incomplete()))
 
 
-def _filter(query: WhichUsage) -> UsageFilter:
-    return UsageFilter(query.tenant, query.service_account, query.client_ip, query.since, query.until)
+async def of(call: Call) -> Reply:
+    usage, currency = call.services.usage, call.services.currency
+    now = await usage.of(call.tenant, call.query.service_account)
+    return Reply(
+        CurrentUsage(
+            now.tenant,
+            now.service_account,
+            now.date,
+            now.month,
+            _sums(now.today, currency),
+            _sums(now.this_month, currency),
+            [_row(each, currency) for each in now.models],
+            await usage.incomplete(),
+        )
+    )
+
+
+def _filter(query: WhichUsage) -> ReportFilter:
+    return ReportFilter(
+        query.tenant, query.service_account, query.client_ip, query.model, query.endpoint, query.since, query.until
+    )
+
+
+def _values(sums: Sums, currency: str) -> tuple[int, int, int, int, int, int, int, str, int, str]:
+    return (
+        sums.usage, sums.input, sums.output, sums.cached, sums.requests, sums.denied, sums.estimated,
+        price_text(sums.price), sums.price, currency,
+    )  # fmt: skip
+
+
+def _sums(sums: Sums, currency: str) -> ReportedSums:
+    return ReportedSums(*_values(sums, currency))
+
+
+def _row(row: UsageRow, currency: str) -> ReportedRow:
+    return ReportedRow(*_values(row.sums, currency), row.period, row.name, row.tenant)
+
+
+_CSV_COLUMNS: Final = (
+    "period", "name", "tenant", "usage", "input", "output", "cached", "requests", "denied", "estimated", "price",
+    "currency",
+)  # fmt: skip
+
+
+def _csv(rows: list[ReportedRow]) -> bytes:
+    """Return a page as CSV. No text of it is taken for a formula, and prices are exact."""
+    stream = io.StringIO()
+    writer = csv_writer(stream)
+    writer.writerow(_CSV_COLUMNS)
+    for row in rows:
+        values = msgspec.structs.asdict(row)
+        writer.writerow(cells([values[name] for name in _CSV_COLUMNS]))
+    return stream.getvalue().encode()
 
 
 OPERATIONS = (
     Operation(
-        "dailyUsage", "GET", "/v1/usage/daily", "Show usage by service account, client IP and date.",
-        Role.VIEWER, Tenancy.QUERY, daily, Days, WhichUsage, tag="usage",
+        "reportUsage", "GET", "/v1/usage/report", "Report usage per period, the newest period first.",
+        Role.VIEWER, Tenancy.QUERY, report, UsageReport, WhichReport, tag="usage", also=(CSV,),
     ),
     Operation(
-        "topUsage", "GET", "/v1/usage/top", "Rank service accounts, client IPs or tenants by their usage.",
-        Role.VIEWER, Tenancy.QUERY, top, Ranking, TopUsage, tag="usage",
+        "topUsage", "GET", "/v1/usage/top", "Rank tenants, service accounts, client IPs, models or endpoints.",
+        Role.VIEWER, Tenancy.QUERY, top, UsageReport, TopUsage, tag="usage",
+    ),
+    Operation(
+        "showUsage", "GET", "/v1/tenants/{tenant}/usage", "Show what a tenant or service account uses now.",
+        Role.VIEWER, Tenancy.PATH, of, CurrentUsage, UsageOf, tag="usage",
     ),
 )  # fmt: skip
