@@ -217,3 +217,14 @@ def test_the_provisioned_data_sources_are_of_the_kinds_that_the_dashboards_selec
     admin = sources["yesoreyeram-infinity-datasource"]
     assert admin["jsonData"]["allowedHosts"] == [admin["url"]], "the token goes nowhere else"
     assert admin["secureJsonData"] == {"bearerToken": "${TOKENWEIR_ADMIN_TOKEN}"}
+
+
+def test_what_is_asked_of_the_admin_api_is_one_of_its_operations():
+    operations = pytest.importorskip("extproc.admin.api.operations").OPERATIONS
+    found = {each.path: each for each in operations if each.method == "GET"}
+    for name in NAMES:
+        for each in dashboard(name)["panels"]:
+            for target in each.get("targets", ()):
+                if "url" in target:
+                    parameters = {given["key"] for given in target["url_options"]["params"]}
+                    assert parameters <= {*found[target["url"]].query.__struct_fields__}, each["title"]
