@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "api-consumers.md"
 ROW = re.compile(r"^\| (\d{3}) \| (`[^|]*`) \| ([^|]+) \|", re.MULTILINE)
 # Held by other tests, because they need another set-up: the clock, a store that is gone, a full server.
 ELSEWHERE = {
-    (400, "too_many_pieces"): "tests/core/test_exchange.py",
+    (400, "too_many_pieces"): "tests/core/test_exchange_apart.py",
     (400, "answer_without_usage"): "tests/core/test_exchange.py",
     (400, "ambiguous_path"): "tests/core/request/test_endpoints.py",
     (404, "not_found"): "tests/local/test_envoy_config.py",
