@@ -116,7 +116,7 @@ def test_the_five_minutes_of_the_documentation_and_a_proper_end(run, database, t
             answer = client.post("/v1/tenants/tenant01/top-ups", json=top_up, headers=headers)
             assert answer.status_code == 200, answer.text
         assert len(client.get("/v1/tenants/tenant01/top-ups").json()["rows"]) == 1
-        assert client.get("/v1/usage/top").json() == {"rows": []}
+        assert client.get("/v1/usage/top").json()["rows"] == []
         proposal = {"tenants": [{"tenant_id": "tenant01", "sa_limit": 1}]}
         assert client.post("/v1/simulate", json=proposal).json()["denied"] == 0
         actions = [

@@ -17,7 +17,9 @@ from extproc.ports.counters import Receipt
 from extproc.ports.ledger import UsageFilter
 from extproc.stores.memory.counters import MemoryCounters, MemoryServer
 from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
+from extproc.stores.memory.tokens import MemoryTokens
 from tests.changing import replace
 
 ALL = UsageFilter()
@@ -67,8 +69,18 @@ class World:
         self.ledger = PickyLedger()
 
     def stores(self, _settings):
-        counters = self.journal
-        return composition.Stores(counters, self.ledger, self.ledger, self.ledger, MemoryTenants())
+        tenants = MemoryTenants()
+        return composition.Stores(
+            counters=self.journal,
+            ledger=self.ledger,
+            reports=self.ledger,
+            records=self.ledger,
+            tenants=tenants,
+            audit=tenants.audit,
+            tokens=MemoryTokens(tenants.audit),
+            sums=MemorySums(self.ledger.all_entries),
+            months=MemoryClosedMonths(),
+        )
 
     def waits(self, made, since):
         self.server.journal[Receipt(3, made.id)] = (made, since)

@@ -47,6 +47,9 @@ STORES = [
     ("usage", "export"),
     ("usage", "shadow"),
     ("explain", "t", "sa"),
+    ("admin", "token", "issue", "--name", "ci", "--role", "viewer"),
+    ("admin", "token", "list"),
+    ("admin", "token", "revoke", "3f1c9a0b7d52e864"),
 ]
 JOURNAL = [("ledger", "waiting"), ("ledger", "aside")]
 
@@ -59,7 +62,8 @@ def test_all_commands_are_known_here():
         "limit add", "limit remove", "audit list", "audit show", "usage report", "usage top", "usage of",
         "usage month", "usage rebuild", "usage close", "usage daily", "usage entries", "usage export",
         "usage shadow", "usage closed list", "usage closed show", "usage closed verify",
-        "ledger waiting", "ledger aside", "local up", "message-dumper serve", "model init", "model validate", "model render", "model explain", "model diff",
+        "ledger waiting", "ledger aside", "local up", "message-dumper serve", "admin serve",
+        "admin openapi", "admin token issue", "admin token list", "admin token revoke", "model init", "model validate", "model render", "model explain", "model diff",
         "model ui", "model canary start", "model canary shift", "model canary promote", "model canary abort",
     ]  # fmt: skip
 

@@ -26,7 +26,9 @@ from extproc.serve import _cancel, serve
 from extproc.settings.load import load
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
+from extproc.stores.memory.tokens import MemoryTokens
 
 from .messages import EXCHANGE, REPLIES, kinds, request_body, request_head
 
@@ -42,7 +44,17 @@ class Life:
             ledger or Ledger(),
             MemoryTenants(),
         )
-        self.stores = app.Stores(self.counters, self.ledger, self.ledger, self.ledger, self.tenants)
+        self.stores = app.Stores(
+            counters=self.counters,
+            ledger=self.ledger,
+            reports=self.ledger,
+            records=self.ledger,
+            tenants=self.tenants,
+            audit=self.tenants.audit,
+            tokens=MemoryTokens(self.tenants.audit),
+            sums=MemorySums(self.ledger.all_entries),
+            months=MemoryClosedMonths(),
+        )
         monkeypatch.setattr(app, "build_stores", lambda _: self.stores)
         values = {"SERVER__ADDRESS": self.address, "METRICS__ADDRESS": f"{HOST}:{metrics_port}"} | settings
         self.settings = load(None, {f"TOKENWEIR_{name}": value for name, value in values.items()})
