@@ -41,8 +41,15 @@ ADMIN: Final = data_source("admin_api", "Admin API", "yesoreyeram-infinity-datas
 A_LIMIT: Final = "{{tenant}}: {{scope}}, {{unit}} per {{window}}"
 _LIMIT: Final = '{,tenant=~"$tenant"}'
 _BY_LIMIT: Final = "by (tenant, scope, window, unit)"
-# A price is in billionths of the currency.
-_PRICE: Final = {"price / 1000000000": "Price"}
+_FIGURES: Final = {
+    "usage": "Charged",
+    "input": "Input",
+    "output": "Output",
+    "requests": "Requests",
+    "denied": "Denied",
+    "price": "Price",
+    "currency": "Currency",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -434,13 +441,18 @@ def finance() -> Json:
         ),
         row("From the ledger, by the admin API: exact"),
         listed(
-            "Charged, by tenant",
-            _ranking("tenant", {"name": "Tenant"}, {}),
-            about="All dates of the range shown, in each tenant's time zone.",
+            "Months, by tenant",
+            _report("tenant", "month", {"name": "Tenant"}, {}),
+            about="Months that the range shown touches, from its first to its last day.",
+        ),
+        listed("Months, by model", _report("model", "month", {"name": "Model"}, {})),
+        listed(
+            "Charged, by tenant", _ranking("tenant", {"name": "Tenant"}, {}), about="The largest of the range."
         ),
         listed(
             "Charged, by service account",
             _ranking("service-account", {"name": "Service account", "tenant": "Tenant"}, {}),
+            about="The largest of the range.",
         ),
     ]
     return dashboard(
@@ -458,28 +470,17 @@ def accounts() -> Json:
         "tenant", "Tenant", 'label_values(tokenweir_limit_amount{namespace=~"$namespace"}, tenant)', multi=False
     )
     of_one = {"tenant": "$tenant"}
-    days = {
-        "date": "Date",
-        "service_account": "Service account",
-        "client_ip": "Client IP",
-        "usage": "Charged",
-        "input": "Input",
-        "output": "Output",
-        "requests": "Requests",
-        "denied": "Denied",
-        "estimated": "Estimated",
-    }
     panels = [
         row("From the ledger, by the admin API"),
         listed("Service accounts", _ranking("service-account", {"name": "Service account"}, of_one)),
         listed("Client IPs", _ranking("client-ip", {"name": "Client IP"}, of_one)),
-        Panel(
-            "table",
+        listed("Models", _ranking("model", {"name": "Model"}, of_one)),
+        listed("Endpoints", _ranking("endpoint", {"name": "Endpoint"}, of_one)),
+        listed(
             "Days",
-            "The newest 1000 rows of the range shown.",
-            24,
-            12,
-            (asked("/v1/usage/daily", _dates(of_one, "1000"), days, _PRICE),),
+            _report("service-account", "day", {"name": "Service account"}, of_one),
+            about="The newest 1000 rows of the range shown.",
+            width=24,
         ),
     ]
     return dashboard(
@@ -493,14 +494,12 @@ def accounts() -> Json:
 
 
 def _ranking(by: str, columns: dict[str, str], parameters: dict[str, str]) -> Json:
-    figures = {
-        "usage": "Charged",
-        "input": "Input",
-        "output": "Output",
-        "requests": "Requests",
-        "denied": "Denied",
-    }
-    return asked("/v1/usage/top", {"by": by, **_dates(parameters, "100")}, columns | figures, _PRICE)
+    return asked("/v1/usage/top", {"by": by, **_dates(parameters, "100")}, columns | _FIGURES)
+
+
+def _report(by: str, grain: str, columns: dict[str, str], parameters: dict[str, str]) -> Json:
+    dated = {"period": grain.capitalize()} | columns | _FIGURES
+    return asked("/v1/usage/report", {"by": by, "grain": grain, **_dates(parameters, "1000")}, dated)
 
 
 def _dates(parameters: dict[str, str], at_most: str) -> dict[str, str]:

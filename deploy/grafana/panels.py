@@ -44,8 +44,8 @@ def query(text: str, legend: str = "", *, instant: bool = False) -> Json:
     return target
 
 
-def asked(path: str, parameters: dict[str, str], columns: dict[str, str], computed: dict[str, str]) -> Json:
-    """Return a query to the admin API. `columns`: field of a row -> heading; `computed`: expression -> heading."""
+def asked(path: str, parameters: dict[str, str], columns: dict[str, str]) -> Json:
+    """Return a query to the admin API. `columns`: field of a row -> heading."""
     return {
         "datasource": ADMIN_API,
         "type": "json",
@@ -63,14 +63,12 @@ def asked(path: str, parameters: dict[str, str], columns: dict[str, str], comput
             {"selector": name, "text": text, "type": "string" if name in _TEXTS else "number"}
             for name, text in columns.items()
         ],
-        "computed_columns": [
-            {"selector": name, "text": text, "type": "number"} for name, text in computed.items()
-        ],
+        "computed_columns": [],
         "filters": [],
     }
 
 
-_TEXTS: Final = frozenset({"name", "tenant", "service_account", "client_ip", "date"})
+_TEXTS: Final = frozenset({"period", "name", "tenant", "currency"})
 
 
 def row(title: str) -> Panel:
@@ -152,9 +150,9 @@ def table(
     return Panel("table", title, about, width, 9, tuple(columns.values()), "short", more)
 
 
-def listed(title: str, target: Json, *, about: str = "", units: dict[str, str] | None = None) -> Panel:
+def listed(title: str, target: Json, *, about: str = "", width: int = 12) -> Panel:
     """Return a table of what the admin API answers."""
-    return Panel("table", title, about, 12, 10, (target,), "short", {"overrides": overrides(units or {})})
+    return Panel("table", title, about, width, 8, (target,))
 
 
 def overrides(units: dict[str, str]) -> list[Json]:

@@ -316,19 +316,17 @@ def _joined(panel: Json, answers: Answers) -> tuple[list[str], list[list[Any]]]:
 
 
 def _listed(panel: Json, answers: Answers) -> tuple[list[str], list[list[Any]]]:
-    """Return the headings and rows of an answer of the admin API.
-
-    A computed column is a field divided by a number.
-    """
+    """Return the headings and rows of an answer of the admin API. A number may come as text: a price is exact."""
     (target,) = panel["targets"]
-    computed = [(each["selector"].split(" / "), each["text"]) for each in target["computed_columns"]]
-    headings = [each["text"] for each in target["columns"]] + [text for _, text in computed]
+    columns = target["columns"]
     rows = [
-        [row.get(each["selector"]) for each in target["columns"]]
-        + [(row.get(name) or 0) / float(divisor) for (name, divisor), _ in computed]
-        for row in answers.of(target)
+        [_of_column(row.get(each["selector"]), each["type"]) for each in columns] for row in answers.of(target)
     ]
-    return headings, rows
+    return [each["text"] for each in columns], rows
+
+
+def _of_column(value: Any, kind: str) -> Any:
+    return float(value) if kind == "number" and value is not None else value
 
 
 def _nothing(panel: Json, box: _Box) -> list[str]:

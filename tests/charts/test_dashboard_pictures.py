@@ -5,10 +5,13 @@ import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
+
+from extproc.admin.api.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "deploy/grafana"
@@ -155,14 +158,14 @@ def test_a_table_joins_its_queries_by_their_labels(render):
     assert told[-9:] == ["Tenant", "Used", "Resets in", "acme", "12k", None, "beta", "12k", "2 h"]
 
 
-def test_a_table_of_the_admin_api_has_its_columns_and_the_price_in_whole_units(render):
+def test_a_table_of_the_admin_api_has_its_columns_and_exact_prices_as_numbers(render):
+    columns = [("name", "Tenant", "string"), ("usage", "Charged", "number"), ("price", "Price", "number")]
     target = {
         "url": "/v1/usage/top",
         "url_options": {"params": [{"key": "by", "value": "tenant"}]},
-        "columns": [{"selector": "name", "text": "Tenant"}, {"selector": "usage", "text": "Charged"}],
-        "computed_columns": [{"selector": "price / 1000000000", "text": "Price"}],
+        "columns": [{"selector": name, "text": text, "type": kind} for name, text, kind in columns],
     }
-    rows = [{"name": "acme", "usage": 900, "price": 1_500_000_000}]
+    rows = [{"name": "acme", "usage": 900, "price": "1.500000001"}]
     told = texts(render.drawn(panel("table", target), answers(render, **{"/v1/usage/top?by=tenant": rows})))
     assert told[-6:] == ["Tenant", "Charged", "Price", "acme", "900", "1.5"]
 
@@ -219,12 +222,15 @@ def test_the_provisioned_data_sources_are_of_the_kinds_that_the_dashboards_selec
     assert admin["secureJsonData"] == {"bearerToken": "${TOKENWEIR_ADMIN_TOKEN}"}
 
 
-def test_what_is_asked_of_the_admin_api_is_one_of_its_operations():
-    operations = pytest.importorskip("extproc.admin.api.operations").OPERATIONS
-    found = {each.path: each for each in operations if each.method == "GET"}
+def test_what_is_asked_of_the_admin_api_is_one_of_its_operations_and_is_answered_with_these_fields():
+    found = {each.path: each for each in OPERATIONS if each.method == "GET"}
     for name in NAMES:
         for each in dashboard(name)["panels"]:
             for target in each.get("targets", ()):
                 if "url" in target:
+                    operation = found[target["url"]]
                     parameters = {given["key"] for given in target["url_options"]["params"]}
-                    assert parameters <= {*found[target["url"]].query.__struct_fields__}, each["title"]
+                    assert parameters <= {*operation.query.__struct_fields__}, each["title"]
+                    rows = get_args(get_type_hints(operation.result)[target["root_selector"]])[0]
+                    fields = {column["selector"] for column in target["columns"]}
+                    assert fields <= {*rows.__struct_fields__}, each["title"]
