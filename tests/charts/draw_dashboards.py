@@ -1,6 +1,6 @@
 """Draw the pictures of docs/dashboards anew, from a live run: the local stack, the admin API, and a real Prometheus.
 
-    python -m tests.charts.draw_dashboards --minutes 6
+    python -m tests.charts.draw_dashboards --minutes 5
     python -m tests.charts.draw_dashboards --minutes 1 --keep tests/charts/answers --into pictures
 
 Some tenants ask two models for so long. One of them uses up its limit, one is denied now and then. The second form
@@ -149,7 +149,7 @@ async def _ask(client: httpx.AsyncClient, stack: Stack, tenant: Tenant, rng: ran
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--into", type=Path, default=ROOT / "docs/dashboards")
     parser.add_argument("--keep", type=Path, help="keeps the answers too, with few points: for the tests")
     given = parser.parse_args()
