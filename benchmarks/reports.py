@@ -30,6 +30,7 @@ from extproc.local.ports import free_ports
 from extproc.ports.ledger import UsageFilter
 from extproc.ports.reports import By, Grain, Measure, ReportFilter
 from extproc.stores.mongo.client import DAILY, LEDGER, MIGRATIONS, ROLLUPS, Mongo, MongoOptions, only_duplicates
+from extproc.stores.mongo.daily_migration import DailyMigration
 from extproc.stores.mongo.documents import entry_document
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
@@ -159,6 +160,7 @@ async def fill(mongo: Mongo, size: Size) -> None:
     ledger = MongoLedger(mongo)
     await ledger.create_indexes()
     await MongoRecords(mongo).create_indexes()
+    await DailyMigration(mongo, lambda _: None, "benchmark").step()  # it makes an index too
     kinds = ((ROLLUPS, rollup_rows), (DAILY, daily_rows), (LEDGER, entries))
     progress = mongo.collection(_PROGRESS)
     for name, rows in kinds:
@@ -291,7 +293,8 @@ async def run(arguments: argparse.Namespace) -> None:
     async with store(arguments.url, arguments.folder) as url:
         mongo = Mongo(MongoOptions(url, "reports", 600.0))
         try:
-            await fill(mongo, size)
+            if not arguments.ask_only:
+                await fill(mongo, size)
             await ask(mongo, size, arguments.times)
         finally:
             await mongo.aclose()
@@ -301,6 +304,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("tenants", 1000), ("accounts", 10), ("days", 90), ("entries", 200_000), ("times", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--ask-only", action="store_true", help="write nothing: ask what was written before")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/tokenweir-reports"))
     parser.add_argument("--url", help="a MongoDB to use instead of the embedded store; its database `reports`")
     asyncio.run(run(parser.parse_args()))
