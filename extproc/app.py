@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 from extproc.alerts.alerts import Alerts
@@ -42,6 +42,7 @@ from extproc.ports.epochs import CounterStore
 from extproc.ports.ledger import Ledger, UsageReports
 from extproc.ports.records import Records
 from extproc.ports.reports import ClosedMonths, RollupRepair, UsageSums
+from extproc.ports.requests import RequestRecords
 from extproc.ports.spool import Spool
 from extproc.ports.tenants import TenantStore
 from extproc.ports.tokens import TokenStore
@@ -52,6 +53,7 @@ from extproc.settings.webhook_secret import WebhookSecret, webhook_secret
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
 from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
+from extproc.stores.memory.requests import MemoryRequests
 from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.memory.tokens import MemoryTokens
 from extproc.stores.mongo.audit import MongoAudit
@@ -61,6 +63,7 @@ from extproc.stores.mongo.daily_migration import DailyMigration
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.reports import MongoSums
+from extproc.stores.mongo.requests import MongoRequests
 from extproc.stores.mongo.retention import LedgerRetention
 from extproc.stores.mongo.rollup_backfill import RollupBackfill
 from extproc.stores.mongo.rollup_repair import MongoRollupRepair
@@ -70,6 +73,9 @@ from extproc.stores.redis import RedisCounters, RedisOptions
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
 from extproc.stores.urls import StoreURL, mongo_url, redis_url
 from extproc.workers.pool import Pool, PoolOptions
+
+if TYPE_CHECKING:
+    from extproc.admin.requests import Requests
 
 _ID_BYTES: Final = 16
 _IDS_DRAWN: Final = 64
@@ -125,6 +131,7 @@ class Stores:
     sums: UsageSums
     months: ClosedMonths
     tokens: TokenStore
+    requests: RequestRecords
     repair: RollupRepair | None = None
     prepare: Callable[[], Awaitable[None]] = _nothing_to_prepare
     migrate: Callable[[str], Coroutine[Any, Any, None]] = _nothing_to_migrate
@@ -164,6 +171,7 @@ def build_stores(settings: Settings) -> Stores:
             sums=MemorySums(memory.all_entries),
             months=MemoryClosedMonths(),
             tokens=MemoryTokens(tenants_in_memory.audit),
+            requests=MemoryRequests(memory),
         )
     followed = _followed("mongo.url_file", mongodb.url_file, lambda text: mongo_url(StoreURL(text)))
     url = mongodb.url.get_secret_value()
@@ -195,6 +203,7 @@ def build_stores(settings: Settings) -> Stores:
         sums=MongoSums(mongo, mongodb.report_timeout_s),
         months=MongoClosedMonths(mongo),
         tokens=tokens,
+        requests=MongoRequests(mongo),
         repair=MongoRollupRepair(mongo),
         prepare=create_indexes,
         migrate=migrate,
@@ -209,6 +218,22 @@ def _followed(setting: str, path: str | None, check: Callable[[str], object]) ->
         return SecretFile(setting, Path(path), check).value
     except ValueError as error:
         raise SettingsError(f"{setting}: {path} {error}") from None
+
+
+def build_requests(settings: Settings, stores: Stores) -> "Requests":
+    """Build the use cases on single requests."""
+    from extproc.admin.requests import Requests  # no processor needs them
+
+    return Requests(
+        stores.requests,
+        stores.counters,
+        stores.counters,
+        stores.reports,
+        SystemClock().now,
+        singly_per_minute=settings.denied.singly_per_minute,
+        denied_recorded=settings.denied.record,
+        ipv6_prefix=settings.identity.ipv6_prefix,
+    )
 
 
 def defaults(settings: Settings) -> Defaults:

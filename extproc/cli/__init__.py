@@ -20,6 +20,7 @@ from extproc.cli import (
     message_dumper,
     model,
     output,
+    request,
     root,
     serve,
     simulate,
@@ -39,6 +40,7 @@ app.add_typer(tenant.app, name="tenant")
 app.add_typer(tenant_limit.app, name="limit")
 app.add_typer(audit.app, name="audit")
 app.add_typer(usage.app, name="usage")
+app.add_typer(request.app, name="request")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(local.app, name="local")
 app.add_typer(message_dumper.app, name="message-dumper")

@@ -14,7 +14,7 @@ import msgspec
 
 from extproc.admin.errors import AdminError
 from extproc.core.quota.costs import Cost
-from extproc.core.quota.ledger import Charge, Entry
+from extproc.core.quota.ledger import Charge, Entry, RefusedBy
 from extproc.core.quota.reservation import ReservationId
 from extproc.core.quota.settlement import Outcome
 from extproc.core.quota.usage import Usage
@@ -69,6 +69,16 @@ class _Charge(msgspec.Struct, frozen=True):
     k: str
     u: _Int
     n: _Int
+    l: _Int | None = None  # noqa: E741 - the name in the ledger
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    k: str
+    u: _Int
+    l: _Int  # noqa: E741 - the name in the ledger
+    used: _Int
+    held: _Int
+    needed: _Int
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -94,6 +104,7 @@ class _Line(msgspec.Struct, frozen=True):
     price: _Int = 0
     charges: tuple[_Charge, ...] = ()
     count: _Int = 1
+    refused_by: _Refusal | None = None
 
 
 class _Moment(msgspec.Struct, frozen=True):
@@ -170,7 +181,7 @@ def _entry(line: _Line, name: str, number: int) -> Entry:
     def whole(value: _Int) -> int:
         return value if isinstance(value, int) else _whole(value, name, number)
 
-    usage, held = line.usage, whole(line.held)
+    usage, held, refused = line.usage, whole(line.held), line.refused_by
     return Entry(
         id=ReservationId(str(line.id)),
         request_id=line.request_id,
@@ -202,8 +213,16 @@ def _entry(line: _Line, name: str, number: int) -> Entry:
         cost=Cost(whole(line.cost.prompt), whole(line.cost.output)) if line.cost is not None else Cost(0, held),
         shadow=line.shadow,
         price=whole(line.price),
-        charges=tuple(Charge(each.k, whole(each.u), whole(each.n)) for each in line.charges),
+        charges=tuple(
+            Charge(each.k, whole(each.u), whole(each.n), whole(each.l) if each.l is not None else None)
+            for each in line.charges
+        ),
         count=max(1, whole(line.count)),
+        refused_by=RefusedBy(
+            refused.k, *map(whole, (refused.u, refused.l, refused.used, refused.held, refused.needed))
+        )
+        if refused is not None
+        else None,
     )
 
 

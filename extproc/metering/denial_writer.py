@@ -3,7 +3,7 @@
 import asyncio
 
 from extproc.core.quota.ledger import Entry, denied_entry
-from extproc.core.quota.reservation import Reservation
+from extproc.core.quota.reservation import Denied, Reservation
 from extproc.metering.denials import Denials
 from extproc.metering.shards import Shards
 from extproc.observe.metrics import Metrics
@@ -17,16 +17,16 @@ class DenialWriter:
         self._denials = denials
         self._metrics = metrics
 
-    def deny(self, reservation: Reservation, reason: str, bucket: str) -> None:
-        """Record a denial. Return at once.
+    def deny(self, reservation: Reservation, reason: str, bucket: str, denied: Denied | None = None) -> None:
+        """Record a denial. Return at once. `denied` is the decision, if a limit denied the request.
 
         In a long outage of the ledger, denials of more callers than there is room for are lost, and counted.
         """
-        if self._denials.is_single(reservation, bucket) and self._put(denied_entry(reservation, reason)):
+        if self._denials.is_single(reservation, bucket) and self._put(denied_entry(reservation, reason, denied)):
             return
-        if not self._denials.add(reservation, reason):
+        if not self._denials.add(reservation, reason, denied):
             self._put_sums()
-            if not self._denials.add(reservation, reason):
+            if not self._denials.add(reservation, reason, denied):
                 self._metrics.lost("denied", 1)
 
     async def run(self) -> None:

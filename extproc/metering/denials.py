@@ -12,8 +12,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from extproc.core.quota.costs import Cost
-from extproc.core.quota.ledger import Entry, denied_entry
-from extproc.core.quota.reservation import Reservation, ReservationId
+from extproc.core.quota.ledger import Entry, RefusedBy, denied_entry
+from extproc.core.quota.reservation import Denied, Reservation, ReservationId
 from extproc.core.request.identity import Identity
 
 # The model of an entry that stands for requests of several models: a caller can make names up.
@@ -41,6 +41,7 @@ class DenialOptions:
 class _Sum:
     first: Entry
     last_at: datetime
+    denied: Denied | None
     count: int = 0
     prompt: int = 0
     output: int = 0
@@ -71,7 +72,7 @@ class Denials:
         self._firsts[key] = count + 1
         return True
 
-    def add(self, reservation: Reservation, reason: str) -> bool:
+    def add(self, reservation: Reservation, reason: str, denied: Denied | None = None) -> bool:
         """Count a denial. Return False if there is no room for another caller: it is not counted then."""
         key = (reservation.identity, reservation.date, reservation.endpoint.value, reason)
         found = self._sums.get(key)
@@ -79,10 +80,11 @@ class Denials:
             if len(self._sums) >= self.options.callers:
                 return False
             first = replace(denied_entry(reservation, reason), id=self.new_id(), request_id="")
-            found = self._sums[key] = _Sum(first, reservation.admitted_at)
+            found = self._sums[key] = _Sum(first, reservation.admitted_at, denied)
         elif found.first.model != reservation.model:
             found.first = replace(found.first, model=SEVERAL_MODELS)
-        found.last_at = max(found.last_at, reservation.admitted_at)
+        if reservation.admitted_at >= found.last_at:
+            found.last_at, found.denied = reservation.admitted_at, denied
         found.count += 1
         found.prompt += reservation.cost.prompt
         found.output += reservation.cost.output
@@ -94,7 +96,8 @@ class Denials:
             return None
         found = next(iter(self._sums.values()))
         cost = Cost(found.prompt, found.output)
-        return replace(found.first, count=found.count, cost=cost, ended_at=found.last_at)
+        refusal = RefusedBy.of(found.denied) if found.denied is not None else None
+        return replace(found.first, count=found.count, cost=cost, ended_at=found.last_at, refused_by=refusal)
 
     def drop_oldest(self) -> None:
         """Forget the oldest sum: it is recorded."""

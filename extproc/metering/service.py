@@ -101,10 +101,10 @@ class MeteringService:
         state = self._exhausted.among(draft.reservation.buckets, now.timestamp())
         if state is None:
             return None
-        scope = state.bucket.limit.scope
-        self._count("denied", scope, policy)
-        self._record_denial(draft.reservation, scope, state.bucket.key)
-        return Denied(state, 1)
+        denied = Denied(state, 1)
+        self._count("denied", state.bucket.limit.scope, policy)
+        self._record_denial_by(denied, draft.reservation)
+        return denied
 
     async def _decide(self, draft: Draft, ask: Ask, policy: Policy) -> Admitted | Denied | Unavailable:
         shard = self._shards.of(ask.identity.tenant)
@@ -126,9 +126,8 @@ class MeteringService:
             shard.admission.decided(draft.reservation)
         self._metrics.decided_for(policy.tenant, _outcome(decision), known=policy.known)
         if isinstance(decision, Denied):
-            bucket = decision.state.bucket
             self._exhausted.note(decision.state, self._clock.now().timestamp())
-            self._record_denial(reservation, bucket.limit.scope, bucket.key)
+            self._record_denial_by(decision, reservation)
         return decision
 
     async def hit(self, hit: Hit) -> HitDecision:
@@ -173,6 +172,11 @@ class MeteringService:
         """Count a decision that no counters were asked for."""
         self._metrics.decided(outcome, reason)
         self._metrics.decided_for(policy.tenant, outcome, known=policy.known)
+
+    def _record_denial_by(self, denied: Denied, reservation: Reservation) -> None:
+        if self._record_denied:
+            bucket = denied.state.bucket
+            self._denials.deny(reservation, bucket.limit.scope, bucket.key, denied)
 
     def _record_denial(self, reservation: Reservation, reason: str, bucket: str) -> None:
         if self._record_denied:

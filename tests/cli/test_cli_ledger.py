@@ -17,6 +17,7 @@ from extproc.ports.counters import Receipt
 from extproc.ports.ledger import UsageFilter
 from extproc.stores.memory.counters import MemoryCounters, MemoryServer
 from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.requests import MemoryRequests
 from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.memory.tokens import MemoryTokens
@@ -80,6 +81,7 @@ class World:
             tokens=MemoryTokens(tenants.audit),
             sums=MemorySums(self.ledger.all_entries),
             months=MemoryClosedMonths(),
+            requests=MemoryRequests(self.ledger),
         )
 
     def waits(self, made, since):

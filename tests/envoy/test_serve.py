@@ -26,6 +26,7 @@ from extproc.serve import _cancel, serve
 from extproc.settings.load import load
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.requests import MemoryRequests
 from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.memory.tokens import MemoryTokens
@@ -54,6 +55,7 @@ class Life:
             tokens=MemoryTokens(self.tenants.audit),
             sums=MemorySums(self.ledger.all_entries),
             months=MemoryClosedMonths(),
+            requests=MemoryRequests(self.ledger),
         )
         monkeypatch.setattr(app, "build_stores", lambda _: self.stores)
         values = {"SERVER__ADDRESS": self.address, "METRICS__ADDRESS": f"{HOST}:{metrics_port}"} | settings

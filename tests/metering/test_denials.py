@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+from extproc.core.quota.limits import read_key
 from extproc.core.quota.reservation import Denied
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import Identity
@@ -45,6 +46,23 @@ async def test_a_flood_of_denials_has_few_entries_and_an_exact_count():
     assert (summed.outcome, summed.reason, summed.identity) == (Outcome.DENIED, "service_account", WHO)
     assert (summed.cost.total, summed.charge, summed.held, summed.model) == ((FLOOD - 10) * 10, 0, 0, "m")
     assert len({entry.id for entry in entries}) == 11
+
+
+async def test_each_entry_names_the_limit_that_denied_and_its_counts_and_a_sum_those_of_the_last_one():
+    world = World(limit=9, denials=DenialOptions(singly_per_minute=1))
+    await denied(world, 1)
+    world.clock.passes(1)
+    for tokens in (10, 14, 12):
+        await world.service.reserve(ask(tokens))
+        world.clock.passes(1)
+    await world.drained()
+    single, summed = sorted(await world.entries(), key=lambda entry: entry.count)
+    for entry, needed in ((single, 10), (summed, 12)):
+        refusal = entry.refused_by
+        assert (refusal.limit, refusal.used, refusal.held, refusal.needed) == (9, 0, 0, needed)
+        name = read_key(refusal.key)
+        assert (name.scope, name.window, name.parts) == ("service_account", "day", ("sa",))
+    assert document_entry(entry_document(summed)) == summed
 
 
 async def test_each_minute_has_first_ones_with_entries_of_their_own():

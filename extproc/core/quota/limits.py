@@ -5,7 +5,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, assert_never
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
@@ -173,6 +173,42 @@ def _key_of(bucket: Bucket) -> str:
 
 
 _KEYS: Final = ByIdentity(_key_of)  # the next requests of a caller have the same buckets
+
+
+class BucketName(Struct, frozen=True):
+    """Say what a bucket's key tells: the kind of its limit, the parts of an identity, and the start of its window
+    in seconds since the epoch. A route's bucket has more parts than its scope has names.
+    """
+
+    scope: Scope
+    window: Window
+    unit: Unit
+    model: str | None
+    endpoints: tuple[str, ...]
+    shadow: bool
+    start: int
+    parts: tuple[str, ...]
+
+
+def read_key(key: str) -> BucketName | None:
+    """Read `Bucket.key`. Return None for a text that is no key."""
+    try:
+        scope, kind, start, parts = key.split(":", 3)
+        window, *filters = kind.split("~")
+        units = [Unit(each) for each in filters if each != "shadow" and "=" not in each]
+        named = dict(each.split("=", 1) for each in filters if "=" in each)
+        return BucketName(
+            scope=Scope(scope),
+            window=Window(window),
+            unit=units[0] if units else Unit.TOKENS,
+            model=unquote(named["m"]) if "m" in named else None,
+            endpoints=tuple(named["e"].split(",")) if "e" in named else (),
+            shadow="shadow" in filters,
+            start=int(start),
+            parts=tuple(map(unquote, parts.split(":"))) if parts else (),
+        )
+    except ValueError:
+        return None
 
 
 def matches(glob: str, name: str) -> bool:

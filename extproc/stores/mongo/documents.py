@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from extproc.core.quota.costs import Cost
-from extproc.core.quota.ledger import Charge, Entry
+from extproc.core.quota.ledger import Charge, Entry, RefusedBy
 from extproc.core.quota.reservation import ReservationId
 from extproc.core.quota.settlement import Outcome
 from extproc.core.quota.usage import Usage
@@ -55,6 +55,7 @@ def entry_document(entry: Entry, *, summed: bool = True) -> dict[str, Any]:
         **({"price": entry.price} if entry.price else {}),
         **({"count": entry.count} if entry.count > 1 else {}),
         **_charges(entry.charges, summed=summed),
+        **({"refused_by": _refused_by(entry.refused_by)} if entry.refused_by is not None else {}),
         "admitted_at": entry.admitted_at,
         "ended_at": entry.ended_at,
     }
@@ -86,8 +87,9 @@ def document_entry(document: dict[str, Any]) -> Entry:
         cost=Cost(cost["prompt"], cost["output"]),
         shadow=tuple(document.get("shadow", ())),
         price=document.get("price", 0),
-        charges=tuple(Charge(each["k"], each["u"], each["n"]) for each in document.get("charges", ())),
+        charges=tuple(map(_charge, document.get("charges", ()))),
         count=_count(document.get("count", 1)),
+        refused_by=_refusal(document.get("refused_by")),
     )
 
 
@@ -106,10 +108,30 @@ def _count(value: object) -> int:
     return value
 
 
+def _stored(charge: Charge) -> dict[str, Any]:
+    stored = {"k": charge.key, "u": charge.until, "n": charge.amount}
+    return stored if charge.limit is None else stored | {"l": charge.limit}
+
+
+def _charge(stored: dict[str, Any]) -> Charge:
+    return Charge(stored["k"], stored["u"], stored["n"], stored.get("l"))
+
+
+_REFUSAL = {"k": "key", "u": "until", "l": "limit", "used": "used", "held": "held", "needed": "needed"}
+
+
+def _refused_by(refusal: RefusedBy) -> dict[str, Any]:
+    return {short: getattr(refusal, name) for short, name in _REFUSAL.items()}
+
+
+def _refusal(stored: dict[str, Any] | None) -> RefusedBy | None:
+    return RefusedBy(**{name: stored[short] for short, name in _REFUSAL.items()}) if stored else None
+
+
 def _charges(charges: Sequence[Charge], *, summed: bool) -> dict[str, Any]:
     if not charges:
         return {}
-    stored = {"charges": [{"k": each.key, "u": each.until, "n": each.amount} for each in charges]}
+    stored = {"charges": [_stored(each) for each in charges]}
     return stored if summed else stored | {"counts_until": max(each.until for each in charges)}
 
 

@@ -52,6 +52,7 @@ from extproc.stores.mongo.documents import (
     total,
 )
 from extproc.stores.mongo.mending import Mending
+from extproc.stores.mongo.requests import NEWEST, OF_A_TENANT
 from extproc.stores.mongo.retention import LedgerRetention
 from extproc.stores.mongo.rollups import (
     ROLLED,
@@ -120,6 +121,8 @@ class MongoLedger:
             await self._daily.create_index([("clientIP", ASCENDING), ("date", DESCENDING)])
             await self._ledger.create_index([(name, ASCENDING) for name in FORMER_DAY_FIELDS])
             await self._ledger.create_index([("tenant_id", ASCENDING), ("ended_at", DESCENDING)])
+            for keys in (NEWEST, OF_A_TENANT, [("request_id", ASCENDING)]):
+                await self._ledger.create_index(keys)
             await self._ledger.create_index(_ADMISSION)
             await self._ledger.create_index(UNROLLED, sparse=True)  # empty on a replica set
             await RollupIndexes(self._mongo).create()

@@ -166,7 +166,7 @@ def packed_end(reservation: Reservation, entry: Entry) -> bytes | None:
         return None
     if (entry.identity, entry.endpoint, entry.stream) != (r.identity, r.endpoint, r.stream):
         return None
-    if (entry.admitted_at, entry.cost, entry.count) != (r.admitted_at, r.cost, 1):
+    if (entry.admitted_at, entry.cost, entry.count, entry.refused_by) != (r.admitted_at, r.cost, 1, None):
         return None
     amounts = _amounts(r.buckets, entry.charges)
     if amounts is None:
@@ -208,7 +208,7 @@ def read_entry(entry: bytes, body: bytes | None) -> tuple[Entry, str]:
         cost=r.cost,
         shadow=end.shadow,
         price=end.price,
-        charges=tuple(Charge(b.key, b.interval.end, amount) for b, amount in charged if amount),
+        charges=tuple(Charge(b.key, b.interval.end, amount, b.limit.amount) for b, amount in charged if amount),
     )
     return made, r.replica
 
@@ -255,12 +255,20 @@ def _bucket(b: _Bucket) -> Bucket:
     return Bucket(limit, b.parts, Interval(b.start, b.end))
 
 
+def _is_of(charge: Charge, bucket: Bucket) -> bool:
+    return (
+        charge.key == bucket.key
+        and charge.until == bucket.interval.end
+        and charge.limit == bucket.limit.amount
+    )
+
+
 def _amounts(buckets: tuple[Bucket, ...], charges: tuple[Charge, ...]) -> list[int] | None:
     """Return the charge of each bucket; None if charges and buckets do not agree in their order."""
     amounts, next_ = [], 0
     for bucket in buckets:
         charge = charges[next_] if next_ < len(charges) else None
-        if charge is not None and charge.key == bucket.key and charge.until == bucket.interval.end:
+        if charge is not None and _is_of(charge, bucket):
             if not charge.amount:
                 return None
             amounts.append(charge.amount)

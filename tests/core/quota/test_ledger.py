@@ -32,7 +32,7 @@ def test_an_entry_says_what_was_held_and_what_was_charged():
         admitted_at=NOW,
         ended_at=LATER,
         cost=Cost(20, 30),
-        charges=tuple(Charge(b.key, b.interval.end, 26) for b in reservation().buckets),
+        charges=tuple(Charge(b.key, b.interval.end, 26, b.limit.amount) for b in reservation().buckets),
     )
 
 
