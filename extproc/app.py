@@ -75,6 +75,7 @@ from extproc.stores.urls import StoreURL, mongo_url, redis_url
 from extproc.workers.pool import Pool, PoolOptions
 
 if TYPE_CHECKING:
+    from extproc.admin.explaining import Explainer
     from extproc.admin.requests import Requests
 
 _ID_BYTES: Final = 16
@@ -232,6 +233,21 @@ def build_requests(settings: Settings, stores: Stores) -> "Requests":
         SystemClock().now,
         singly_per_minute=settings.denied.singly_per_minute,
         denied_recorded=settings.denied.record,
+        ipv6_prefix=settings.identity.ipv6_prefix,
+    )
+
+
+def build_explainer(settings: Settings, stores: Stores) -> "Explainer":
+    """Build the use case that explains what binds a caller."""
+    from extproc.admin.explaining import Explainer  # no processor needs it
+
+    return Explainer(
+        stores.tenants,
+        stores.counters,
+        stores.requests,
+        defaults=defaults(settings),
+        models=models(settings),
+        now=SystemClock().now,
         ipv6_prefix=settings.identity.ipv6_prefix,
     )
 

@@ -10,6 +10,7 @@ from extproc.admin.applying import Planned, Progress, carry_out, no_progress, pl
 from extproc.admin.change import Change, Changed
 from extproc.admin.errors import AdminError, NotFoundError
 from extproc.admin.exporting import Exported, exported
+from extproc.admin.explaining import Explanation, explanation_of, identity_of
 from extproc.admin.history import History
 from extproc.admin.names import client_ip as address
 from extproc.admin.names import named, tenant_id
@@ -17,16 +18,11 @@ from extproc.admin.replacing import replace_document
 from extproc.admin.tenants import TenantLimits
 from extproc.admin.usage import a_date
 from extproc.admin.views import TenantView, policy_of
-from extproc.core.quota.binding import StoreFailure
-from extproc.core.quota.insight import Insight
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.limits import Subject
 from extproc.core.quota.policies import Defaults
-from extproc.core.quota.reservation import BucketState
 from extproc.core.request.addresses import IPV6_PREFIX
 from extproc.core.request.endpoints import Endpoint
-from extproc.core.request.identity import Identity, ServiceAccount
-from extproc.metering.quota_view import insight_into
 from extproc.ports.audit import AuditLog
 from extproc.ports.counters import Counters
 from extproc.ports.documents import Document
@@ -39,23 +35,6 @@ __all__ = ["MAX_ROWS", "Admin", "AdminError", "Explanation", "NotFoundError", "T
 MAX_ROWS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Hold the limits that bind an identity now, and their counts. `known`: the tenant has limits of its own."""
-
-    insight: Insight
-    known: bool
-    problem: str | None
-    on_store_failure: StoreFailure
-
-    @property
-    def identity(self) -> Identity:
-        return self.insight.identity
-
-    @property
-    def states(self) -> tuple[BucketState, ...]:
-        """Return the buckets. Leaves out limits that need a model or endpoint that was not named."""
-        return tuple(state for _, state in self.insight.limits if state is not None)
 
 
 class Admin:
@@ -147,13 +126,13 @@ class Admin:
         endpoint: Endpoint | None = None,
     ) -> Explanation:
         """Return the limits that bind this identity now: used, held, remaining, reset."""
-        account = ServiceAccount(named("service account", service_account))
-        identity = Identity(tenant_id(tenant), account, address(client_ip, self._ipv6_prefix))
+        identity = identity_of(tenant, service_account, client_ip, self._ipv6_prefix)
         subject = Subject(named("model", model) if model is not None else None, endpoint)
         document = await self._tenants.document(identity.tenant)
         policy, problem = policy_of(document, identity.tenant, self._defaults)
-        insight = await insight_into(self._counters, policy, identity, self._now(), subject)
-        return Explanation(insight, policy.known, problem, policy.on_store_failure)
+        return await explanation_of(
+            self._counters, policy, identity, self._now(), subject, problem=problem, addressed=True
+        )
 
 
 def checked_filter(wanted: UsageFilter, ipv6_prefix: int = IPV6_PREFIX) -> UsageFilter:

@@ -65,17 +65,48 @@ def test_explain_shows_used_held_remaining_and_reset_of_each_limit(run, tenant):
     assert (done.code, done.err) == (0, "")
     head, by_account, by_ip = done.rows
     assert head == [
-        "limit", "window", "amount", "used", "held", "remaining", "resets at", "unit", "mode", "model", "endpoint",
+        "limit", "window", "amount", "top-ups", "used", "held", "remaining", "resets at", "unit", "mode", "model",
+        "endpoint",
     ]  # fmt: skip
-    assert by_account[:6] == ["service_account", "day", "12000", "100", "30", "11870"]
-    assert by_ip[:6] == ["service_account+client_ip", "day", "400", "100", "30", "270"]
-    assert {by_account[6], by_ip[6]} <= next_midnight()
-    assert by_account[7:] == by_ip[7:] == ["tokens", "reserve", "-", "-"]
+    assert by_account[:7] == ["service_account", "day", "12000", "-", "100", "30", "11870"]
+    assert by_ip[:7] == ["service_account+client_ip", "day", "400", "-", "100", "30", "270"]
+    assert {by_account[7], by_ip[7]} <= next_midnight()
+    assert by_account[8:] == by_ip[8:] == ["tokens", "reserve", "-", "-"]
 
 
 def test_another_ip_has_its_own_bucket(run, tenant):
     _, by_account, by_ip = run("explain", tenant, ACCOUNT, "15.65.196.25").rows
-    assert (by_account[3], by_ip[3]) == ("100", "0")
+    assert (by_account[4], by_ip[4]) == ("100", "0")
+
+
+def test_without_an_address_limits_by_address_have_no_counts_rather_than_0(run, tenant):
+    done = run("explain", tenant, ACCOUNT)
+    assert done.code == 0
+    _, by_account, by_ip = done.rows
+    assert by_account[4:7] == ["100", "30", "11870"]
+    assert by_ip[2:8] == ["400", *"-----"]
+    assert done.err == "Limits by client IP have no counts without one: give the client IP.\n"
+
+
+def test_a_verdict_says_whether_a_request_would_pass_and_by_which_limit_not(run, tenant):
+    passes = run("explain", tenant, ACCOUNT, "--ip", "15.65.196.24", "--tokens", "200+70")
+    assert (passes.code, passes.out.splitlines()[0]) == (0, "It would pass.")
+    denied = run("explain", tenant, ACCOUNT, "15.65.196.24", "--tokens", "271")
+    assert denied.code == 5
+    assert denied.out.startswith(
+        "It would be denied by the limit service_account+client_ip/day: 400 tokens, 100 used, 30 held, 271 needed. "
+    )
+    verdict = run("explain", tenant, ACCOUNT, "15.65.196.24", "--tokens", "271", "--json").json["verdict"]
+    assert (verdict["passes"], verdict["provisional"]) == (False, False)
+    assert 0 < verdict["obstacle"]["retry_after_s"] <= 86_400
+    assert run("explain", tenant, ACCOUNT, "--tokens", "271", "--json").json["verdict"]["provisional"]
+
+
+@pytest.mark.parametrize("text", ["", "many", "1.5", "-1", "1+2+3", "1+", "9" * 12])
+def test_tokens_that_are_no_number_are_refused(run, database, text):
+    done = run("explain", "t", "sa", "--tokens", text)
+    assert (done.code, done.out) == (2, "")
+    assert "tokens must be" in done.err
 
 
 def test_json_has_the_documented_keys(run, tenant):
@@ -89,11 +120,13 @@ def test_json_has_the_documented_keys(run, tenant):
         "problem": None,
         "suspended": None,
         "on_store_failure": "deny",
+        "verdict": None,
+        "denials": [],
     }
     assert [list(limit) for limit in limits] == [
         [
-            "limit", "window", "amount", "used", "held", "remaining", "resets_at", "unit", "mode", "shadow",
-            "model", "endpoints",
+            "limit", "window", "amount", "topped_up", "used", "held", "remaining", "resets_at", "unit", "mode",
+            "shadow", "model", "endpoints",
         ]
     ] * 2  # fmt: skip
     assert limits[0]["used"] == 100
@@ -161,8 +194,8 @@ def test_limits_that_need_a_model_or_endpoint_have_counts_once_it_is_named(run, 
     assert known("--endpoint", "completions") == {sa: 0, model: None, big: 0}
     table = run("explain", "acme", "sa")
     assert table.err == "Limits without counts depend on what is asked for: give --model or --endpoint.\n"
-    assert table.rows[2] == ["model", "day", "7", *"----", "tokens", "shadow of strict", "-", "-"]
-    assert table.rows[3][7:] == ["requests", "reserve", "-", "embeddings, score"]
+    assert table.rows[2] == ["model", "day", "7", *"-----", "tokens", "shadow of strict", "-", "-"]
+    assert table.rows[3][8:] == ["requests", "reserve", "-", "embeddings, score"]
     assert run("explain", "acme", "sa", "--model", "m", "--endpoint", "score").err == ""
 
 

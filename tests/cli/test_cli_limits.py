@@ -283,8 +283,8 @@ def test_a_limit_on_some_endpoints_is_topped_up_by_naming_all_of_them(run, store
     assert run(*words, "--endpoint", "score", "--endpoint", "embeddings").code == 0
     (made,) = stored()["top_ups"]
     assert made["endpoint"] == ["embeddings", "score"]
-    amounts = [row["amount"] for row in run("explain", "t", "sa", "--endpoint", "score", "--json").json["limits"]]
-    assert amounts == [5, 12]
+    limits = run("explain", "t", "sa", "--endpoint", "score", "--json").json["limits"]
+    assert [(row["amount"], row["topped_up"], row["remaining"]) for row in limits] == [(5, 0, 5), (5, 7, 12)]
 
 
 def test_a_top_up_for_one_account_has_to_raise_a_limit_that_binds_it(run, stored):
