@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from extproc.alerts.alerts import Alerts
@@ -39,6 +39,7 @@ from extproc.observe.metrics import Metrics
 from extproc.ports.audit import AuditLog
 from extproc.ports.base import Clock
 from extproc.ports.epochs import CounterStore
+from extproc.ports.inspection import Inspection
 from extproc.ports.ledger import Ledger, UsageReports
 from extproc.ports.records import Records
 from extproc.ports.reports import ClosedMonths, RollupRepair, UsageSums
@@ -52,14 +53,15 @@ from extproc.settings.secret_files import SecretFile
 from extproc.settings.webhook_secret import WebhookSecret, webhook_secret
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
-from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
 from extproc.stores.memory.requests import MemoryRequests
+from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.memory.tokens import MemoryTokens
 from extproc.stores.mongo.audit import MongoAudit
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.closed import MongoClosedMonths
 from extproc.stores.mongo.daily_migration import DailyMigration
+from extproc.stores.mongo.inspecting import MongoInspection
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.reports import MongoSums
@@ -70,13 +72,10 @@ from extproc.stores.mongo.rollup_repair import MongoRollupRepair
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.mongo.tokens import MongoTokens
 from extproc.stores.redis import RedisCounters, RedisOptions
+from extproc.stores.redis.inspecting import inspected
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
 from extproc.stores.urls import StoreURL, mongo_url, redis_url
 from extproc.workers.pool import Pool, PoolOptions
-
-if TYPE_CHECKING:
-    from extproc.admin.explaining import Explainer
-    from extproc.admin.requests import Requests
 
 _ID_BYTES: Final = 16
 _IDS_DRAWN: Final = 64
@@ -120,7 +119,8 @@ async def _nothing_to_migrate(replica: str) -> None:
 class Stores:
     """Hold the adapters of the stores, as ports.
 
-    `prepare` makes what is missing in them; safe to repeat. `migrate` runs while a replica serves; it may end.
+    `inspection` is None if one of them is in memory. `prepare` makes what is missing in them; safe to repeat.
+    `migrate` runs while a replica serves; it may end.
     """
 
     counters: CounterStore
@@ -134,6 +134,7 @@ class Stores:
     tokens: TokenStore
     requests: RequestRecords
     repair: RollupRepair | None = None
+    inspection: Inspection | None = None
     prepare: Callable[[], Awaitable[None]] = _nothing_to_prepare
     migrate: Callable[[str], Coroutine[Any, Any, None]] = _nothing_to_migrate
 
@@ -181,12 +182,12 @@ def build_stores(settings: Settings) -> Stores:
     ledger, records, audit = MongoLedger(mongo, tenant_of), MongoRecords(mongo), MongoAudit(mongo)
     tenants, tokens = MongoTenants(mongo, audit), MongoTokens(mongo)
 
-    async def create_indexes() -> None:
-        await ledger.create_indexes()
-        await records.create_indexes()
-        await tenants.create_indexes()
-        await audit.create_indexes()
-        await tokens.create_indexes()
+    async def make_indexes(where: Mongo) -> None:
+        await MongoLedger(where, tenant_of).create_indexes()
+        await MongoRecords(where).create_indexes()
+        await MongoTenants(where, MongoAudit(where)).create_indexes()
+        await MongoAudit(where).create_indexes()
+        await MongoTokens(where).create_indexes()
 
     async def migrate(replica: str) -> None:
         async with asyncio.TaskGroup() as group:
@@ -206,7 +207,10 @@ def build_stores(settings: Settings) -> Stores:
         tokens=tokens,
         requests=MongoRequests(mongo),
         repair=MongoRollupRepair(mongo),
-        prepare=create_indexes,
+        inspection=Inspection(partial(inspected, counters), MongoInspection(mongo, make_indexes).database)
+        if isinstance(counters, RedisCounters)
+        else None,
+        prepare=partial(make_indexes, mongo),
         migrate=migrate,
     )
 
@@ -219,37 +223,6 @@ def _followed(setting: str, path: str | None, check: Callable[[str], object]) ->
         return SecretFile(setting, Path(path), check).value
     except ValueError as error:
         raise SettingsError(f"{setting}: {path} {error}") from None
-
-
-def build_requests(settings: Settings, stores: Stores) -> "Requests":
-    """Build the use cases on single requests."""
-    from extproc.admin.requests import Requests  # no processor needs them
-
-    return Requests(
-        stores.requests,
-        stores.counters,
-        stores.counters,
-        stores.reports,
-        SystemClock().now,
-        singly_per_minute=settings.denied.singly_per_minute,
-        denied_recorded=settings.denied.record,
-        ipv6_prefix=settings.identity.ipv6_prefix,
-    )
-
-
-def build_explainer(settings: Settings, stores: Stores) -> "Explainer":
-    """Build the use case that explains what binds a caller."""
-    from extproc.admin.explaining import Explainer  # no processor needs it
-
-    return Explainer(
-        stores.tenants,
-        stores.counters,
-        stores.requests,
-        defaults=defaults(settings),
-        models=models(settings),
-        now=SystemClock().now,
-        ipv6_prefix=settings.identity.ipv6_prefix,
-    )
 
 
 def defaults(settings: Settings) -> Defaults:

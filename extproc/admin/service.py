@@ -3,17 +3,17 @@
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 
 from extproc.admin.applying import Planned, Progress, carry_out, no_progress, plan
 from extproc.admin.change import Change, Changed
 from extproc.admin.errors import AdminError, NotFoundError
-from extproc.admin.exporting import Exported, exported
 from extproc.admin.explaining import Explanation, explanation_of, identity_of
+from extproc.admin.exporting import Exported, exported
 from extproc.admin.history import History
 from extproc.admin.names import client_ip as address
-from extproc.admin.names import named, tenant_id
+from extproc.admin.names import named
 from extproc.admin.replacing import replace_document
 from extproc.admin.tenants import TenantLimits
 from extproc.admin.usage import a_date

@@ -13,6 +13,7 @@ from extproc.cli import (
     apply,
     audit,
     config,
+    doctor,
     explain,
     export,
     ledger,
@@ -50,6 +51,7 @@ app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("apply", epilog=apply.EXAMPLES, cls=apply.Command)(apply.apply)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate)
 
 

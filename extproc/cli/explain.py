@@ -12,6 +12,7 @@ from extproc.admin.errors import AdminError
 from extproc.admin.explaining import Explained, Explainer, Explanation, Size, Verdict, document_of, limit_row
 from extproc.admin.request_story import RequestStory
 from extproc.cli import output, values
+from extproc.cli.building import build_explainer
 from extproc.cli.root import Json, refuse_memory, settings_of
 from extproc.core.quota.binding import StoreFailure
 from extproc.core.quota.limits import Limit
@@ -95,7 +96,7 @@ def explain(
 async def _explained(settings: Settings, use: Callable[[Explainer], Awaitable[Explained]]) -> Explained:
     stores = composition.build_stores(settings)
     try:
-        return await use(composition.build_explainer(settings, stores))
+        return await use(build_explainer(settings, stores))
     finally:
         await stores.aclose()
 

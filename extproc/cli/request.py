@@ -14,6 +14,7 @@ from extproc.admin.paging import MAX_PAGE, Page
 from extproc.admin.request_story import BoundLimit, Place, RequestStory
 from extproc.admin.requests import Requests
 from extproc.cli import output, values
+from extproc.cli.building import build_requests
 from extproc.cli.root import Json, refuse_memory, settings_of
 from extproc.cli.usage import decimal_text
 from extproc.core.quota.settlement import Outcome
@@ -150,7 +151,7 @@ def with_requests(context: typer.Context, use: Callable[[Requests], Awaitable[T]
     async def run() -> T:
         stores = composition.build_stores(settings)
         try:
-            return await use(composition.build_requests(settings, stores))
+            return await use(build_requests(settings, stores))
         finally:
             await stores.aclose()
 
@@ -229,6 +230,7 @@ def _print(story: RequestStory, settings: Settings) -> None:
     if story.would_have_denied:
         facts.append(("shadow limits that would have denied it", ", ".join(story.would_have_denied)))
     output.as_table(tuple(map(str, facts[0])), facts[1:], "")
+    typer.echo()
     output.as_table(_LIMITS, map(_limit_cells, story.limits), "No limit bound it, or none is on record.")
 
 
