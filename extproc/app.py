@@ -39,6 +39,7 @@ from extproc.observe.metrics import Metrics
 from extproc.ports.audit import AuditLog
 from extproc.ports.base import Clock
 from extproc.ports.epochs import CounterStore
+from extproc.ports.erasure import ErasureStore
 from extproc.ports.inspection import Inspection
 from extproc.ports.ledger import Ledger, UsageReports
 from extproc.ports.records import Records
@@ -61,6 +62,7 @@ from extproc.stores.mongo.audit import MongoAudit
 from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.closed import MongoClosedMonths
 from extproc.stores.mongo.daily_migration import DailyMigration
+from extproc.stores.mongo.erasure import MongoErasure
 from extproc.stores.mongo.inspecting import MongoInspection
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
@@ -119,8 +121,8 @@ async def _nothing_to_migrate(replica: str) -> None:
 class Stores:
     """Hold the adapters of the stores, as ports.
 
-    `inspection` is None if one of them is in memory. `prepare` makes what is missing in them; safe to repeat.
-    `migrate` runs while a replica serves; it may end.
+    `inspection` and `erasure` are None if a store is in memory. `prepare` makes what is missing in them; safe to
+    repeat. `migrate` runs while a replica serves; it may end.
     """
 
     counters: CounterStore
@@ -135,6 +137,7 @@ class Stores:
     requests: RequestRecords
     repair: RollupRepair | None = None
     inspection: Inspection | None = None
+    erasure: ErasureStore | None = None
     prepare: Callable[[], Awaitable[None]] = _nothing_to_prepare
     migrate: Callable[[str], Coroutine[Any, Any, None]] = _nothing_to_migrate
 
@@ -210,6 +213,7 @@ def build_stores(settings: Settings) -> Stores:
         inspection=Inspection(partial(inspected, counters), MongoInspection(mongo, make_indexes).database)
         if isinstance(counters, RedisCounters)
         else None,
+        erasure=MongoErasure(mongo),
         prepare=partial(make_indexes, mongo),
         migrate=migrate,
     )

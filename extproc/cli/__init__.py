@@ -14,6 +14,7 @@ from extproc.cli import (
     audit,
     config,
     doctor,
+    erase,
     explain,
     export,
     ledger,
@@ -51,6 +52,7 @@ app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("apply", epilog=apply.EXAMPLES, cls=apply.Command)(apply.apply)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("erase", epilog=erase.EXAMPLES)(erase.erase)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate)
 

@@ -56,7 +56,7 @@ JOURNAL = [("ledger", "waiting"), ("ledger", "aside")]
 
 def test_all_commands_are_known_here():
     assert [" ".join(path) for path in LEAVES] == [
-        "serve", "apply", "export", "explain", "doctor", "simulate", "config check", "config show", "tenant apply",
+        "serve", "apply", "export", "explain", "erase", "doctor", "simulate", "config check", "config show", "tenant apply",
         "tenant list", "tenant history", "tenant show", "tenant set", "tenant suspend", "tenant resume",
         "tenant top-up", "tenant cancel-top-up", "tenant delete", "tenant limit add", "tenant limit remove",
         "limit add", "limit remove", "audit list", "audit show", "usage report", "usage top", "usage of",
