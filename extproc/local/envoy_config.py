@@ -69,6 +69,8 @@ class EnvoyOptions:
     """Bound the time that an unused connection to the model server stays open; less than the server's own (5)."""
     accept_http_1_0: bool = False
     """Serve clients that speak HTTP/1.0, such as nginx by default; else they get 426."""
+    share_port: bool = True
+    """Let several Envoys, or several threads of one, listen on the port: with False a second one is refused."""
     max_heap_bytes: int = 1 << 30
     """Bound Envoy's own memory: near it, large requests are reset, then new ones refused."""
     max_connections: int = 50_000
@@ -94,6 +96,7 @@ def _values(options: EnvoyOptions) -> Mapping[str, object]:
         raise ValueError("at least one processor address is needed")
     return {
         "listener_port": _port(options.listener_port),
+        "share_port": options.share_port,
         "admin_port": _port(options.admin_port),
         "max_connections": options.max_connections,
         "max_heap_bytes": options.max_heap_bytes,

@@ -7,6 +7,7 @@ from typing import Final
 
 try:
     import jwt
+    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
     from jwt.algorithms import RSAAlgorithm
 except ImportError as error:  # pragma: no cover - depends on the installation
@@ -21,16 +22,28 @@ _REGISTERED = frozenset({"iss", "sub", "aud", "iat", "exp", TENANT_CLAIM})
 
 
 class TokenIssuer:
-    """Sign tokens with an RSA key that lives as long as this object and is never stored."""
+    """Sign tokens with an RSA key of its own."""
 
     def __init__(
-        self, *, issuer: str = ISSUER, audience: str = AUDIENCE, clock: Callable[[], float] = time.time
+        self,
+        *,
+        issuer: str = ISSUER,
+        audience: str = AUDIENCE,
+        clock: Callable[[], float] = time.time,
+        private_pem: str | None = None,
     ) -> None:
-        """Create an issuer. `clock` returns the time in seconds since the epoch."""
+        """Create an issuer. `clock` returns the time in seconds since the epoch. Without `private_pem` it draws a
+        key.
+        """
         self.issuer = issuer
         self.audience = audience
         self._clock = clock
-        self._key = _new_key()
+        self._key = _new_key() if private_pem is None else _read_key(private_pem)
+
+    def private_pem(self) -> str:
+        """Return the key, for another process of this user that issues tokens for the same stack."""
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        return self._key.private_bytes(encoding, form, serialization.NoEncryption()).decode()
 
     def jwks_json(self) -> str:
         """Return the public key as a JSON Web Key Set (RFC 7517)."""
@@ -99,6 +112,13 @@ class TokenIssuer:
     @staticmethod
     def _sign(key: rsa.RSAPrivateKey, claims: dict[str, object]) -> str:
         return jwt.encode(claims, key, algorithm="RS256", headers={"kid": _KEY_ID})
+
+
+def _read_key(pem: str) -> rsa.RSAPrivateKey:
+    key = serialization.load_pem_private_key(pem.encode(), None)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise TypeError("not an RSA key")
+    return key
 
 
 def _new_key() -> rsa.RSAPrivateKey:

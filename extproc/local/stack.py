@@ -32,7 +32,7 @@ class StackOptions:
 
     `settings` are environment variables for the processor, such as `TOKENWEIR_DENIED__STYLE`. `model_arguments` go
     to the sample model server. `envoy` has further `EnvoyOptions`. `envoy_binary` replaces the installed Envoy.
-    `serve` is the command that starts a processor.
+    `serve` is the command that starts a processor. `admin_api` starts the admin API too.
     """
 
     upstream: str | None = None
@@ -45,6 +45,7 @@ class StackOptions:
     serve: Sequence[str] = (sys.executable, "-m", "extproc", "serve")
     processors: int = 1
     gateway_port: int | None = None
+    admin_api: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Stack:
 
     run_dir: Path
     gateway: str
+    admin_port: int
     upstream: str
     redis: str
     mongo: str
@@ -61,6 +63,7 @@ class Stack:
     embedded_model: bool
     processors: tuple[Child, ...]
     children: tuple[Child, ...]
+    admin_api: str | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -101,7 +104,7 @@ class _Starter:
         self._run_dir = run_dir
         self._report = report
         self._at_the_end = at_the_end
-        self._ports = iter(free_ports(5 + 2 * options.processors))
+        self._ports = iter(free_ports(6 + 2 * options.processors))
         self._children: list[Child] = []
 
     async def start(self) -> Stack:
@@ -110,11 +113,13 @@ class _Starter:
         self._report("Tokenweir")
         settings = {**stores, **self._options.settings}
         processors = [await self._processor(number, settings) for number in range(self._options.processors)]
-        issuer = TokenIssuer()
-        gateway = await self._envoy(issuer, upstream, tuple(p.address for p in processors))
+        issuer, admin_port = TokenIssuer(), next(self._ports)
+        gateway = await self._envoy(issuer, upstream, tuple(p.address for p in processors), admin_port)
+        admin_api = await self._admin_api(settings) if self._options.admin_api else None
         return Stack(
             run_dir=self._run_dir,
             gateway=gateway,
+            admin_port=admin_port,
             upstream=upstream,
             redis=redis,
             mongo=mongo,
@@ -123,6 +128,7 @@ class _Starter:
             embedded_model=self._options.upstream is None,
             processors=tuple(p.child for p in processors),
             children=tuple(self._children),
+            admin_api=admin_api,
         )
 
     def _keep(self, child: Child) -> None:
@@ -167,11 +173,22 @@ class _Starter:
         self._keep(processor.child)
         return processor
 
-    async def _envoy(self, issuer: TokenIssuer, upstream: str, processors: tuple[str, ...]) -> str:
+    async def _admin_api(self, settings: Mapping[str, str]) -> str:
+        self._report("admin API")
+        url = f"http://{HOST}:{next(self._ports)}"
+        own = {"TOKENWEIR_ADMIN__ADDRESS": url.removeprefix("http://")}
+        argv = (sys.executable, "-m", "extproc", "admin", "serve")
+        command = Command("admin-api", argv, self._run_dir, env={**settings, **own})
+        self._keep(await start(command, _answers(f"{url}/readyz", b"")))
+        return url
+
+    async def _envoy(
+        self, issuer: TokenIssuer, upstream: str, processors: tuple[str, ...], admin_port: int
+    ) -> str:
         self._report("Envoy")
         options = EnvoyOptions(
             listener_port=self._options.gateway_port or next(self._ports),
-            admin_port=next(self._ports),
+            admin_port=admin_port,
             jwks_json=issuer.jwks_json(),
             issuer=issuer.issuer,
             audience=issuer.audience,

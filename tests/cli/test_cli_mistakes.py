@@ -63,7 +63,7 @@ def test_all_commands_are_known_here():
         "usage month", "usage rebuild", "usage close", "usage daily", "usage entries", "usage export",
         "usage shadow", "usage closed list", "usage closed show", "usage closed verify", "request show",
         "request list",
-        "ledger waiting", "ledger aside", "local up", "message-dumper serve", "admin serve",
+        "ledger waiting", "ledger aside", "local up", "local token", "message-dumper serve", "admin serve",
         "admin openapi", "admin token issue", "admin token list", "admin token revoke", "model init", "model validate", "model render", "model explain", "model diff",
         "model ui", "model canary start", "model canary shift", "model canary promote", "model canary abort",
     ]  # fmt: skip

@@ -13,9 +13,9 @@ from extproc.local.ports import HOST, free_ports
 from extproc.settings.load import load
 
 
-def soon(environment):
+def soon(path=None, environment=None):
     """Load settings with which a MongoDB that is not there is given up after half a second, not after five."""
-    return load(environment=environment | {"TOKENWEIR_MONGO__TIMEOUT_S": "0.5"})
+    return load(path, (environment or {}) | {"TOKENWEIR_MONGO__TIMEOUT_S": "0.5"})
 
 
 NOBODY = f"{HOST}:{{nobody}}"
