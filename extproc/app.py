@@ -313,6 +313,7 @@ def _metering_options(settings: Settings) -> MeteringOptions:
         reservation_ttl_s=reservation.ttl_s,
         record_denied=settings.denied.record,
         denials=DenialOptions(settings.denied.singly_per_minute),
+        alert_on_denials=alerting.denials,
         refuse_unbounded=settings.cost.refuse_unbounded,
         learn=settings.cost.learn,
         allow_share=reservation.allow_share,

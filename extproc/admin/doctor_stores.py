@@ -73,7 +73,7 @@ def _judged_server(server: CounterServer) -> Iterator[Finding]:
             part,
             f"a Lua script can't run: {server.scripts_fail}",
             "every decision is an atomic script: nothing is admitted",
-            "allow EVAL, EVALSHA and SCRIPT to the user (docs/operators.md lists all commands)",
+            "allow EVALSHA and SCRIPT LOAD to the user (docs/operators.md lists all commands)",
         )
     if server.append_only is False and not server.replicas:
         yield warning(

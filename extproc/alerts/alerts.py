@@ -6,21 +6,27 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from extproc.alerts.document import document_of, id_of
-from extproc.ports.alerts import Alert
+from extproc.ports.alerts import Alert, AlertReason
 
 _log = logging.getLogger(__name__)
 
 # Ids of reported alerts. More than a replica sees in the time in which an alert can be repeated.
 _REMEMBERED: Final = 10_000
 # Fields of the document that are not logged: a log line has its own time and message.
+_MESSAGES: Final = {
+    AlertReason.THRESHOLD: "quota: usage reached a threshold of its limit",
+    AlertReason.DENIED: "quota: a limit denied a request",
+    AlertReason.LOCKED_OUT: "quota: a limit is used up, and requests are denied",
+    AlertReason.SUSPENDED: "quota: a suspended caller is refused",
+}
 _NOT_LOGGED: Final = frozenset({"id", "type", "version", "occurred_at"})
 
 
 class AlertMetrics(Protocol):
     """Count alerts."""
 
-    def alerted(self, threshold: int, scope: str) -> None:
-        """Count one alert by its threshold in percent and the scope of its limit."""
+    def alerted(self, threshold: int | str, scope: str) -> None:
+        """Count one alert by its threshold in percent, or its reason, and the scope of its limit."""
 
 
 class Receiver(Protocol):
@@ -48,9 +54,10 @@ class Alerts:
         """Count, log and queue an alert, unless its id was put before. Return at once and raise nothing."""
         if self._is_repeated(id_of(alert)):
             return
-        self._metrics.alerted(alert.threshold, alert.bucket.limit.scope)
+        of_threshold = alert.reason is AlertReason.THRESHOLD
+        self._metrics.alerted(alert.threshold if of_threshold else alert.reason.value, alert.bucket.limit.scope)
         fields = {name: value for name, value in document_of(alert).items() if name not in _NOT_LOGGED}
-        _log.warning("quota: usage reached a threshold of its limit", extra={"alert": id_of(alert), **fields})
+        _log.warning(_MESSAGES[alert.reason], extra={"alert": id_of(alert), **fields})
         for receiver in self._receivers:
             receiver.put(alert)
 

@@ -5,9 +5,9 @@ import json
 from datetime import UTC, datetime
 from typing import Final
 
-from extproc.ports.alerts import Alert
+from extproc.ports.alerts import Alert, AlertReason
 
-EVENT_TYPE: Final = "tokenweir.quota.threshold"
+EVENT_TYPE: Final = "tokenweir.quota."  # and the reason
 # Increases if a field changes its meaning or is removed. A new field alone does not change the version.
 EVENT_VERSION: Final = 1
 
@@ -16,12 +16,14 @@ _ID_CHARS: Final = 32
 
 
 def id_of(alert: Alert) -> str:
-    """Return the id of an alert: the same for one tenant, bucket and threshold, on every replica and at any time.
+    """Return the id of an alert: the same for one tenant, bucket and threshold or reason, on every replica and at
+    any time.
 
     A bucket belongs to one window, so the alerts of the next window have other ids.
     """
     # JSON separates the parts, and its escapes take any text, lone surrogates too.
-    named = json.dumps([alert.tenant, alert.bucket.key, alert.threshold])
+    of_threshold = alert.reason is AlertReason.THRESHOLD
+    named = json.dumps([alert.tenant, alert.bucket.key, alert.threshold if of_threshold else alert.reason.value])
     return hashlib.sha256(named.encode()).hexdigest()[:_ID_CHARS]
 
 
@@ -33,12 +35,16 @@ def document_of(alert: Alert) -> dict[str, object]:
     limit, interval = alert.bucket.limit, alert.bucket.interval
     document: dict[str, object] = {
         "id": id_of(alert),
-        "type": EVENT_TYPE,
+        "type": EVENT_TYPE + alert.reason.value,
         "version": EVENT_VERSION,
         "occurred_at": _rfc3339(alert.at.timestamp()),
         "tenant": alert.tenant,
         "scope": limit.scope.value,
         **dict(zip(limit.scope.names, alert.bucket.parts, strict=False)),
+    }
+    if alert.reason is AlertReason.SUSPENDED:
+        return document | {"suspended": alert.told, "repeated_at": _rfc3339(interval.end)}
+    document |= {
         "unit": limit.unit.value,
         "window": limit.window.value,
         "window_started_at": _rfc3339(interval.start),
@@ -46,9 +52,12 @@ def document_of(alert: Alert) -> dict[str, object]:
         "limit": limit.amount,
         "used": alert.used,
         "used_percent": alert.used * 100 // limit.amount if limit.amount > 0 else None,
-        "threshold_percent": alert.threshold,
-        "shadow": limit.shadow,
     }
+    if alert.reason is AlertReason.THRESHOLD:
+        document["threshold_percent"] = alert.threshold
+    else:
+        document |= {"held": alert.held, "needed": alert.needed}
+    document["shadow"] = limit.shadow
     # The filter of the limit. Not the same as the model or endpoint in a scope.
     if limit.model is not None:
         document["model_pattern"] = limit.model

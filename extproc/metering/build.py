@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from extproc.core.quota.drafting import Drafter
+from extproc.core.quota.limits import Window
 from extproc.core.quota.models import Models
 from extproc.core.quota.partitions import PARTITIONS
 from extproc.core.quota.reservation import ReservationId
 from extproc.metering.admission import Admission
 from extproc.metering.circuit_breaker import CircuitBreaker, CircuitBreakerOptions
 from extproc.metering.delivery_queue import QueueRoom
+from extproc.metering.denial_alerts import DenialAlerts
 from extproc.metering.denial_writer import DenialWriter
 from extproc.metering.denials import DenialOptions, Denials
 from extproc.metering.drain import drain
@@ -62,6 +64,7 @@ class MeteringOptions:
     reservation_ttl_s: float = 900.0
     record_denied: bool = True
     denials: DenialOptions = field(default_factory=DenialOptions)
+    alert_on_denials: bool = False
     refuse_unbounded: bool = True
     learn: bool = True
     allow_share: float = 0.1
@@ -99,6 +102,7 @@ class Metering:
     shards: Shards
     local: LocalAdmission
     denials: DenialWriter
+    denial_alerts: DenialAlerts
     backlog: JournalBacklog
     limit_gauges: LimitGauges
     drift: LedgerDrift
@@ -122,6 +126,7 @@ class Metering:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.shards.run())
             group.create_task(self.denials.run())
+            group.create_task(self.denial_alerts.run())
             group.create_task(self.backlog.run())
             group.create_task(self.limit_gauges.run())
             group.create_task(self.drift.run())
@@ -241,6 +246,8 @@ def build_metering(
     metrics.watch_queue("ledger", entries.__len__)
     metrics.watch_breaker(lambda: any(each.circuit_breaker.is_open for each in shards))
     denials = DenialWriter(shards, Denials(new_id, options.denials), metrics)
+    windows = options.settler.alert_windows if options.alert_on_denials else frozenset[Window]()
+    denial_alerts = DenialAlerts(counters, alerts, shared_clock, windows)
     saver = HoldSaver(replica, shards, records, shared_clock, options.save_after_s)
     membership = Membership(replica, records, options.membership)
     restored = RestoredLedger(
@@ -263,6 +270,7 @@ def build_metering(
         estimator,
         shards,
         denials,
+        denial_alerts=denial_alerts,
         counters=counters,
         clock=shared_clock,
         new_id=new_id,
@@ -294,6 +302,7 @@ def build_metering(
         shards=shards,
         local=local,
         denials=denials,
+        denial_alerts=denial_alerts,
         backlog=JournalBacklog(counters, metrics, options.sweep.every_s),
         limit_gauges=gauges,
         drift=LedgerDrift(

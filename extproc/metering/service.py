@@ -26,6 +26,7 @@ from extproc.core.quota.routes import NO_ROUTE, Route
 from extproc.core.quota.settlement import Outcome, Settlement
 from extproc.core.quota.usage import NO_USAGE
 from extproc.core.request.identity import Identity
+from extproc.metering.denial_alerts import DenialAlerts
 from extproc.metering.denial_writer import DenialWriter
 from extproc.metering.estimator import Estimator
 from extproc.metering.exhausted import Exhausted
@@ -51,6 +52,7 @@ class MeteringService:
         shards: Shards,
         denials: DenialWriter,
         *,
+        denial_alerts: DenialAlerts,
         counters: Counters,
         clock: Clock,
         new_id: Callable[[], ReservationId],
@@ -64,6 +66,7 @@ class MeteringService:
         self._estimator = estimator
         self._shards = shards
         self._denials = denials
+        self._denial_alerts = denial_alerts
         self._counters = counters
         self._clock = clock
         self._new_id = new_id
@@ -83,6 +86,8 @@ class MeteringService:
         if draft.refusal is None:
             return await self._decide(draft, ask, policy)
         self._count("denied", draft.refused_for, policy)
+        if isinstance(draft.refusal, Suspended):
+            self._denial_alerts.suspended(ask.identity, policy)
         self._record_denial(draft.reservation, draft.refused_for, ask.identity.service_account)
         return draft.refusal
 
@@ -96,6 +101,7 @@ class MeteringService:
         draft = self._drafter.draft_unread(caller, policy, now, self._new_id())
         if isinstance(draft.refusal, Suspended):
             self._count("denied", draft.refused_for, policy)
+            self._denial_alerts.suspended(caller.identity, policy)
             self._record_denial(draft.reservation, draft.refused_for, caller.identity.service_account)
             return draft.refusal
         state = self._exhausted.among(draft.reservation.buckets, now.timestamp())
@@ -145,6 +151,8 @@ class MeteringService:
         self._metrics.decided_for(policy.tenant, _outcome(decision), known=policy.known)
         if isinstance(decision, Admitted):
             shard.settler.end(Lease(decision.reservation), _HIT, recorded=False)
+        elif isinstance(decision, Denied):
+            self._denial_alerts.denied(hit.identity.tenant, decision)
         return decision
 
     async def inspect(
@@ -174,6 +182,7 @@ class MeteringService:
         self._metrics.decided_for(policy.tenant, outcome, known=policy.known)
 
     def _record_denial_by(self, denied: Denied, reservation: Reservation) -> None:
+        self._denial_alerts.denied(reservation.identity.tenant, denied)
         if self._record_denied:
             bucket = denied.state.bucket
             self._denials.deny(reservation, bucket.limit.scope, bucket.key, denied)

@@ -98,7 +98,9 @@ class Metrics:
         self._shadowed = counter(
             "tokenweir_shadow_denied", "Requests that a shadow limit would have denied.", ("scope",)
         )
-        self._alerts = counter("tokenweir_alerts", "Thresholds that buckets reached.", ("threshold", "scope"))
+        self._alerts = counter(
+            "tokenweir_alerts", "Thresholds that buckets reached, and denials.", ("threshold", "scope")
+        )
         self._posts = counter("tokenweir_webhook_posts", "Alerts sent to the webhook.", ("outcome",))
         self._estimate = distribution(
             "tokenweir_prompt_estimate_ratio",
@@ -213,7 +215,7 @@ class Metrics:
     def shadowed(self, scope: str) -> None:
         self._shadowed.labels(scope).inc()
 
-    def alerted(self, threshold: int, scope: str) -> None:
+    def alerted(self, threshold: int | str, scope: str) -> None:
         self._alerts.labels(str(threshold), scope).inc()
 
     def posted(self, outcome: str) -> None:

@@ -9,6 +9,7 @@ from extproc.core.quota.partitions import partition_of
 from extproc.core.quota.reservation import Reservation
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
+from extproc.ports.alerts import AlertNotes
 from extproc.ports.counters import Counters
 from extproc.ports.generation import Generations
 from extproc.ports.journal import Journal
@@ -97,5 +98,5 @@ class Epochs(Protocol):
         """
 
 
-class CounterStore(Counters, Journal, Epochs, Presence, Generations, Protocol):
+class CounterStore(Counters, Journal, Epochs, Presence, Generations, AlertNotes, Protocol):
     """Combine counters, journal, epochs, presence and the ledger's generation in one store."""

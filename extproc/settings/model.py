@@ -210,7 +210,7 @@ class LimitsSettings(Section):
 
 
 class AlertSettings(Section):
-    """Configure alerts on usage that reaches a part of its limit."""
+    """Configure alerts on usage that reaches a part of its limit, and on denials."""
 
     thresholds: Thresholds = Field(
         default=(80, 95, 100),
@@ -218,6 +218,10 @@ class AlertSettings(Section):
     )
     windows: Windows = Field(
         default=tuple(Window), description="Windows whose limits alert. Limits per minute may alert every minute."
+    )
+    denials: bool = Field(
+        default=True,
+        description="Alert on denials and suspended callers too, once per bucket, window and reason.",
     )
     webhook_url: CheckedWebhookURL | None = Field(
         default=None, description="URL to which alerts are posted as signed JSON; null: only metric and log line."

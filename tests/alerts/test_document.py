@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from extproc.alerts.document import document_of, id_of, payload_of
 from extproc.core.quota.limits import Bucket, Interval, Limit, Mode, Scope, Unit, Window
 from extproc.core.request.endpoints import Endpoint
-from extproc.ports.alerts import Alert
+from extproc.ports.alerts import Alert, AlertReason
 from tests.changing import replace
 from tests.sizes import examples
 
@@ -135,3 +135,35 @@ def test_the_payload_is_the_document_in_the_same_ascii_bytes_each_time():
 def test_any_alert_has_a_payload(tenant, account, used, amount):
     told = alert(tenant=tenant, used=used, bucket=bucket(replace(PER_ACCOUNT, amount=amount), (account,)))
     assert json.loads(payload_of(told))["service_account"] == account
+
+
+# Denials and lockouts.
+
+
+def denial(**changes):
+    return alert(
+        **({"threshold": 0, "reason": AlertReason.DENIED, "used": 24, "held": 15, "needed": 20} | changes)
+    )
+
+
+def test_a_denial_says_what_was_used_held_and_needed():
+    document = document_of(denial())
+    assert document["type"] == "tokenweir.quota.denied"
+    assert (document["limit"], document["used"], document["held"], document["needed"]) == (12_000, 24, 15, 20)
+    assert (document["scope"], document["service_account"], document["resets_at"]) == (
+        "service_account", "console@zone-prod", "2026-03-04T23:00:00Z",
+    )  # fmt: skip
+    assert "threshold_percent" not in document
+
+
+def test_a_lockout_and_a_threshold_of_one_bucket_are_other_messages():
+    made = [alert(), denial(), denial(reason=AlertReason.LOCKED_OUT)]
+    assert len({id_of(each) for each in made}) == len({document_of(each)["type"] for each in made}) == 3
+    assert id_of(denial()) == id_of(denial(used=30, at=AT + timedelta(minutes=1)))
+
+
+def test_a_suspension_says_whom_and_why_and_has_no_limit():
+    document = document_of(denial(reason=AlertReason.SUSPENDED, told="unpaid"))
+    assert document["type"] == "tokenweir.quota.suspended"
+    assert (document["suspended"], document["service_account"]) == ("unpaid", "console@zone-prod")
+    assert document.keys().isdisjoint({"limit", "used", "unit"})

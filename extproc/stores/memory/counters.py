@@ -23,6 +23,7 @@ from extproc.core.quota.reservation import Admitted, Count, Denied, Reservation,
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.endpoints import Endpoint
 from extproc.core.request.identity import TenantId
+from extproc.ports.alerts import Alert
 from extproc.ports.base import ShardId, StoreError, UnreadyError
 from extproc.ports.counters import Closed, Closing, Crossed, Receipt
 from extproc.ports.epochs import Epoch, Used
@@ -69,6 +70,7 @@ class MemoryServer:
         self.aside: deque[Aside] = deque()
         self.seen: dict[int, Notes] = {}
         self.generation = 0
+        self.told: set[tuple[str, str, str]] = set()
         self._numbers = count(1)
 
     def begin(self, partition: int) -> None:
@@ -314,6 +316,14 @@ class MemoryCounters:
     async def opened_by(self, replica: str, shard_id: ShardId = None) -> list[Reservation]:
         lives = [life for partition, life in self.server.lives.items() if shard_id in (None, partition)]
         return [each for life in lives for each in _open(life) if each.replica == replica]
+
+    # ------------------------------------------------ alerts
+
+    async def is_first(self, alert: Alert) -> bool:
+        key = (alert.tenant, alert.bucket.key, alert.reason.value)
+        first = key not in self.server.told
+        self.server.told.add(key)
+        return first
 
     # ------------------------------------------------ generation
 

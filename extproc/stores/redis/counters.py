@@ -17,6 +17,7 @@ from extproc.core.quota.settlement import Outcome
 from extproc.core.request.identity import TenantId
 from extproc.ports.base import ShardId, StoreError, UnreadyError
 from extproc.ports.counters import Closed, Closing, Crossed
+from extproc.stores.redis.alert_notes import RedisAlertNotes
 from extproc.stores.redis.epochs import RedisEpochs
 from extproc.stores.redis.generations import RedisGenerations
 from extproc.stores.redis.journal import RedisJournal, receipt_of
@@ -40,8 +41,8 @@ _OUTCOMES: Final = {outcome.encode(): outcome for outcome in Outcome}
 _TIME_S: Final = 0.1
 
 
-class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations):
-    """Implements `ports.Counters`, `Journal`, `Epochs`, `Presence` and `Generations`."""
+class RedisCounters(RedisEpochs, RedisJournal, RedisPresence, RedisGenerations, RedisAlertNotes):
+    """Implements `ports.Counters`, `Journal`, `Epochs`, `Presence`, `Generations` and `AlertNotes`."""
 
     def __init__(self, options: RedisOptions) -> None:
         super().__init__(options)

@@ -39,11 +39,13 @@ async def _server(client: RedisClient, partitions: list[int]) -> CounterServer:
         [
             command(first, "TIME"),
             command(first, "INFO"),
-            command(first, "EVAL", _SCRIPT, 0),
+            command(first, "SCRIPT", "LOAD", _SCRIPT),
             command(first, "CLUSTER", "INFO"),
         ]
     )
     clock, info, script, cluster = told
+    if not isinstance(script, StoreError):
+        (script,) = await client.try_all([command(first, "EVALSHA", script, 0)])
     if isinstance(info, StoreError) and isinstance(clock, StoreError):
         return CounterServer(tuple(partitions), problem=str(info))
     facts = _fields(info)

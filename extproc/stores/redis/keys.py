@@ -10,6 +10,7 @@ One hash tag per partition, so that a Cluster keeps a partition on one node. `e`
     tw:{<p>}:ledger                      stream  entries that wait to be written to the ledger: id, entry
     tw:{<p>}:aside                       stream  entries that the ledger refused for good: text, reason
     tw:{<p>}:seen                        zset    when replicas were last noted, seconds of the server's clock
+    tw:{<p>}:alerts                      zset    alerts on denials that were told, by the end of their window
     tw:{<p>}:generation                  hash    number: the highest generation of the ledger that was noted
 """
 
@@ -41,6 +42,10 @@ def aside_key(partition: int) -> str:
 
 def seen_key(partition: int) -> str:
     return f"tw:{{{partition}}}:seen"
+
+
+def alerts_key(partition: int) -> str:
+    return f"tw:{{{partition}}}:alerts"
 
 
 def generation_key(partition: int) -> str:
