@@ -1,7 +1,6 @@
 """Define `tokenweir explain`."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
 
@@ -104,10 +103,8 @@ async def _explained(settings: Settings, use: Callable[[Explainer], Awaitable[Ex
 def _size(text: str | None) -> Size | None:
     if text is None:
         return None
-    found = re.fullmatch(r"([0-9]{1,12})(?:\+([0-9]{1,12}))?", text)
-    if found is None:
-        raise AdminError(f"--tokens must be a whole number, or two as PROMPT+OUTPUT, not {text[:40]!r}")
-    return Size(int(found[1]), int(found[2] or 0))
+    prompt, plus, answer = text.partition("+")
+    return Size(values.whole("--tokens", prompt), values.whole("--tokens", answer) if plus else 0)
 
 
 def _print(found: Explained, tenant: str) -> None:

@@ -3,13 +3,12 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Final, TypeVar
 
 import typer
 
 from extproc import app as composition
-from extproc.admin.errors import AdminError
 from extproc.admin.paging import MAX_PAGE, Page
 from extproc.admin.request_story import BoundLimit, Place, RequestStory
 from extproc.admin.requests import Requests
@@ -26,7 +25,6 @@ T = TypeVar("T")
 
 app = typer.Typer(help="Look up single requests.", no_args_is_help=True)
 
-_AGO: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LIST = (
     "ended at", "tenant", "service account", "client IP", "endpoint", "model", "outcome", "count", "reason",
     "held", "charged", "refused by", "id", "request id",
@@ -162,17 +160,7 @@ def _instant(option: str, text: str | None, now: datetime) -> datetime | None:
     """Return an instant: ISO 8601 (UTC without an offset), or so long ago: 90m, 2h, 3d, 1w."""
     if text is None:
         return None
-    span = re.fullmatch(r"([0-9]{1,6})([mhdw])", text)
-    try:
-        if span is not None:
-            return now - timedelta(**{_AGO[span[2]]: int(span[1])})
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise AdminError(
-            f"{option} must be an instant such as 2026-03-01T08:00Z, or so long ago such as 2h or 3d, "
-            f"not {text[:40]!r}"
-        ) from None
+    return values.instant(option, f"-{text}" if re.fullmatch("[0-9]+[mhdw]", text) else text, now)
 
 
 def _row(story: RequestStory) -> tuple[object, ...]:

@@ -115,6 +115,8 @@ class Started(Phase):
             return self.rejected(rejections.too_many_in_flight(cap, wait_s, target.endpoint))
         if target.endpoint is Endpoint.QUOTA:
             subject = asked_about(event.headers[":path"])
+            if isinstance(subject, Malformed):
+                return self.rejected(rejections.malformed(subject, target.endpoint))
             return Inspecting(self._rules), [Inspect(identity, subject, self._route)]
         return self._body_of(event, target, identity)
 

@@ -89,7 +89,7 @@ def test_without_an_address_limits_by_address_have_no_counts_rather_than_0(run, 
 
 
 def test_a_verdict_says_whether_a_request_would_pass_and_by_which_limit_not(run, tenant):
-    passes = run("explain", tenant, ACCOUNT, "--ip", "15.65.196.24", "--tokens", "200+70")
+    passes = run("explain", tenant, ACCOUNT, "--ip", "15.65.196.24", "--tokens", "0.2k+70")
     assert (passes.code, passes.out.splitlines()[0]) == (0, "It would pass.")
     denied = run("explain", tenant, ACCOUNT, "15.65.196.24", "--tokens", "271")
     assert denied.code == 5

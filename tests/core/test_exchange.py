@@ -594,6 +594,11 @@ def test_a_caller_may_ask_what_is_left_for_it():
     exchange = Exchange(RULES)
     (inspect,) = exchange.receive(head(__path="/v1/quota?model=gpt%2D4", __method="GET", end_of_stream=True))
     assert inspect == Inspect(CALLER, Subject("gpt-4"))
+    for path in ("/v1/quota?endpoint=nonsense", "/v1/quota?model=m&endpoint=quota"):
+        (refused,) = Exchange(RULES).receive(head(__path=path, __method="GET"))
+        error = json.loads(refused.body)["error"]
+        assert (refused.status, error["param"], error["code"]) == (400, "endpoint", "invalid_value")
+        assert "chat_completions" in error["message"]
     asked_about = Exchange(RULES).receive(head(__path="/v1/quota?endpoint=embeddings", __method="GET"))
     assert asked_about == [Inspect(CALLER, Subject(endpoint=Endpoint.EMBEDDINGS))]
     state = BucketState(HELD.buckets[0], Count(5, 7))

@@ -1,6 +1,6 @@
 {{/*
-Who gets in. Everything stands at the model's own pods, so that no way around the gateway is a way around it; one
-more policy at the gateway keeps strangers away from the meter.
+Who gets in. Everything stands at the model's own pods, so that it also binds callers that do not come through the
+gateway; one more policy at the gateway keeps strangers away from the meter.
 
 Istio asks in this order: CUSTOM (ext-authz, which sees the token before it is verified), the token's verification,
 DENY, ALLOW. One ALLOW policy always exists, so that what no rule names is refused.
@@ -194,8 +194,8 @@ spec:
 {{- end }}
 
 {{/*
-CUSTOM: the mesh's provider sees each request. At the pods and without a condition on hosts, so that neither another
-Host nor a way around the gateway passes it by. It is asked before the token is verified, so it must not believe what
+CUSTOM: the mesh's provider sees each request. It stands at the pods and has no condition on hosts, so that neither
+another Host header nor a call past the gateway avoids it. It is asked before the token is verified, so it must not believe what
 the token says.
 */}}
 {{- define "kserve-lib.extAuthzPolicy" -}}

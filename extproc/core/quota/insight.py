@@ -6,10 +6,13 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from extproc.core.quota.limits import Limit, Subject
+from extproc.core.quota.policies import METERED
 from extproc.core.quota.reservation import BucketState
+from extproc.core.request.body import Malformed
 from extproc.core.request.endpoints import MAX_MODEL_CHARS, Endpoint
 from extproc.core.request.identity import Identity
 
+_NO_ENDPOINT: Final = Malformed(f"'endpoint' must be one of {', '.join(METERED)}.", "endpoint", "invalid_value")
 # The query of a longer path is ignored.
 _PATH: Final = 4096
 
@@ -57,9 +60,11 @@ def row(limit: Limit, state: BucketState | None, now: datetime) -> dict[str, obj
     }
 
 
-def asked_about(path: str) -> Subject:
+def asked_about(path: str) -> Subject | Malformed:
     """Return the subject in `?model=` and `?endpoint=`. Limits that count by them have numbers only then."""
     fields = parse_qs(path.partition("?")[2]) if len(path) < _PATH else {}
     model = fields["model"][0][:MAX_MODEL_CHARS] if "model" in fields else None
     endpoint = fields["endpoint"][0] if "endpoint" in fields else None
-    return Subject(model, Endpoint(endpoint) if endpoint in list(Endpoint) else None)
+    if endpoint is not None and endpoint not in METERED:
+        return _NO_ENDPOINT
+    return Subject(model, Endpoint(endpoint) if endpoint is not None else None)

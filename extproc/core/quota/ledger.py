@@ -118,9 +118,7 @@ def closed_entry(
         cost=reservation.cost,
         shadow=shadow,
         price=price,
-        charges=tuple(
-            Charge(b.key, b.interval.end, amount, b.limit.amount) for b, amount in amounts if amount
-        ),
+        charges=tuple(Charge(b.key, b.interval.end, amount, b.limit.amount) for b, amount in amounts if amount),
     )
 
 

@@ -256,11 +256,7 @@ def _bucket(b: _Bucket) -> Bucket:
 
 
 def _is_of(charge: Charge, bucket: Bucket) -> bool:
-    return (
-        charge.key == bucket.key
-        and charge.until == bucket.interval.end
-        and charge.limit == bucket.limit.amount
-    )
+    return charge.key == bucket.key and charge.until == bucket.interval.end and charge.limit == bucket.limit.amount
 
 
 def _amounts(buckets: tuple[Bucket, ...], charges: tuple[Charge, ...]) -> list[int] | None:
