@@ -3,8 +3,9 @@
 from datetime import timedelta
 
 from extproc.core.quota.costs import NO_COST, Bound, Cost, Weights
-from extproc.core.quota.ledger import Charge, Entry, closed_entry, denied_entry
+from extproc.core.quota.ledger import Charge, Entry, RefusedBy, closed_entry, denied_entry
 from extproc.core.quota.limits import Limit, Mode, Scope, Unit, Window
+from extproc.core.quota.reservation import BucketState, Count, Denied
 from extproc.core.quota.settlement import Outcome, Settlement, charges, expiry
 from extproc.core.quota.usage import NO_USAGE, Usage
 from tests.core.samples import CALLER, NOW, reservation
@@ -89,3 +90,12 @@ def test_what_nobody_ended_is_recorded_as_held():
         50,
         Usage(20, 30, total=50),
     )
+
+
+def test_a_request_that_a_limit_denied_names_the_bucket_with_its_counts():
+    asked = reservation(Cost(20, 30))
+    bucket = asked.buckets[0]
+    denied = Denied(BucketState(bucket, Count(11_990, 5)), 50)
+    entry = denied_entry(asked, "service_account", denied)
+    assert entry.refused_by == RefusedBy(bucket.key, bucket.interval.end, 12_000, 11_990, 5, 50)
+    assert denied_entry(asked, "suspended").refused_by is None
