@@ -63,6 +63,7 @@ from extproc.stores.mongo.client import Mongo, MongoOptions
 from extproc.stores.mongo.closed import MongoClosedMonths
 from extproc.stores.mongo.daily_migration import DailyMigration
 from extproc.stores.mongo.erasure import MongoErasure
+from extproc.stores.mongo.indexes import create_indexes
 from extproc.stores.mongo.inspecting import MongoInspection
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
@@ -108,13 +109,8 @@ def _reservation_ids() -> Iterator[ReservationId]:
 new_reservation_id: Final = _reservation_ids().__next__
 
 
-async def _nothing_to_prepare() -> None:
-    """Prepare stores in memory."""
-
-
-async def _nothing_to_migrate(replica: str) -> None:
-    """Migrate stores in memory."""
-    del replica
+async def _nothing(*_: object) -> None:
+    """Prepare or migrate stores in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +134,8 @@ class Stores:
     repair: RollupRepair | None = None
     inspection: Inspection | None = None
     erasure: ErasureStore | None = None
-    prepare: Callable[[], Awaitable[None]] = _nothing_to_prepare
-    migrate: Callable[[str], Coroutine[Any, Any, None]] = _nothing_to_migrate
+    prepare: Callable[[], Awaitable[None]] = _nothing
+    migrate: Callable[[str], Coroutine[Any, Any, None]] = _nothing
 
     async def aclose(self) -> None:
         """Give all connections back."""
@@ -185,12 +181,7 @@ def build_stores(settings: Settings) -> Stores:
     ledger, records, audit = MongoLedger(mongo, tenant_of), MongoRecords(mongo), MongoAudit(mongo)
     tenants, tokens = MongoTenants(mongo, audit), MongoTokens(mongo)
 
-    async def make_indexes(where: Mongo) -> None:
-        await MongoLedger(where, tenant_of).create_indexes()
-        await MongoRecords(where).create_indexes()
-        await MongoTenants(where, MongoAudit(where)).create_indexes()
-        await MongoAudit(where).create_indexes()
-        await MongoTokens(where).create_indexes()
+    make_indexes = partial(create_indexes, tenant_of)
 
     async def migrate(replica: str) -> None:
         async with asyncio.TaskGroup() as group:

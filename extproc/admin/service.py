@@ -35,8 +35,6 @@ __all__ = ["MAX_ROWS", "Admin", "AdminError", "Explanation", "NotFoundError", "T
 MAX_ROWS = 10_000
 
 
-
-
 class Admin:
     """Run use cases. Stateless. `limits` has those on tenants' limits, `history` those on the audit log."""
 

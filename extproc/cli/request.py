@@ -9,13 +9,13 @@ from typing import Annotated, Final, TypeVar
 import typer
 
 from extproc import app as composition
+from extproc.admin.money import price_text
 from extproc.admin.paging import MAX_PAGE, Page
 from extproc.admin.request_story import BoundLimit, Place, RequestStory
 from extproc.admin.requests import Requests
 from extproc.cli import output, values
 from extproc.cli.building import build_requests
 from extproc.cli.root import Json, refuse_memory, settings_of
-from extproc.cli.usage import decimal_text
 from extproc.core.quota.settlement import Outcome
 from extproc.core.request.endpoints import Endpoint
 from extproc.ports.requests import RequestFilter
@@ -214,7 +214,7 @@ def _print(story: RequestStory, settings: Settings) -> None:
     if story.expires_at is not None:
         facts.append(("expires at", output.instant(story.expires_at)))
     if story.price:
-        facts.append(("cost", f"{decimal_text(story.price)} {settings.cost.currency}"))
+        facts.append(("cost", f"{price_text(story.price)} {settings.cost.currency}"))
     if story.would_have_denied:
         facts.append(("shadow limits that would have denied it", ", ".join(story.would_have_denied)))
     output.as_table(tuple(map(str, facts[0])), facts[1:], "")

@@ -73,6 +73,7 @@ class World:
         tenants = MemoryTenants()
         return composition.Stores(
             counters=self.journal,
+            requests=MemoryRequests(self.ledger),
             ledger=self.ledger,
             reports=self.ledger,
             records=self.ledger,
