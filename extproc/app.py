@@ -75,7 +75,7 @@ from extproc.stores.mongo.rollup_repair import MongoRollupRepair
 from extproc.stores.mongo.tenants import MongoTenants
 from extproc.stores.mongo.tokens import MongoTokens
 from extproc.stores.redis import RedisCounters, RedisOptions
-from extproc.stores.redis.inspecting import inspected
+from extproc.stores.redis.inspecting import inspection_of
 from extproc.stores.spool import FileSpool, SpoolError, SpoolOptions
 from extproc.stores.urls import StoreURL, mongo_url, redis_url
 from extproc.workers.pool import Pool, PoolOptions
@@ -115,10 +115,9 @@ async def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Hold the adapters of the stores, as ports.
+    """Hold the adapters of the stores, as ports. In memory, those with None as their default are missing.
 
-    `inspection` and `erasure` are None if a store is in memory. `prepare` makes what is missing in them; safe to
-    repeat. `migrate` runs while a replica serves; it may end.
+    `prepare` makes what is missing in them; safe to repeat. `migrate` runs while a replica serves; it may end.
     """
 
     counters: CounterStore
@@ -201,9 +200,7 @@ def build_stores(settings: Settings) -> Stores:
         tokens=tokens,
         requests=MongoRequests(mongo),
         repair=MongoRollupRepair(mongo),
-        inspection=Inspection(partial(inspected, counters), MongoInspection(mongo, make_indexes).database)
-        if isinstance(counters, RedisCounters)
-        else None,
+        inspection=inspection_of(counters, MongoInspection(mongo, make_indexes).database),
         erasure=MongoErasure(mongo),
         prepare=partial(make_indexes, mongo),
         migrate=migrate,

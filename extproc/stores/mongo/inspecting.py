@@ -94,6 +94,9 @@ class _RecordedCollection:
     async def index_information(self) -> dict[str, Any]:
         return {}
 
+    async def find_one(self, *_: Any) -> dict[str, Any]:
+        return {}  # there is something: nothing has to be begun
+
 
 def _instant(value: object) -> datetime | None:
     if not isinstance(value, datetime):

@@ -1,17 +1,24 @@
 """Ask the servers of the counters about themselves. Writes nothing."""
 
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from extproc.core.quota.partitions import PARTITIONS
 from extproc.ports.base import StoreError
-from extproc.ports.inspection import CounterFacts, CounterServer
+from extproc.ports.inspection import CounterFacts, CounterServer, DatabaseFacts, Inspection
 from extproc.stores.redis.client import RedisClient
 from extproc.stores.redis.keys import epoch_key
 from extproc.stores.redis.server import command
 
 # What every script of ours needs of the server: Lua, and its library for MessagePack.
 _SCRIPT: Final = "return cmsgpack.unpack(cmsgpack.pack(1))"
+
+
+def inspection_of(counters: object, database: Callable[[], Awaitable[DatabaseFacts]]) -> Inspection | None:
+    """Return what inspects these counters and the database; None for counters in memory."""
+    return Inspection(partial(inspected, counters), database) if isinstance(counters, RedisClient) else None
 
 
 async def inspected(client: RedisClient) -> CounterFacts:
