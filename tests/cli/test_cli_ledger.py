@@ -82,7 +82,6 @@ class World:
             tokens=MemoryTokens(tenants.audit),
             sums=MemorySums(self.ledger.all_entries),
             months=MemoryClosedMonths(),
-            requests=MemoryRequests(self.ledger),
         )
 
     def waits(self, made, since):

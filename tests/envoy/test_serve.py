@@ -56,7 +56,6 @@ class Life:
             sums=MemorySums(self.ledger.all_entries),
             months=MemoryClosedMonths(),
             requests=MemoryRequests(self.ledger),
-            requests=MemoryRequests(self.ledger),
         )
         monkeypatch.setattr(app, "build_stores", lambda _: self.stores)
         values = {"SERVER__ADDRESS": self.address, "METRICS__ADDRESS": f"{HOST}:{metrics_port}"} | settings
