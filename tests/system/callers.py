@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 import anthropic
 import openai
 
+from extproc.admin.change import Change
 from extproc.local.stack import SAMPLE_MODEL, Stack
+from extproc.ports.audit import Actor, ActorKind
 from tests.plaintext import HANGS_S, WITHOUT_TLS, plaintext_client
 
 from .waiting import NEVER_S, until
@@ -19,6 +21,8 @@ from .waiting import NEVER_S, until
 CHAT = "/v1/chat/completions"
 DEFAULT_LIMIT = 100_000  # tokens a day of a service account whose tenant nobody configured
 QUESTION = "1 + 1 =?"
+
+CHANGE = Change(Actor("tests", ActorKind.OS_USER, "here"))
 
 
 def chat(content=QUESTION, **fields):
@@ -99,7 +103,7 @@ class Caller:
 
     async def limit(self, **amounts):
         """Sets the limits of a new tenant, and returns when every processor of the stack knows them."""
-        await self.records.admin.limits.set(self.tenant, amounts)
+        await self.records.admin.limits.set(self.tenant, amounts, CHANGE)
         await self._known_since(time.time())
 
     async def bind(self, *limits, **fields):

@@ -206,7 +206,9 @@ async def records_of(stack, database=DATABASE):
     counters = RedisCounters(RedisOptions(stack.redis, command_timeout_s=60, batch_timeout_s=60))
     client = pymongo.AsyncMongoClient(stack.mongo, tz_aware=True)
     try:
-        admin = Admin(stores.tenants, stores.reports, counters, defaults(settings), SystemClock().now)
+        admin = Admin(
+            stores.tenants, stores.reports, counters, defaults(settings), SystemClock().now, audit=stores.audit
+        )
         yield Records(client[database], admin)
     finally:
         await counters.aclose()
