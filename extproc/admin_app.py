@@ -12,6 +12,9 @@ from extproc.admin.api.jwts import JWTOptions, JWTs
 from extproc.admin.api.pace import Pace
 from extproc.admin.api.service import ServingOptions
 from extproc.admin.api.services import ReplayBounds, Services
+from extproc.admin.doctor import Doctor
+from extproc.admin.explaining import Explainer
+from extproc.admin.requests import Requests
 from extproc.admin.service import Admin
 from extproc.admin.tokens import AdminTokens
 from extproc.admin.usage import UsageAdmin
@@ -21,7 +24,16 @@ from extproc.settings.model import Settings
 from extproc.web.server import Certificate
 
 
-def build_admin_api(settings: Settings, stores: app.Stores, *, admin: Admin, usage: UsageAdmin) -> AdminAPI:
+def build_admin_api(
+    settings: Settings,
+    stores: app.Stores,
+    *,
+    admin: Admin,
+    usage: UsageAdmin,
+    requests: Requests,
+    explainer: Explainer,
+    doctor: Doctor,
+) -> AdminAPI:
     """Build the admin API on these use cases."""
     own, clock = settings.admin, app.SystemClock()
 
@@ -31,6 +43,9 @@ def build_admin_api(settings: Settings, stores: app.Stores, *, admin: Admin, usa
     services = Services(
         admin,
         usage,
+        requests,
+        explainer,
+        doctor,
         settings.cost.currency,
         app.defaults(settings),
         app.models(settings),

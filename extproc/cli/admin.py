@@ -12,6 +12,7 @@ from extproc.admin.access import Role
 from extproc.admin.errors import AdminError
 from extproc.admin.tokens import AdminTokens
 from extproc.cli import output
+from extproc.cli.building import build_doctor, build_explainer, build_requests
 from extproc.cli.changing import Note, change
 from extproc.cli.root import Json, refuse_memory, settings_of, with_stores
 from extproc.cli.use_cases import build_admin, build_usage
@@ -63,8 +64,15 @@ async def _serve(settings: Settings) -> int:
 
     stores = composition.build_stores(settings)
     try:
-        admin, usage = build_admin(settings, stores), build_usage(settings, stores)
-        api = admin_app.build_admin_api(settings, stores, admin=admin, usage=usage)
+        api = admin_app.build_admin_api(
+            settings,
+            stores,
+            admin=build_admin(settings, stores),
+            usage=build_usage(settings, stores),
+            requests=build_requests(settings, stores),
+            explainer=build_explainer(settings, stores),
+            doctor=build_doctor(stores),
+        )
         return await run(admin_app.admin_serving_options(settings), api)
     except ListenError as error:
         raise BindError(f"admin.address: {error}") from None

@@ -8,6 +8,10 @@ from zoneinfo import ZoneInfo
 import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from extproc.admin.doctor import Doctor
+from extproc.admin.explaining import Explainer
+from extproc.admin.requests import Requests
+from extproc.stores.memory.requests import MemoryRequests
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from extproc.admin.access import Role
@@ -26,6 +30,7 @@ from extproc.core.quota.ledger import closed_entry, denied_entry
 from extproc.core.quota.limits import Limit, Scope, Window
 from extproc.core.quota.models import ModelProfile, Models
 from extproc.core.quota.policies import Defaults, limits_from
+from extproc.core.quota.reservation import BucketState, Count, Denied
 from extproc.core.quota.settlement import Outcome, Settlement
 from extproc.core.quota.usage import Usage
 from extproc.core.request.addresses import ClientIP
@@ -86,7 +91,7 @@ def entry(*, name="r-1", tenant=MINE, account="batch@zone", denied=False, price=
         date="2026-03-01", deadline=NOW.timestamp() + 60, **changes,
     )  # fmt: skip
     if denied:
-        return denied_entry(held, "limit")
+        return denied_entry(held, "limit", Denied(BucketState(held.buckets[0], Count(24, 0)), 50))
     settled = Settlement(Outcome.SETTLED, Usage(10, 16, total=26), 26, "usage", status=200)
     return closed_entry(held, settled, NOW, price=price)
 
@@ -106,11 +111,14 @@ class Running:
         )
         self.bounds = bounds if bounds is not None else Bounds(requests_per_minute=100_000)
         self.fault = None
-        models = Models(ModelProfile())
+        records, models = MemoryRequests(self.ledger), Models(ModelProfile())
         self.sums = MemorySums(self.ledger.all_entries)
         self.services = Services(
             self.admin,
             UsageAdmin(self.sums, self.tenants, DEFAULTS, self._now),
+            Requests(records, self.counters, self.counters, self.ledger, self._now),
+            Explainer(self.tenants, self.counters, records, defaults=DEFAULTS, models=models, now=self._now),
+            Doctor(None, self.counters, self._now),
             "EUR",
             DEFAULTS,
             models,

@@ -3,10 +3,15 @@
 import asyncio
 import csv
 import io
+from dataclasses import replace
 
 import pytest
+from extproc.admin.doctor import Doctor
+from extproc.ports.inspection import Inspection
 
+from extproc.admin.access import Role
 from extproc.admin.api.services import ReplayBounds
+from extproc.ports.base import StoreError
 from extproc.ports.reports import SlowReportError
 
 from .api import MINE, OTHER, Running, entry, of
@@ -113,9 +118,71 @@ async def test_an_address_that_is_none_is_refused():
     for path in (
         "/v1/usage/report",
         "/v1/usage/top",
+        "/v1/requests",
         f"/v1/tenants/{MINE}/explain?service_account=a",
     ):
         of(await client.get(path, params={"client_ip": "1.2.3", "service_account": "a"}), 400)
+
+
+async def test_a_denied_request_is_found_by_the_id_that_its_client_saw():
+    _, client = await with_usage()
+    (story,) = of(await client.get("/v1/requests/q-r-4"), 200)["requests"]
+    assert (story["outcome"], story["tenant"], story["service_account"]) == ("denied", MINE, "batch@zone")
+    (limit,) = [each for each in story["limits"] if each["refused"]]
+    assert (limit["amount"], limit["used"], limit["needed"]) == (30, 24, 50)
+    problem = of(await client.get("/v1/requests/unheard-of"), 404, "not-found")
+    assert "counted, but not stored by itself" in problem["detail"]
+
+
+async def test_requests_are_listed_by_filters_and_pages():
+    _, client = await with_usage()
+    for params, wanted in (
+        ({"outcome": "denied"}, ["r-4"]), ({"model": "big"}, ["r-2"]), ({"tenant": OTHER}, ["r-3"]),
+        ({"since": "2026-03-01T12:00:01Z"}, []), ({"until": "2026-03-01T12:00:00Z"}, []),
+        ({"service_account": "=cmd()"}, ["r-2"]),
+    ):  # fmt: skip
+        found = of(await client.get("/v1/requests", params=params), 200)
+        assert [row["id"] for row in found["rows"]] == wanted
+    first = of(await client.get("/v1/requests", params={"at_most": 3}), 200)
+    rest = of(await client.get("/v1/requests", params={"cursor": first["cursor"]}), 200)
+    assert sorted(row["id"] for row in first["rows"] + rest["rows"]) == ["r-1", "r-2", "r-3", "r-4"]
+
+
+async def test_the_request_of_another_tenant_is_as_unknown_as_one_that_never_was():
+    running, _ = await with_usage()
+    lead = await running.client(Role.TEAM_LEAD, MINE)
+    of(await lead.get("/v1/requests/r-1"), 200)
+    details = {of(await lead.get(f"/v1/requests/{name}"), 404)["detail"] for name in ("r-3", "unheard-of")}
+    assert len(details) == 1
+
+
+async def test_a_verdict_names_the_limit_that_says_no_and_the_last_denials():
+    running, client = await with_usage()
+    await running.tenants.update(MINE, {"sa_limit": 100})
+    url = f"/v1/tenants/{MINE}/explain"
+    passes = of(
+        await client.get(url, params={"service_account": "batch@zone", "tokens": 60, "output_tokens": 40}), 200
+    )
+    assert passes["verdict"]["passes"] is True
+    assert [story["id"] for story in passes["denials"]] == ["r-4"]
+    denied = of(await client.get(url, params={"service_account": "batch@zone", "tokens": 101}), 200)["verdict"]
+    assert (denied["passes"], denied["obstacle"]["scope"], denied["obstacle"]["needed"]) == (
+        False, "service_account", 101,
+    )  # fmt: skip
+    plain = of(await client.get(url, params={"service_account": "batch@zone"}), 200)
+    assert plain["verdict"] is None
+    (limit,) = plain["limits"]
+    assert (limit["amount"], limit["topped_up"], limit["used"], limit["remaining"]) == (100, 0, 0, 100)
+
+
+async def test_top_ups_are_shown_apart_from_the_amount():
+    running, client = await with_usage()
+    await running.tenants.update(MINE, {"sa_limit": 100})
+    top_up = {"amount": 50, "until": "2026-03-02T00:00:00Z"}
+    of(await client.post(f"/v1/tenants/{MINE}/top-ups", json=top_up, headers={"if-match": "*"}), 200)
+    found = of(await client.get(f"/v1/tenants/{MINE}/explain", params={"service_account": "a"}), 200)
+    (limit,) = found["limits"]
+    assert (limit["amount"], limit["topped_up"], limit["remaining"]) == (100, 50, 150)
 
 
 async def test_a_simulation_says_who_would_have_been_denied_and_changes_nothing():
@@ -159,3 +226,23 @@ async def test_a_simulation_that_takes_too_long_is_ended():
 
     running.admin.replay = endless
     assert of(await client.post("/v1/simulate", json={"default": {"sa_limit": 5}}), 400)["field"] == "since"
+
+
+async def test_the_health_of_the_stores_is_for_those_who_see_all_tenants():
+    running, client = await with_usage()
+    found = of(await client.get("/v1/health"), 200)
+    assert isinstance(found["sound"], bool)
+    assert all(set(each) == {"level", "part", "what", "consequence", "fix"} for each in found["findings"])
+    of(await (await running.client(Role.VIEWER, MINE)).get("/v1/health"), 403)
+
+
+async def test_a_store_that_is_away_is_a_finding_and_no_error_of_the_api():
+    running, client = await with_usage()
+
+    async def away():
+        raise StoreError("Redis can't be reached", transient=True)
+
+    doctor = Doctor(Inspection(away, away), running.counters, running._now)
+    running.api.services = replace(running.services, doctor=doctor)
+    found = of(await client.get("/v1/health"), 200)
+    assert found["sound"] is False

@@ -9,7 +9,7 @@ from extproc.admin.access import Role
 from extproc.admin.api.openapi import openapi
 from extproc.admin.api.operations import OPERATIONS
 
-from .api import MINE, OTHER, Running
+from .api import MINE, OTHER, Running, entry
 
 DOCUMENT = openapi(OPERATIONS)
 ACCOUNT = "batch@zone-prod.example.com"
@@ -44,6 +44,7 @@ CELLS = [
 async def filled(running):
     """Two tenants that have all that the operations show and take away."""
     for tenant in (MINE, OTHER):
+        await running.ledger.append([entry(name=f"r-{tenant}", tenant=tenant)])
         document = {
             "sa_limit": 1000,
             "suspended": "unpaid",
@@ -83,7 +84,7 @@ def expected(operation, role, tenant):
         return {403}
     if scoped and tenant == OTHER and operation["x-tenancy"] in {"path", "query"}:
         return {404}
-    if scoped and tenant == OTHER and operation["operationId"] == "showChange":
+    if scoped and tenant == OTHER and operation["operationId"] in {"showChange", "showRequest"}:
         return {404}
     return {200}
 
@@ -102,7 +103,7 @@ async def test_a_caller_may_do_what_the_document_says_and_nothing_else(path, met
     params = dict(needs.get("params", {}))
     if any(each["name"] == "tenant" and each["in"] == "query" for each in operation["parameters"]):
         params["tenant"] = tenant
-    texts = {"tenant": tenant, "service_account": ACCOUNT, "top_up": "t1", "entry": "none"}
+    texts = {"tenant": tenant, "service_account": ACCOUNT, "top_up": "t1", "entry": "none", "id": f"r-{tenant}"}
     if operation["operationId"] == "showChange":
         texts["entry"] = await audit_entry(running, tenant)
     before = await running.tenants.documents()
@@ -138,7 +139,7 @@ async def test_a_list_without_a_tenant_has_the_rows_of_the_callers_tenants_alone
     assert [row["tenant"] for row in (await both.get("/v1/tenants")).json()["rows"]] == [MINE, OTHER]
 
 
-@pytest.mark.parametrize("path", ["/v1/audit", "/v1/usage/report", "/v1/usage/top"])
+@pytest.mark.parametrize("path", ["/v1/audit", "/v1/usage/report", "/v1/usage/top", "/v1/requests"])
 async def test_who_may_see_one_tenant_need_not_name_it_and_who_may_see_several_must(path):
     running = Running()
     await filled(running)

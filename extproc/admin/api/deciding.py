@@ -11,17 +11,17 @@ from msgspec import Meta, Struct
 from extproc.admin import replay
 from extproc.admin.access import Role
 from extproc.admin.api.operation import Call, Operation, Parameters, Reply, Tenancy
-from extproc.admin.api.parameters import Date, Name
+from extproc.admin.api.parameters import Address, Date, Name
 from extproc.admin.api.problems import Problem, invalid
 from extproc.admin.api.services import ReplayBounds
 from extproc.admin.errors import NotFoundError
+from extproc.admin.explaining import MAX_TOKENS, Size, Verdict
+from extproc.admin.request_story import RequestStory
 from extproc.admin.service import Admin, checked_filter
 from extproc.core.quota.binding import StoreFailure
-from extproc.core.quota.insight import Insight
 from extproc.core.quota.ledger import Entry
 from extproc.core.quota.limits import Limit, Mode, Scope, Unit, Window
 from extproc.core.quota.reservation import BucketState
-from extproc.core.request.addresses import UNKNOWN_IP
 from extproc.core.request.endpoints import Endpoint
 from extproc.ports.documents import Document
 from extproc.ports.ledger import UsageFilter
@@ -29,17 +29,22 @@ from extproc.ports.ledger import UsageFilter
 
 class Whom(Parameters, kw_only=True):
     service_account: Name
-    client_ip: Annotated[str, Meta(max_length=64)] = UNKNOWN_IP
+    client_ip: Annotated[Address, Meta(description="Without it, limits by client IP have no counts.")] | None = (
+        None
+    )
     model: Name | None = None
     endpoint: Endpoint | None = None
+    tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS, description="Prompt, for a verdict.")] | None = None
+    output_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS, description="Its output.")] = 0
 
 
-class BoundLimit(Struct):
-    """Describe a limit and its count now; null where it depends on a model or endpoint that was not named."""
+class CountedLimit(Struct):
+    """Describe a limit and its count now; null where it depends on what was not named. `amount` has no top-ups."""
 
     scope: Scope
     window: Window
     amount: int
+    topped_up: int
     unit: Unit
     mode: Mode
     shadow: bool
@@ -52,7 +57,10 @@ class BoundLimit(Struct):
 
 
 class ExplainedLimits(Struct):
-    """Describe what binds an identity now. `limits_of_its_own`: else the defaults bind the tenant."""
+    """Describe what binds an identity now. `limits_of_its_own`: else the defaults bind the tenant.
+
+    `verdict` is there if tokens were given; `denials` are the last ones, null if they could not be read in time.
+    """
 
     tenant: str
     service_account: str
@@ -61,7 +69,9 @@ class ExplainedLimits(Struct):
     problem: str | None
     suspended: str | None
     on_store_failure: StoreFailure
-    limits: list[BoundLimit]
+    limits: list[CountedLimit]
+    verdict: Verdict | None
+    denials: list[RequestStory] | None
 
 
 class WhatIf(Parameters, kw_only=True):
@@ -107,12 +117,17 @@ class SimulatedLimits(Struct):
 
 async def explain(call: Call) -> Reply:
     query: Whom = call.query
-    admin = call.services.admin
-    found = await admin.explain(
-        call.tenant, query.service_account, query.client_ip, model=query.model, endpoint=query.endpoint
+    explained = await call.services.explainer.explain(
+        call.tenant,
+        query.service_account,
+        query.client_ip,
+        model=query.model,
+        endpoint=query.endpoint,
+        size=Size(query.tokens, query.output_tokens) if query.tokens is not None else None,
     )
-    insight: Insight = found.insight
+    found = explained.explanation
     identity = found.identity
+    pairs = zip(found.insight.limits, found.topped_up, strict=True)
     return Reply(
         ExplainedLimits(
             identity.tenant,
@@ -120,17 +135,19 @@ async def explain(call: Call) -> Reply:
             identity.client_ip,
             found.known,
             found.problem,
-            insight.suspended,
+            found.insight.suspended,
             found.on_store_failure,
-            [_bound(limit, state) for limit, state in insight.limits],
+            [_counted(limit, state, topped_up) for (limit, state), topped_up in pairs],
+            explained.verdict,
+            list(explained.denials) if explained.denials is not None else None,
         )
     )
 
 
-def _bound(limit: Limit, state: BucketState | None) -> BoundLimit:
-    return BoundLimit(
-        limit.scope, limit.window, limit.amount, limit.unit, limit.mode, limit.shadow, limit.model,
-        list(limit.endpoints),
+def _counted(limit: Limit, state: BucketState | None, topped_up: int) -> CountedLimit:
+    return CountedLimit(
+        limit.scope, limit.window, limit.amount - topped_up, topped_up, limit.unit, limit.mode, limit.shadow,
+        limit.model, list(limit.endpoints),
         state.count.used if state is not None else None,
         state.count.held if state is not None else None,
         state.remaining if state is not None else None,
@@ -208,7 +225,7 @@ def _too_much(bound: str) -> Problem:
 OPERATIONS = (
     Operation(
         "explain", "GET", "/v1/tenants/{tenant}/explain",
-        "Show the limits that bind a service account now: used, held, remaining, reset.",
+        "Show the limits that bind a service account now, whether a request would pass, and the last denials.",
         Role.VIEWER, Tenancy.PATH, explain, ExplainedLimits, Whom, tag="explain",
     ),
     Operation(

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from extproc.admin.doctor import Doctor
+from extproc.admin.explaining import Explainer
+from extproc.admin.requests import Requests
 from extproc.admin.service import Admin
 from extproc.admin.usage import UsageAdmin
 from extproc.core.quota.models import Models
@@ -27,6 +30,9 @@ class Services:
 
     admin: Admin
     usage: UsageAdmin
+    requests: Requests
+    explainer: Explainer
+    doctor: Doctor
     currency: str
     defaults: Defaults
     models: Models
