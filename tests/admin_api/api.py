@@ -8,10 +8,6 @@ from zoneinfo import ZoneInfo
 import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from extproc.admin.doctor import Doctor
-from extproc.admin.explaining import Explainer
-from extproc.admin.requests import Requests
-from extproc.stores.memory.requests import MemoryRequests
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from extproc.admin.access import Role
@@ -22,6 +18,9 @@ from extproc.admin.api.jwts import JWTOptions, JWTs
 from extproc.admin.api.pace import Pace
 from extproc.admin.api.services import ReplayBounds, Services
 from extproc.admin.change import Change
+from extproc.admin.doctor import Doctor
+from extproc.admin.explaining import Explainer
+from extproc.admin.requests import Requests
 from extproc.admin.service import Admin
 from extproc.admin.tokens import AdminTokens
 from extproc.admin.usage import UsageAdmin
@@ -38,6 +37,7 @@ from extproc.core.request.identity import Identity, ServiceAccount, TenantId
 from extproc.ports.audit import Actor, ActorKind
 from extproc.stores.memory.counters import MemoryCounters
 from extproc.stores.memory.ledger import MemoryLedger
+from extproc.stores.memory.requests import MemoryRequests
 from extproc.stores.memory.sums import MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.memory.tokens import MemoryTokens

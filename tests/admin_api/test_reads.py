@@ -6,12 +6,12 @@ import io
 from dataclasses import replace
 
 import pytest
-from extproc.admin.doctor import Doctor
-from extproc.ports.inspection import Inspection
 
 from extproc.admin.access import Role
 from extproc.admin.api.services import ReplayBounds
+from extproc.admin.doctor import Doctor
 from extproc.ports.base import StoreError
+from extproc.ports.inspection import Inspection
 from extproc.ports.reports import SlowReportError
 
 from .api import MINE, OTHER, Running, entry, of

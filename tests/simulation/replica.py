@@ -112,9 +112,8 @@ class Replica(Process):
                 check_s=world.check_s,
                 expiry=ExpiryOptions(interval_s=2.0, renewed_within_s=5.0),
                 rebuild=RebuildOptions(barrier_s=BARRIER_S),
-                limit_gauges=LimitGaugesOptions(
-                    tenants=0
-                ),  # it changes nothing, and spreads its readings by chance
+                # They change nothing, and spread their readings by chance.
+                limit_gauges=LimitGaugesOptions(tenants=0),
             ),
         )
         self.service, self.clock = self.metering.service, self.metering.clock
@@ -219,10 +218,12 @@ class Replica(Process):
         self.left_clean = await self.metering.drain(5.0)
         self.main.cancel()
         await asyncio.wait({self.main})
-        with suppress(StoreError, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self.metering.membership.deregister()
-        self.ended = True
+        try:
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self.metering.membership.deregister()
+        finally:  # also if all faults are over, and with them the one that stopped it
+            self.ended = True
 
     async def bury(self):
         """Ends what is left of its tasks, when nothing that they do matters any more."""

@@ -10,10 +10,10 @@ index: some servers use no index for more. The second stage has the rest.
 """
 
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from math import isfinite
 from typing import Any, Final
 
@@ -35,12 +35,11 @@ from extproc.ports.reports import (
     UsageRow,
 )
 from extproc.stores.mongo.client import DAILY, LEDGER, MIGRATIONS, ROLLUPS, Collection, Mongo, Named, translated
+from extproc.stores.mongo.report_spans import DAY, Span, date_of, first_of, last_of, midnight, windows, with_months
 from extproc.stores.mongo.rollups import STATE, UNROLLED, field_name, grain_name, name_of
 
 Stage = Mapping[str, Any]
 
-_DAY: Final = timedelta(days=1)
-_MOST_PERIODS: Final = 512  # of one query
 _EARLIEST: Final = date(2024, 1, 1)  # before the first release
 _CALLERS: Final = (By.SERVICE_ACCOUNT, By.CLIENT_IP)
 _OTHERS: Final = f"models.{OTHER}"
@@ -71,15 +70,6 @@ _IN_LEDGER: Final[Mapping[str, object]] = {
     "price": _of_requests("$price"),
 }
 _IN_ROW: Final[Mapping[str, object]] = {name: f"${name}" for name in SUM_NAMES}
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Hold dates, both inclusive. `months`: whole months, which have rows of their own."""
-
-    first: date
-    last: date
-    months: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +116,7 @@ class MongoSums:
             if span is None:
                 return rows
             by_rollups = await self._are_in_rollups(by, wanted, span)
-            for some in _windows(span, grain, lambda: len(rows) * 2 < at_most):  # noqa: B023 - it is one list
+            for some in windows(span, grain, lambda: len(rows) * 2 < at_most):  # noqa: B023 - it is one list
                 source = self._source(by, wanted, some, grain, by_rollups=by_rollups)
                 rows += await self._page(source, after, at_most - len(rows))
                 if len(rows) >= at_most:
@@ -173,7 +163,7 @@ class MongoSums:
 
     async def _span(
         self, by: By | None, wanted: ReportFilter, grain: Grain | None = None, after: Place | None = None
-    ) -> _Span | None:
+    ) -> Span | None:
         """Return the dates that may have something to read; None if there are none."""
         first, last = await self._known(wanted.tenant)
         if first is None or _in_days(by, wanted, grain):
@@ -183,8 +173,8 @@ class MongoSums:
         if wanted.until is not None:
             last = min(last, date.fromisoformat(wanted.until))
         if after is not None:
-            last = min(last, _last_of(after.period) if grain is Grain.MONTH else _date_of(after.period))
-        return _Span(first, last) if first <= last else None
+            last = min(last, last_of(after.period) if grain is Grain.MONTH else date_of(after.period))
+        return Span(first, last) if first <= last else None
 
     async def _known(self, tenant: str | None) -> tuple[date | None, date]:
         """Return the first and the last date that rollups may have; None as long as earlier ones may be added."""
@@ -194,20 +184,20 @@ class MongoSums:
         found = await (await self._rollups.aggregate([{"$match": match}, {"$group": bounds}])).to_list()
         state = await self._state.find_one({"_id": STATE}) or {}
         today = datetime.now(UTC).date()
-        first, last = (_first_of(found[0]["first"]), _last_of(found[0]["last"])) if found else (today, today)
+        first, last = (first_of(found[0]["first"]), last_of(found[0]["last"])) if found else (today, today)
         # A day of UTC begins a day before that of a tenant at the most, or ends a day after it.
-        return (first - _DAY if state.get("done") else None), max(last, today) + _DAY
+        return (first - DAY if state.get("done") else None), max(last, today) + DAY
 
-    async def _over_all(self, by: By | None, wanted: ReportFilter) -> tuple[list[_Span], bool]:
+    async def _over_all(self, by: By | None, wanted: ReportFilter) -> tuple[list[Span], bool]:
         """Return the spans that are summed, and whether rollups have them: whole months by rows of their own."""
         span = await self._span(by, wanted)
         if span is None:
             return [], True
         if await self._are_in_rollups(by, wanted, span):
-            return _with_months(span), True
+            return with_months(span), True
         return [span], False
 
-    async def _are_in_rollups(self, by: By | None, wanted: ReportFilter, span: _Span) -> bool:
+    async def _are_in_rollups(self, by: By | None, wanted: ReportFilter, span: Span) -> bool:
         """Return whether rollups have the exact sums."""
         if by in _CALLERS or wanted.service_account is not None or wanted.client_ip is not None:
             return False
@@ -231,7 +221,7 @@ class MongoSums:
         return True
 
     def _source(
-        self, by: By | None, wanted: ReportFilter, span: _Span, grain: Grain | None, *, by_rollups: bool
+        self, by: By | None, wanted: ReportFilter, span: Span, grain: Grain | None, *, by_rollups: bool
     ) -> _Source:
         """Return how to sum the dates of a span, by periods of the grain if there is one."""
         if by_rollups:
@@ -247,7 +237,7 @@ class MongoSums:
         tenant = "$tenant_id" if by is By.SERVICE_ACCOUNT else None
         return _Source(self._ledger, stages, period, f"${_FIELDS[by or By.TENANT]}", tenant, _IN_LEDGER)
 
-    def _of_rollups(self, by: By | None, wanted: ReportFilter, span: _Span, grain: Grain | None) -> _Source:
+    def _of_rollups(self, by: By | None, wanted: ReportFilter, span: Span, grain: Grain | None) -> _Source:
         stored = Grain.HOUR if grain is Grain.HOUR else Grain.MONTH if span.months else Grain.DAY
         period: object = {"$substrCP": ["$at", 0, 7]} if grain is Grain.MONTH else "$at"
         stages = _first_stages(_in_rollups(by, wanted, span, stored))
@@ -314,7 +304,7 @@ def _in_days(by: By | None, wanted: ReportFilter, grain: Grain | None) -> bool:
     return grain is not Grain.HOUR and not subjects and callers
 
 
-def _in_rollups(by: By | None, wanted: ReportFilter, span: _Span, grain: Grain) -> dict[str, Any]:
+def _in_rollups(by: By | None, wanted: ReportFilter, span: Span, grain: Grain) -> dict[str, Any]:
     first, last = span.first.isoformat(), span.last.isoformat()
     match grain:
         case Grain.HOUR:
@@ -327,7 +317,7 @@ def _in_rollups(by: By | None, wanted: ReportFilter, span: _Span, grain: Grain) 
     return {"grain": grain.value if by is By.TENANT else grain_name(grain, None)} | at
 
 
-def _in_daily(wanted: ReportFilter, span: _Span) -> tuple[dict[str, Any], dict[str, Any]]:
+def _in_daily(wanted: ReportFilter, span: Span) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what an index finds, and the rest."""
     dates = {"date": {"$gte": span.first.isoformat(), "$lte": span.last.isoformat()}}
     callers = _callers(wanted)
@@ -337,16 +327,16 @@ def _in_daily(wanted: ReportFilter, span: _Span) -> tuple[dict[str, Any], dict[s
     return dates, {}
 
 
-def _in_ledger(wanted: ReportFilter, span: _Span, grain: Grain | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _in_ledger(wanted: ReportFilter, span: Span, grain: Grain | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what an index finds, and the rest. A tenant's date begins and ends up to a day apart from UTC's."""
-    begin, end = _midnight(span.first), _midnight(span.last + _DAY)
+    begin, end = midnight(span.first), midnight(span.last + DAY)
     rest = _callers(wanted)
     subjects = (("model", wanted.model), ("endpoint", wanted.endpoint))
     rest |= {name: {"$eq": value} for name, value in subjects if value is not None}
     if grain is Grain.HOUR:
         admitted = {"$gte": begin, "$lt": end}
     else:
-        admitted = {"$gte": begin - _DAY, "$lt": end + _DAY}
+        admitted = {"$gte": begin - DAY, "$lt": end + DAY}
         rest["date"] = {"$gte": span.first.isoformat(), "$lte": span.last.isoformat()}
     if "serviceAccount" in rest:
         return {"serviceAccount": rest.pop("serviceAccount")}, rest | {"admitted_at": admitted}
@@ -380,68 +370,6 @@ def _behind(after: Place) -> list[dict[str, Any]]:
 
 def _is_behind(place: Place, after: Place) -> bool:
     return place.period < after.period or (place.period == after.period and place.name > after.name)
-
-
-# ------------------------------------------------ dates
-
-
-def _with_months(span: _Span) -> list[_Span]:
-    """Divide a span into its whole months, and the days before and after them; the newest first."""
-    first = span.first if span.first.day == 1 else _next_month(span.first)
-    last = span.last if (span.last + _DAY).day == 1 else span.last.replace(day=1) - _DAY
-    if first > last:
-        return [span]
-    parts = [_Span(last + _DAY, span.last), _Span(first, last, months=True), _Span(span.first, first - _DAY)]
-    return [part for part in parts if part.first <= part.last]
-
-
-def _windows(span: _Span, grain: Grain, few: Any) -> Iterator[_Span]:
-    """Divide a span into parts, the newest first. They grow while `few()` says that they have few rows."""
-    if grain is not Grain.MONTH:
-        yield from _days(span, few)
-        return
-    for part in _with_months(span):
-        months, last = 1, part.last
-        while last >= part.first:
-            first = max(part.first, _months_before(last, months - 1))
-            yield _Span(first, last, months=part.months)
-            last = first - _DAY
-            months = min(months * 2, _MOST_PERIODS) if few() else months
-
-
-def _days(span: _Span, few: Any) -> Iterator[_Span]:
-    days, last = 1, span.last
-    while last >= span.first:
-        first = max(span.first, last - (days - 1) * _DAY)
-        yield _Span(first, last)
-        last = first - _DAY
-        days = min(days * 2, _MOST_PERIODS) if few() else days
-
-
-def _next_month(day: date) -> date:
-    return (day.replace(day=28) + 4 * _DAY).replace(day=1)
-
-
-def _months_before(day: date, months: int) -> date:
-    """Return the first day of the month that is so many months before."""
-    year, month = divmod(day.year * 12 + day.month - 1 - months, 12)
-    return date(year, month + 1, 1)
-
-
-def _first_of(month: str) -> date:
-    return date.fromisoformat(f"{month}-01")
-
-
-def _last_of(month: str) -> date:
-    return _next_month(_first_of(month)) - _DAY
-
-
-def _date_of(period: str) -> date:
-    return date.fromisoformat(period[:10])
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 # ------------------------------------------------ rows
