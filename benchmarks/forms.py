@@ -75,6 +75,13 @@ FULL = Form(
     ),
     first=(Step(Phase.OPEN, 500, 5.0, rate=100, chunks=2, chunk_rate=0.15),),
 )
+# Each stream takes two open files of Envoy, one to the client and one to the upstream: 20,000 files are enough.
+CROWD = Form(
+    "crowd",
+    rounds=1,
+    steps=(Step(Phase.PEAK, _CONNECTIONS, 3.0), Step(Phase.RATE, _CONNECTIONS, 3.0, rate=REFERENCE_RATE)),
+    first=(Step(Phase.OPEN, 9_900, 49.5, rate=200, chunks=2, chunk_rate=0.018),),
+)
 # For a test: one of everything, as short as it goes.
 TINY = Form(
     "tiny",
@@ -86,7 +93,7 @@ TINY = Form(
     ),
     first=(),
 )
-FORMS = {form.name: form for form in (QUICK, FULL, TINY)}
+FORMS = {form.name: form for form in (QUICK, FULL, CROWD, TINY)}
 
 
 def request_bytes(step: Step, token: str) -> bytes:

@@ -4,7 +4,8 @@
 
    RATE 0: a closed loop, each connection sends its next request at once. RATE above 0: an open loop, request i is meant
    to start at i / RATE seconds, and its latency counts from then, however late a connection is free for it. After
-   SECONDS no request begins; those on their way, and in the open loop those that are due, have DRAIN_S to end.
+   SECONDS no request begins; those on their way, and in the open loop those that are due, have as long again and DRAIN_S
+   to end.
 
    CHUNKS 0: an answer must be a 200 whose body has "usage", and equals the file if one is given. CHUNKS n: it must be
    server-sent events with contents "0:..." to "n-1:..." in order, then [DONE]; each content's time, in microseconds of
@@ -250,7 +251,7 @@ static void run(double seconds, double rate) {
             else if (!open_now)
                 break;
         }
-        if (now > stop + DRAIN_S * 1000000000ll) break;
+        if (now > stop + (stop - start) + DRAIN_S * 1000000000ll) break;
         events_of(100, timer);
     }
     if (due > begun) unsent = due - begun;
