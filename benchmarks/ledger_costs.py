@@ -177,7 +177,8 @@ def sizes(limit_count: int) -> Mapping[str, int]:
 def index_sizes(*, retention: bool = True) -> Mapping[str, int]:
     """Return the estimated bytes of one entry in each index of the ledger."""
     one = entry_document(entry(limits(2), 12345))
-    indexes = ["_id", "serviceAccount, clientIP, date", "tenant_id, ended_at", "admitted_at, _id"]
+    indexes = ["_id", "serviceAccount, clientIP, date", "tenant_id, ended_at, _id", "ended_at, _id", "request_id"]
+    indexes += ["admitted_at, _id"]
     indexes += ["ended_at"] if retention else []
     return {name: _KEY_OVERHEAD + sum(_key_bytes(one[each]) for each in name.split(", ")) for name in indexes}
 

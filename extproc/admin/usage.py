@@ -18,6 +18,7 @@ from extproc.ports.tenants import TenantStore
 
 # Rows per model of one tenant or service account: more are for a report.
 _MODELS: Final = 20
+_CALLERS: Final = (By.SERVICE_ACCOUNT, By.CLIENT_IP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,13 @@ class UsageAdmin:
             models=tuple(await self._sums.top(By.MODEL, month, Measure.USAGE, _MODELS)),
         )
 
-    async def incomplete(self) -> bool:
-        """Return whether entries of the ledger are missing in reports: they are being added."""
+    async def incomplete(self, by: By | None, wanted: ReportFilter) -> bool:
+        """Return whether entries of the ledger are missing in a report: they are being added to the rollups.
+
+        Reports of service accounts and client IPs are whole: they do not read rollups.
+        """
+        if by in _CALLERS or wanted.service_account is not None or wanted.client_ip is not None:
+            return False
         return (await self._sums.missing()).entries
 
     def checked(self, wanted: ReportFilter) -> ReportFilter:

@@ -148,7 +148,7 @@ def top(
     shape = replace(_shape(context, by), periods=False)
 
     async def read(usage: UsageAdmin) -> tuple[tuple[UsageRow, ...], bool]:
-        return await usage.top(by, wanted, measure, limit), await usage.incomplete()
+        return await usage.top(by, wanted, measure, limit), await usage.incomplete(by, wanted)
 
     rows, incomplete = with_usage(context, read)
     if incomplete:
@@ -173,7 +173,8 @@ def of(
     """Show what a tenant, or one of its service accounts, uses today and this month, and of which models."""
 
     async def read(usage: UsageAdmin) -> tuple[UsageNow, bool]:
-        return await usage.of(tenant, service_account), await usage.incomplete()
+        wanted = ReportFilter(tenant=tenant, service_account=service_account)
+        return await usage.of(tenant, service_account), await usage.incomplete(None, wanted)
 
     now, incomplete = with_usage(context, read)
     if incomplete:
@@ -266,7 +267,7 @@ def _report(
             _note_more(page.cursor)
         else:
             await write_rows(form, shape, pages(usage), path)
-        if await usage.incomplete():
+        if await usage.incomplete(by, wanted):
             output.note(_INCOMPLETE)
 
     async def pages(usage: UsageAdmin) -> AsyncIterator[Sequence[UsageRow]]:

@@ -228,7 +228,9 @@ async def test_a_month_is_not_closed_while_reports_lack_entries():
         return Missing(entries=True)
 
     setup.sums.missing = missing
-    assert await setup.usage.incomplete()
+    assert await setup.usage.incomplete(By.TENANT, ReportFilter())
+    assert not await setup.usage.incomplete(By.SERVICE_ACCOUNT, ReportFilter())
+    assert not await setup.usage.incomplete(By.TENANT, ReportFilter(client_ip="10.0.0.1"))
     with pytest.raises(AdminError, match="still being added to the reports"):
         await setup.closing.close("2026-02", CLOSE)
 

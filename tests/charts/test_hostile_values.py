@@ -22,7 +22,7 @@ REFUSED_AS_MEANT = "refused as meant"
 # These have a form of their own, name something that must be there, or exclude others.
 NO_TEXT = {
     "graph", "runtime", "modelFormat", "storageUri", "newStorageUri", "storageKey", "newImageTag", "newImage",
-    "domain", "hosts", "type",
+    "domain", "hosts", "type", "gateways",
 }  # fmt: skip
 AGAIN = ("var_env", 0, "name")  # the same name in `env` and here is refused
 WORDS = ("true", "null", "on", "1", "1e3", "0x1f")

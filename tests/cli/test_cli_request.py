@@ -12,11 +12,11 @@ from extproc.stores.mongo.documents import entry_document
 
 pytestmark = pytest.mark.system
 
-NOW = datetime.now(UTC).replace(microsecond=0)
 WHO = Identity("acme", "[red]sa", "10.0.0.1")
 
 
 def entry(number, minutes_ago=0, **changes):
+    ended_at = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=minutes_ago)
     fields = {
         "id": f"{number:032x}",
         "request_id": f"request-{number}",
@@ -31,8 +31,8 @@ def entry(number, minutes_ago=0, **changes):
         "charge": 26,
         "usage": Usage(10, 16, total=26),
         "status": 200,
-        "admitted_at": NOW - timedelta(minutes=minutes_ago, seconds=3),
-        "ended_at": NOW - timedelta(minutes=minutes_ago),
+        "admitted_at": ended_at - timedelta(seconds=3),
+        "ended_at": ended_at,
         "charges": (Charge("service_account:day:1:sa", 86_400, 26, 12_000),),
     }
     return Entry(**(fields | changes))

@@ -385,23 +385,23 @@ def test_denied_requests_that_were_counted_together_are_one_line_that_says_so(ru
         assert summary["newly_admitted"] == 9
 
 
-def test_usage_has_a_cost_where_models_have_prices(run, ledger, environment):
+def test_usage_has_a_price_where_models_have_prices(run, ledger, environment):
     ledger()
     environment.setenv("TOKENWEIR_COST__CURRENCY", "EUR")
-    assert run("usage", "daily").rows[0][-1] == "cost (EUR)"
+    assert run("usage", "daily").rows[0][-1] == "price (EUR)"
     costs = {row[2]: row[-1] for row in run("usage", "daily", "--tenant", "acme").rows[1:]}
     assert costs == {"sa": "1.50", "other": "0.00"}
     assert run("usage", "top", "--by", "tenant").rows[1][-1] == "1.50"
     assert run("usage", "daily", "--tenant", "elsewhere").rows[0][-1] == "estimated"
     (day,) = run("usage", "daily", "--sa", "sa", "--tenant", "acme", "--json").json
-    assert (day["price_billionths"], day["cost"], day["currency"]) == (1_500_000_000, "1.50", "EUR")
+    assert (day["price_billionths"], day["price"], day["currency"]) == (1_500_000_000, "1.500000000", "EUR")
     top = run("usage", "top", "--json").json[0]
-    assert (top["price_billionths"], top["cost"], top["currency"]) == (1_500_000_000, "1.50", "EUR")
+    assert (top["price_billionths"], top["price"], top["currency"]) == (1_500_000_000, "1.500000000", "EUR")
 
 
-def test_a_cost_of_a_billionth_is_not_lost(run, ledger):
+def test_a_price_of_a_billionth_is_not_lost(run, ledger):
     ledger([replace(PAST[0], price=1), replace(PAST[1], price=12_000_000_001)])
-    assert run("usage", "top", "--json").json[0]["cost"] == "12.000000002"
+    assert run("usage", "top", "--json").json[0]["price"] == "12.000000002"
 
 
 def test_a_reader_of_an_export_that_has_enough_is_no_fault(ledger, database, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from tests.sizes import sampled
 
-from .callers import DEFAULT_LIMIT, Caller
+from .callers import CHANGE, DEFAULT_LIMIT, Caller
 from .marks import SYSTEM
 from .waiting import until
 
@@ -48,7 +48,7 @@ async def test_numbers_that_the_legacy_shell_wrote_as_doubles_count(pair_caller)
 
 async def test_a_limit_raised_and_lowered_is_effective_within_5_seconds(pair_caller):
     for amount in (1, 9000, 8000):
-        await pair_caller.records.admin.limits.set(pair_caller.tenant, {"ip_limit": amount})
+        await pair_caller.records.admin.limits.set(pair_caller.tenant, {"ip_limit": amount}, CHANGE)
         await effective(pair_caller, amount)
 
 
@@ -57,7 +57,7 @@ async def test_what_was_used_stays_used_when_a_limit_changes(pair_caller):
     await pair_caller.post(max_tokens=16)
     used = await pair_caller.settled()
     assert used > 0
-    await pair_caller.records.admin.limits.set(pair_caller.tenant, {"ip_limit": used + 1})
+    await pair_caller.records.admin.limits.set(pair_caller.tenant, {"ip_limit": used + 1}, CHANGE)
     await effective(pair_caller, used + 1)
     answer = await pair_caller.post(max_tokens=16)
     assert answer.status_code == 429
@@ -67,7 +67,7 @@ async def test_what_was_used_stays_used_when_a_limit_changes(pair_caller):
 async def test_a_deleted_tenant_is_bound_by_the_defaults(pair_caller):
     await pair_caller.limit(ip_limit=9000)
     await effective(pair_caller, 9000)
-    await pair_caller.records.admin.limits.delete(pair_caller.tenant)
+    await pair_caller.records.admin.limits.delete(pair_caller.tenant, CHANGE)
     await effective(pair_caller, DEFAULT_LIMIT)
 
 
@@ -79,8 +79,8 @@ async def test_a_limit_that_can_not_be_meant_leaves_the_one_that_stood(pair_call
     try:
         # Whoever comes next is known when the bad document is.
         other = Caller(pair_caller.stack, pair_caller.records)
-        await other.records.admin.limits.set(other.tenant, {"ip_limit": 7000})
+        await other.records.admin.limits.set(other.tenant, {"ip_limit": 7000}, CHANGE)
         await effective(other, 7000)
         await effective(pair_caller, 9000)
     finally:
-        await pair_caller.records.admin.limits.set(pair_caller.tenant, {"ip_limit": 9000})
+        await pair_caller.records.admin.limits.set(pair_caller.tenant, {"ip_limit": 9000}, CHANGE)

@@ -118,8 +118,9 @@ async def test_the_metrics_have_their_names_and_count_what_happened(scripted_cal
     assert [grown[name] for name in METRICS[:7]] == [1, 1, 1, 5, 2, 7, 1]
     assert (after["tokenweir_ready"], after["tokenweir_streams"]) == (1, 0)
     naming = [name for name in after if scripted_caller.tenant in name]
-    assert naming, "tenant and model are labels of one counter"
-    assert all(name.startswith("tokenweir_usage_tokens_") for name in naming)
+    assert naming, "tenant and model are labels of some metrics"
+    of_tenants = ("tokenweir_usage_tokens_", "tokenweir_limit_", "tokenweir_tenant_decisions_")
+    assert all(name.startswith(of_tenants) for name in naming)
     assert scripted_caller.account not in str(after)
 
 

@@ -195,8 +195,8 @@ spec:
 
 {{/*
 CUSTOM: the mesh's provider sees each request. It stands at the pods and has no condition on hosts, so that neither
-another Host header nor a call past the gateway avoids it. It is asked before the token is verified, so it must not believe what
-the token says.
+another Host header nor a call past the gateway avoids it. It is asked before the token is verified, so it must not
+believe what the token says.
 */}}
 {{- define "kserve-lib.extAuthzPolicy" -}}
 {{- $provider := .Values.security.extAuthz.provider | default (.Values.platform).extAuthzProvider -}}

@@ -105,14 +105,15 @@ async def report(call: Call) -> Reply:
     if query.format is Format.CSV:
         more = {"x-next-cursor": page.cursor} if page.cursor is not None else {}
         return Reply(text=_csv(rows), media_type=CSV, headers=more)
-    return Reply(UsageReport(rows, await usage.incomplete(), page.cursor))
+    return Reply(UsageReport(rows, await usage.incomplete(query.by, _filter(query)), page.cursor))
 
 
 async def top(call: Call) -> Reply:
     query: TopUsage = call.query
-    usage = call.services.usage
-    rows = await usage.top(query.by, _filter(query), query.measure, query.at_most)
-    return Reply(UsageReport([_row(each, call.services.currency) for each in rows], await usage.incomplete()))
+    usage, wanted = call.services.usage, _filter(query)
+    rows = await usage.top(query.by, wanted, query.measure, query.at_most)
+    incomplete = await usage.incomplete(query.by, wanted)
+    return Reply(UsageReport([_row(each, call.services.currency) for each in rows], incomplete))
 
 
 async def of(call: Call) -> Reply:
@@ -127,7 +128,7 @@ async def of(call: Call) -> Reply:
             _sums(now.today, currency),
             _sums(now.this_month, currency),
             [_row(each, currency) for each in now.models],
-            await usage.incomplete(),
+            await usage.incomplete(None, ReportFilter(service_account=call.query.service_account)),
         )
     )
 

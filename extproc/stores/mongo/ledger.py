@@ -120,7 +120,6 @@ class MongoLedger:
             await self._daily.create_index([("date", DESCENDING)])
             await self._daily.create_index([("clientIP", ASCENDING), ("date", DESCENDING)])
             await self._ledger.create_index([(name, ASCENDING) for name in FORMER_DAY_FIELDS])
-            await self._ledger.create_index([("tenant_id", ASCENDING), ("ended_at", DESCENDING)])
             for keys in (NEWEST, OF_A_TENANT, [("request_id", ASCENDING)]):
                 await self._ledger.create_index(keys)
             await self._ledger.create_index(_ADMISSION)
