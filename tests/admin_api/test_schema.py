@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 from extproc.admin.access import Role
 from extproc.admin.api.operations import OPERATIONS
+from tests.sizes import sized
 
 from .api import MINE, OTHER, Running
 from .test_roles import filled
@@ -53,7 +54,7 @@ def test_the_document_is_openapi_3_1():
 @pytest.mark.parametrize("caller", CALLERS)
 @schema.parametrize()
 @settings(
-    max_examples=4,
+    max_examples=sized(2, 20),
     derandomize=True,
     deadline=None,
     database=None,

@@ -1,9 +1,11 @@
 """The erasure of a person as an operator runs it."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from extproc.stores.mongo.documents import entry_document
-from tests.cli.test_cli_request import NOW, WHO, entry
+from tests.cli.test_cli_request import WHO, entry
 
 pytestmark = pytest.mark.system
 
@@ -53,6 +55,6 @@ def test_one_name_is_erased_at_a_time(run, database, names):
 
 
 def test_days_that_are_not_over_can_not_be_erased(run, ledger):
-    done = run(*ASKED[:-1], NOW.date().isoformat(), "--yes")
+    done = run(*ASKED[:-1], datetime.now(UTC).date().isoformat(), "--yes")
     assert done.code == 2
     assert "at the latest" in done.err

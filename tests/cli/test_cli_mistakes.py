@@ -98,8 +98,11 @@ def test_the_version_is_printed(run):
 
 @pytest.mark.parametrize(
     ("path", "option"),
-    [(path, "--nonsense") for path in PATHS]
-    + [(path, option) for path in PATHS[::8] for option in ("--[/red]", "--\x1b[31m")],
+    sampled(
+        [(path, "--nonsense") for path in PATHS]
+        + [(path, option) for path in PATHS[::8] for option in ("--[/red]", "--\x1b[31m")],
+        quick=20,
+    ),
 )
 def test_an_unknown_option_is_exit_code_2(run, path, option):
     done = run(*path, option)
@@ -123,7 +126,7 @@ def test_a_choice_that_is_none_is_exit_code_2_and_names_the_choices(run, value):
     assert "'service-account', 'client-ip'" in " ".join(done.err.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("words", [*STORES, *JOURNAL], ids=" ".join)
+@pytest.mark.parametrize("words", sampled([*STORES, *JOURNAL], quick=12), ids=" ".join)
 def test_a_command_that_would_look_into_an_empty_store_of_its_own_refuses(run, environment, words):
     environment.setenv("TOKENWEIR_MONGO__URL", "memory://")
     environment.setenv("TOKENWEIR_REDIS__URL", "memory://")

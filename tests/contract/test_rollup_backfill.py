@@ -81,7 +81,14 @@ async def test_the_job_waits_for_replicas_of_earlier_versions_and_looks_again_af
     assert await totals(mongo) == expected(made)
 
 
-@pytest.mark.parametrize("stop", ["bulk_write", "update_many", "update_one"])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param("bulk_write", marks=pytest.mark.thorough),
+        "update_many",
+        pytest.param("update_one", marks=pytest.mark.thorough),
+    ],
+)
 async def test_a_job_that_stops_anywhere_adds_nothing_twice(ledger, mongo, stop, monkeypatch):
     made = await written_before(mongo, 40)
     chosen = random.Random(stop)
@@ -110,6 +117,7 @@ async def test_a_job_that_stops_anywhere_adds_nothing_twice(ledger, mongo, stop,
     assert await totals(mongo) == expected(made)
 
 
+@pytest.mark.thorough
 async def test_a_job_that_was_held_up_changes_nothing_when_it_goes_on(ledger, mongo):
     made = await written_before(mongo, 30)
     first, second = RollupBackfill(mongo, "r1"), RollupBackfill(mongo, "r2")

@@ -43,7 +43,9 @@ async def test_rollups_that_are_right_stay_as_they_are(ledger, mongo):
     assert await mongo.collection("usage_rollups").count_documents({"slot": 9}) == 0
 
 
-@pytest.mark.parametrize("damage", ["lost", "doubled", "text"])
+@pytest.mark.parametrize(
+    "damage", ["lost", *(pytest.param(each, marks=pytest.mark.thorough) for each in ("doubled", "text"))]
+)
 async def test_damaged_rollups_are_as_the_ledger_again(ledger, mongo, damage):
     chosen = random.Random(2)
     made = [some_entry(chosen, TENANTS) for _ in range(30)]
