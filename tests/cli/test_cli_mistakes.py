@@ -126,7 +126,7 @@ def test_a_choice_that_is_none_is_exit_code_2_and_names_the_choices(run, value):
     assert "'service-account', 'client-ip'" in " ".join(done.err.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("words", sampled([*STORES, *JOURNAL], quick=12), ids=" ".join)
+@pytest.mark.parametrize("words", sampled(map(list, [*STORES, *JOURNAL]), quick=12), ids=" ".join)
 def test_a_command_that_would_look_into_an_empty_store_of_its_own_refuses(run, environment, words):
     environment.setenv("TOKENWEIR_MONGO__URL", "memory://")
     environment.setenv("TOKENWEIR_REDIS__URL", "memory://")
