@@ -10,8 +10,8 @@ from extproc.stores.redis.client import RedisClient
 from extproc.stores.redis.keys import alerts_key
 from extproc.stores.redis.server import command
 
-# Longer than any window.
-_KEPT_S: Final = 35 * 86_400
+# The longest window and a day, as long as a bucket of it is kept.
+_KEPT_S: Final = 32 * 86_400
 _FORGOTTEN_AT_ONCE: Final = 100
 
 
