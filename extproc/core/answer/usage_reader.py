@@ -244,7 +244,7 @@ def _usage(reported: Reported) -> Usage | Absence:
 
 
 def _has_wrong_total(reported: Reported, prompt: int, output: int) -> bool:
-    """Whether the total is no count, or less than these parts."""
+    """Return whether the total is no count, or less than these parts."""
     if isinstance(reported, OddTotal):
         return prompt > 0
     return bool(reported.total_tokens) and (reported.total_tokens or 0) + _ROUNDED < prompt + output
