@@ -83,9 +83,14 @@ class Likeness:
         before, behind = place
         size, size_of_last = (len(each) - len(before) - len(behind) for each in (data, last[0]))
         other = reading.content_bytes - size
-        if size == size_of_last or replace(last[1], content_bytes=other + size) != reading:
-            return  # of one size they show nothing: another string may be the content
-        if last[1].content_bytes == other + size_of_last and other >= 0 and not _line_end(before + behind):
+        if size == size_of_last:  # they show nothing: another string may be the content. One more character does
+            alike = replace(reading, content_bytes=reading.content_bytes + 1) == read_answer(
+                b"".join((before, b"x" * (size + 1), behind))
+            )
+        else:
+            at_last = other + size_of_last
+            alike = last[1].content_bytes == at_last and replace(last[1], content_bytes=other + size) == reading
+        if alike and other >= 0 and not _line_end(before + behind):
             self._before, self._behind, self._other, self._like = before, behind, other, reading
             self._readings = NO_ENTRIES
             self._last = None

@@ -83,6 +83,19 @@ def test_most_events_of_a_stream_are_not_parsed(shape, monkeypatch):
         assert parsed[-1] == data
 
 
+@pytest.mark.parametrize("shape", ["chat", "reasoning", "tool call", "message", "response", "ollama", "native"])
+def test_events_whose_texts_are_all_of_one_size_are_not_parsed_either(shape, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(module, "read_answer", lambda data: parsed.append(data) or read_answer(data))
+    likeness = Likeness()
+    for number in range(100, 150):
+        data = event(shape, f"at {number}", "same")
+        assert likeness.read(data) == read_answer(data)
+    assert len(parsed) <= 3
+    data = event(shape, "of another size", "same")
+    assert likeness.read(data) == read_answer(data)
+
+
 def test_the_end_of_a_stream_is_read_after_events_that_were_alike():
     likeness = Likeness()
     for text in ("One", " and", " two"):
@@ -125,7 +138,7 @@ def test_a_string_that_is_no_content_shows_nothing(monkeypatch):
 @pytest.mark.parametrize(
     "pair",
     [
-        (event("chat", "of one size", "same"), event("chat", "of two size", "same")),
+        (event("chat", "same", "of one size"), event("chat", "same", "of two size")),
         (b'{"choices":[{"delta":{"content":"a"}}],"n":1}', b'{"choices":[{"delta":{"content":"a"}}],"n":22}'),
         (event("chat", "a", "same"), event("chat", 'with a "quote"', "same")),
         (event("chat", "a", "same"), event("chat", "bb", "another")),
