@@ -11,7 +11,7 @@ from extproc.core import rejections
 from extproc.core.answer.answer_protocol import AnswerReader
 from extproc.core.answer.labelled import LabelledAnswer
 from extproc.core.answer.reader import (
-    AT_ONCE_BYTES,
+    STEP_BYTES,
     OpaqueAnswer,
     Steps,
     TimeoutAnswer,
@@ -52,7 +52,7 @@ _OK: Final = range(200, 300)
 # Envoy's word for an answer that the upstream gave.
 _OF_UPSTREAM: Final = "via_upstream"
 _PER_REQUEST: Final = Settlement(Outcome.SETTLED, NO_USAGE, 0, "request")
-_PASSES: Final = (BodyReply(),)
+PASSES: Final = (BodyReply(),)
 # Streams of these endpoints report usage only when asked to; all others report it anyway.
 _USAGE_ON_REQUEST: Final = (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS)
 
@@ -196,8 +196,8 @@ class Answered(Forwarded):
         if event.end_of_stream:
             return None
         data, stream = event.data, self._stream
-        if stream is not None and len(data) <= AT_ONCE_BYTES and stream.pass_by(data):
-            return _PASSES if stream.pieces + self._beyond <= self._enough else [*self._grown(), BodyReply()]
+        if stream is not None and len(data) <= STEP_BYTES and stream.pass_by(data):
+            return PASSES if stream.pieces + self._beyond <= self._enough else [*self._grown(), BodyReply()]
         if is_long(self._reader_of_body, data):
             return None
         _, effects = self.passed(event, self._reader_of_body.feed(data))

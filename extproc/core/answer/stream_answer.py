@@ -116,7 +116,7 @@ class StreamAnswer:
         return chunk if nothing_held and not self._ended and len(out) == len(chunk) else out
 
     def pass_by(self, chunk: bytes) -> bool:
-        """Read a chunk that is one event like those before it, and passes as it is: nearly every chunk is.
+        """Read a chunk of events like those before them, which pass as they are: nearly every chunk is one.
 
         Return whether it is one. If not, nothing was read: feed it.
         """
@@ -124,11 +124,29 @@ class StreamAnswer:
             self._by_likeness and chunk.startswith(_DATA) and chunk.endswith(_BLANK_LINE) and self._framer.idle
         ):
             return False
-        reading = self._likeness.find(chunk, len(_DATA), len(chunk) - len(_BLANK_LINE))
-        if reading is None:
+        stop = len(chunk) - len(_BLANK_LINE)
+        reading = self._likeness.find(chunk, len(_DATA), stop)
+        if reading is not None:
+            self._tally.add_like(reading)
+        elif not self._several_pass_by(chunk, stop):
             return False
-        self._tally.add_like(reading)
         self._hidden = False
+        return True
+
+    def _several_pass_by(self, chunk: bytes, stop: int) -> bool:
+        """Do the same with a chunk of several events. All of them are looked at before one of them counts."""
+        find, readings, start = self._likeness.find, [], 0
+        while start < stop:
+            end = chunk.find(_BLANK_LINE, start)
+            reading = find(chunk, start + len(_DATA), end) if chunk.startswith(_DATA, start) else None
+            if reading is None:
+                return False
+            readings.append(reading)
+            start = end + len(_BLANK_LINE)
+        if start < len(chunk):
+            return False  # another line end: the framer is asked what that means
+        for reading in readings:
+            self._tally.add_like(reading)
         return True
 
     @property

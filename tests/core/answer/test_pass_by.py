@@ -57,19 +57,28 @@ EVENT = st.one_of(
 )
 
 
-def split(stream, cuts):
-    """The events, but those whose number is cut are in two chunks."""
+def split(stream, cuts, joined):
+    """The events, but those whose number is cut are in two chunks, and those that are joined are with the next."""
+    waiting = b""
     for number, event in enumerate(stream):
-        if number in cuts:
-            yield from (event[: len(event) // 2], event[len(event) // 2 :])
+        if number in joined:
+            waiting += event
+        elif number in cuts:
+            yield from (waiting + event[: len(event) // 2], event[len(event) // 2 :])
+            waiting = b""
         else:
-            yield event
+            yield waiting + event
+            waiting = b""
+    yield waiting
 
 
-@given(st.lists(EVENT, max_size=12), st.sets(st.integers(0, 12), max_size=3), OPTIONS, st.booleans())
-def test_what_passes_by_is_read_as_what_is_fed(events, cuts, options, complete):
+NUMBERS = st.sets(st.integers(0, 14), max_size=6)
+
+
+@given(st.lists(EVENT, max_size=14), NUMBERS, NUMBERS, OPTIONS, st.booleans())
+def test_what_passes_by_is_read_as_what_is_fed(events, cuts, joined, options, complete):
     passing, fed = StreamAnswer(ESTIMATES, **options), StreamAnswer(ESTIMATES, **options)
-    for chunk in split(events, cuts):
+    for chunk in split(events, cuts, joined):
         out = fed.feed(chunk)
         if passing.pass_by(chunk):
             assert out is chunk
@@ -93,6 +102,23 @@ def test_nearly_every_chunk_of_a_stream_passes_by(options):
     ]
     assert passed == [False, False, True, True, True]
     assert stream.pieces == 5
+
+
+def test_a_chunk_of_several_such_events_passes_by_and_one_that_has_another_among_them_does_not():
+    stream, fed = (StreamAnswer(ESTIMATES, hide_usage=False) for _ in range(2))
+    for text in ("a", "bcd"):
+        stream.feed(line(text))
+        fed.feed(line(text))
+    chunk = b"".join(map(line, ("ef", "ghij", "k")))
+    assert stream.pass_by(chunk)
+    assert fed.feed(chunk) is chunk
+    assert stream.pieces == fed.pieces == 5
+    for other in (b"data: [DONE]\n\n", b": comment\n\n", b"\n", line("")):
+        chunk = line("ef") + other + line("k")
+        assert not stream.pass_by(chunk)
+        assert not stream.pass_by(line("ef") + other)
+    assert stream.pieces == 5
+    assert stream.settlement(complete=True) == fed.settlement(complete=True)
 
 
 def test_events_without_choices_pass_by_too():
