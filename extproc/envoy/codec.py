@@ -144,7 +144,7 @@ def reply_message(event: Event, reply: Reply) -> bytes | list[bytes | memoryview
         case BodyReply(data, more) if more:
             return large_bodies.reply([data or b"", *more])
         case BodyReply(data=None):
-            return _BODY_OF_ANSWER_PASSES if isinstance(event, ResponseBody) else _BODY_OF_REQUEST_PASSES
+            return ANSWER_PASSES if isinstance(event, ResponseBody) else _REQUEST_PASSES
         case BodyReply(data):
             return _body(data, of_answer=isinstance(event, ResponseBody))
         case HeadReply():
@@ -176,8 +176,8 @@ def _body(data: bytes | None, *, of_answer: bool) -> bytes:
 
 
 # Messages that say the same each time are made once.
-_BODY_OF_ANSWER_PASSES: Final = pb.ProcessingResponse(response_body=pb.BodyResponse()).SerializeToString()
-_BODY_OF_REQUEST_PASSES: Final = pb.ProcessingResponse(request_body=pb.BodyResponse()).SerializeToString()
+ANSWER_PASSES: Final = pb.ProcessingResponse(response_body=pb.BodyResponse()).SerializeToString()
+_REQUEST_PASSES: Final = pb.ProcessingResponse(request_body=pb.BodyResponse()).SerializeToString()
 _TRAILERS_OF_ANSWER_PASS: Final = pb.ProcessingResponse(
     response_trailers=pb.TrailersResponse()
 ).SerializeToString()

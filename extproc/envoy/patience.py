@@ -1,6 +1,8 @@
 """Bound how long a stream is waited for: for its whole request, and between two messages after that."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +35,8 @@ class Patience:
 
     def __init__(self, waits: Waits) -> None:
         self._waits = waits
+        self.now: Callable[[], float] = time.monotonic
+        """Return the time by the clock of the streams' loop. To ask for the loop costs a system call."""
         # When each of them is looked at. Those that came first are first.
         self._new: dict[Waiter, float] = {}
         self._old: dict[Waiter, float] = {}
@@ -41,6 +45,7 @@ class Patience:
     def begin(self, waiter: Waiter) -> None:
         """Wait for a stream from now on."""
         loop = asyncio.get_running_loop()
+        self.now = loop.time
         waiter.heard_at = loop.time()
         self._new[waiter] = due = waiter.heard_at + self._waits.request_s
         if self._timer is None or self._timer.when() > due:  # it may be set for an old one, long after this

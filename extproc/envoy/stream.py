@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+from extproc.core.answer_phases import PASSES
 from extproc.core.events import (
     BodyRead,
     BodyReply,
@@ -36,7 +37,7 @@ from extproc.core.events import (
     TrailersReply,
 )
 from extproc.core.exchange import Exchange
-from extproc.envoy.codec import Codec, reply_message
+from extproc.envoy.codec import ANSWER_PASSES, Codec, reply_message
 from extproc.envoy.patience import Patience
 from extproc.envoy.reading import BodyReader
 from extproc.envoy.turns import Turn, Turns
@@ -154,7 +155,7 @@ class Stream:
                 raise self._error
             if self._blocked:
                 await self._drained()
-            self.heard_at = asyncio.get_running_loop().time()
+            self.heard_at = self._here.patience.now()
             turn.heard()
             event: Event | None = self._read
             if event is None:
@@ -163,14 +164,9 @@ class Stream:
                 self._read = None
             if turn.owes:
                 await turn.wait()
-            if isinstance(event, ResponseBody):
-                turn.begin()
-                effects.extend(exchange.receive(event))
-                turn.end()
-            else:
-                if isinstance(event, RequestHead):
-                    logs.request_id.set(event.headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS])
-                effects.extend(exchange.receive(event))
+            if isinstance(event, RequestHead):
+                logs.request_id.set(event.headers.get("x-request-id", "")[:_MAX_REQUEST_ID_CHARS])
+            effects.extend(exchange.receive(event))
             if effects and await self._perform_all(event):
                 return
             if isinstance(event, ResponseHead):
@@ -284,19 +280,19 @@ class Stream:
         event = self._here.codec.piece(message)
         if event is None:
             return False
-        turn = self._turn
-        turn.begin()
         try:
             effects = self._exchange.read_at_once(event)
             if effects is None:
                 self._read = event
                 return False
-            turn.end()
-            for effect in effects:
-                self._performed(event, effect)
+            if effects is PASSES:  # nearly every piece does
+                self._blocked = not self._channel.send(ANSWER_PASSES)
+            else:
+                for effect in effects:
+                    self._performed(event, effect)
         except Exception as error:  # noqa: BLE001  the task of the stream raises it: here, it would end the connection
             self._error = error
             return False
-        self.heard_at = asyncio.get_running_loop().time()
-        turn.heard()
+        self.heard_at = self._here.patience.now()
+        self._turn.heard()
         return True

@@ -9,7 +9,7 @@ from typing import Final
 
 # The longest slice, but for its last step. A message of another exchange waits for one slice at a time.
 SLICE_S: Final = 0.0005
-# Work on one piece of an answer that took less than this counts as short, and nobody waits for it.
+# A slice that took less than this counts as short, and nobody rests after it.
 SHORT_S: Final = 0.0001
 # After each slice all long work rests for this many times as long as the slice took.
 _REST: Final = 2
@@ -25,8 +25,9 @@ _HEAVY_S: Final = 0.005
 class Turns:
     """Let one exchange after the other do a slice of long work, for a third of the time at the most.
 
-    Of the exchanges that wait, the one that has worked least is next. While only exchanges with long work say
-    anything, nobody rests: each turn of the loop then does one slice.
+    Of the exchanges that wait, the one that has worked least is next. One that comes later begins with what those
+    who are served have worked by then (start-time fair queueing), so the newest do not keep the oldest waiting.
+    While only exchanges with long work say anything, nobody rests: each turn of the loop then does one slice.
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
@@ -34,27 +35,32 @@ class Turns:
         self._free_at = clock()
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = count()
+        self._served = 0.0  # what an exchange that comes now counts as having worked
         self._due = False
+        self._heard = False  # since `_heard_at`: messages are many, and the clock is read when somebody asks
         self._heard_at = self._free_at
 
     def heard(self) -> None:
         """Note a message of an exchange without long work."""
-        self._heard_at = self._clock()
+        self._heard = True
 
-    async def wait(self, worked_s: float) -> None:
-        """Wait for the next slice of an exchange that has worked for `worked_s` seconds."""
+    async def wait(self, worked_s: float) -> float:
+        """Wait for the next slice of an exchange that has worked for `worked_s` seconds. Return its new count."""
+        worked_s = max(worked_s, self._served)
         if not self._waiting and self._is_free():
-            return
+            return worked_s
         turn = asyncio.get_running_loop().create_future()
         heappush(self._waiting, (worked_s, next(self._order), turn))
         self._call_next()
         await turn
+        return worked_s
 
     def worked(self, seconds: float) -> None:
         """Note that a slice took so long."""
         now = self._clock()
         since = now if self._is_quiet(now) else max(self._free_at, now)
         self._free_at = since + _REST * seconds
+        self._served += seconds / (len(self._waiting) + 1)
 
     def _is_free(self) -> bool:
         return self._free_at - self._clock() < _TIMER_S
@@ -65,6 +71,9 @@ class Turns:
         return not self._is_quiet(self._clock())
 
     def _is_quiet(self, now: float) -> bool:
+        if self._heard:
+            self._heard = False
+            self._heard_at = now
         return now - self._heard_at > _QUIET_S
 
     def _call_next(self) -> None:
@@ -79,8 +88,9 @@ class Turns:
     def _next(self) -> None:
         self._due = False
         while self._waiting and (self._is_free() or not self.rests):
-            turn = heappop(self._waiting)[2]
+            worked_s, _, turn = heappop(self._waiting)
             if not turn.done():  # its exchange was not cancelled
+                self._served = max(self._served, worked_s)
                 turn.set_result(None)
                 break
         if self._waiting:
@@ -94,11 +104,12 @@ class Turn:
     counts as longer than it was, and its exchange then waits a little longer.
     """
 
-    __slots__ = ("_begun", "_turns", "_worked_s", "owes")
+    __slots__ = ("_begun", "_counted_s", "_turns", "_worked_s", "owes")
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._worked_s = 0.0
+        self._counted_s = 0.0  # the same, and what it was not here for
         self._begun = 0.0
         self.owes = False
         """Tell whether the work before was long: `wait` before the next."""
@@ -123,9 +134,10 @@ class Turn:
         if took > SHORT_S:
             self.owes = True
             self._worked_s += took
+            self._counted_s += took
             self._turns.worked(took)
 
     async def wait(self) -> None:
         """Wait for a slice of long work."""
         self.owes = False
-        await self._turns.wait(self._worked_s)
+        self._counted_s = await self._turns.wait(self._counted_s)

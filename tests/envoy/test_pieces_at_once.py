@@ -127,13 +127,10 @@ async def test_a_piece_that_needs_long_goes_through_the_task_and_the_next_ones_a
     assert len(books.closed) == 1
 
 
-async def test_after_a_piece_that_took_long_the_next_one_waits_for_its_turn(monkeypatch):
+@pytest.mark.parametrize("many", [b"data: 1\n\n" * 5, b'data: {"choices":[' + b"{}," * 32 + b"{}]}\n\n"])
+async def test_a_small_piece_of_many_events_or_objects_goes_through_the_task_in_slices(many):
     channel, task = await streaming(Books())
-    times = iter([0.0, 0.01])
-    monkeypatch.setattr(turns, "perf_counter", lambda: next(times))
-    assert channel.says(PIECE)
-    monkeypatch.setattr(turns, "perf_counter", lambda: 0.01)
-    assert not channel.says(PIECE)
+    assert not channel.says(response_body(many, end=False))
     await channel.waits()
     assert channel.says(PIECE)
     task.cancel()

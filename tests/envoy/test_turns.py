@@ -67,6 +67,39 @@ async def test_one_slice_is_done_at_a_time_and_who_has_worked_least_is_next():
     assert order == ["new", "mid", "old"]
 
 
+async def test_those_that_come_later_do_not_keep_the_oldest_waiting_for_ever():
+    clock = Clock()
+    turns = busy_turns(clock)
+    turns.worked(1.0)
+    oldest = asyncio.create_task(turns.wait(3.0))
+    newer = []
+    for _ in range(20):
+        newer.append(asyncio.create_task(turns.wait(0.0)))
+        await asyncio.sleep(0)
+        clock.now += 2.0
+        turns._next()  # one of them has its turn
+        await asyncio.sleep(0)
+        if oldest.done():
+            break
+        turns.worked(1.0)
+    assert oldest.done()
+    assert 2 <= len(newer) < 20
+    for each in newer:
+        each.cancel()
+
+
+async def test_who_comes_later_counts_as_having_worked_as_much_as_those_that_are_served():
+    clock = Clock()
+    turns = busy_turns(clock)
+    turns.worked(1.0)
+    waiting = asyncio.create_task(turns.wait(5.0))
+    await asyncio.sleep(0)
+    clock.now += 2.0
+    turns._next()
+    assert await waiting == 5.0
+    assert await turns.wait(0.0) == 5.0
+
+
 async def test_who_is_cancelled_while_it_waits_takes_nobodys_turn():
     clock = Clock()
     turns = Turns(clock)

@@ -34,6 +34,9 @@ _TOKENLESS: Final = (Endpoint.PREDICT, Endpoint.INFER, Endpoint.ROUTE)
 STEP_BYTES: Final = 4 << 10
 # What is read at once, without a step: a few events of a real stream.
 AT_ONCE_BYTES: Final = 1 << 10
+# Tiny events and tiny objects cost by their number.
+_AT_ONCE_LINES: Final = 8
+_AT_ONCE_OBJECTS: Final = 32
 
 # Gives way after each step; returns what the client gets.
 Steps = Generator[None, None, bytes]
@@ -102,7 +105,9 @@ def is_long(reader: AnswerReader, chunk: bytes) -> bool:
     """Tell whether reading `chunk` may need more work than one step: use `feed_in_steps` then."""
     if isinstance(reader, _Passing):
         return False
-    return isinstance(reader, EncodedAnswer) or len(chunk) + reader.kept_bytes > AT_ONCE_BYTES
+    if isinstance(reader, EncodedAnswer) or len(chunk) + reader.kept_bytes > AT_ONCE_BYTES:
+        return True
+    return chunk.count(b"\n") > _AT_ONCE_LINES or chunk.count(b"{") > _AT_ONCE_OBJECTS
 
 
 def feed_in_steps(reader: AnswerReader, chunk: bytes) -> Steps:
