@@ -59,9 +59,18 @@ class Fleet:
 
 @asynccontextmanager
 async def running(
-    variants: Iterable[Variant], programs: Programs, cores: Cores, run_dir: Path, *, broken_upstream: bool = False
+    variants: Iterable[Variant],
+    programs: Programs,
+    cores: Cores,
+    run_dir: Path,
+    *,
+    broken_upstream: bool = False,
+    program: tuple[str, ...] = ("extproc",),
 ) -> AsyncIterator[Fleet]:
-    """Start what the variants need. Raise `LocalError` if a part is missing or does not start."""
+    """Start what the variants need, Tokenweir by the module `program`.
+
+    Raise `LocalError` if a part is missing or does not start.
+    """
     async with AsyncExitStack() as at_the_end:
         port = free_ports(1)[0]
         argv = (str(programs.upstream), str(port), *(["broken"] if broken_upstream else []))
@@ -69,7 +78,7 @@ async def running(
             upstream = await start_listener("upstream", argv, run_dir, port)
         at_the_end.push_async_callback(upstream.stop)
         fleet = Fleet(programs, cores, run_dir, port, upstream, TokenIssuer())
-        starter = _Starter(fleet, at_the_end)
+        starter = _Starter(fleet, at_the_end, program)
         for variant in variants:
             if variant.stack not in fleet.stacks:
                 fleet.stacks[variant.stack] = Stack()
@@ -83,8 +92,9 @@ async def running(
 
 
 class _Starter:
-    def __init__(self, fleet: Fleet, at_the_end: AsyncExitStack) -> None:
+    def __init__(self, fleet: Fleet, at_the_end: AsyncExitStack, program: tuple[str, ...]) -> None:
         self._fleet = fleet
+        self._program = program
         self._at_the_end = at_the_end
 
     async def start(self, variant: Variant) -> None:
@@ -167,7 +177,7 @@ class _Starter:
         redis = await self._valkey(stack, run_dir)
         mongo_url = await (self._store if variant.stack == STORE else self._sink)(stack, run_dir)
         with pinned(self._fleet.cores.back):
-            processor = await start_tokenweir(run_dir, redis.url, mongo_url, variant.transport)
+            processor = await start_tokenweir(run_dir, redis.url, mongo_url, variant.transport, self._program)
         self._keep(stack, "processor", processor.child)
         return processor
 

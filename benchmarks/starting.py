@@ -36,8 +36,10 @@ async def start_noop(run_dir: Path, transport: str) -> Processor:
     return Processor(child, f"{HOST}:{port}")
 
 
-async def start_tokenweir(run_dir: Path, redis_url: str, mongo_url: str, transport: str) -> Processor:
-    """Start Tokenweir, and return it once it serves. Raise `ChildError`."""
+async def start_tokenweir(
+    run_dir: Path, redis_url: str, mongo_url: str, transport: str, program: tuple[str, ...] = ("extproc",)
+) -> Processor:
+    """Start Tokenweir by a module and its first arguments, and return it once it serves. Raise `ChildError`."""
     port, metrics = free_ports(2)
     env = {
         **_paths(),
@@ -47,7 +49,7 @@ async def start_tokenweir(run_dir: Path, redis_url: str, mongo_url: str, transpo
         "TOKENWEIR_MONGO__URL": mongo_url,
         "TOKENWEIR_SERVER__TRANSPORT": transport,
     }
-    command = Command("tokenweir", (sys.executable, "-m", "extproc", "serve"), run_dir, env=env, stop_grace_s=12.0)
+    command = Command("tokenweir", (sys.executable, "-m", *program, "serve"), run_dir, env=env, stop_grace_s=12.0)
     return Processor(await start(command, _is_ready(metrics)), f"{HOST}:{port}")
 
 
