@@ -13,7 +13,7 @@ from typing import Final
 
 from extproc.admin.auditing import audited, differences
 from extproc.admin.change import Change, FieldChange
-from extproc.admin.documents import merged, refuse_labels
+from extproc.admin.documents import merged, one_form, refuse_labels
 from extproc.admin.errors import AdminError, StaleVersionError
 from extproc.admin.names import named
 from extproc.admin.views import NOTHING_RAISED, raises_any, version_of
@@ -190,7 +190,7 @@ class _Planning:
             raise AdminError(f"document {number}: {read.message}")
         tenant = TenantId(str(document["tenant_id"]))
         stored = self._stored.get(tenant) if self._stored is not None else await self._tenants.document(tenant)
-        planned = self._compared(tenant, document, stored)
+        planned = self._compared(tenant, one_form(document), stored)
         if isinstance(read, Policy):
             return replace(planned, notes=_notes(read, self._now))
         if planned.verdict is not Verdict.UNCHANGED:  # what is stored may stay as it is

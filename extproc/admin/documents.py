@@ -1,7 +1,7 @@
 """Interpret a tenant's document: its fields, the limits that they make, and the fields that can't be used."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ from extproc.core.quota.policies import (
     limits_from,
     policy_from,
 )
+from extproc.core.quota.policies import one_form as item_in_one_form
 from extproc.core.request.identity import is_name
 from extproc.ports.documents import AMOUNTS, Document
 
@@ -55,6 +56,27 @@ def refuse_labels(document: Document) -> None:
 def merged(document: Document, changes: Document) -> dict[str, object]:
     """Return the document with the changes; a field that is None is removed."""
     return {name: value for name, value in {**document, **changes}.items() if value is not None}
+
+
+def one_form(document: Document) -> dict[str, object]:
+    """Return the document with the parts of every scope in the order in which they are stored."""
+    found = dict(document)
+    for name, inner in _HAVE_SCOPES.items():
+        value = found.get(name)
+        if isinstance(value, Mapping):
+            found[name] = inner(value)
+        elif isinstance(value, (list, tuple)):
+            found[name] = [inner(each) if isinstance(each, Mapping) else each for each in value]
+    return found
+
+
+# The parts of a document in which scopes are, with what brings each of them, or of their items, into one form.
+_HAVE_SCOPES: Final[Mapping[str, Callable[[Document], Document]]] = {
+    "limits": item_in_one_form,
+    "top_ups": item_in_one_form,
+    "service_accounts": one_form,
+    "unknown_service_accounts": one_form,
+}
 
 
 def unusable_field(bad: BadDocument) -> str:

@@ -77,9 +77,10 @@ def selector(text: str) -> tuple[Scope, Window]:
 
 def scope(text: str) -> Scope:
     """Read a scope, with its parts in any order, joined by `+`, spaces or both."""
-    parts = text.replace("+", " ").split()
-    known = {frozenset(each.split("+")): each for each in Scope}
-    return known.get(frozenset(parts)) or choice("SCOPE", text, Scope)
+    try:
+        return Scope(text)
+    except ValueError:
+        return choice("SCOPE", text, Scope)  # which says what there is
 
 
 def labels(texts: Sequence[str]) -> dict[str, str | None]:

@@ -287,3 +287,17 @@ async def test_pages_of_a_callers_own_tenants():
     assert [row["tenant"] for row in first["rows"]] == ["a", "b"]
     rest = of(await client.get("/v1/tenants", params={"at_most": 2, "cursor": first["cursor"]}), 200)
     assert ([row["tenant"] for row in rest["rows"]], rest["cursor"]) == (["c"], None)
+
+
+async def test_scopes_are_taken_with_their_parts_in_any_order_and_stored_in_one():
+    running, client = await with_tenant()
+    limit = {"scope": "model+client_ip", "window": "month", "amount": 9}
+    of(await client.post(URL + "/limits", json=limit, headers=ANY), 200)
+    document = {"sa_limit": 5, "limits": [{"scope": "client_ip + service_account", "window": "day", "amount": 4}]}
+    assert (await running.tenants.document(MINE))["limits"][0]["scope"] == "client_ip+model"
+    of(await client.put(URL, json=document, headers=ANY), 200)
+    assert (await running.tenants.document(MINE))["limits"][0]["scope"] == "service_account+client_ip"
+    which = {"scope": "client_ip+service_account", "window": "day"}
+    of(await client.delete(URL + "/limits", params=which, headers=ANY), 200)
+    assert "limits" not in await running.tenants.document(MINE)
+    of(await client.post(URL + "/limits", json=limit | {"scope": "planet"}, headers=ANY), 400)

@@ -185,9 +185,10 @@ class Fields:
 
     def chosen(self, name: str, kind: type[E]) -> E | None:
         def read(value: object) -> E:
-            if not isinstance(value, str) or value not in list(kind):
-                raise self.bad(name, f"must be one of {', '.join(kind)}")
-            return kind(value)
+            try:
+                return kind(value if isinstance(value, str) else "")
+            except ValueError:
+                raise self.bad(name, f"must be one of {', '.join(kind)}") from None
 
         return self._read(name, read)
 

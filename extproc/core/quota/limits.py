@@ -19,7 +19,11 @@ MAX_AMOUNT = 10**12
 
 
 class Scope(StrEnum):
-    """List the identity parts that a limit counts by, joined by "+". The scope `tenant` needs no further part."""
+    """List the identity parts that a limit counts by, joined by "+". The scope `tenant` needs no further part.
+
+    `Scope(text)` takes the parts in any order, joined by "+", spaces or both. The member has one order, in which
+    it is stored.
+    """
 
     TENANT = "tenant"
     SERVICE_ACCOUNT = "service_account"
@@ -33,6 +37,11 @@ class Scope(StrEnum):
     SERVICE_ACCOUNT_ENDPOINT = "service_account+endpoint"
     CLIENT_IP_ENDPOINT = "client_ip+endpoint"
     SERVICE_ACCOUNT_IP_ENDPOINT = "service_account+client_ip+endpoint"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Scope | None":
+        parts = sorted(value.replace("+", " ").split()) if isinstance(value, str) else None
+        return next((each for each in cls if sorted(each.split("+")) == parts), None)
 
     @property
     def label(self) -> str:

@@ -275,7 +275,19 @@ def _enforcement(fields: Fields, above: Enforcement | None) -> Enforcement | Non
 
 def _key_of(*names: str) -> Callable[[Mapping[str, object]], Hashable]:
     """Return what tells which item of a list an item is: the text of these fields."""
-    return lambda item: tuple(repr(item.get(name)) for name in names)
+    return lambda item: tuple(repr(one_form(item).get(name)) for name in names)
+
+
+def one_form(item: Mapping[str, object]) -> Mapping[str, object]:
+    """Return an item of `limits` or `top_ups` with the parts of its `scope` in the order in which they are stored.
+
+    An item whose scope is absent, or can't be used, is returned as it is.
+    """
+    scope = item.get("scope")
+    try:
+        return {**item, "scope": Scope(scope).value} if isinstance(scope, str) else item
+    except ValueError:
+        return item
 
 
 def _unique(fields: Fields, limits: Sequence[Limit]) -> tuple[Limit, ...]:

@@ -478,3 +478,25 @@ def test_no_glob_takes_more_than_linear_time(glob):
 )
 def test_a_limit_binds_what_its_model_and_its_endpoints_name(fields, subject, expected):
     assert Limit(Scope.TENANT, Window.DAY, 5, **fields).binds(subject) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "scope"),
+    [
+        ("client_ip+service_account", Scope.SERVICE_ACCOUNT_IP),
+        ("model + client_ip  service_account", Scope.SERVICE_ACCOUNT_IP_MODEL),
+        (" tenant ", Scope.TENANT),
+        *((scope.value, scope) for scope in Scope),
+        *(("+".join(reversed(scope.split("+"))), scope) for scope in Scope),
+    ],
+)
+def test_the_parts_of_a_scope_come_in_any_order(text, scope):
+    assert Scope(text) is scope
+
+
+@pytest.mark.parametrize(
+    "text", ["", "+", "model+model", "tenant+model", "model+endpoint", "Model", 5, None, ["model"]]
+)
+def test_what_is_no_scope_is_refused(text):
+    with pytest.raises(ValueError, match="is not a valid Scope"):
+        Scope(text)

@@ -721,3 +721,18 @@ def test_any_document_gives_a_policy_that_binds_or_names_its_problem(document):
     else:
         assert found.limits
         assert all(0 <= limit.amount <= MAX_AMOUNT for limit in found.limits)
+
+
+@pytest.mark.parametrize("field", ["limits", "top_ups"])
+def test_a_scope_is_read_with_its_parts_in_any_order(field):
+    def policy(scope):
+        item = {"scope": scope, "window": "day", "amount": 9, "until": "2026-03-01T00:00:00Z"}
+        return read(**{field: [{name: item[name] for name in item if field == "top_ups" or name != "until"}]})
+
+    assert policy("client_ip + service_account") == policy("service_account+client_ip")
+    assert isinstance(policy("client_ip + service_account"), Policy)
+
+
+def test_two_limits_whose_scopes_differ_in_order_alone_are_one_twice():
+    items = [{"scope": scope, "window": "day", "amount": 9} for scope in ("model+client_ip", "client_ip+model")]
+    assert "must not add a second limit" in read(limits=items).message

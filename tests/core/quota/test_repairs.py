@@ -226,3 +226,9 @@ def test_anything_after_anything_gives_a_policy_that_can_be_used(first, second):
         usable(found.policy)
         again = repaired_policy({**second}, BOTH, found.document)
         assert again.policy == found.policy
+
+
+def test_an_item_is_the_same_one_whose_scope_has_its_parts_in_another_order():
+    last = {"limits": [{"scope": "client_ip+model", "window": "day", "amount": 7}]}
+    bad = {"limits": [{"scope": "model+client_ip", "window": "day", "amount": "x"}]}
+    assert after(last, bad).limits[0].amount == 7
