@@ -2,7 +2,7 @@
 repeated.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from typing import Final
@@ -16,10 +16,13 @@ from extproc.admin.errors import AdminError, NotFoundError, StaleVersionError
 from extproc.admin.names import named, tenant_id
 from extproc.admin.paging import Page, checked_page, cursor_of, key_of
 from extproc.admin.views import (
+    ANY_LIMIT,
     ANY_TENANT,
     NOTHING_RAISED,
+    LimitFilter,
     TenantDetail,
     TenantFilter,
+    TenantLimit,
     TenantView,
     detail_of,
     raises_any,
@@ -66,6 +69,51 @@ class TenantLimits:
                     return Page(tuple(rows), cursor_of(rows[-1].tenant))
                 rows.append(view)
         return Page(tuple(rows))
+
+    async def listed(
+        self,
+        tenants: Collection[str] | None = None,
+        wanted: LimitFilter = ANY_LIMIT,
+        at_most: int = 1000,
+        cursor: str | None = None,
+    ) -> Page[TenantLimit]:
+        """Return the limits that can bind, by tenant: of these tenants, or of all that have limits of their own.
+
+        Of tenants that have none, the defaults are not returned. In a document with fields that can't be used, the
+        limits are those of `detail`.
+        """
+        checked_page(at_most)
+        last, number = key_of(cursor, tuple[str, int]) if cursor is not None else ("", -1)
+        rows: list[TenantLimit] = []
+        key = (last, number)
+        async with aclosing(self._from(last, tenants)) as documents:
+            async for document in documents:
+                detail = detail_of(document, self._defaults, self._now())
+                tenant = detail.view.tenant
+                for place, source in enumerate(detail.limits):
+                    if not wanted.fits(source) or (tenant == last and place <= number):
+                        continue
+                    if len(rows) == at_most:
+                        return Page(tuple(rows), cursor_of(key))
+                    key = (tenant, place)
+                    rows.append(TenantLimit(tenant, source))
+        return Page(tuple(rows))
+
+    async def _from(self, first: str, tenants: Collection[str] | None) -> AsyncGenerator[Document]:
+        """Yield the documents of these tenants, or of all, from the tenant `first` on."""
+        if tenants is None and first:
+            known = await self._tenants.document(tenant_id(first))
+            if known is not None:
+                yield known
+        if tenants is None:
+            async with aclosing(self._tenants.scan(TenantId(first) if first else None)) as documents:
+                async for document in documents:
+                    yield document
+            return
+        for name in sorted(each for each in tenants if each >= first):
+            document_of_it = await self._tenants.document(tenant_id(name))
+            if document_of_it is not None:
+                yield document_of_it
 
     async def detail(self, tenant: str) -> TenantDetail:
         """Return one tenant's details. Raise `NotFoundError`."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from extproc.admin.documents import Source, own_limits, sources
 from extproc.core.quota.binding import Policy, Terms, TopUp, limits_of
-from extproc.core.quota.limits import Limit, Unit
+from extproc.core.quota.limits import Limit, Scope, Unit, Window
 from extproc.core.quota.policies import BadDocument, Defaults, Repaired, repaired_policy
 from extproc.core.request.addresses import UNKNOWN_IP
 from extproc.core.request.identity import Identity, ServiceAccount, TenantId
@@ -99,6 +99,40 @@ class TenantFilter:
 
 
 ANY_TENANT: Final = TenantFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimit:
+    """Describe a limit that can bind requests of a tenant, and where it is from."""
+
+    tenant: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFilter:
+    """Select limits. All that are given must fit. `own`: only those of documents, without the default ones."""
+
+    scope: Scope | None = None
+    window: Window | None = None
+    unit: Unit | None = None
+    service_account: str | None = None
+    own: bool = False
+
+    def fits(self, source: Source) -> bool:
+        """Return whether the limit is selected."""
+        limit = source.limit
+        pairs = (
+            (self.scope, limit.scope),
+            (self.window, limit.window),
+            (self.unit, limit.unit),
+            (self.service_account, source.whose),
+        )
+        wanted = all(given in (None, found) for given, found in pairs)
+        return wanted and not (self.own and source.field is None)
+
+
+ANY_LIMIT: Final = LimitFilter()
 
 
 def detail_of(document: Document, defaults: Defaults, now: datetime) -> TenantDetail:

@@ -1,14 +1,18 @@
-"""Define `tokenweir limit add|remove`, which `tokenweir tenant limit` is too."""
+"""Define `tokenweir limit list|add|remove`, which `tokenweir tenant limit` is too."""
 
 from typing import Annotated
 
 import typer
 
 from extproc.admin.edits import Selector
-from extproc.cli import values
+from extproc.admin.paging import Page
+from extproc.admin.tenants import TenantLimits
+from extproc.admin.views import ANY_LIMIT, LimitFilter, TenantLimit
+from extproc.cli import audit, output, values
 from extproc.cli.changing import DryRun, IfVersion, Note, change, print_changed
 from extproc.cli.root import Json, with_admin
-from extproc.core.quota.limits import Mode, Unit
+from extproc.cli.tenant_tables import limit_document, print_limits
+from extproc.core.quota.limits import Mode, Unit, Window
 from extproc.core.quota.policies import METERED, DocumentMode
 
 app = typer.Typer(help="Limits in their general form.", no_args_is_help=True)
@@ -29,6 +33,59 @@ Account = Annotated[
     str | None,
     typer.Option("--service-account", "--sa", help="A limit of this service account, instead of the tenant's."),
 ]
+
+
+@app.command(
+    "list",
+    epilog="""
+Examples:
+
+    tokenweir limit list
+
+    tokenweir limit list tenant01 --json
+
+    tokenweir limit list --own --scope service_account --unit requests --limit 20
+""",
+)
+def list_(
+    context: typer.Context,
+    tenant: Annotated[
+        str | None, typer.Argument(metavar="[TENANT]", help="Only this tenant's limits.", show_default=False)
+    ] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option("--scope", help="Only limits of this scope.", autocompletion=values.scope_names),
+    ] = None,
+    window: Annotated[Window | None, typer.Option("--window", help="Only limits of this window.")] = None,
+    unit: Annotated[Unit | None, typer.Option("--unit", help="Only limits that count this unit.")] = None,
+    service_account: Annotated[
+        str | None, typer.Option("--service-account", "--sa", help="Only limits of this service account's own.")
+    ] = None,
+    own: Annotated[bool, typer.Option("--own", help="Only limits of documents, without the defaults.")] = False,
+    limit: audit.Rows = 1000,
+    cursor: audit.Cursor = None,
+    json: Json = False,
+) -> None:
+    """List the limits that can bind, by tenant: of all tenants that have limits of their own, or of one.
+
+    Exit code 3 if the tenant that is named has none: the defaults bind it.
+    """
+    counted_by = values.scope(scope) if scope is not None else None
+    wanted = LimitFilter(counted_by, window, unit, service_account, own)
+    page = with_admin(context, lambda admin: _listed(admin.limits, tenant, wanted, limit, cursor))
+    if json:
+        output.as_json({"limits": [limit_document(each) for each in page.rows], "cursor": page.cursor})
+    else:
+        print_limits(page.rows, "No limit fits." if wanted != ANY_LIMIT else "No tenant has limits of its own.")
+        output.note_cursor(page.cursor)
+
+
+async def _listed(
+    limits: TenantLimits, tenant: str | None, wanted: LimitFilter, at_most: int, cursor: str | None
+) -> Page[TenantLimit]:
+    if tenant is not None:
+        await limits.detail(tenant)  # which says that there is none
+    return await limits.listed((tenant,) if tenant is not None else None, wanted, at_most, cursor)
 
 
 @app.command(

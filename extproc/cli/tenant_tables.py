@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import typer
 
+from extproc.admin.documents import Source
 from extproc.admin.edits import mode_of
-from extproc.admin.views import TenantDetail, TenantView
+from extproc.admin.views import TenantDetail, TenantLimit, TenantView
 from extproc.cli import output
 from extproc.core.quota.limits import Limit
 
@@ -37,11 +38,7 @@ def print_detail(detail: TenantDetail) -> None:
     if detail.view.problem is not None:
         output.note(output.unusable(f"Fields of the document can't be used ({detail.view.problem})"))
     typer.echo()
-    rows = [
-        (source.whose or "all", *limit_cells(source.limit), source.field or "(default)")
-        for source in detail.limits
-    ]
-    output.as_table(_LIMIT_COLUMNS, rows, "No limit binds.")
+    output.as_table(_LIMIT_COLUMNS, map(_limit_row, detail.limits), "No limit binds.")
     if detail.terms:
         typer.echo()
         terms = [
@@ -57,6 +54,35 @@ def print_detail(detail: TenantDetail) -> None:
             for each, note in zip(detail.top_ups, detail.top_up_notes, strict=True)
         ]  # fmt: skip
         output.as_table(_TOP_UP_COLUMNS, top_ups, "")
+
+
+def print_limits(limits: Iterable[TenantLimit], empty: str) -> None:
+    """Print one line per limit, with its tenant."""
+    output.as_table(
+        ("tenant", *_LIMIT_COLUMNS), [(each.tenant, *_limit_row(each.source)) for each in limits], empty
+    )
+
+
+def limit_document(listed: TenantLimit) -> dict[str, object]:
+    """Return a limit as `limit list --json` prints it, with the fields of the admin API."""
+    limit, source = listed.source.limit, listed.source
+    return {
+        "tenant": listed.tenant,
+        "scope": limit.scope,
+        "window": limit.window,
+        "amount": limit.amount,
+        "unit": limit.unit,
+        "mode": limit.mode,
+        "shadow": limit.shadow,
+        "model": limit.model,
+        "endpoint": list(limit.endpoints),
+        "service_account": source.whose,
+        "field": source.field,
+    }
+
+
+def _limit_row(source: Source) -> tuple[object, ...]:
+    return (source.whose or "all", *limit_cells(source.limit), source.field or "(default)")
 
 
 def limit_cells(limit: Limit) -> tuple[object, ...]:

@@ -6,11 +6,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from extproc.admin.applying import Verdict
 from extproc.admin.change import Change
 from extproc.admin.edits import SETTABLE, Selector
 from extproc.admin.errors import AdminError, NotFoundError, StaleVersionError
 from extproc.admin.service import Admin
-from extproc.core.quota.limits import Scope, Window
+from extproc.admin.views import LimitFilter
+from extproc.core.quota.limits import Scope, Unit, Window
 from extproc.core.quota.policies import Defaults, limits_from, policy_from
 from extproc.ports.audit import Actor, ActorKind
 from extproc.ports.documents import BOOKKEEPING, FIELDS, plain
@@ -178,3 +180,127 @@ async def test_documents_with_versions_of_any_kind_can_be_edited():
         tenants._documents["acme"] = {"tenant_id": "acme", "sa_limit": 1, "version": version}
         await admin_of(tenants).limits.set("acme", {"sa_limit": 2}, CHANGE)
         assert (await stored(tenants)) == {"sa_limit": 2}
+
+
+SCOPES = {
+    "tenant_id": "acme",
+    "sa_limit": 5,
+    "limits": [{"scope": "client_ip+service_account", "window": "hour", "amount": 9}],
+    "top_ups": [
+        {"scope": "client_ip service_account", "window": "hour", "amount": 1, "until": "2026-03-02T00:00:00Z"}
+    ],
+    "service_accounts": [{"name": "a", "limits": [{"scope": "model + client_ip", "window": "day", "amount": 3}]}],
+    "unknown_service_accounts": {"limits": [{"scope": "endpoint+client_ip", "window": "day", "amount": 2}]},
+}
+
+
+async def test_a_document_is_stored_with_its_scopes_in_one_order_and_changes_nothing_when_it_comes_again():
+    tenants = MemoryTenants()
+    admin = admin_of(tenants)
+    await admin.apply([SCOPES], CHANGE)
+    document = await stored(tenants)
+    assert document["limits"][0]["scope"] == document["top_ups"][0]["scope"] == "service_account+client_ip"
+    assert document["service_accounts"][0]["limits"][0]["scope"] == "client_ip+model"
+    assert document["unknown_service_accounts"]["limits"][0]["scope"] == "client_ip+endpoint"
+    (again,) = await admin.apply([SCOPES], CHANGE)
+    assert (again.verdict, again.changes) == (Verdict.UNCHANGED, ())
+
+
+async def test_a_stored_scope_in_another_order_binds_and_is_put_in_order_by_the_next_apply():
+    tenants = MemoryTenants()
+    admin = admin_of(tenants)
+    await tenants.update("acme", {name: value for name, value in SCOPES.items() if name != "tenant_id"})
+    detail = await admin.limits.detail("acme")
+    assert Scope.SERVICE_ACCOUNT_IP in [each.limit.scope for each in detail.limits]
+    assert detail.view.problem is None
+    (planned,) = await admin.apply([SCOPES], CHANGE)
+    assert planned.verdict is Verdict.CHANGED
+    assert (await stored(tenants))["limits"][0]["scope"] == "service_account+client_ip"
+
+
+async def test_scopes_that_can_not_be_used_stay_as_they_were_given():
+    with pytest.raises(AdminError, match=r"'limits\[0\].scope' must be one of"):
+        await admin_of(MemoryTenants()).apply(
+            [SCOPES | {"limits": [{"scope": "planet", "window": "day"}]}], CHANGE
+        )
+    for bad in ([5], "x", [{"scope": 5}]):
+        with pytest.raises(AdminError, match="'limits"):
+            await admin_of(MemoryTenants()).apply([SCOPES | {"limits": bad}], CHANGE)
+
+
+# ---------------------------------------------------------------- lists of limits
+
+
+async def many(tenants):
+    """Three tenants: of two limits, of one beside a default, and of four; and one that has none."""
+    two = [
+        {"scope": "tenant", "window": "day", "amount": n} | more
+        for n, more in ((1, {}), (2, {"unit": "requests"}))
+    ]
+    await tenants.update("b", {"limits": two})
+    await tenants.update("a", {"ratelimitIPPerMinute": 60})
+    await tenants.update("c", {**{name: value for name, value in SCOPES.items() if name != "tenant_id"}})
+    await tenants.update("d", {"unlimited": True})
+    return admin_of(tenants).limits
+
+
+@pytest.mark.parametrize("at_most", [1, 2, 3, 5, 1000])
+async def test_pages_of_limits_have_each_limit_once_by_tenant(at_most):
+    limits = await many(MemoryTenants())
+    rows, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        page = await limits.listed(at_most=at_most, cursor=cursor)
+        assert len(page.rows) <= at_most
+        rows, cursor, pages = [*rows, *page.rows], page.cursor, pages + 1
+    found = [(each.tenant, each.source.field) for each in rows]
+    assert found == [
+        ("a", "ratelimitIPPerMinute"), ("a", None), ("b", "limits[0]"), ("b", "limits[1]"), ("c", "sa_limit"),
+        ("c", "limits[0]"), ("c", "service_accounts[0].limits[0]"), ("c", "unknown_service_accounts.limits[0]"),
+    ]  # fmt: skip
+    assert pages == max(1, -(-len(rows) // at_most))
+
+
+async def test_limits_are_listed_of_the_tenants_that_are_asked_for_alone():
+    limits = await many(MemoryTenants())
+    first = await limits.listed(("d", "b", "a", "nobody"), at_most=3)
+    assert [each.tenant for each in first.rows] == ["a", "a", "b"]
+    second = await limits.listed(("d", "b", "a", "nobody"), at_most=3, cursor=first.cursor)
+    assert ([each.source.field for each in second.rows], second.cursor) == (["limits[1]"], None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fields"),
+    [
+        (LimitFilter(scope=Scope.TENANT), ["limits[0]", "limits[1]"]),
+        (LimitFilter(scope=Scope.TENANT, unit=Unit.REQUESTS), ["limits[1]"]),
+        (LimitFilter(window=Window.HOUR), ["limits[0]"]),
+        (LimitFilter(service_account="a"), ["service_accounts[0].limits[0]"]),
+        (LimitFilter(service_account="(others)"), ["unknown_service_accounts.limits[0]"]),
+        (LimitFilter(scope=Scope.SERVICE_ACCOUNT, own=True), ["sa_limit"]),
+        (LimitFilter(scope=Scope.SERVICE_ACCOUNT), [None, "sa_limit"]),
+        (LimitFilter(scope=Scope.ENDPOINT), []),
+    ],
+)
+async def test_limits_are_selected_by_what_they_are(wanted, fields):
+    limits = await many(MemoryTenants())
+    assert [each.source.field for each in (await limits.listed(wanted=wanted)).rows] == fields
+
+
+async def test_a_tenant_that_is_gone_between_two_pages_is_passed_over():
+    tenants = MemoryTenants()
+    limits = await many(tenants)
+    first = await limits.listed(at_most=3)
+    await limits.delete("b", CHANGE)
+    rest = await limits.listed(at_most=3, cursor=first.cursor)
+    assert {each.tenant for each in rest.rows} == {"c"}
+
+
+@pytest.mark.parametrize("cursor", ["x", "WyJhIl0", "NQ"])
+async def test_a_cursor_of_another_list_is_refused(cursor):
+    with pytest.raises(AdminError, match="the cursor can't be read"):
+        await admin_of(MemoryTenants()).limits.listed(cursor=cursor)
+
+
+async def test_the_number_of_limits_is_bounded():
+    with pytest.raises(AdminError, match="the number of rows must be from 1 to"):
+        await admin_of(MemoryTenants()).limits.listed(at_most=0)

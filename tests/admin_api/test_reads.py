@@ -246,3 +246,21 @@ async def test_a_store_that_is_away_is_a_finding_and_no_error_of_the_api():
     running.api.services = replace(running.services, doctor=doctor)
     found = of(await client.get("/v1/health"), 200)
     assert found["sound"] is False
+
+
+async def test_the_limits_of_all_tenants_are_listed_in_pages_and_a_team_lead_sees_those_of_its_own():
+    running = Running()
+    await running.tenants.update(OTHER, {"ratelimitIPPerMinute": 60})
+    await running.tenants.update(
+        MINE, {"sa_limit": 5, "limits": [{"scope": "tenant", "window": "day", "amount": 7}]}
+    )
+    client = await running.client()
+    first = of(await client.get("/v1/limits", params={"at_most": 2, "own": "true"}), 200)
+    assert [(each["tenant"], each["field"]) for each in first["rows"]] == [(MINE, "sa_limit"), (MINE, "limits[0]")]
+    rest = of(await client.get("/v1/limits", params={"own": "true", "cursor": first["cursor"]}), 200)
+    assert ([each["amount"] for each in rest["rows"]], rest["cursor"]) == ([60], None)
+    lead = await running.client(Role.TEAM_LEAD, OTHER)
+    assert {each["tenant"] for each in of(await lead.get("/v1/limits"), 200)["rows"]} == {OTHER}
+    one = of(await client.get("/v1/limits", params={"scope": "tenant", "unit": "tokens"}), 200)["rows"]
+    assert [each["field"] for each in one] == ["limits[0]"]
+    of(await client.get("/v1/limits", params={"cursor": "x"}), 400)

@@ -352,6 +352,40 @@ def test_a_limit_is_added_changed_and_removed(run, stored):
     assert stored() == {"sa_limit": 5}
 
 
+def test_limits_are_listed_by_tenant_as_a_table_and_as_json_in_pages(run, stored):
+    stored("a", limits=[{"scope": "client_ip+service_account", "window": "hour", "amount": 9}], sa_limit=5)
+    stored("b", ratelimitIPPerMinute=60)
+    table = run("limit", "list", "--own", "--limit", "2")
+    assert table.code == 0
+    assert [row[:3] for row in table.rows[1:]] == [
+        ["a", "all", "service_account"], ["a", "all", "service_account+client_ip"],
+    ]  # fmt: skip
+    cursor = table.err.split("--cursor ")[1].strip()
+    page = run("limit", "list", "--own", "--limit", "2", "--cursor", cursor, "--json").json
+    assert page == {
+        "limits": [
+            {"tenant": "b", "scope": "client_ip", "window": "minute", "amount": 60, "unit": "requests",
+             "mode": "reserve", "shadow": False, "model": None, "endpoint": [], "service_account": None,
+             "field": "ratelimitIPPerMinute"}
+        ],
+        "cursor": None,
+    }  # fmt: skip
+    one = run("tenant", "limit", "list", "a", "--scope", "client_ip service_account", "--json").json["limits"]
+    assert [each["field"] for each in one] == ["limits[0]"]
+    with_defaults = run("limit", "list", "b", "--json").json["limits"]
+    assert None in [each["field"] for each in with_defaults]
+
+
+def test_a_list_of_limits_that_is_empty_says_why(run, stored):
+    everybody = run("limit", "list")
+    assert (everybody.code, everybody.out, everybody.err) == (0, "", "No tenant has limits of its own.\n")
+    stored(sa_limit=5)
+    assert run("limit", "list", "--scope", "endpoint").err == "No limit fits.\n"
+    missing = run("limit", "list", "nobody")
+    assert (missing.code, missing.out) == (3, "")
+    assert run("limit", "list", "--scope", "planet").code == 2
+
+
 def test_a_shadow_stands_beside_the_limit_and_the_mode_tells_them_apart(run, stored):
     stored(sa_limit=5)
     assert run("tenant", "limit", "add", "t", "tenant:100/day").code == 0

@@ -58,8 +58,8 @@ def test_all_commands_are_known_here():
     assert [" ".join(path) for path in LEAVES] == [
         "serve", "apply", "export", "explain", "erase", "doctor", "simulate", "config check", "config show", "tenant apply",
         "tenant list", "tenant history", "tenant show", "tenant set", "tenant suspend", "tenant resume",
-        "tenant top-up", "tenant cancel-top-up", "tenant delete", "tenant limit add", "tenant limit remove",
-        "limit add", "limit remove", "audit list", "audit show", "usage report", "usage top", "usage of",
+        "tenant top-up", "tenant cancel-top-up", "tenant delete", "tenant limit list", "tenant limit add", "tenant limit remove",
+        "limit list", "limit add", "limit remove", "audit list", "audit show", "usage report", "usage top", "usage of",
         "usage month", "usage rebuild", "usage close", "usage daily", "usage entries", "usage export",
         "usage shadow", "usage closed list", "usage closed show", "usage closed verify", "request show",
         "request list",

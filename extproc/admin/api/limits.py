@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct, field
+from msgspec.structs import astuple
 
 from extproc.admin.access import ForbiddenError, Role
 from extproc.admin.api.operation import Call, Operation, Paged, Parameters, Reply, Tenancy, Writing
@@ -16,6 +17,7 @@ from extproc.admin.documents import Source
 from extproc.admin.edits import Selector
 from extproc.admin.errors import NotFoundError
 from extproc.admin.paging import Page, cursor_of, key_of
+from extproc.admin.views import LimitFilter
 from extproc.core.quota.binding import TopUp
 from extproc.core.quota.limits import MAX_AMOUNT, Limit, Mode, Scope, Unit, Window
 from extproc.core.quota.policies import METERED, DocumentMode
@@ -73,6 +75,22 @@ class ShownLimit(Struct):
     field: str | None
 
 
+class LimitOfTenant(ShownLimit, kw_only=True):
+    """Describe a limit that can bind, and whose tenant's it is."""
+
+    tenant: str
+
+
+class ListLimits(Paged, kw_only=True):
+    """Select limits: all that are given must fit."""
+
+    scope: Scope | None = None
+    window: Window | None = None
+    unit: Unit | None = None
+    service_account: Account | None = None
+    own: Annotated[bool, Meta(description="Only limits of documents, without the defaults.")] = False
+
+
 class NewTopUp(Struct, forbid_unknown_fields=True):
     """Raise limits of one scope, window and unit by `amount`, until an instant."""
 
@@ -109,6 +127,15 @@ async def list_limits(call: Call) -> Reply:
     rows = tuple(_shown(each) for each in detail.limits[first : first + query.at_most])
     after = first + len(rows)
     return Reply(Page(rows, cursor_of(after) if after < len(detail.limits) else None), detail.view.version)
+
+
+async def list_all_limits(call: Call) -> Reply:
+    query: ListLimits = call.query
+    wanted = LimitFilter(query.scope, query.window, query.unit, query.service_account, query.own)
+    limits = call.services.admin.limits
+    page = await limits.listed(call.caller.tenants, wanted, query.at_most, query.cursor)
+    rows = (LimitOfTenant(*astuple(_shown(each.source)), tenant=each.tenant) for each in page.rows)
+    return Reply(Page(tuple(rows), page.cursor))
 
 
 async def add_limit(call: Call) -> Reply:
@@ -218,6 +245,10 @@ _LIMITS = "/v1/tenants/{tenant}/limits"
 _TOP_UPS = "/v1/tenants/{tenant}/top-ups"
 
 OPERATIONS = (
+    Operation(
+        "listAllLimits", "GET", "/v1/limits", "List the limits of all tenants that have limits of their own.",
+        Role.VIEWER, Tenancy.ROWS, list_all_limits, Page[LimitOfTenant], ListLimits, tag="limits",
+    ),
     Operation(
         "listLimits", "GET", _LIMITS, "List the limits that can bind a tenant, the defaults too.",
         Role.VIEWER, Tenancy.PATH, list_limits, Page[ShownLimit], Paged, tag="limits", versioned_answer=True,
