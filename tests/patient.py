@@ -8,8 +8,8 @@ processor with this script, so that none of their requests is refused for that.
 from functools import partial
 
 from extproc import app
+from extproc import serve as serving
 from extproc.cli import main
-from extproc.cli import serve as command
 from extproc.serve import serve
 from extproc.stores.redis import RedisOptions
 from extproc.workers.pool import PoolOptions
@@ -26,10 +26,9 @@ def serve_patiently(settings):
 
 
 if __name__ == "__main__":
-    assert command.run is serve
     assert app.RedisOptions is RedisOptions
     assert app.PoolOptions is PoolOptions
-    command.run = serve_patiently
+    serving.serve = serve_patiently
     app.RedisOptions = partial(
         RedisOptions, connect_timeout_s=REDIS_S, command_timeout_s=REDIS_S, batch_timeout_s=REDIS_S
     )

@@ -13,7 +13,7 @@ from extproc.admin.errors import AdminError
 from extproc.cli import output
 from extproc.cli.changing import Note, change, change_rows
 from extproc.cli.files import read_documents
-from extproc.cli.root import DIFFERENCES, FAULT, WRONG_USE, Json, with_admin
+from extproc.cli.root import DIFFERENCES, FAULT, WRONG_USE, CommandError, Json, with_admin
 from extproc.settings.load import SettingsError
 
 EXAMPLES: Final = """
@@ -33,7 +33,7 @@ _PROGRESS_S: Final = 2.0
 _DRY: Final = frozenset({"--dry-run", "--check"})
 
 
-class DryRunError(Exception):
+class DryRunError(CommandError):
     """Report wrong use of a dry run: its exit code 2 means that there are differences."""
 
 

@@ -9,7 +9,7 @@ import typer
 from extproc.admin.errors import AdminError
 from extproc.admin.names import named, tenant_id
 from extproc.cli import output
-from extproc.cli.root import Json
+from extproc.cli.root import CommandError, Json
 
 _NOT_INSTALLED: Final = (
     "the local stack is not installed here; the image leaves it out. "
@@ -19,7 +19,7 @@ _NOT_INSTALLED: Final = (
 app = typer.Typer(help="Run the whole stack on this machine, to try it out.", no_args_is_help=True)
 
 
-class LocalFault(Exception):  # noqa: N818 - an outcome
+class LocalFault(CommandError):  # noqa: N818 - an outcome
     """Report that the local stack is not installed or can't run; the message says what to do."""
 
 

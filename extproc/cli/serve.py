@@ -8,7 +8,6 @@ import typer
 
 from extproc.cli.root import serving_settings_of
 from extproc.observe import logs
-from extproc.serve import serve as run
 
 try:
     import uvloop
@@ -30,10 +29,12 @@ Examples:
 
 def serve(context: typer.Context) -> None:
     """Run the external processor until SIGTERM or Ctrl-C; then drain."""
+    from extproc import serve as serving
+
     settings = serving_settings_of(context)
     logs.set_up(settings.log.level)
     _keep_freed_memory()
-    code = asyncio.run(run(settings)) if uvloop is None else uvloop.run(run(settings))
+    code = asyncio.run(serving.serve(settings)) if uvloop is None else uvloop.run(serving.serve(settings))
     raise typer.Exit(code)
 
 

@@ -7,11 +7,6 @@ import re
 import warnings
 
 from pydantic import Secret
-from pymongo import AsyncMongoClient
-from pymongo.errors import PyMongoError
-from redis.exceptions import RedisError
-
-from extproc.stores.redis_addresses import SCHEMES, parse_address
 
 MEMORY = "memory://"
 
@@ -46,17 +41,23 @@ def masked(url: str) -> str:
 
 def redis_url(url: StoreURL) -> StoreURL:
     """Check that redis-py can use the URL. Raise `ValueError` if not. Opens no connection."""
+    if url.in_memory:
+        return url
+    # Imported where there is a URL: the drivers are most of what a short command would load.
+    from redis.exceptions import RedisError
+
+    from extproc.stores.redis_addresses import SCHEMES, parse_address
+
     text = url.get_secret_value()
-    if not text.startswith(("redis://", "rediss://", "unix://", *SCHEMES, MEMORY)):
+    if not text.startswith(("redis://", "rediss://", "unix://", *SCHEMES)):
         raise ValueError(
             "must start with redis://, rediss:// (TLS), unix://, redis+cluster://, rediss+cluster://, "
             "redis+sentinel://, rediss+sentinel:// or memory:// (one replica, for trials)"
         )
-    if not url.in_memory:
-        try:
-            parse_address(text)
-        except (ValueError, TypeError, RedisError):  # TypeError: an unknown option
-            raise ValueError(f"is no URL that redis-py can use: {_HINT}") from None
+    try:
+        parse_address(text)
+    except (ValueError, TypeError, RedisError):  # TypeError: an unknown option
+        raise ValueError(f"is no URL that redis-py can use: {_HINT}") from None
     return url
 
 
@@ -64,16 +65,20 @@ def mongo_url(url: StoreURL) -> StoreURL:
     """Check that PyMongo can use the URL. Raise `ValueError` if not. Opens no connection and resolves no SRV
     record.
     """
+    if url.in_memory:
+        return url
+    from pymongo import AsyncMongoClient
+    from pymongo.errors import PyMongoError
+
     text = url.get_secret_value()
-    if not text.startswith(("mongodb://", "mongodb+srv://", MEMORY)):
+    if not text.startswith(("mongodb://", "mongodb+srv://")):
         raise ValueError("must start with mongodb://, mongodb+srv:// or memory:// (for trials)")
-    if not url.in_memory:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # PyMongo only warns of an unknown option
-                AsyncMongoClient[dict[str, object]](text)
-        except OSError:
-            raise ValueError("names a TLS file that can't be read on this host") from None
-        except (ValueError, TypeError, UserWarning, PyMongoError):
-            raise ValueError(f"is no URL that PyMongo can use: {_HINT}") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # PyMongo only warns of an unknown option
+            AsyncMongoClient[dict[str, object]](text)
+    except OSError:
+        raise ValueError("names a TLS file that can't be read on this host") from None
+    except (ValueError, TypeError, UserWarning, PyMongoError):
+        raise ValueError(f"is no URL that PyMongo can use: {_HINT}") from None
     return url
