@@ -5,7 +5,8 @@ from typing import Final
 
 from extproc.core.answer.answer_protocol import AnswerReader
 from extproc.core.answer.stream_answer import StreamAnswer
-from extproc.core.quota.settlement import Estimates, Settlement
+from extproc.core.answer.wrapping import WrappingReader
+from extproc.core.quota.settlement import Estimates
 
 # The end of a line and the beginning of the next. One JSON text has no object right behind another.
 _NEXT_LINE: Final = re.compile(rb"}[ \t\r]*\n\s*{")
@@ -15,7 +16,7 @@ _SEAM_BYTES: Final = 8
 MAX_FIRST_LINE_BYTES: Final = 64 << 10
 
 
-class JsonLines:
+class JsonLines(WrappingReader):
     """An answer that begins as JSON where a stream was asked for: one JSON text, or one in each line.
 
     It passes as it is. It is one text, which `whole` reads, until a second line begins. From then on each line is
@@ -39,18 +40,6 @@ class JsonLines:
         self._lines.estimates = self._reader.estimates = estimates
 
     @property
-    def output_tokens(self) -> int:
-        return self._reader.output_tokens
-
-    @property
-    def input_tokens(self) -> int:
-        return self._reader.input_tokens
-
-    @property
-    def overran(self) -> bool:
-        return self._reader.overran
-
-    @property
     def kept_bytes(self) -> int:
         return self._reader.kept_bytes + len(self._start)
 
@@ -70,9 +59,6 @@ class JsonLines:
                 self._decide()
         return chunk
 
-    def look(self) -> None:
-        self._reader.look()
-
     def spill(self, out: bytes) -> bytes:
         self._decide()
         self._reader.spill(b"")
@@ -81,9 +67,6 @@ class JsonLines:
     def finish(self) -> bytes:
         self._reader.finish()
         return b""
-
-    def settlement(self, *, complete: bool) -> Settlement:
-        return self._reader.settlement(complete=complete)
 
     def _decide(self) -> None:
         self._decided = True

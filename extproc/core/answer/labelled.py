@@ -16,6 +16,7 @@ from extproc.core.answer.json_lines import JsonLines
 from extproc.core.answer.plain_answer import JsonAnswer
 from extproc.core.answer.reading import BEFORE_JSON
 from extproc.core.answer.stream_answer import StreamAnswer
+from extproc.core.answer.wrapping import WrappingReader
 from extproc.core.quota.settlement import Estimates, Settlement
 
 # How the first line of a stream begins.
@@ -172,7 +173,7 @@ class LabelledAnswer:
         return reader, reader.feed(start) if start else b""
 
 
-class _DoubtfulStream:
+class _DoubtfulStream(WrappingReader):
     """A stream that is called something else, or that does not begin as one: it is one once an event has come.
 
     Until then the other reader reads it, too, and has the last word where no event comes.
@@ -180,12 +181,8 @@ class _DoubtfulStream:
 
     def __init__(self, events: StreamAnswer, other: AnswerReader) -> None:
         self._events = events
-        self._other: AnswerReader | None = other
+        self._reader = other
         self.changes_body = events.changes_body
-
-    @property
-    def _reader(self) -> AnswerReader:
-        return self._other or self._events
 
     @property
     def estimates(self) -> Estimates:
@@ -194,14 +191,6 @@ class _DoubtfulStream:
     @estimates.setter
     def estimates(self, estimates: Estimates) -> None:
         self._events.estimates = self._reader.estimates = estimates
-
-    @property
-    def output_tokens(self) -> int:
-        return self._reader.output_tokens
-
-    @property
-    def input_tokens(self) -> int:
-        return self._reader.input_tokens
 
     @property
     def overran(self) -> bool:
@@ -213,30 +202,24 @@ class _DoubtfulStream:
 
     def feed(self, chunk: bytes) -> bytes:
         out = self._events.feed(chunk)
-        if self._other is not None:
-            self._other.feed(chunk)
+        if self._reader is not self._events:
+            self._reader.feed(chunk)
             self._decide()
         return out
-
-    def look(self) -> None:
-        self._reader.look()
 
     def spill(self, out: bytes) -> bytes:
         return self._events.spill(out)
 
     def finish(self) -> bytes:
         rest = self._events.finish()
-        if self._other is not None:
-            self._other.finish()
+        if self._reader is not self._events:
+            self._reader.finish()
             self._decide()
         return rest
 
-    def settlement(self, *, complete: bool) -> Settlement:
-        return self._reader.settlement(complete=complete)
-
     def _decide(self) -> None:
         if self._events.has_events:
-            self._other = None
+            self._reader = self._events
 
 
 def _kind(start: bytes, label: Label) -> _Kind | None:

@@ -15,6 +15,7 @@ from extproc.core.answer.inflate import Inflater, can_inflate
 from extproc.core.answer.labelled import Expectations, Label, LabelledAnswer
 from extproc.core.answer.reading import Reading, read_answer
 from extproc.core.answer.tally import Tally
+from extproc.core.answer.wrapping import WrappingReader
 from extproc.core.quota.costs import Cost
 from extproc.core.quota.settlement import Estimates, Outcome, Settlement, released
 from extproc.core.quota.usage import NO_USAGE, Usage
@@ -226,7 +227,7 @@ def _in_header(headers: Mapping[str, str]) -> Usage | None:
     return usage if isinstance(usage, Usage) else None
 
 
-class EncodedAnswer:
+class EncodedAnswer(WrappingReader):
     """A compressed answer: passes untouched, is inflated for reading only, within the bounds of `core/inflate.py`.
 
     Nothing can be taken out of it: a usage chunk passes to the client, and a stream that goes beyond its bound is
@@ -259,14 +260,6 @@ class EncodedAnswer:
         bound = self.estimates.bound
         return max(read, whole if bound is None else min(whole, bound))
 
-    @property
-    def input_tokens(self) -> int:
-        return self._reader.input_tokens
-
-    @property
-    def overran(self) -> bool:
-        return self._reader.overran
-
     def feed(self, chunk: bytes) -> bytes:
         for _ in self.steps(chunk):
             pass
@@ -281,13 +274,6 @@ class EncodedAnswer:
         if not self._inflater.failed:
             self._read_bytes = self._opaque.bytes
         return chunk
-
-    @property
-    def kept_bytes(self) -> int:
-        return self._reader.kept_bytes
-
-    def look(self) -> None:
-        self._reader.look()
 
     def spill(self, out: bytes) -> bytes:
         self._reader.spill(b"")
