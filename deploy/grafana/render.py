@@ -22,16 +22,28 @@ from pathlib import Path
 from typing import Any, Final
 
 from answers import Answers, Json, Shown, ask
+from drawing import (
+    BACK,
+    COLOURS,
+    DIM,
+    FONT,
+    LINE,
+    NAMED,
+    PANEL,
+    TEXT,
+    Box,
+    cell,
+    colour_of,
+    cut,
+    form,
+    placing,
+    round_up,
+    text_at,
+    width_of,
+)
 
 DASHBOARDS: Final = Path(__file__).parents[2] / "charts/tokenweir/dashboards"
 _COLUMN, _ROW, _GAP, _HEAD = 50, 30, 8, 34
-_COLOURS: Final = (
-    *("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#705da0"),
-    *("#37872d", "#fade2a", "#447ebc", "#c15c17", "#890f02", "#0a437c", "#6d1f62", "#584477"),
-)
-_NAMED: Final = {"green": "#73bf69", "red": "#f2495c", "orange": "#ff9830"}
-_TEXT, _DIM, _PANEL, _BACK, _LINE = "#ccccdc", "#8e8e9c", "#181b1f", "#111217", "#2f3338"
-_FONT: Final = "Inter, Helvetica, Arial, sans-serif"
 _TICKS: Final = 4
 
 
@@ -82,11 +94,11 @@ def drawn(dashboard: Json, answers: Answers) -> str:
     width = 24 * _COLUMN + _GAP
     sizes = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {sizes} font-family="{_FONT}" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {sizes} font-family="{FONT}" font-size="12">',
         f"<title>{html.escape(dashboard['title'])}</title>",
-        f'<rect width="{width}" height="{height}" fill="{_BACK}"/>',
-        _text(_GAP + 4, 23, dashboard["title"], size=16, bold=True),
-        _text(width - _GAP, 23, _period(answers), colour=_DIM, anchor="end"),
+        f'<rect width="{width}" height="{height}" fill="{BACK}"/>',
+        text_at(_GAP + 4, 23, dashboard["title"], size=16, bold=True),
+        text_at(width - _GAP, 23, _period(answers), colour=DIM, anchor="end"),
     ]
     for panel in panels:
         parts += _panel(panel, answers)
@@ -98,23 +110,15 @@ def _period(answers: Answers) -> str:
     return f"{begin:%Y-%m-%d %H:%M:%S} to {end:%H:%M:%S} UTC"
 
 
-@dataclass(frozen=True, slots=True)
-class _Box:
-    x: float
-    y: float
-    width: float
-    height: float
-
-
 def _panel(panel: Json, answers: Answers) -> list[str]:
     at = panel["gridPos"]
     x, y = _GAP + at["x"] * _COLUMN, _HEAD + at["y"] * _ROW
     width, height = at["w"] * _COLUMN - _GAP, at["h"] * _ROW - _GAP
     if panel["type"] == "row":
-        return [_text(x + 4, y + 18, panel["title"], size=13, bold=True)]
-    frame = f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="3" fill="{_PANEL}" stroke="{_LINE}"/>'
-    title = _text(x + 10, y + 19, _cut(panel["title"], width - 20), bold=True)
-    inner = _Box(x + 10, y + 30, width - 20, height - 38)
+        return [text_at(x + 4, y + 18, panel["title"], size=13, bold=True)]
+    frame = f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="3" fill="{PANEL}" stroke="{LINE}"/>'
+    title = text_at(x + 10, y + 19, cut(panel["title"], width - 20), bold=True)
+    inner = Box(x + 10, y + 30, width - 20, height - 38)
     return ["<g>", frame, title, *_DRAW[panel["type"]](panel, answers, inner), "</g>"]
 
 
@@ -144,45 +148,45 @@ def _named(target: Json, labels: dict[str, str]) -> str:
     return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda found: labels.get(found[1], ""), legend)
 
 
-def _stat(panel: Json, answers: Answers, box: _Box) -> list[str]:
+def _stat(panel: Json, answers: Answers, box: Box) -> list[str]:
     curves = _curves(panel, answers)
     if not curves:
         return _nothing(panel, box)
     defaults = panel["fieldConfig"]["defaults"]
     value = curves[0].points[-1][1]
-    colour = _colour(defaults, value) or _NAMED["green"]
-    text = _form(value, defaults["unit"])
+    colour = colour_of(defaults, value) or NAMED["green"]
+    text = form(value, defaults["unit"])
     return [
-        *_area(curves[0].points, _Box(box.x, box.y + box.height * 0.55, box.width, box.height * 0.45), colour),
-        _text(box.x + box.width / 2, box.y + 34, text, size=28, colour=colour, anchor="middle", bold=True),
+        *_area(curves[0].points, Box(box.x, box.y + box.height * 0.55, box.width, box.height * 0.45), colour),
+        text_at(box.x + box.width / 2, box.y + 34, text, size=28, colour=colour, anchor="middle", bold=True),
     ]
 
 
-def _area(points: Sequence[tuple[float, float]], box: _Box, colour: str) -> list[str]:
+def _area(points: Sequence[tuple[float, float]], box: Box, colour: str) -> list[str]:
     top = max(value for _, value in points)
     if len(points) < 2 or top <= 0:
         return []
-    place = _placing(points[0][0], points[-1][0], 0.0, top, box)
+    place = placing(points[0][0], points[-1][0], 0.0, top, box)
     line = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in points)
     corners = f"{box.x + box.width:.1f},{box.y + box.height:.1f} {box.x:.1f},{box.y + box.height:.1f}"
     return [f'<polygon points="{line} {corners}" fill="{colour}" fill-opacity="0.15"/>']
 
 
-def _time_series(panel: Json, answers: Answers, box: _Box) -> list[str]:
+def _time_series(panel: Json, answers: Answers, box: Box) -> list[str]:
     curves = _curves(panel, answers)
     if not curves:
         return _nothing(panel, box)
     defaults = panel["fieldConfig"]["defaults"]
     stacked = defaults["custom"]["stacking"]["mode"] == "normal"
     legend = _legend([curve.name for curve in curves], box)
-    plot = _Box(box.x + 52, box.y + 6, box.width - 58, box.height - 40)
+    plot = Box(box.x + 52, box.y + 6, box.width - 58, box.height - 40)
     heights = _stacked(curves) if stacked else [curve.points for curve in curves]
-    top = _round_up(max(value for points in heights for _, value in points))
+    top = round_up(max(value for points in heights for _, value in points))
     begin, end = answers.at - answers.seconds, answers.at
-    place = _placing(begin, end, 0.0, top, plot)
+    place = placing(begin, end, 0.0, top, plot)
     parts = _axes(plot, top, defaults["unit"], begin, end)
     for number, points in reversed([*enumerate(heights)]):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         line = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in points)
         if stacked:
             last, first = place(points[-1][0], 0.0), place(points[0][0], 0.0)
@@ -206,67 +210,67 @@ def _stacked(curves: Sequence[_Curve]) -> list[list[tuple[float, float]]]:
     return found
 
 
-def _axes(plot: _Box, top: float, unit: str, begin: float, end: float) -> list[str]:
+def _axes(plot: Box, top: float, unit: str, begin: float, end: float) -> list[str]:
     parts = []
     for tick in range(_TICKS + 1):
         y = plot.y + plot.height * (1 - tick / _TICKS)
-        parts.append(f'<path d="M{plot.x:.1f} {y:.1f}h{plot.width:.1f}" stroke="{_LINE}"/>')
+        parts.append(f'<path d="M{plot.x:.1f} {y:.1f}h{plot.width:.1f}" stroke="{LINE}"/>')
         parts.append(
-            _text(plot.x - 6, y + 4, _form(top * tick / _TICKS, unit), colour=_DIM, anchor="end", size=10)
+            text_at(plot.x - 6, y + 4, form(top * tick / _TICKS, unit), colour=DIM, anchor="end", size=10)
         )
         at = datetime.fromtimestamp(begin + (end - begin) * tick / _TICKS, UTC)
         x = plot.x + plot.width * tick / _TICKS
         anchor = "end" if tick == _TICKS else "middle"
-        parts.append(_text(x, plot.y + plot.height + 13, f"{at:%H:%M:%S}", colour=_DIM, anchor=anchor, size=10))
+        parts.append(text_at(x, plot.y + plot.height + 13, f"{at:%H:%M:%S}", colour=DIM, anchor=anchor, size=10))
     return parts
 
 
-def _legend(names: Sequence[str], box: _Box) -> list[str]:
+def _legend(names: Sequence[str], box: Box) -> list[str]:
     parts: list[str] = []
     x, y = box.x, box.y + box.height - 2
     for number, name in enumerate(names):
-        width = 22 + _width(name)
+        width = 22 + width_of(name)
         if x + width > box.x + box.width - 30:
-            parts.append(_text(x + 4, y, f"+{len(names) - number}", colour=_DIM, size=11))
+            parts.append(text_at(x + 4, y, f"+{len(names) - number}", colour=DIM, size=11))
             break
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         parts.append(f'<rect x="{x:.1f}" y="{y - 6:.1f}" width="12" height="3" fill="{colour}"/>')
-        parts.append(_text(x + 16, y, name, size=11))
+        parts.append(text_at(x + 16, y, name, size=11))
         x += width + 6
     return parts
 
 
-def _bar_gauge(panel: Json, answers: Answers, box: _Box) -> list[str]:
+def _bar_gauge(panel: Json, answers: Answers, box: Box) -> list[str]:
     curves = sorted(_curves(panel, answers), key=lambda curve: -curve.points[-1][1])
     if not curves:
         return _nothing(panel, box)
     defaults = panel["fieldConfig"]["defaults"]
     most = defaults.get("max") or max(curve.points[-1][1] for curve in curves) or 1.0
-    named = min(box.width * 0.45, max(_width(curve.name) for curve in curves) + 12)
+    named = min(box.width * 0.45, max(width_of(curve.name) for curve in curves) + 12)
     height = min(26.0, box.height / len(curves))
     parts = []
     for number, curve in enumerate(curves[: int(box.height // height)]):
         value, y = curve.points[-1][1], box.y + number * height
         room = box.width - named - 64
-        colour = _colour(defaults, value) or _COLOURS[2]
+        colour = colour_of(defaults, value) or COLOURS[2]
         length = room * max(0.0, min(1.0, value / most))
         parts += [
-            _text(box.x + named - 8, y + height / 2 + 4, _cut(curve.name, named - 10), anchor="end", size=11),
-            _bar(_Box(box.x + named, y + 3, room, height - 6), _LINE),
-            _bar(_Box(box.x + named, y + 3, length, height - 6), colour),
-            _text(
-                box.x + box.width, y + height / 2 + 4, _form(value, defaults["unit"]), colour=colour, anchor="end"
+            text_at(box.x + named - 8, y + height / 2 + 4, cut(curve.name, named - 10), anchor="end", size=11),
+            _bar(Box(box.x + named, y + 3, room, height - 6), LINE),
+            _bar(Box(box.x + named, y + 3, length, height - 6), colour),
+            text_at(
+                box.x + box.width, y + height / 2 + 4, form(value, defaults["unit"]), colour=colour, anchor="end"
             ),
         ]
     return parts
 
 
-def _bar(box: _Box, colour: str) -> str:
+def _bar(box: Box, colour: str) -> str:
     sizes = f'x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"'
     return f'<rect {sizes} fill="{colour}"/>'
 
 
-def _table(panel: Json, answers: Answers, box: _Box) -> list[str]:
+def _table(panel: Json, answers: Answers, box: Box) -> list[str]:
     headings, rows = (_listed if "expr" not in panel["targets"][0] else _joined)(panel, answers)
     if not rows:
         return _nothing(panel, box)
@@ -274,27 +278,27 @@ def _table(panel: Json, answers: Answers, box: _Box) -> list[str]:
         each["matcher"]["options"]: each["properties"][0]["value"] for each in panel["fieldConfig"]["overrides"]
     }
     shown = [
-        [_cell(value, units.get(heading, "short")) for heading, value in zip(headings, each, strict=True)]
+        [cell(value, units.get(heading, "short")) for heading, value in zip(headings, each, strict=True)]
         for each in rows
     ]
     widest = [
-        max(map(_width, (heading, *column))) + 18
+        max(map(width_of, (heading, *column))) + 18
         for heading, column in zip(headings, zip(*shown, strict=True), strict=True)
     ]
     scale = box.width / sum(widest)
     parts, y = [], box.y + 12
     room = int(box.height // 22) - 1
     if len(shown) > room:
-        parts.append(_text(box.x, box.y + box.height + 2, f"+{len(shown) - room + 1} rows", colour=_DIM, size=10))
+        parts.append(text_at(box.x, box.y + box.height + 2, f"+{len(shown) - room + 1} rows", colour=DIM, size=10))
         shown = shown[: room - 1]
     for number, cells in enumerate([headings, *shown]):
         x = box.x
-        for cell, width in zip(cells, widest, strict=True):
+        for text, width in zip(cells, widest, strict=True):
             parts.append(
-                _text(x, y, _cut(cell, width * scale - 6), bold=not number, colour=_DIM if not number else _TEXT)
+                text_at(x, y, cut(text, width * scale - 6), bold=not number, colour=DIM if not number else TEXT)
             )
             x += width * scale
-        parts.append(f'<path d="M{box.x:.1f} {y + 7:.1f}h{box.width:.1f}" stroke="{_LINE}"/>')
+        parts.append(f'<path d="M{box.x:.1f} {y + 7:.1f}h{box.width:.1f}" stroke="{LINE}"/>')
         y += 22
     return parts
 
@@ -329,108 +333,17 @@ def _of_column(value: Any, kind: str) -> Any:
     return float(value) if kind == "number" and value is not None else value
 
 
-def _nothing(panel: Json, box: _Box) -> list[str]:
+def _nothing(panel: Json, box: Box) -> list[str]:
     why = "No data" if "expr" in panel["targets"][0] else "Asked of the admin API, which was not there"
-    return [_text(box.x + box.width / 2, box.y + box.height / 2, why, colour=_DIM, anchor="middle")]
+    return [text_at(box.x + box.width / 2, box.y + box.height / 2, why, colour=DIM, anchor="middle")]
 
 
-_DRAW: Final[dict[str, Callable[[Json, Answers, _Box], list[str]]]] = {
+_DRAW: Final[dict[str, Callable[[Json, Answers, Box], list[str]]]] = {
     "stat": _stat,
     "timeseries": _time_series,
     "bargauge": _bar_gauge,
     "table": _table,
 }
-
-
-# ---- figures and texts
-
-
-def _placing(
-    begin: float, end: float, low: float, high: float, box: _Box
-) -> Callable[[float, float], tuple[float, float]]:
-    def place(at: float, value: float) -> tuple[float, float]:
-        x = box.x + box.width * (at - begin) / ((end - begin) or 1.0)
-        return x, box.y + box.height * (1 - (value - low) / ((high - low) or 1.0))
-
-    return place
-
-
-def _round_up(value: float) -> float:
-    if value <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * 0.999)
-
-
-def _colour(defaults: Json, value: float) -> str | None:
-    steps = defaults.get("thresholds", {}).get("steps", ())
-    fitting = [each["color"] for each in steps if each["value"] is None or value >= each["value"]]
-    return _NAMED[fitting[-1]] if fitting else None
-
-
-def _cell(value: Any, unit: str) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else _form(value, unit)
-
-
-def _form(value: float, unit: str) -> str:
-    """Return a figure as people read it in its unit."""
-    if unit == "percentunit":
-        return f"{value * 100:.3g} %" if abs(value) < 9.995 else f"{value * 100:.0f} %"
-    if unit == "s":
-        return _duration(value)
-    for size, letter in ((1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")) if unit == "bytes" else ():
-        if abs(value) >= size:
-            return f"{value / size:.3g} {letter}B"
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if unit != "bytes" else ():
-        if abs(value) >= size * 10 or (abs(value) >= size and unit != "none"):
-            return f"{value / size:.3g}{letter}" + _after(unit)
-    return f"{value:.3g}" + _after(unit) if abs(value) < 1000 else f"{value:.0f}" + _after(unit)
-
-
-def _after(unit: str) -> str:
-    return {"reqps": "/s", "bytes": " B"}.get(unit, "")
-
-
-def _duration(seconds: float) -> str:
-    size = abs(seconds)
-    if size < 0.001:
-        return f"{seconds * 1e6:.3g} µs" if size else "0"
-    if size < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    for length, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if size >= length:
-            return f"{seconds / length:.3g} {name}"
-    return f"{seconds:.3g} s"
-
-
-def _width(text: str) -> float:
-    return 6.2 * len(text)
-
-
-def _cut(text: str, width: float) -> str:
-    at_most = max(3, int(width / 6.2))
-    return text if len(text) <= at_most else text[: at_most - 1] + "…"
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: int = 12,
-    colour: str = _TEXT,
-    anchor: str = "start",
-    bold: bool = False,
-) -> str:
-    # A control character is not allowed in XML.
-    clean = "".join(character if character.isprintable() else "?" for character in text)
-    weight = ' font-weight="600"' if bold else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-size="{size}" text-anchor="{anchor}"{weight}>'
-        f"{html.escape(clean)}</text>"
-    )
 
 
 if __name__ == "__main__":
