@@ -42,7 +42,7 @@ Examples:
 
     tokenweir limit list
 
-    tokenweir limit list tenant01 --json
+    tokenweir tenant limit list tenant01 --json
 
     tokenweir limit list --own --scope service_account --unit requests --limit 20
 """,

@@ -8,6 +8,7 @@ import typer
 
 from extproc.cli import app
 from extproc.cli.commands import PLACES, Commands
+from tests.sizes import sampled
 
 # What takes most of the time to load.
 DRIVERS = {"pymongo", "redis", "grpc", "google.protobuf", "extproc.app"}
@@ -33,7 +34,9 @@ def test_a_command_is_made_once_and_one_that_is_not_there_is_none():
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["--version"], ["model", "validate", "--help"], ["config", "check"], ["nonsense"]],
+    sampled(
+        [["--help"], ["--version"], ["model", "validate", "--help"], ["config", "check"], ["nonsense"]], quick=2
+    ),
     ids=" ".join,
 )
 def test_a_command_without_a_store_loads_no_driver(environment, tmp_path, words):
