@@ -39,9 +39,36 @@ from . import containers
 from .ready import MemoryBackend, RedisBackend, make_ready, patient
 from .topologies import nodes, sentinels  # noqa: F401 - fixtures
 
+# Servers that run the same adapter as another one does. In the quick form, every third test runs on them too.
+SECOND = {"redis_server": "valkey", "mongo_standalone": "mongo_replica_set"}
+EVERY = 3
+
 
 def pytest_collection_modifyitems(config, items):
-    containers.choose(config, items, Path(__file__).parent)
+    folder = Path(__file__).parent
+    containers.choose(config, items, folder)
+    if not containers.WANTED:
+        _leave_second_servers_to_some([item for item in items if folder in item.path.parents])
+
+
+def _leave_second_servers_to_some(items):
+    """Mark tests on a second server as thorough, if the test runs on the first one too: but every third of a file."""
+    servers = {(item.path, item.originalname): set() for item in items}
+    for item in items:
+        servers[item.path, item.originalname].update(_parameters(item))
+    numbers = {}
+    for item in items:
+        test = item.path, item.originalname
+        for server in _parameters(item) & SECOND.keys():
+            order = numbers.setdefault((item.path, server), {})
+            number = order.setdefault(item.originalname, len(order))
+            if SECOND[server] in servers[test] and number % EVERY:
+                item.add_marker(pytest.mark.thorough)
+
+
+def _parameters(item):
+    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {each for each in given if isinstance(each, str)}
 
 
 @pytest_asyncio.fixture
