@@ -36,7 +36,7 @@ suites: $(VENV)/.dev .cache/tools/.fetched
 	@$(BIN)/pytest -n 2 -q $(FORM) tests/metering --cov=extproc/metering --cov-branch --cov-report=term --cov-fail-under=90
 	@$(BIN)/pytest -n 2 -q $(FORM) tests/simulation
 	@echo "== real Envoy, Valkey, Redis, MongoDB protocol, Helm, Prometheus, SDKs, a browser"
-	@$(BIN)/pytest -n 4 --dist loadfile -q $(FORM) --ignore=tests/core --ignore=tests/metering --ignore=tests/simulation --ignore=tests/chaos tests
+	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -q $(FORM) --ignore=tests/core --ignore=tests/metering --ignore=tests/simulation --ignore=tests/chaos tests
 	@echo "== real faults, the short form: processes killed and stopped, stores lost"
 	@$(BIN)/pytest -n 2 --dist loadfile -q $(FORM) --ignore=tests/chaos/test_soak.py tests/chaos
 

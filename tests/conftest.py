@@ -5,9 +5,11 @@ Nothing that was skipped or left out counts as passed.
 
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from .order import longest_first
 from .sizes import choose_form, is_thorough
 
 # Before anything imports grpc: its handlers crash some of the children that are started while it is in use. None of
@@ -31,6 +33,8 @@ def pytest_configure(config):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
+    if config.getoption("loadscopereorder", default=True) is False:
+        longest_first(items, Path(__file__).parent)
     if is_thorough():
         return
     left_out = [item for item in items if item.get_closest_marker("thorough")]

@@ -1,4 +1,5 @@
 import ast
+import functools
 import re
 import runpy
 import tomllib
@@ -244,6 +245,7 @@ def named_tests_of(page):
     return re.findall(r"\btests/([\w/]+(?:\.py)?)(?:::(\w+))?", text)
 
 
+@functools.cache
 def functions_of(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.charts.helm import CHARTS, tool
+from tests.sizes import sampled
 
 QWEN = """\
 # Values of the model qwen (namespace models) for the chart kserve-general.
@@ -469,7 +470,9 @@ def test_a_helm_that_hangs_ends_the_command(run, qwen, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words", [["validate", "values.yaml", "--json"], ["init", "x", "--storage", "hf://a/b"]], ids=" ".join
+    "words",
+    sampled([["validate", "values.yaml", "--json"], ["init", "x", "--storage", "hf://a/b"]], 1),
+    ids=" ".join,
 )
 def test_without_the_extra_it_is_said_what_to_install(process, tmp_path, words):
     """A Python that can't import jsonschema, as an installation without the extra."""

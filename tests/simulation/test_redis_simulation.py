@@ -16,8 +16,8 @@ from .redis_machine import RedisMachine
 from .redis_mutations import FOUND_BY, IN, NAMES, mutated
 from .world import World, simulate
 
-SEEDS = number(sized(40, 2000))
-PAIRS = number(sized(30, 2000))
+SEEDS = number(sized(20, 2000))
+PAIRS = number(sized(16, 2000))
 PARTS = sized(2, 20)
 PATIENCE = sized(200, 2000)
 
@@ -47,7 +47,7 @@ def test_no_two_or_three_faults_one_after_the_other_lose_or_double_anything(part
 
 
 @pytest.mark.timeout(900)  # a search takes long where the seeds that are known find it no more
-@pytest.mark.parametrize("name", sampled(NAMES, quick=12))
+@pytest.mark.parametrize("name", sampled(NAMES, quick=8))
 def test_the_simulation_finds_out_when(name):
     world = IN.get(name, World)
     with mutated(name):
