@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry, ProcessCollector
+
 from extproc import app
 from extproc.admin.access import Role
 from extproc.admin.api import issuer_keys
@@ -19,6 +21,7 @@ from extproc.admin.service import Admin
 from extproc.admin.tokens import AdminTokens
 from extproc.admin.usage import UsageAdmin
 from extproc.core.request.identity import ANONYMOUS, TenantId
+from extproc.observe.certificates import CertificateFile, certificate_gauge
 from extproc.settings.admin import JWTSettings
 from extproc.settings.model import Settings
 from extproc.web.server import Certificate
@@ -88,3 +91,14 @@ def admin_serving_options(settings: Settings) -> ServingOptions:
     chain, key = admin.tls.certificate_file, admin.tls.key_file
     certificate = Certificate(Path(chain), Path(key)) if chain is not None and key is not None else None
     return ServingOptions(admin.address, admin.max_connections, admin.drain_s, certificate)
+
+
+def admin_metrics(settings: Settings) -> CollectorRegistry:
+    """Return the metrics of the admin API's process: its own figures, and the end of its certificate."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    chain = settings.admin.tls.certificate_file
+    if chain is not None:
+        gauge = certificate_gauge(registry)
+        gauge.labels("admin.tls.certificate_file").set_function(CertificateFile(Path(chain)).expires_at)
+    return registry

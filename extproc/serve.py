@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import ProcessCollector, start_http_server
+from prometheus_client import ProcessCollector
 
 from extproc import app
 from extproc.alerts.alerts import Alerts
@@ -26,6 +26,8 @@ from extproc.envoy.tls import TLSOptions
 from extproc.envoy.transports import Transport, build_server
 from extproc.metering.build import Metering
 from extproc.metering.limits_cache import LimitsCache
+from extproc.observe.certificates import CertificateFile
+from extproc.observe.exposing import expose
 from extproc.observe.metrics import Metrics
 from extproc.ports.base import StoreError
 from extproc.settings.model import Settings
@@ -166,6 +168,11 @@ def _server(settings: Settings, metering: Metering, metrics: Metrics, reader: Bo
     waits = Waits(options.request_timeout_s, options.idle_timeout_s)
     metrics.watch_buffers(lambda: rules.buffers.all_bytes)
     metrics.watch_in_flight(rules.in_flight.most)
+    tls = _tls_options(options.tls)
+    if tls is not None:
+        metrics.watch_certificate("server.tls.certificate_file", CertificateFile(tls.certificate).expires_at)
+        # A new CA stands beside the old one for a while, which may end meanwhile.
+        metrics.watch_certificate("server.tls.client_ca_file", CertificateFile(tls.client_ca, max).expires_at)
     servicer = Servicer(rules, codec, metering.service, metrics, metering.clock.now, waits=waits, reader=reader)
     rate_limits = RateLimitServicer(
         metering.service.hit,
@@ -180,7 +187,7 @@ def _server(settings: Settings, metering: Metering, metrics: Metrics, reader: Bo
         Transport(options.transport),
         Streams(servicer, metrics, options.max_streams),
         rate_limits,
-        ServerOptions(options.address, options.max_body_bytes, options.max_streams, _tls_options(options.tls)),
+        ServerOptions(options.address, options.max_body_bytes, options.max_streams, tls),
         metrics,
     )
 
@@ -222,18 +229,10 @@ async def _ready(parts: _Parts, stopping: asyncio.Event) -> bool:
 
 
 def _serve_metrics(address: str, metrics: Metrics) -> Callable[[], None]:
-    host, _, port = address.rpartition(":")
     try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry=metrics.registry)
+        return expose(address, metrics.registry)
     except OSError as error:
         raise BindError(f"metrics.address: can't listen on {address}: {error.strerror}") from error
-
-    def close() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return close
 
 
 def _tls_options(tls: TLSSettings) -> TLSOptions | None:

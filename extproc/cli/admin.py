@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Annotated, Final
 
@@ -18,6 +20,7 @@ from extproc.cli.root import Json, refuse_memory, settings_of, with_stores
 from extproc.cli.use_cases import build_admin, build_usage
 from extproc.envoy.serving import BindError
 from extproc.observe import logs
+from extproc.observe.exposing import expose
 from extproc.ports.tokens import AdminToken
 from extproc.settings.load import SettingsError
 from extproc.settings.model import Settings
@@ -54,6 +57,25 @@ def serve(context: typer.Context) -> None:
     raise typer.Exit(asyncio.run(_serve(settings)))
 
 
+@contextmanager
+def _metrics(settings: Settings) -> Iterator[None]:
+    """Serve the process's metrics, if they have an address. Raise `BindError`."""
+    address = settings.admin.metrics_address
+    if address is None:
+        yield
+        return
+    from extproc import admin_app
+
+    try:
+        close = expose(address, admin_app.admin_metrics(settings))
+    except OSError as error:
+        raise BindError(f"admin.metrics_address: can't listen on {address}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        close()
+
+
 async def _serve(settings: Settings) -> int:
     try:
         from extproc import admin_app
@@ -73,7 +95,8 @@ async def _serve(settings: Settings) -> int:
             explainer=build_explainer(settings, stores),
             doctor=build_doctor(stores),
         )
-        return await run(admin_app.admin_serving_options(settings), api)
+        with _metrics(settings):
+            return await run(admin_app.admin_serving_options(settings), api)
     except ListenError as error:
         raise BindError(f"admin.address: {error}") from None
     finally:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from extproc.core.quota.reservation import BucketState
 from extproc.core.quota.settlement import Settlement
 from extproc.core.quota.usage import Usage
+from extproc.observe.certificates import certificate_gauge
 from extproc.observe.counting import Counts, Distribution
 
 OTHER = "(other)"
@@ -141,6 +142,7 @@ class Metrics:
             "tokenweir_limits_loaded_timestamp_seconds",
             "Time of the last read of the limits, in seconds since the epoch.",
         )
+        self._certificates = certificate_gauge(self.registry)
         self._start_at_0()
 
     def _start_at_0(self) -> None:
@@ -251,6 +253,9 @@ class Metrics:
 
     def watch_in_flight(self, most: Callable[[], int]) -> None:
         self._in_flight.set_function(most)
+
+    def watch_certificate(self, setting: str, expires_at: Callable[[], float]) -> None:
+        self._certificates.labels(setting).set_function(expires_at)
 
     def watch_queue(self, queue: str, size: Callable[[], int]) -> None:
         self._queued.labels(queue).set_function(size)

@@ -106,6 +106,9 @@ class AdminSettings(Section):
         default=False,
         description="Allow an address outside of loopback without TLS, behind a sidecar that ends it.",
     )
+    metrics_address: HostAndPort | None = Field(
+        default=None, description="Address of this process's own /metrics, without a token. null: none."
+    )
     tls: AdminTLSSettings = AdminTLSSettings()
     jwt: JWTSettings = JWTSettings()
     requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = Field(

@@ -569,6 +569,9 @@ def test_every_bound_towards_the_processor_is_written_down():
 REFUSED = {
     "no pods": ({"replicaCount": 0}, "replicaCount.*(minimum|greater than or equal to 1)"),
     "no store": ({"redis": {"url": ""}}, r"redis: set redis.existingSecret.name .* or redis.url"),
+    "a data source of nothing": (
+        {"metrics": {"dataSource": {"enabled": True}}}, "metrics.dataSource.url: name the URL of the admin API"
+    ),
     "a store twice": ({"mongo": {"existingSecret": {"name": "a"}}}, "mongo.url and mongo.existingSecret.name are both"),
     "a password": ({"redis": {"url": "redis://:hunter2@r:6379"}}, "redis.url holds a password: put the URL into a Secret"),
     "a password in the query": (

@@ -272,3 +272,27 @@ def test_grafana_finds_the_dashboard_by_its_label():
     assert found["labels"]["dashboards"] == "yes"
     assert "grafana_dashboard" not in found["labels"]
     assert len(json.dumps(dashboards())) < 900_000, "a ConfigMap holds a megabyte"
+
+
+def test_the_data_source_of_the_admin_api_is_off_and_is_what_is_provisioned_without_the_chart():
+    names = [each["metadata"]["name"] for each in made() if each["kind"] == "ConfigMap"]
+    assert "tokenweir-data-source" not in names
+    source = {"enabled": True, "url": "https://admin.example.org"}
+    found = pick(made({"metrics": {"dataSource": source}}), "ConfigMap", "tokenweir-data-source")
+    assert found["metadata"]["labels"]["grafana_datasource"] == "1"
+    (shown,) = yaml.safe_load(found["data"]["tokenweir-admin-api.yaml"])["datasources"]
+    provisioned = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/tokenweir.yaml").read_text())
+    (own,) = [each for each in provisioned["datasources"] if each["uid"] == shown["uid"]]
+    own = json.loads(json.dumps(own).replace("${TOKENWEIR_ADMIN_URL}", source["url"]))
+    assert shown == own
+    assert shown["secureJsonData"] == {"bearerToken": "${TOKENWEIR_ADMIN_TOKEN}"}
+
+
+def test_the_data_source_has_another_namespace_label_and_variable():
+    source = {"enabled": True, "url": "http://tw", "labels": {"sources": "yes"}, "tokenVariable": "TOKEN_OF_TEAM"}
+    values = {"metrics": {"dashboardNamespace": "grafana", "dataSource": source}}
+    found = pick(made(values), "ConfigMap", "tokenweir-data-source")
+    assert found["metadata"]["namespace"] == "grafana"
+    assert "grafana_datasource" not in found["metadata"]["labels"]
+    assert found["metadata"]["labels"]["sources"] == "yes"
+    assert "${TOKEN_OF_TEAM}" in found["data"]["tokenweir-admin-api.yaml"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -151,7 +152,12 @@ def test_ten_megabytes_are_refused_quickly_and_a_client_that_only_writes_gets_th
 def test_with_a_certificate_it_speaks_tls_only(run, database, tmp_path):
     certificate, key = Authority().sign(dns("localhost")).written(tmp_path, "admin")
     files = {"TOKENWEIR_ADMIN__TLS__CERTIFICATE_FILE": certificate, "TOKENWEIR_ADMIN__TLS__KEY_FILE": key}
+    (port,) = free_ports(1)
+    files["TOKENWEIR_ADMIN__METRICS_ADDRESS"] = f"127.0.0.1:{port}"
     with serving(tmp_path, "https", **files) as (url, _, _):
+        metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        ends = re.search(r'_expiry_timestamp_seconds{setting="admin.tls.certificate_file"} (\S+)', metrics)
+        assert abs(float(ends[1]) - time.time() - 86400) < 3600
         assert httpx.get(f"{url}/healthz", verify=False, trust_env=False).status_code == 200
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{url.replace('https', 'http')}/healthz", trust_env=False)
@@ -179,6 +185,15 @@ def test_it_does_not_start_on_what_would_be_open_or_can_not_work(run, database, 
     done = run("admin", "serve")
     assert done.code in {1, 2}
     assert said in done.err
+
+
+def test_an_address_of_metrics_that_is_taken_is_named(run, database, environment):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment.setenv("TOKENWEIR_ADMIN__ADDRESS", "127.0.0.1:0")
+        environment.setenv("TOKENWEIR_ADMIN__METRICS_ADDRESS", f"127.0.0.1:{taken.getsockname()[1]}")
+        done = run("admin", "serve")
+    assert done.code == 1
+    assert "admin.metrics_address: can't listen on" in done.err
 
 
 def test_an_address_that_is_taken_is_named(run, database, environment):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import asynccontextmanager
 
@@ -30,6 +31,7 @@ from extproc.stores.memory.requests import MemoryRequests
 from extproc.stores.memory.sums import MemoryClosedMonths, MemorySums
 from extproc.stores.memory.tenants import MemoryTenants
 from extproc.stores.memory.tokens import MemoryTokens
+from tests.security.certificates import Authority, dns
 
 from .messages import EXCHANGE, REPLIES, kinds, request_body, request_head
 
@@ -314,6 +316,19 @@ async def test_an_address_in_use_stops_it_with_its_name_and_leaves_nothing_open(
     assert life.ledger.closed
     server.close()
     await server.wait_closed()
+
+
+async def test_it_tells_when_its_certificates_expire(monkeypatch, tmp_path):
+    ca = Authority()
+    certificate, key = ca.sign(dns("processor")).written(tmp_path, "server")
+    (tmp_path / "ca.crt").write_bytes(ca.pem)
+    files = {"CERTIFICATE_FILE": certificate, "KEY_FILE": key, "CLIENT_CA_FILE": str(tmp_path / "ca.crt")}
+    settings = {f"SERVER__TLS__{name}": value for name, value in files.items()}
+    async with Life(monkeypatch, SERVER__TLS__ALLOWED_SANS='["envoy"]', **settings).running() as life:
+        await life.is_ready()
+        for name in ("certificate_file", "client_ca_file"):
+            series = f'tokenweir_certificate_expiry_timestamp_seconds{{setting="server.tls.{name}"}}'
+            assert abs(float(await life.metric(series)) - time.time() - 86400) < 3600
 
 
 def test_as_a_program_it_serves_until_sigterm_and_exits_with_0():

@@ -8,6 +8,7 @@
 {{- include "tokenweir.check.callers" . -}}
 {{- include "tokenweir.check.scaling" . -}}
 {{- include "tokenweir.check.admin" . -}}
+{{- include "tokenweir.check.dataSource" . -}}
 {{- end -}}
 
 {{- define "tokenweir.check.store" -}}
@@ -135,5 +136,12 @@
 {{- end -}}
 {{- if and $autoscaling.enabled (not (((.Values.resources).requests).cpu)) -}}
 {{- fail "autoscaling.enabled: set resources.requests.cpu: the target is a percentage of it" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tokenweir.check.dataSource" -}}
+{{- $source := (.Values.metrics | default dict).dataSource | default dict -}}
+{{- if and $source.enabled (not $source.url) -}}
+{{- fail "metrics.dataSource.url: name the URL of the admin API, as Grafana reaches it" -}}
 {{- end -}}
 {{- end -}}
