@@ -14,6 +14,9 @@ INSTALL := $(PIP) --require-hashes -r requirements/build.lock && \
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
+# A plugin that only the tests of the admin API need. Each worker would load it: most of a second.
+ALONE := -p no:schemathesis
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-containers suites simulate chaos soak bench check unit format charts protos settings-table lock audit clean
 
@@ -33,12 +36,12 @@ test-all: $(VENV)/.dev .cache/tools/.fetched ## the same, with what is rare: all
 # nothing else takes the processors' time. Tests of real parts wait more than they compute: four at a time.
 suites: $(VENV)/.dev .cache/tools/.fetched
 	@echo "== metering and the simulation of faults, in virtual time"
-	@$(BIN)/pytest -n 2 -q $(FORM) tests/metering --cov=extproc/metering --cov-branch --cov-report=term --cov-fail-under=90
-	@$(BIN)/pytest -n 2 -q $(FORM) tests/simulation
+	@$(BIN)/pytest -n 2 -q $(ALONE) $(FORM) tests/metering --cov=extproc/metering --cov-branch --cov-report=term --cov-fail-under=90
+	@$(BIN)/pytest -n 2 -q $(ALONE) $(FORM) tests/simulation
 	@echo "== real Envoy, Valkey, Redis, MongoDB protocol, Helm, Prometheus, SDKs, a browser"
 	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -q $(FORM) --ignore=tests/core --ignore=tests/metering --ignore=tests/simulation --ignore=tests/chaos tests
 	@echo "== real faults, the short form: processes killed and stopped, stores lost"
-	@$(BIN)/pytest -n 2 --dist loadfile -q $(FORM) --ignore=tests/chaos/test_soak.py tests/chaos
+	@$(BIN)/pytest -n 2 --dist loadfile -q $(ALONE) $(FORM) --ignore=tests/chaos/test_soak.py tests/chaos
 
 test-containers: $(VENV)/.dev ## the stores' contract on a real mongod and Redis, by Docker or by URLs in the environment
 	@TESTS_STORES=containers $(BIN)/pytest -q tests/contract
@@ -62,7 +65,7 @@ check: $(VENV)/.dev ## what each commit passes: format, lint, types, layers, cha
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/python charts/generate.py --check
 	@echo "== the core's tests, with its branches covered by them alone"
-	@$(BIN)/pytest -n 2 -q $(FORM) tests/core --cov=extproc/core --cov-branch --cov-report=term --cov-fail-under=100
+	@$(BIN)/pytest -n 2 -q $(ALONE) $(FORM) tests/core --cov=extproc/core --cov-branch --cov-report=term --cov-fail-under=100
 
 simulate: $(VENV)/.dev ## play one seed of the simulation, step by step: make simulate SEED=1234
 	@$(BIN)/python -m tests.simulation $(or $(SEED),0)

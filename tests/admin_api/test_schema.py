@@ -36,12 +36,14 @@ CALLERS = {"admin": (Role.ADMIN,), "viewer": (Role.VIEWER,), "team-lead": (Role.
 running = Running()
 schema = schemathesis.openapi.from_asgi("/openapi.json", running.api)
 schema.config.generation.update(with_security_parameters=False)
+# Every boundary of every field: some hundred requests for each operation, which every worker makes when it collects.
+schema.config.phases.coverage.enabled = is_thorough()
 
 
 # What each role may do at all is in test_roles.py, for each operation.
 SOME = schema if is_thorough() else schema.include(operation_id=[each.id for each in OPERATIONS[::4]])
 GENERATION = settings(
-    max_examples=sized(2, 20),
+    max_examples=sized(6, 20),
     derandomize=True,
     deadline=None,
     database=None,

@@ -8,15 +8,27 @@ from pymongo.errors import AutoReconnect
 
 from extproc.ports.base import StoreError
 from extproc.ports.reports import By, Grain, ReportFilter, Sums, sums_of
+from extproc.stores.mongo import rollup_backfill
 from extproc.stores.mongo.documents import entry_document
 from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.reports import MongoSums
 from extproc.stores.mongo.rollup_backfill import RollupBackfill
+from tests.sizes import sized
 
 from .test_reports import TENANTS, some_entry
 
 ALL = ReportFilter()
+
+
+# In the quick form a batch of the job is smaller, and so are the ledgers that take more than one.
+BATCH = sized(50, 500)
+
+
+@pytest.fixture(autouse=True)
+def batches(monkeypatch):
+    assert rollup_backfill._BATCH == 500
+    monkeypatch.setattr(rollup_backfill, "_BATCH", BATCH)
 
 
 @pytest.fixture
@@ -56,7 +68,7 @@ def expected(made):
 
 
 async def test_entries_of_earlier_versions_are_added_and_reports_say_so_until_then(ledger, mongo):
-    made = await written_before(mongo, 600)
+    made = await written_before(mongo, BATCH + 100)
     sums, job = MongoSums(mongo), RollupBackfill(mongo, "r1")
     assert (await sums.missing()).entries
     later = [some_entry(random.Random(2), TENANTS)]
@@ -146,7 +158,7 @@ async def test_a_job_that_was_held_up_changes_nothing_when_it_goes_on(ledger, mo
 
 
 async def test_two_jobs_at_once_add_each_entry_once(ledger, mongo):
-    made = await written_before(mongo, 700)
+    made = await written_before(mongo, BATCH + 200)
     await asyncio.gather(
         finish(RollupBackfill(mongo, "r1", lease_s=0.0)), finish(RollupBackfill(mongo, "r2", lease_s=0.0))
     )
