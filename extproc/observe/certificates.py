@@ -23,7 +23,7 @@ class CertificateFile:
     """Follow the certificates in a PEM file. Its last known end stays while the file can't be read."""
 
     def __init__(self, path: Path, which: Callable[[list[float]], float] = min) -> None:
-        """`which` chooses among the ends of several certificates: the first one of a chain ends the chain."""
+        """Choose by `which` among the ends of several certificates: the first one of a chain ends the chain."""
         self._path = path
         self._which = which
         self._seen: tuple[int, int, int] | None = None
