@@ -9,10 +9,10 @@ import pytest
 import typer
 
 import extproc
+from extproc.admin.report_rows import ReportedRow
 from extproc.admin.service import TenantView
 from extproc.cli import app
 from extproc.cli.ledger import AsideRow, WaitingRow
-from extproc.cli.report_files import ReportRow
 from extproc.cli.usage import DailyRow, EntryRow
 from extproc.core.answer.usage_reader import Absence
 from extproc.core.quota.limits import Scope
@@ -206,8 +206,8 @@ def test_the_options_before_the_command_are_documented():
     [
         ("tenant list", TenantView),
         ("usage daily", DailyRow),
-        ("usage report", ReportRow),
-        ("usage top", ReportRow),
+        ("usage report", ReportedRow),
+        ("usage top", ReportedRow),
         ("usage entries", EntryRow),
         ("ledger waiting", WaitingRow),
         ("ledger aside", AsideRow),
@@ -215,7 +215,9 @@ def test_the_options_before_the_command_are_documented():
 )
 def test_the_keys_of_json_are_documented(name, record):
     (row,) = [row for row in rows(sections(text_of("cli.md"))[name]) if row[0] == "`--json`"]
-    assert re.findall(r"`(\w+)`", row[1]) == list(record.__dataclass_fields__)
+    assert re.findall(r"`(\w+)`", row[1]) == list(
+        getattr(record, "__struct_fields__", None) or record.__dataclass_fields__
+    )
 
 
 # Dependencies.

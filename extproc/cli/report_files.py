@@ -6,22 +6,19 @@ Money is the exact decimal of billionths of a unit, never a floating-point numbe
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 import msgspec
 
 from extproc.admin.errors import AdminError
 from extproc.admin.money import PLACES, price_text
+from extproc.admin.report_rows import COLUMNS, TOKENS, csv_cells_of, reported_row, values_of
 from extproc.cli import output
-from extproc.ports.reports import SUM_NAMES, Sums, UsageRow
-from extproc.terminal.csv_cells import cells, csv_writer
+from extproc.ports.reports import UsageRow
+from extproc.terminal.csv_cells import csv_writer
 from extproc.terminal.tables import print_table
-
-_TOKENS: Final = tuple(name for name in SUM_NAMES if name != "price")
-_COLUMNS: Final = ("period", "name", "tenant", *_TOKENS, "price", "currency")
 
 
 class Format(StrEnum):
@@ -67,42 +64,11 @@ def print_rows(shape: Shape, rows: Sequence[UsageRow]) -> None:
         return
     prices = [row.sums.price for row in rows]
     places = places_of(prices)
-    columns, lines = [*shape.head(), *_TOKENS], []
+    columns, lines = [*shape.head(), *TOKENS], []
     for row in rows:
-        line: list[object] = [*shape.key(row), *(getattr(row.sums, name) for name in _TOKENS)]
+        line: list[object] = [*shape.key(row), *(getattr(row.sums, name) for name in TOKENS)]
         lines.append([*line, price_text(row.sums.price, places)] if any(prices) else line)
     print_table([*columns, f"price ({shape.currency})"] if any(prices) else columns, lines)
-
-
-@dataclass(frozen=True, slots=True)
-class ReportRow:
-    """Hold a row of a report as programs get it. `tenant` is null unless the rows are service accounts."""
-
-    period: str | None
-    name: str
-    tenant: str | None
-    usage: int
-    input: int
-    output: int
-    cached: int
-    requests: int
-    denied: int
-    estimated: int
-    price: str
-    price_billionths: int
-    currency: str
-
-
-def record(shape: Shape, row: UsageRow) -> dict[str, object]:
-    """Return a row as JSON has it: the fields of `ReportRow`."""
-    named = {"period": row.period, "name": row.name, "tenant": row.tenant}
-    return named | sums_record(row.sums, shape.currency)
-
-
-def sums_record(sums: Sums, currency: str) -> dict[str, object]:
-    """Return sums as JSON has them."""
-    tokens: dict[str, object] = {name: getattr(sums, name) for name in _TOKENS}
-    return tokens | {"price": price_text(sums.price), "price_billionths": sums.price, "currency": currency}
 
 
 async def write_rows(form: Format, shape: Shape, pages: Rows, path: Path | None) -> None:
@@ -125,24 +91,16 @@ async def write_rows(form: Format, shape: Shape, pages: Rows, path: Path | None)
 
 async def _write_csv(shape: Shape, pages: Rows, stream: TextIO) -> None:
     writer = csv_writer(stream)
-    writer.writerow(_COLUMNS)
+    writer.writerow(COLUMNS)
     async for rows in pages:
-        for row in rows:
-            *line, price, currency = _line(shape, row)
-            writer.writerow([*cells(line), f"{price:f}", *cells([currency])])  # the price is a number
-
-
-def _line(shape: Shape, row: UsageRow) -> list[object]:
-    """Return the values of `_COLUMNS`. The price is an exact decimal."""
-    tokens = [getattr(row.sums, name) for name in _TOKENS]
-    return [row.period, row.name, row.tenant, *tokens, Decimal(price_text(row.sums.price)), shape.currency]
+        writer.writerows(csv_cells_of(row, shape.currency) for row in rows)
 
 
 async def _write_json(shape: Shape, pages: Rows, stream: TextIO) -> None:
     before = "[\n"
     async for rows in pages:
         for row in rows:
-            stream.write(before + "  " + msgspec.json.encode(record(shape, row)).decode())
+            stream.write(before + "  " + msgspec.json.encode(reported_row(row, shape.currency)).decode())
             before = ",\n"
     stream.write("[]\n" if before == "[\n" else "\n]\n")
 
@@ -154,12 +112,12 @@ async def _write_parquet(shape: Shape, pages: Rows, path: Path) -> None:
     except ImportError:
         raise AdminError("Parquet needs pyarrow: pip install 'tokenweir[reports]'") from None
     text, whole, money = pa.string(), pa.int64(), pa.decimal128(38, PLACES)
-    types = [text, text, text, *(whole for _ in _TOKENS), money, text]
-    schema = pa.schema(list(zip(_COLUMNS, types, strict=True)))
+    types = [text, text, text, *(whole for _ in TOKENS), money, text]
+    schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
     try:
         with parquet.ParquetWriter(path, schema) as writer:
             async for rows in pages:
-                lines = [dict(zip(_COLUMNS, _line(shape, row), strict=True)) for row in rows]
+                lines = [dict(zip(COLUMNS, values_of(row, shape.currency), strict=True)) for row in rows]
                 writer.write_table(pa.Table.from_pylist(lines, schema=schema))
     except OSError as error:
         raise AdminError(f"--output: {path}: {error.strerror or error}") from None

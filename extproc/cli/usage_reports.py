@@ -12,11 +12,12 @@ import typer
 from extproc.admin.errors import AdminError
 from extproc.admin.money import price_text
 from extproc.admin.paging import MAX_PAGE
+from extproc.admin.report_rows import reported_row, reported_sums
 from extproc.admin.usage import Rebuilt, UsageAdmin, UsageNow, of_month
 from extproc.admin.usage import rebuild as rebuild_month
 from extproc.app import Stores
 from extproc.cli import output
-from extproc.cli.report_files import Format, Shape, places_of, print_rows, record, sums_record, write_rows
+from extproc.cli.report_files import Format, Shape, places_of, print_rows, write_rows
 from extproc.cli.root import Json, on_stores, settings_of, with_usage
 from extproc.ports.reports import By, Grain, Measure, ReportFilter, Sums, UsageRow
 
@@ -181,16 +182,15 @@ def of(
         output.note(_INCOMPLETE)
     currency = settings_of(context).cost.currency
     if json:
-        shape = Shape("model", currency, periods=False)
         output.as_json(
             {
                 "tenant": now.tenant,
                 "service_account": now.service_account,
                 "date": now.date,
                 "month": now.month,
-                "today": sums_record(now.today, currency),
-                "this_month": sums_record(now.this_month, currency),
-                "models": [record(shape, row) for row in now.models],
+                "today": reported_sums(now.today, currency),
+                "this_month": reported_sums(now.this_month, currency),
+                "models": [reported_row(row, currency) for row in now.models],
             }
         )
         return
@@ -217,7 +217,7 @@ def rebuild(
     done = on_stores(settings, correct)
     lacked, currency = done.lacked, settings.cost.currency
     if json:
-        output.as_json({"month": done.month, "dry_run": dry_run, "lacked": sums_record(lacked, currency)})
+        output.as_json({"month": done.month, "dry_run": dry_run, "lacked": reported_sums(lacked, currency)})
         return
     if lacked == Sums():
         typer.echo(f"{done.month}: the sums are those of the ledger")

@@ -1,20 +1,27 @@
 """Serve reports of usage: sums of the ledger, in tokens and money."""
 
 import io
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final
 
-import msgspec
 from msgspec import Meta, Struct
 
 from extproc.admin.access import Role
 from extproc.admin.api.operation import Call, Operation, Parameters, Reply, Tenancy
 from extproc.admin.api.parameters import Address, Date, Name
-from extproc.admin.money import price_text
 from extproc.admin.paging import MAX_PAGE
+from extproc.admin.report_rows import (
+    COLUMNS,
+    ReportedRow,
+    ReportedSums,
+    csv_cells_of,
+    reported_row,
+    reported_sums,
+)
 from extproc.core.request.endpoints import Endpoint
-from extproc.ports.reports import By, Grain, Measure, ReportFilter, Sums, UsageRow
-from extproc.terminal.csv_cells import cells, csv_writer
+from extproc.ports.reports import By, Grain, Measure, ReportFilter, UsageRow
+from extproc.terminal.csv_cells import csv_writer
 
 CSV: Final = "text/csv"
 
@@ -53,29 +60,6 @@ class UsageOf(Parameters, kw_only=True):
     service_account: Name | None = None
 
 
-class ReportedSums(Struct):
-    """Hold sums in tokens and requests. `usage` is what was charged; `price` is an exact decimal."""
-
-    usage: int
-    input: int
-    output: int
-    cached: int
-    requests: int
-    denied: int
-    estimated: int
-    price: str
-    price_billionths: int
-    currency: str
-
-
-class ReportedRow(ReportedSums):
-    """Hold the sums of one name in one period. `tenant` is that of a service account."""
-
-    period: str | None
-    name: str
-    tenant: str | None
-
-
 class UsageReport(Struct):
     """Hold a page of a report. `incomplete`: entries of the ledger are still being added to the sums."""
 
@@ -101,10 +85,10 @@ async def report(call: Call) -> Reply:
     query: WhichReport = call.query
     usage, currency = call.services.usage, call.services.currency
     page = await usage.report(query.by, query.grain, _filter(query), query.at_most, query.cursor)
-    rows = [_row(each, currency) for each in page.rows]
     if query.format is Format.CSV:
         more = {"x-next-cursor": page.cursor} if page.cursor is not None else {}
-        return Reply(text=_csv(rows), media_type=CSV, headers=more)
+        return Reply(text=_csv(page.rows, currency), media_type=CSV, headers=more)
+    rows = [reported_row(each, currency) for each in page.rows]
     return Reply(UsageReport(rows, await usage.incomplete(query.by, _filter(query)), page.cursor))
 
 
@@ -113,7 +97,7 @@ async def top(call: Call) -> Reply:
     usage, wanted = call.services.usage, _filter(query)
     rows = await usage.top(query.by, wanted, query.measure, query.at_most)
     incomplete = await usage.incomplete(query.by, wanted)
-    return Reply(UsageReport([_row(each, call.services.currency) for each in rows], incomplete))
+    return Reply(UsageReport([reported_row(each, call.services.currency) for each in rows], incomplete))
 
 
 async def of(call: Call) -> Reply:
@@ -125,9 +109,9 @@ async def of(call: Call) -> Reply:
             now.service_account,
             now.date,
             now.month,
-            _sums(now.today, currency),
-            _sums(now.this_month, currency),
-            [_row(each, currency) for each in now.models],
+            reported_sums(now.today, currency),
+            reported_sums(now.this_month, currency),
+            [reported_row(each, currency) for each in now.models],
             await usage.incomplete(None, ReportFilter(service_account=call.query.service_account)),
         )
     )
@@ -139,35 +123,12 @@ def _filter(query: WhichUsage) -> ReportFilter:
     )
 
 
-def _values(sums: Sums, currency: str) -> tuple[int, int, int, int, int, int, int, str, int, str]:
-    return (
-        sums.usage, sums.input, sums.output, sums.cached, sums.requests, sums.denied, sums.estimated,
-        price_text(sums.price), sums.price, currency,
-    )  # fmt: skip
-
-
-def _sums(sums: Sums, currency: str) -> ReportedSums:
-    return ReportedSums(*_values(sums, currency))
-
-
-def _row(row: UsageRow, currency: str) -> ReportedRow:
-    return ReportedRow(*_values(row.sums, currency), row.period, row.name, row.tenant)
-
-
-_CSV_COLUMNS: Final = (
-    "period", "name", "tenant", "usage", "input", "output", "cached", "requests", "denied", "estimated", "price",
-    "currency",
-)  # fmt: skip
-
-
-def _csv(rows: list[ReportedRow]) -> bytes:
-    """Return a page as CSV. No text of it is taken for a formula, and prices are exact."""
+def _csv(rows: Sequence[UsageRow], currency: str) -> bytes:
+    """Return a page as CSV."""
     stream = io.StringIO()
     writer = csv_writer(stream)
-    writer.writerow(_CSV_COLUMNS)
-    for row in rows:
-        values = msgspec.structs.asdict(row)
-        writer.writerow(cells([values[name] for name in _CSV_COLUMNS]))
+    writer.writerow(COLUMNS)
+    writer.writerows(csv_cells_of(row, currency) for row in rows)
     return stream.getvalue().encode()
 
 
