@@ -404,3 +404,11 @@ async def test_following_while_others_change_tenants_notes_nothing(stores, edito
 
     await asyncio.gather(change(), *(follow(each) for each in replicas))
     assert {e.action for e in await audit.entries(ANY, 1000)} == {"audit.began", "tenant.set", "tenant.delete"}
+
+
+async def test_a_document_names_who_changed_it_last(stores):
+    tenants, _ = stores
+    await tenants.write([TenantWrite("t", {"sa_limit": 1}, 0, entry("t", None, {"sa_limit": 1, "version": 1}))])
+    assert (await tenants.document("t"))["updated_by"] == "ann"
+    await tenants.update("t", {"sa_limit": 2})  # nobody says who
+    assert "updated_by" not in await tenants.document("t")

@@ -125,7 +125,8 @@ class MemoryTenants:
             del self._documents[tenant]
         else:
             document = self._documents.setdefault(tenant, {"tenant_id": tenant})
-            for name, value in fields.items():
+            by = audit.actor.name if audit is not None else None
+            for name, value in {**fields, "updated_by": by}.items():
                 document.pop(name, None)
                 if value is not None:
                     document[name] = value

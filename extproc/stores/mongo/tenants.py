@@ -78,7 +78,9 @@ class MongoTenants:
         if audit is not None:
             await self.write([TenantWrite(tenant, fields, version, audit)])
             return audit.before is None
-        update = _update_of(fields)
+        return await self._update_alone(tenant, _update_of(fields, None), version)
+
+    async def _update_alone(self, tenant: TenantId, update: dict[str, Any], version: int | None) -> bool:
         async with translated():
             if version is not None:
                 return await self._update_version(tenant, update, version)
@@ -179,7 +181,7 @@ class MongoTenants:
                 if not await self.delete(write.tenant, write.version):
                     raise _conflict(write.tenant)
             else:
-                await self.update(write.tenant, write.fields, write.version)
+                await self._update_alone(write.tenant, _update_of(write.fields, write.audit), write.version)
         except ConflictError:
             await self._entries.update_one(whose, {"$set": {"state": EntryState.REFUSED.value}})
             raise
@@ -238,9 +240,11 @@ def _at(version: int) -> dict[str, Any]:
     return {"$eq": version} if version else {"$in": [0, None]}
 
 
-def _update_of(fields: Document) -> dict[str, Any]:
+def _update_of(fields: Document, audit: AuditEntry | None) -> dict[str, Any]:
+    """Return the update of a document. Without an entry nobody is known to have made it, so no name stays."""
+    fields = {**fields, "updated_at": datetime.now(UTC), "updated_by": audit.actor.name if audit else None}
     kept = {name: value for name, value in fields.items() if value is not None}
-    update: dict[str, Any] = {"$set": kept | {"updated_at": datetime.now(UTC)}, "$inc": {"version": 1}}
+    update: dict[str, Any] = {"$set": kept, "$inc": {"version": 1}}
     gone = {name: "" for name, value in fields.items() if value is None}
     if gone:
         update["$unset"] = gone
@@ -253,7 +257,7 @@ def _changes(write: TenantWrite, ids: list[Any]) -> list[Any]:
     """
     if write.fields is None:
         return [DeleteOne({"_id": each}) for each in ids]
-    update = _update_of(write.fields)
+    update = _update_of(write.fields, write.audit)
     if ids:
         return [UpdateOne({"_id": each}, update) for each in ids]
     return [InsertOne({"_id": write.tenant, "tenant_id": write.tenant, **update["$set"], "version": 1})]
