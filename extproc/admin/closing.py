@@ -103,8 +103,8 @@ class Closing:
     async def verify(self, month: str) -> Verified:
         """Compare the rows of a closed month with their checksum, and its total with the ledger's now."""
         closed = await self.found(month)
-        rows = [row async for row in self._frozen(closed.month)]
-        intact = checksum(closed.month, closed.currency, rows) == closed.checksum
+        rows = await frozen_rows(self._months, closed.month)
+        intact = checksum(closed.month, closed.currency, rows) == closed.checksum_now
         now = await self._sums.total(of_month(ReportFilter(), closed.month))
         before = closed.total
         difference = Sums(*(getattr(now, name) - getattr(before, name) for name in SUM_NAMES))
@@ -158,12 +158,13 @@ class Closing:
                 yield row
             after = rows[-1].place
 
-    async def _frozen(self, month: str) -> AsyncIterator[UsageRow]:
-        after: Place | None = None
-        while rows := await self._months.rows(month, MAX_PAGE, after):
-            for row in rows:
-                yield row
-            after = rows[-1].place
+
+async def frozen_rows(months: ClosedMonths, month: str) -> list[UsageRow]:
+    """Return all rows of a closed month."""
+    rows: list[UsageRow] = []
+    while page := await months.rows(month, MAX_PAGE, rows[-1].place if rows else None):
+        rows += page
+    return rows
 
 
 def checksum(month: str, currency: str, rows: list[UsageRow]) -> str:

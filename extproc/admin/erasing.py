@@ -11,6 +11,7 @@ from datetime import date, datetime, timedelta
 from typing import Final
 
 from extproc.admin.change import Change
+from extproc.admin.closed_erasing import erasable_months, erase_in_month
 from extproc.admin.errors import AdminError
 from extproc.admin.names import client_ip as address
 from extproc.admin.names import named, tenant_id
@@ -18,6 +19,7 @@ from extproc.core.request.addresses import IPV6_PREFIX
 from extproc.ports.audit import AuditEntry, AuditLog
 from extproc.ports.base import StoreError
 from extproc.ports.erasure import ErasureJob, ErasureStore, ErasureSums, NameKind
+from extproc.ports.reports import ClosedErasure, ClosedMonths
 
 PSEUDONYM: Final = "erased-"
 # A tenant's day ends up to 12 hours after that of UTC; entries of its last requests come a little later.
@@ -29,6 +31,7 @@ class Erased:
     """Say what was erased, or would be (`dry_run`). `running`: dates that stay, with the end of their window.
 
     `sums` are those of the dates' records, before and after alike. `resumed`: an earlier try had begun it.
+    `closed_months` are those with a row of the name, which has the pseudonym then.
     """
 
     tenant: str
@@ -40,6 +43,7 @@ class Erased:
     changed: int
     resumed: bool
     dry_run: bool
+    closed_months: tuple[str, ...] = ()
 
 
 class Erasing:
@@ -49,6 +53,7 @@ class Erasing:
         self,
         store: ErasureStore,
         audit: AuditLog,
+        months: ClosedMonths,
         now: Callable[[], datetime],
         *,
         ipv6_prefix: int = IPV6_PREFIX,
@@ -56,6 +61,7 @@ class Erasing:
     ) -> None:
         self._store = store
         self._audit = audit
+        self._months = months
         self._now = now
         self._ipv6_prefix = ipv6_prefix
         self._new_id = new_id
@@ -69,15 +75,18 @@ class Erasing:
         job, resumed = await self._job(tenant, kind, name, before)
         dates = await self._store.dates(job, self._now())
         sums = await self._store.sums(job, dates.ended)
+        months = await erasable_months(self._months, job, dates.running)
         found = Erased(
-            job.tenant, kind, job.pseudonym, dates.ended, dates.running, sums, 0, resumed, change.dry_run
+            job.tenant, kind, job.pseudonym, dates.ended, dates.running, sums, 0, resumed, change.dry_run, months
         )
-        if change.dry_run or not (dates.ended or sums.others or resumed):
+        if change.dry_run or not (dates.ended or sums.others or months or resumed):
             return found
         await self._store.begin(job)
         changed = await self._store.rename(job, dates.ended)
         await self._compare(job, dates.ended, sums)
-        await self._audit.append(self._entry(job, change, dates.ended, changed))
+        closed = {month: await erase_in_month(self._months, month, job, self._now()) for month in months}
+        changed += len(closed)
+        await self._audit.append(self._entry(job, change, dates.ended, changed, closed))
         await self._store.finish(job)
         return replace(found, changed=changed, sums=replace(sums, others=0))
 
@@ -121,9 +130,22 @@ class Erasing:
             what = f"sums fell: {', '.join(fell)}" if fell else f"{after.others} documents still have the name"
             raise StoreError(f"the erasure is not complete ({what}): repeat the command", transient=True)
 
-    def _entry(self, job: ErasureJob, change: Change, dates: tuple[str, ...], changed: int) -> AuditEntry:
+    def _entry(
+        self,
+        job: ErasureJob,
+        change: Change,
+        dates: tuple[str, ...],
+        changed: int,
+        closed: Mapping[str, ClosedErasure],
+    ) -> AuditEntry:
         """Return the audit entry. It does not have the name."""
-        made = {"kind": job.kind.value, "before": job.before, "dates": len(dates), "documents": changed}
+        made: dict[str, object] = {"kind": job.kind.value, "before": job.before}
+        made |= {"dates": len(dates), "documents": changed}
+        if closed:
+            made["closed_months"] = {
+                month: {"checksum_before": each.before, "checksum_after": each.after}
+                for month, each in closed.items()
+            }
         return AuditEntry(
             id=f"erase-{job.id}",
             at=self._now(),

@@ -42,8 +42,9 @@ def erase(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Replace a person's name by a random pseudonym in ledger, daily usage and audit log. All sums stay.
+    """Replace a person's name by a random pseudonym in ledger, daily usage, closed months and audit log.
 
+    All sums stay; the checksum of a closed month changes, and the month notes it.
     It can't be undone: nothing keeps which pseudonym was whose. A command that was killed is repeated as it was.
     """
     if (service_account is None) == (client_ip is None):
@@ -81,6 +82,7 @@ async def _erase(
         erasing = Erasing(
             stores.erasure,
             stores.audit,
+            stores.months,
             composition.SystemClock().now,
             ipv6_prefix=settings.identity.ipv6_prefix,
         )
@@ -93,9 +95,12 @@ async def _erase(
 
 def _summary(found: Erased) -> str:
     sums = found.sums
+    months = f" Closed months with the name: {', '.join(found.closed_months)}." if found.closed_months else ""
     records = f"{sums.entries} ledger entries ({sums.charge} tokens charged) of {len(found.dates)} dates"
     if found.dry_run:
-        return f"Would erase the name in {records}, in daily usage, and in {sums.others} other documents."
+        return f"Would erase the name in {records}, in daily usage, and in {sums.others} other documents.{months}"
     if not found.changed:
         return "Nothing has the name any more." if found.resumed else "No record of these dates has the name."
-    return f"Erased in {found.changed} documents; it is {found.pseudonym} now. Sums are as before: {records}."
+    return (
+        f"Erased in {found.changed} documents; it is {found.pseudonym} now. Sums are as before: {records}.{months}"
+    )

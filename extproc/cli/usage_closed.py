@@ -4,14 +4,16 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import msgspec
 import typer
 
 from extproc.admin.closing import Closing
 from extproc.admin.money import price_text
 from extproc.admin.paging import MAX_PAGE
+from extproc.admin.report_rows import reported_sums
 from extproc.cli import output
 from extproc.cli.changing import DryRun, Note, change
-from extproc.cli.report_files import Format, Shape, print_rows, sums_record, write_rows
+from extproc.cli.report_files import Format, Shape, print_rows, write_rows
 from extproc.cli.root import FAULT, Json, with_closing
 from extproc.ports.reports import ClosedMonth, UsageRow
 
@@ -31,7 +33,7 @@ Examples:
 def close(
     context: typer.Context, month: Month, note: Note = None, dry_run: DryRun = False, json: Json = False
 ) -> None:
-    """Freeze a month's usage per tenant and service account, with a checksum. A closed month never changes."""
+    """Freeze a month's usage per tenant and service account, with a checksum. Only `erase` changes it: names."""
     closed = with_closing(context, lambda closing: closing.close(month, change(note, None, dry_run=dry_run)))
     if json:
         output.as_json(_record(closed))
@@ -59,11 +61,24 @@ def list_closed(context: typer.Context, json: Json = False) -> None:
     if json:
         output.as_json([_record(each) for each in months])
         return
-    columns = ["month", "closed at", "by", "rows", "usage", "requests", "price", "currency", "sha256", "note"]
+    columns = [
+        "month",
+        "closed at",
+        "by",
+        "rows",
+        "usage",
+        "requests",
+        "price",
+        "currency",
+        "sha256",
+        "erased",
+        "note",
+    ]
     rows = [
         (
             each.month, output.instant(each.closed_at), each.closed_by.name, each.rows, each.total.usage,
-            each.total.requests, price_text(each.total.price, 2), each.currency, each.checksum, each.note,
+            each.total.requests, price_text(each.total.price, 2), each.currency, each.checksum_now,
+            len(each.erasures), each.note,
         )
         for each in months
     ]  # fmt: skip
@@ -118,12 +133,17 @@ def verify(context: typer.Context, month: Month, json: Json = False) -> None:
     closed, difference = verified.closed, verified.difference
     if json:
         record: dict[str, Any] = {"intact": verified.intact, **_record(closed)}
-        record["difference"] = sums_record(difference, closed.currency)
+        record["difference"] = reported_sums(difference, closed.currency)
         output.as_json(record)
     else:
         typer.echo(
             f"{closed.month}: {'its rows have the checksum' if verified.intact else 'ITS ROWS WERE CHANGED'}"
         )
+        for each in closed.erasures:
+            typer.echo(
+                f"{output.instant(each.at)}: a person was erased, {each.pseudonym} since then; no sum changed; "
+                f"sha256 {each.before} became {each.after}"
+            )
         typer.echo(
             f"since the close: usage {difference.usage:+}, requests {difference.requests:+}, "
             f"denied {difference.denied:+}, price {price_text(difference.price, 2)} {closed.currency}"
@@ -149,6 +169,8 @@ def _record(closed: ClosedMonth) -> dict[str, object]:
         "closed_by": closed.closed_by,
         "note": closed.note,
         "checksum": closed.checksum,
+        "checksum_now": closed.checksum_now,
+        "erasures": closed.erasures,
         "rows": closed.rows,
-        **sums_record(closed.total, closed.currency),
+        **msgspec.structs.asdict(reported_sums(closed.total, closed.currency)),
     }

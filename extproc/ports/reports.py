@@ -203,8 +203,24 @@ class RollupRepair(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedErasure:
+    """Say that a service account of a closed month became a pseudonym, and what the checksum was and became.
+
+    `before` and `after` are equal if the rows had lost their checksum before: an erasure does not make it right.
+    """
+
+    at: datetime
+    pseudonym: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClosedMonth:
-    """Hold a frozen report: its rows as they were at the close, and their checksum."""
+    """Hold a frozen report: its rows as they were at the close, and their checksum.
+
+    Only the erasure of a person changes names of rows. `erasures` has all of them; sums never change.
+    """
 
     month: str
     closed_at: datetime
@@ -214,10 +230,16 @@ class ClosedMonth:
     checksum: str
     rows: int
     total: Sums
+    erasures: tuple[ClosedErasure, ...] = ()
+
+    @property
+    def checksum_now(self) -> str:
+        """Return the checksum that the rows have now."""
+        return self.erasures[-1].after if self.erasures else self.checksum
 
 
 class ClosedMonths(Protocol):
-    """Keep closed months. Nothing changes or deletes one. Every call raises `StoreError`."""
+    """Keep closed months. Nothing deletes one, and only an erasure changes one. Every call raises `StoreError`."""
 
     async def add(self, closed: ClosedMonth, rows: Sequence[UsageRow]) -> bool:
         """Keep a closed month and its rows. Return False, and change nothing, if it is closed already."""
@@ -230,3 +252,12 @@ class ClosedMonths(Protocol):
 
     async def rows(self, month: str, at_most: int, after: Place | None = None) -> list[UsageRow]:
         """Return its rows behind `after`, by name and tenant."""
+
+    async def months_of(self, tenant: str, names: Sequence[str]) -> list[str]:
+        """Return the closed months with a row of one of these service accounts of a tenant, sorted."""
+
+    async def erase(self, month: str, tenant: str, name: str, erasure: ClosedErasure) -> bool:
+        """Note an erasure, once for each pseudonym, and rename the service account's row.
+
+        Return False, and change nothing, if the month's checksum is not `erasure.before` (any more).
+        """

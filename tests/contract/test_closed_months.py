@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from extproc.ports.audit import Actor, ActorKind
-from extproc.ports.reports import ClosedMonth, Place, Sums, UsageRow
+from extproc.ports.reports import ClosedErasure, ClosedMonth, Place, Sums, UsageRow
 from tests.changing import replace
 
 from .reservations import HOSTILE
@@ -28,6 +28,22 @@ async def test_a_month_is_kept_as_it_was_closed_and_only_once(months):
     assert not await months.add(replace(CLOSED, checksum="other"), ROWS[:1])
     assert await months.find("2026-01") == CLOSED
     assert sorted(await months.rows("2026-01", 1000), key=str) == sorted(ROWS, key=str)
+
+
+async def test_an_erasure_renames_a_row_and_notes_both_checksums_once(months):
+    await months.add(CLOSED, ROWS)
+    row = next(row for row in ROWS if row.tenant is not None)
+    noted = ClosedErasure(CLOSED.closed_at, "erased-1", "abc", "def")
+    assert not await months.erase("2026-01", row.tenant, row.name, replace(noted, before="other"))
+    assert await months.months_of(row.tenant, [row.name, "erased-1"]) == ["2026-01"]
+    for _ in range(2):
+        assert await months.erase("2026-01", row.tenant, row.name, noted)
+    closed = await months.find("2026-01")
+    assert (closed.checksum, closed.checksum_now, closed.erasures) == ("abc", "def", (noted,))
+    expected = [replace(each, name="erased-1") if each == row else each for each in ROWS]
+    assert sorted(await months.rows("2026-01", 1000), key=str) == sorted(expected, key=str)
+    assert await months.months_of(row.tenant, [row.name]) == []
+    assert not await months.erase("2026-01", row.tenant, "x", replace(noted, pseudonym="erased-2"))
 
 
 async def test_rows_are_read_in_pages(months):

@@ -1,11 +1,12 @@
 """A person's name is erased from stored records, and no sum changes, however often it is killed on the way."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 import pytest_asyncio
 
 from extproc.admin.change import Change
+from extproc.admin.closing import checksum
 from extproc.admin.erasing import Erasing
 from extproc.admin.errors import AdminError
 from extproc.core.quota.ledger import Charge, RefusedBy
@@ -15,7 +16,9 @@ from extproc.ports.audit import Actor, ActorKind, AuditEntry, AuditFilter
 from extproc.ports.base import StoreError
 from extproc.ports.erasure import NameKind
 from extproc.ports.ledger import UsageFilter
+from extproc.ports.reports import ClosedMonth, Sums, UsageRow
 from extproc.stores.mongo.audit import MongoAudit
+from extproc.stores.mongo.closed import MongoClosedMonths
 from extproc.stores.mongo.erasure import MongoErasure
 from extproc.stores.mongo.ledger import MongoLedger
 from tests.changing import replace
@@ -38,6 +41,7 @@ class World:
         self.ledger = MongoLedger(mongo)
         self.audit = MongoAudit(mongo)
         self.store = MongoErasure(mongo)
+        self.months = MongoClosedMonths(mongo)
         self.numbers = 0
 
     def _new_id(self):
@@ -46,7 +50,7 @@ class World:
 
     @property
     def erasing(self):
-        return Erasing(self.store, self.audit, lambda: NOW, new_id=self._new_id)
+        return Erasing(self.store, self.audit, self.months, lambda: NOW, new_id=self._new_id)
 
     async def prepare(self):
         await self.ledger.create_indexes()
@@ -232,6 +236,48 @@ async def test_a_row_whose_new_name_is_taken_is_added_to_it(world, monkeypatch):
     (row,) = (await world.everything())["sa_ip_usage_daily"]
     assert row["models"] == {"m": 15}
     assert "merged_from" not in row
+
+
+MONTH = DATES[0][:7]
+CLOSED_ROWS = [
+    UsageRow(MONTH, "acme", None, Sums(usage=12)),
+    UsageRow(MONTH, JANE, "acme", Sums(usage=5)),
+    UsageRow(MONTH, JANE, "other", Sums(usage=1)),
+    UsageRow(MONTH, "sa2", "acme", Sums(usage=7)),
+]
+# The month is over by then, and so are its dates.
+AFTER_MONTH = (date.fromisoformat(f"{MONTH}-01") + timedelta(days=32)).replace(day=1).isoformat()
+
+
+async def closed_month(world, digest):
+    fields = {"note": None, "currency": "EUR", "rows": 4, "total": Sums(usage=12)}
+    closed = ClosedMonth(MONTH, NOW, ACTOR, checksum=digest, **fields)
+    assert await world.months.add(closed, CLOSED_ROWS)
+    return closed
+
+
+async def test_a_closed_month_loses_the_name_and_notes_how_its_checksum_changed(world):
+    closed = await closed_month(world, checksum(MONTH, "EUR", CLOSED_ROWS))
+    assert (await world.erase(before=f"{MONTH}-28")).closed_months == ()
+    found = await world.erase(before=AFTER_MONTH)
+    assert (found.closed_months, found.changed) == ((MONTH,), 1)
+    rows, now = await world.months.rows(MONTH, 10), await world.months.find(MONTH)
+    assert {(row.name, row.tenant, row.sums.usage) for row in rows} == {
+        ("acme", None, 12), (found.pseudonym, "acme", 5), (JANE, "other", 1), ("sa2", "acme", 7),
+    }  # fmt: skip
+    assert (now.checksum, now.checksum_now) == (closed.checksum, checksum(MONTH, "EUR", rows))
+    (erased,) = await world.audit.entries(AuditFilter(action="identity.erase"), 10)
+    noted = {"checksum_before": closed.checksum, "checksum_after": now.checksum_now}
+    assert erased.after["closed_months"] == {MONTH: noted}
+    assert (await world.erase(before=AFTER_MONTH)).closed_months == ()
+
+
+async def test_an_erasure_does_not_make_a_changed_month_right(world):
+    await closed_month(world, "of other rows")
+    found = await world.erase(before=AFTER_MONTH)
+    now = await world.months.find(MONTH)
+    assert (now.checksum_now, now.erasures[0].pseudonym) == ("of other rows", found.pseudonym)
+    assert await world.months.months_of("acme", [JANE]) == []
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Sum usage from the ledger in memory: the reference for the tests of the other stores."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from extproc.core.quota.ledger import Entry
 from extproc.ports.reports import (
     By,
+    ClosedErasure,
     ClosedMonth,
     Grain,
     Key,
@@ -76,6 +78,23 @@ class MemoryClosedMonths:
     async def rows(self, month: str, at_most: int, after: Place | None = None) -> list[UsageRow]:
         rows = self._closed[month][1]
         return [row for row in rows if after is None or _is_after(row.place, after)][:at_most]
+
+    async def months_of(self, tenant: str, names: Sequence[str]) -> list[str]:
+        return sorted(
+            month
+            for month, (_, rows) in self._closed.items()
+            if any(row.tenant == tenant and row.name in names for row in rows)
+        )
+
+    async def erase(self, month: str, tenant: str, name: str, erasure: ClosedErasure) -> bool:
+        closed, rows = self._closed[month]
+        if erasure.pseudonym not in [each.pseudonym for each in closed.erasures]:
+            if closed.checksum_now != erasure.before:
+                return False
+            closed = replace(closed, erasures=(*closed.erasures, erasure))
+        renamed = [replace(r, name=erasure.pseudonym) if (r.tenant, r.name) == (tenant, name) else r for r in rows]
+        self._closed[month] = closed, sorted(renamed, key=lambda row: (row.name, row.tenant or ""))
+        return True
 
 
 def _is_after(place: Place, after: Place) -> bool:

@@ -1,15 +1,16 @@
-"""Keep closed months: one document each, and one for each of its rows. Nothing changes them."""
+"""Keep closed months: one document each, and one for each of its rows. Only an erasure changes a name in them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from pymongo import ASCENDING, DESCENDING
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
 from extproc.ports.audit import Actor, ActorKind
-from extproc.ports.reports import SUM_NAMES, ClosedMonth, Place, Sums, UsageRow
-from extproc.stores.mongo.client import CLOSED, CLOSED_ROWS, Mongo, Named, translated
+from extproc.ports.reports import SUM_NAMES, ClosedErasure, ClosedMonth, Place, Sums, UsageRow
+from extproc.stores.mongo.client import CLOSED, CLOSED_ROWS, WRITE, Mongo, Named, translated
 
 _AT_ONCE: Final = 1000
 _ORDER: Final = [("close", ASCENDING), ("name", ASCENDING), ("tenant_id", ASCENDING)]
@@ -67,6 +68,40 @@ class MongoClosedMonths:
             found = await self._rows.find(wanted).sort(_ORDER).limit(at_most).to_list()
         return [_row(document, month) for document in found]
 
+    async def months_of(self, tenant: str, names: Sequence[str]) -> list[str]:
+        months = []
+        async with translated():
+            async for document in self._months.find({}):
+                whose = {"tenant_id": {"$eq": tenant}, "name": {"$in": list(names)}}
+                if await self._rows.find_one({"close": _close(_closed(document))} | whose, {"_id": 1}) is not None:
+                    months.append(document["_id"])
+        return sorted(months)
+
+    async def erase(self, month: str, tenant: str, name: str, erasure: ClosedErasure) -> bool:
+        async def write(session: AsyncClientSession | None) -> bool:
+            document = await self._months.find_one({"_id": month}, session=session)
+            closed = _closed(document) if document is not None else None
+            if closed is None:
+                return False
+            if erasure.pseudonym not in [each.pseudonym for each in closed.erasures]:
+                # One more erasure at the same moment: the number of them, and so the checksum, is another one.
+                same = {"_id": month, f"erasures.{len(closed.erasures)}": {"$exists": False}}
+                noted = {"$push": {"erasures": asdict(erasure)}}
+                if (
+                    closed.checksum_now != erasure.before
+                    or not (await self._months.update_one(same, noted, session=session)).matched_count
+                ):
+                    return False
+            whose = {"close": _close(closed), "name": {"$eq": name}, "tenant_id": {"$eq": tenant}}
+            await self._rows.update_many(whose, {"$set": {"name": erasure.pseudonym}}, session=session)
+            return True
+
+        async with translated():
+            if not await self._mongo.has_transactions():
+                return await write(None)
+            async with self._mongo.writing_session() as session:
+                return await session.with_transaction(write, write_concern=WRITE)
+
 
 def _close(closed: ClosedMonth) -> str:
     return f"{closed.month}:{closed.closed_at:%Y%m%dT%H%M%S}:{closed.checksum}"
@@ -82,6 +117,7 @@ def _document(closed: ClosedMonth) -> dict[str, Any]:
         "checksum": closed.checksum,
         "rows": closed.rows,
         "total": asdict(closed.total),
+        "erasures": [asdict(each) for each in closed.erasures],
     }
 
 
@@ -96,6 +132,10 @@ def _closed(document: Mapping[str, Any]) -> ClosedMonth:
         checksum=document["checksum"],
         rows=document["rows"],
         total=Sums(**{name: int(document["total"][name]) for name in SUM_NAMES}),
+        erasures=tuple(
+            ClosedErasure(each["at"], each["pseudonym"], each["before"], each["after"])
+            for each in document.get("erasures", ())
+        ),
     )
 
 
