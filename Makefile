@@ -18,7 +18,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 ALONE := -p no:schemathesis
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-containers suites simulate chaos soak bench check unit format charts protos settings-table lock audit clean
+.PHONY: help demo test test-all test-containers cluster suites simulate chaos soak bench check unit format charts protos settings-table lock audit clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,11 @@ suites: $(VENV)/.dev .cache/tools/.fetched
 
 test-containers: $(VENV)/.dev ## the stores' contract on a real mongod and Redis, by Docker or by URLs in the environment
 	@TESTS_STORES=containers $(BIN)/pytest -q tests/contract
+
+# Not a part of the tests above: it needs a cluster, whose objects it makes and removes. tests/cluster/README.md.
+cluster: $(VENV)/.dev .cache/tools/.fetched ## the charts on a cluster: make cluster KUBECONFIG=FILE; ONLY=name runs one test
+	@[ -n "$(KUBECONFIG)" ] || { echo "make cluster KUBECONFIG=FILE: the kubeconfig of a cluster admin, on a cluster for tests" >&2; exit 2; }
+	@TOKENWEIR_CLUSTER="$(abspath $(KUBECONFIG))" $(BIN)/pytest -q --durations=5 $(FORM) $(if $(ONLY),-k '$(ONLY)') tests/cluster
 
 # One after the other, on a machine of its own: there its bounds in seconds are held to the letter.
 chaos: $(VENV)/.dev ## real faults in full size; SEED=7 replays a run, ONLY=name one test; docs/reliability.md has more
