@@ -35,7 +35,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace of the test's own; it is removed with all that is in it."""
     name = cluster.make_namespace()
     yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+    cluster.remove_namespace(name)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .cluster import Cluster
 
 # Long enough for a controller that was just started on a busy machine.
-SECONDS = 30
+SECONDS = 20
 NAMES = ("kubelets", "kserve", "keda", "helm-controller", "kustomize-controller", "istiod")
 
 

@@ -1,4 +1,4 @@
-"""Plays the kubelet where a cluster has none: pods get an address and become ready, and nothing of them runs."""
+"""Plays scheduler and kubelet where a cluster has none: pods get a node and an address and become ready; nothing runs."""
 
 import contextlib
 import json
@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from .cluster import Cluster, ClusterError
+from .cluster import LABEL, Cluster, ClusterError
 
 _SECONDS = 60
 # Where nothing answers. The API server refuses endpoints at loopback addresses.
 ADDRESS = "10.244.0.1"
+# The pods' node. It never becomes ready: its pods would be made unready again with it, once nobody reports from there.
+NODE = "tokenweir-tests"
 
 
 def make_ready(cluster: Cluster, namespace: str, selector: str = "", address: str = ADDRESS) -> list[str]:
@@ -31,7 +33,9 @@ def make_ready(cluster: Cluster, namespace: str, selector: str = "", address: st
 
 
 def write_status(cluster: Cluster, pod: dict[str, Any], address: str, *, ready: bool = True) -> None:
-    """Write the status of one pod as a kubelet does whose containers run."""
+    """Bind one pod to the node and write its status, as a kubelet does whose containers run."""
+    if not pod["spec"].get("nodeName"):
+        _bind(cluster, pod)
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     said = "True" if ready else "False"
     conditions = [
@@ -56,9 +60,21 @@ def write_status(cluster: Cluster, pod: dict[str, Any], address: str, *, ready: 
     )
 
 
+def _bind(cluster: Cluster, pod: dict[str, Any]) -> None:
+    """Give the pod its node, without which no endpoint leads to it."""
+    cluster.apply(
+        [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {LABEL: cluster.run}}}]
+    )
+    metadata = {key: pod["metadata"][key] for key in ("name", "namespace")}
+    target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
+    binding = {"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target}
+    path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/binding"
+    cluster.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(binding))
+
+
 @contextlib.contextmanager
 def kubelet(cluster: Cluster, namespace: str, address: str = ADDRESS) -> Iterator[None]:
-    """Make every pod of a namespace ready as it comes, until the block ends: for rollouts, and what waits for them."""
+    """Make every pod of a namespace ready as it comes and let it go when it is deleted, until the block ends."""
     if "kubelets" in cluster.controllers:
         yield
         return
@@ -76,5 +92,7 @@ def _play(cluster: Cluster, namespace: str, address: str, ended: threading.Event
     while not ended.wait(0.5):
         with contextlib.suppress(ClusterError):  # a pod may be gone by now
             for pod in cluster.all_of("pods", namespace):
-                if not pod["status"].get("podIP"):
+                if "deletionTimestamp" in pod["metadata"]:
+                    cluster.delete("pod", pod["metadata"]["name"], namespace, "--force", "--grace-period=0")
+                elif not pod["status"].get("podIP"):
                     write_status(cluster, pod, address)

@@ -64,10 +64,8 @@ def test_what_the_api_server_refuses_is_said(cluster: Cluster, namespace: str) -
 
 
 def test_what_the_api_server_warns_of_is_said(cluster: Cluster, namespace: str) -> None:
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "warned"},
-        "spec": {"externalIPs": ["010.0.0.1"], "selector": {"app": "sample"}, "ports": [{"port": 80}]},
-    }
-    assert cluster.apply([service], "-n", namespace)
+    template = DEPLOYMENT["spec"]["template"]
+    old = {**template["spec"], "nodeSelector": {"beta.kubernetes.io/arch": "amd64"}}
+    deployment = {**DEPLOYMENT, "spec": {**DEPLOYMENT["spec"], "template": {**template, "spec": old}}}
+    (warning,) = cluster.apply([deployment], "-n", namespace, "--dry-run=server")
+    assert "deprecated since v1.14" in warning
