@@ -84,7 +84,8 @@ def test_inference_takes_as_long_as_it_takes_and_is_never_repeated():
     rules = [rule for d in documents if d["kind"] == "VirtualService" for rule in d["spec"]["http"]]
     assert len(rules) == 4  # three at the gateway, one in the mesh
     for rule in rules:
-        assert (rule["timeout"], rule["retries"]) == ("0s", {"attempts": 0})
+        # Istio's default is no timeout, and its CRD refuses one below 1ms.
+        assert (rule.get("timeout"), rule["retries"]) == (None, {"attempts": 0})
 
 
 @APIS

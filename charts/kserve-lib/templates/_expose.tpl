@@ -228,10 +228,13 @@ spec:
 
 {{/*
 What a VirtualService does with a request: as long as it takes, and once. A model that has begun with an answer
-would do all of it again, and its caller would pay twice.
+would do all of it again, and its caller would pay twice. Istio takes no timeout of 0s: it has none by default.
 */}}
 {{- define "kserve-lib.virtualServiceRoute" -}}
-timeout: {{ include "kserve-lib.routeTimeout" .root }}
+{{- $timeout := include "kserve-lib.routeTimeout" .root }}
+{{- if ne $timeout "0s" }}
+timeout: {{ $timeout }}
+{{- end }}
 retries:
   attempts: 0
 {{- with include "kserve-lib.accountHeader" .root }}

@@ -27,8 +27,14 @@ async def issuer():
 
 
 @session
-async def mesh(issuer, tmp_path_factory):
+async def start():
+    """What starts a mesh: `async with start(documents, issuer, folder)`. Another folder may have another one."""
+    return running
+
+
+@session
+async def mesh(start, issuer, tmp_path_factory):
     """An LLM with a canary, whose own limits are out of the way."""
     documents = documents_of(values(issuer, **LLM), TOKENWEIR)
-    async with running(documents, issuer, tmp_path_factory.mktemp("mesh")) as started:
+    async with start(documents, issuer, tmp_path_factory.mktemp("mesh")) as started:
         yield started

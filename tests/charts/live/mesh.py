@@ -57,10 +57,24 @@ class Mesh:
 
     def inside(self, principal, service=f"{RELEASE}-primary-predictor"):
         """A caller with that mTLS identity at a pod; None: without mTLS."""
-        context = self.authority.client(principal) if principal else ssl.create_default_context()
         scheme = "https" if principal else "http"
-        url = f"{scheme}://{HOST}:{self.sidecars[service]}"
+        return self.connect(f"{scheme}://{self.pod(service)}", principal)
+
+    def connect(self, url, principal=None, authority=None):
+        """A client of that URL; with a certificate of the mesh, or of `authority`, for that identity."""
+        context = ssl.create_default_context()
+        if principal:
+            context = (authority or self.authority).client(principal)
+            context.load_verify_locations(str(self.authority.ca))
         return httpx.AsyncClient(verify=context, base_url=url, trust_env=False, timeout=30)
+
+    def pod(self, service):
+        """Where the sidecar of that Service's pod listens, as host:port."""
+        return f"{HOST}:{self.sidecars[service]}"
+
+    def at_processor(self):
+        """Where the sidecar of the processor's pod listens, as host:port."""
+        return f"{HOST}:{self.processor}"
 
 
 def values(issuer, **more):
@@ -74,7 +88,8 @@ def values(issuer, **more):
 
 def documents_of(model_values, tokenweir_values, chart="kserve-general"):
     """All that is rendered; the platform's section is the same for each chart."""
-    platform = {"platform": model_values["platform"]}
+    gateway = {"create": True, "hosts": [f"*.{DOMAIN}"]}
+    platform = {"platform": model_values["platform"], "gateway": gateway}
     model = render(chart, model_values, release=RELEASE, namespace=NAMESPACE)
     baseline = render("platform", platform, release="platform", namespace="infra")
     filters = render("tokenweir", tokenweir_values, release="tokenweir", namespace="tokenweir")

@@ -16,7 +16,14 @@ TRANSLATED = {
 READ = {"ConfigMap", "Deployment", "InferenceService", "Service"}
 # These change nothing about whether and where a request goes.
 NOT_ON_THE_PATH = {
-    *("DestinationRule", "HorizontalPodAutoscaler", "Namespace", "NetworkPolicy", "PodDisruptionBudget"),
+    *(
+        "DestinationRule",
+        "Gateway",
+        "HorizontalPodAutoscaler",
+        "Namespace",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+    ),
     *("PodMonitor", "PrometheusRule", "ScaledObject", "ServiceAccount", "ServiceMonitor", "Telemetry"),
 }
 

@@ -44,7 +44,7 @@ def _answer(found, where):
 def _forward(found, where, namespace):
     with fields(found.take("retries"), where) as retries:
         assert retries.take("attempts") == 0, f"{where}: an inference must not be repeated"
-    route = {"timeout": found.take("timeout")}
+    route = {"timeout": found.take("timeout", "0s")}
     nothing = {"request": {"remove": []}}
     with (
         fields(found.take("headers", nothing), where) as headers,

@@ -6,7 +6,7 @@ import pytest_asyncio
 
 from .conftest import LLM, TOKENWEIR
 from .identities import Authority
-from .mesh import NAMESPACE, documents_of, running, values
+from .mesh import NAMESPACE, documents_of, values
 
 pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="session")]
 
@@ -101,11 +101,9 @@ async def test_without_mtls_nobody_reaches_a_pod(mesh):
 
 
 async def test_a_certificate_of_another_mesh_is_refused(mesh, tmp_path):
-    context = Authority(tmp_path).client(SAME)
-    context.load_verify_locations(str(mesh.authority.ca))
-    url = f"https://127.0.0.1:{mesh.sidecars['qwen-primary-predictor']}"
+    url = f"https://{mesh.pod('qwen-primary-predictor')}"
     with pytest.raises(httpx.TransportError):
-        await ask(httpx.AsyncClient(verify=context, base_url=url, trust_env=False))
+        await ask(mesh.connect(url, SAME, Authority(tmp_path)))
 
 
 CLOSED = [
@@ -142,10 +140,10 @@ async def test_prometheus_reads_the_metrics_and_nothing_else(mesh):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def wide(issuer, tmp_path_factory):
+async def wide(start, issuer, tmp_path_factory):
     """Everything is published that is not closed."""
     documents = documents_of(values(issuer, **LLM, exposeModel={"paths": ["/"]}), TOKENWEIR)
-    async with running(documents, issuer, tmp_path_factory.mktemp("wide")) as started:
+    async with start(documents, issuer, tmp_path_factory.mktemp("wide")) as started:
         yield started
 
 
@@ -178,8 +176,6 @@ async def test_a_port_or_capital_letters_in_the_host_are_no_way_around(mesh):
 async def test_only_the_gateway_may_ask_the_processor(mesh):
     # The answer to a plain HTTP request shows who got as far as the processor.
     for principal, expected in ((SAME, 403), (OTHER, 403), (GATEWAY, 415)):
-        context = mesh.authority.client(principal)
-        url = f"https://127.0.0.1:{mesh.processor}"
-        async with httpx.AsyncClient(verify=context, base_url=url, trust_env=False, http1=True) as client:
+        async with mesh.connect(f"https://{mesh.at_processor()}", principal) as client:
             status = (await client.post("/envoy.service.ext_proc.v3.ExternalProcessor/Process")).status_code
         assert (status == 403) == (expected == 403), (principal, status)

@@ -11,7 +11,7 @@ from tests.sizes import sampled, sized
 
 from .conftest import LLM, TOKENWEIR
 from .crowd import ask_many, request
-from .mesh import DOMAIN, documents_of, running, values
+from .mesh import DOMAIN, documents_of, values
 
 SYSTEM = pytest.mark.system
 IN_SESSION = pytest.mark.asyncio(loop_scope="session")
@@ -59,14 +59,14 @@ async def ask_from_many_accounts(mesh, requests, accounts=50):
 
 
 @pytest.fixture(scope="session")
-def gateway_with(mesh, issuer, tmp_path_factory):
+def gateway_with(start, mesh, issuer, tmp_path_factory):
     """Another gateway in front of the same pods: `async with gateway_with(primaryLoad=0)`."""
 
-    def start(**more):
+    def other(**more):
         documents = documents_of(values(issuer, **LLM | more), TOKENWEIR)
-        return running(documents, issuer, tmp_path_factory.mktemp("gateway"), gateway_only_of=mesh)
+        return start(documents, issuer, tmp_path_factory.mktemp("gateway"), gateway_only_of=mesh)
 
-    return start
+    return other
 
 
 @SYSTEM

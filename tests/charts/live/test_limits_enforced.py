@@ -8,7 +8,7 @@ from extproc.local.ports import free_ports
 from tests.changing import replace
 
 from .conftest import LLM, TOKENWEIR
-from .mesh import documents_of, running, values
+from .mesh import documents_of, values
 from .test_callers import BODY, CHAT, SAME
 from .upstream import TOKENS
 
@@ -27,9 +27,9 @@ IRIS = {
 PREDICT = "/v1/models/qwen:predict"
 
 
-def limited_gateway(mesh, issuer, folder, **more):
+def limited_gateway(start, mesh, issuer, folder, **more):
     documents = documents_of(values(issuer, **LLM | more), TOKENWEIR)
-    return running(documents, issuer, folder, gateway_only_of=mesh)
+    return start(documents, issuer, folder, gateway_only_of=mesh)
 
 
 async def statuses(mesh, count, account, path=CHAT, **where):
@@ -39,9 +39,9 @@ async def statuses(mesh, count, account, path=CHAT, **where):
         ]
 
 
-async def test_a_token_quota_is_enforced_and_shared_by_primary_and_canary(mesh, issuer, tmp_path):
+async def test_a_token_quota_is_enforced_and_shared_by_primary_and_canary(start, mesh, issuer, tmp_path):
     limit = {"scope": "service_account", "amount": QUOTA, "window": "day"}
-    async with limited_gateway(mesh, issuer, tmp_path, tokenLimit={"limits": [limit]}) as gateway:
+    async with limited_gateway(start, mesh, issuer, tmp_path, tokenLimit={"limits": [limit]}) as gateway:
         async with gateway.outside(variant="-primary") as client:
             answers = [await client.post(CHAT, headers=gateway.token("spender"), json=BODY) for _ in range(12)]
         admitted = [answer.status_code for answer in answers].index(429)
@@ -59,9 +59,9 @@ async def test_a_token_quota_is_enforced_and_shared_by_primary_and_canary(mesh, 
         assert await statuses(gateway, 1, "saver", variant="-canary") == [200]
 
 
-async def test_requests_to_an_llm_are_limited_by_address_and_by_account(mesh, issuer, tmp_path):
+async def test_requests_to_an_llm_are_limited_by_address_and_by_account(start, mesh, issuer, tmp_path):
     limits = {"ratelimitIPPerMinute": 6, "ratelimitEachSAPerMinute": 4}
-    async with limited_gateway(mesh, issuer, tmp_path, **limits) as gateway:
+    async with limited_gateway(start, mesh, issuer, tmp_path, **limits) as gateway:
         assert await statuses(gateway, 5, "a", variant="-primary") == [200] * 4 + [429]
         assert await statuses(gateway, 3, "b", variant="-canary") == [200] * 2 + [429]
         # A header doesn't make another address; another address is one.
@@ -77,8 +77,8 @@ async def test_requests_to_an_llm_are_limited_by_address_and_by_account(mesh, is
         assert await statuses(gateway, 1, "a", address="127.0.0.2") == [429]
 
 
-async def test_a_stranger_uses_up_nothing(mesh, issuer, tmp_path):
-    async with limited_gateway(mesh, issuer, tmp_path, ratelimitIPPerMinute=2) as gateway:
+async def test_a_stranger_uses_up_nothing(start, mesh, issuer, tmp_path):
+    async with limited_gateway(start, mesh, issuer, tmp_path, ratelimitIPPerMinute=2) as gateway:
         forged = {"authorization": f"Bearer {issuer.forge('robot', tenant='acme', audience='models')}"}
         async with gateway.outside(address="127.0.0.3") as client:
             for headers in ({}, forged, gateway.token(audience="payroll")) * 3:
@@ -95,9 +95,9 @@ async def test_a_body_that_is_too_large_is_refused(mesh):
     assert answer.status_code == 413
 
 
-async def test_the_processor_being_away_lets_nobody_through(mesh, issuer, tmp_path):
+async def test_the_processor_being_away_lets_nobody_through(start, mesh, issuer, tmp_path):
     away = replace(mesh, processor=free_ports(1)[0])
-    async with limited_gateway(away, issuer, tmp_path) as gateway:
+    async with limited_gateway(start, away, issuer, tmp_path) as gateway:
         assert await statuses(gateway, 3, "e") == [503] * 3
 
 
@@ -105,9 +105,9 @@ async def test_the_processor_being_away_lets_nobody_through(mesh, issuer, tmp_pa
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def iris(issuer, tmp_path_factory):
+async def iris(start, issuer, tmp_path_factory):
     documents = documents_of(values(issuer, **IRIS), TOKENWEIR)
-    async with running(documents, issuer, tmp_path_factory.mktemp("iris")) as started:
+    async with start(documents, issuer, tmp_path_factory.mktemp("iris")) as started:
         yield started
 
 
@@ -136,13 +136,13 @@ async def test_its_administration_is_closed_and_its_callers_inside_need_no_token
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def at_pods(issuer, tmp_path_factory):
+async def at_pods(start, issuer, tmp_path_factory):
     limit = {"scope": "service_account", "amount": QUOTA, "window": "day"}
     section = {"tokenweir": {"placement": "sidecar"}}
     model = values(issuer, **LLM, tokenLimit={"limits": [limit]}, platform=section)
     filters = {**TOKENWEIR, "placement": "sidecar", "sidecar": {"namespaces": ["models"]}}
     documents = documents_of(model, filters)
-    async with running(documents, issuer, tmp_path_factory.mktemp("pods")) as started:
+    async with start(documents, issuer, tmp_path_factory.mktemp("pods")) as started:
         yield started
 
 
