@@ -25,7 +25,7 @@ MANAGER = "tokenweir-tests"
 # What this suite makes is recognized by this label; its value is the run's.
 LABEL = "tokenweir.io/suite"
 # kubectl and Helm print what the API server warns of like this.
-_WARNING = re.compile(r"^(?:Warning: |W\d{4} \S+ +\d+ warnings\.go:\d+\] )(.*)$", re.MULTILINE)
+_WARNING = re.compile(r"^(?:Warning: |[IW]\d{4} \S+ +\d+ warnings\.go:\d+\] )(.*)$", re.MULTILINE)
 
 
 class ClusterError(Exception):
@@ -139,6 +139,15 @@ class Cluster:
         """Return whether the API server has this kind, e. g. `keda.sh/v1alpha1` and `ScaledObject`."""
         return (group_version, kind) in self._kinds
 
+    def placed(self, documents: list[Document], namespace: str) -> list[Document]:
+        """Return the objects with a namespace where their kind has one and they name none, as Helm places them."""
+        return [
+            {**each, "metadata": {"namespace": namespace, **each["metadata"]}}
+            if self._kinds.get((each["apiVersion"], each["kind"]), True)
+            else each
+            for each in documents
+        ]
+
     @functools.cached_property
     def controllers(self) -> Controllers:
         """Which controllers run here: found once, by what they do to small objects, in at most 20 s."""
@@ -172,10 +181,10 @@ class Cluster:
         return bool(self.kubectl("get", kind, name, "-n", namespace, "-o", "name", "--ignore-not-found").out)
 
     @functools.cached_property
-    def _kinds(self) -> set[tuple[str, str]]:
+    def _kinds(self) -> dict[tuple[str, str], bool]:
+        """Ask for group/version and kind of all that the server has, and whether it is in namespaces."""
         lines = self.kubectl("api-resources", "--no-headers").out.splitlines()
-        found = [line.split() for line in lines]
-        return {(columns[-3], columns[-1]) for columns in found}
+        return {(words[-3], words[-1]): words[-2] == "true" for words in map(str.split, lines)}
 
     @functools.cache  # noqa: B019 - one cluster lives as long as the run
     def _namespaced(self) -> tuple[str, ...]:
