@@ -3,6 +3,7 @@
 #
 #   deploy/local/kind.sh up [iris|llm]   makes all of it (about 10 minutes), and says how to call the model
 #   deploy/local/kind.sh token [NAME]    prints a token for the service account NAME (default alice)
+#   deploy/local/kind.sh test [ONLY]     runs the suite of tests/cluster on it, or the tests whose names contain ONLY
 #   deploy/local/kind.sh down            removes the cluster and what it kept here
 #
 # Needs docker, kind, kubectl, helm, openssl and 8 GB of memory (16 for llm). For trials: the gateway speaks plain HTTP,
@@ -24,8 +25,9 @@ main() {
   case ${1:-} in
     up) up "${2:-iris}" ;;
     token) token "${2:-alice}" ;;
+    test) run_tests "${2:-}" ;;
     down) down ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
   esac
 }
 
@@ -114,6 +116,16 @@ token() {
 }
 
 base64url() { openssl base64 -A | tr '+/' '-_' | tr -d '='; }
+
+# What the cluster lacks (KEDA, Flux) is listed at the end as not run.
+run_tests() {
+  need kind make
+  kind get clusters 2>/dev/null | grep -qx "$cluster" || { echo "there is no cluster $cluster: $0 up makes it" >&2; exit 1; }
+  umask 077
+  mkdir -p "$state"
+  kind get kubeconfig --name "$cluster" >"$state/kubeconfig"
+  make --no-print-directory -C "$here/../.." cluster KUBECONFIG="$state/kubeconfig" ONLY="$1"
+}
 
 down() {
   need kind

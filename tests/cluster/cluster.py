@@ -139,6 +139,11 @@ class Cluster:
         """Return whether the API server has this kind, e. g. `keda.sh/v1alpha1` and `ScaledObject`."""
         return (group_version, kind) in self._kinds
 
+    def lacks(self, documents: list[Document]) -> list[str]:
+        """Return the kinds among these objects that the API server does not have."""
+        wanted = {(each["apiVersion"], each["kind"]) for each in documents}
+        return sorted(f"{version} {kind}" for version, kind in wanted - set(self._kinds))
+
     def placed(self, documents: list[Document], namespace: str) -> list[Document]:
         """Return the objects with a namespace where their kind has one and they name none, as Helm places them."""
         return [

@@ -88,6 +88,29 @@ def test_its_tokens_are_those_that_its_issuer_verifies(state: Path) -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in (kept, *kept.iterdir()))
 
 
+def test_its_tests_are_the_suite_on_its_cluster(tmp_path: Path) -> None:
+    programs = {
+        "kind": '[ "$2" = clusters ] && echo tokenweir || echo "the kubeconfig of ${*: -1}"',
+        "make": 'echo "$@"; for each; do [ -f "${each#KUBECONFIG=}" ] && cat "${each#KUBECONFIG=}"; done',
+    }
+    for name, does in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\ntrue\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [str(SCRIPT), "test", "pods"], capture_output=True, text=True, check=True, env=environment
+    )
+    words, content = done.stdout.splitlines()
+    kubeconfig = tmp_path / "tokenweir-kind" / "kubeconfig"
+    assert words.split()[-3:] == ["cluster", f"KUBECONFIG={kubeconfig}", "ONLY=pods"]
+    assert content == "the kubeconfig of tokenweir"
+    assert kubeconfig.stat().st_mode & 0o077 == 0
+    (tmp_path / "kind").write_text("#!/bin/bash\n", encoding="utf-8")
+    done = subprocess.run([str(SCRIPT), "test"], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "there is no cluster tokenweir" in done.stderr
+
+
 @pytest.mark.parametrize("model", ["iris", "llm"])
 def test_its_values_render_and_need_nothing_that_it_does_not_install(model: str, state: Path) -> None:
     _token(state)
