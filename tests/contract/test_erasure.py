@@ -76,7 +76,14 @@ class World:
 
     async def everything(self):
         """All documents of all collections, as text."""
-        names = ("token_ledger", "sa_ip_usage_daily", "sa_ip_usage_daily_aside", "admin_audit", "token_migrations")
+        names = (
+            "token_ledger",
+            "sa_ip_usage_daily",
+            "sa_ip_usage_daily_aside",
+            "admin_audit",
+            "token_migrations",
+            "usage_account_months",
+        )
         return {name: [d async for d in self.mongo.collection(name).find({})] for name in names}
 
     async def days(self):

@@ -17,7 +17,7 @@ from extproc.stores.mongo.records import MongoRecords
 from extproc.stores.mongo.retention import LedgerRetention
 
 INSERT, COMMIT = "insert token_ledger", "commitTransaction 1"
-ROLLUPS = "update usage_rollups"
+ROLLUPS, ACCOUNTS = "update usage_rollups", "update usage_account_months"
 DAYS, BUCKETS = "update sa_ip_usage_daily", "update token_bucket_usage"
 
 
@@ -35,20 +35,21 @@ async def watched(replica_set, mongo_replica_set):
 
 @pytest.mark.parametrize("batch", [1, 10, 100, 500])
 @pytest.mark.parametrize("callers", [1, 50])
-async def test_a_batch_is_five_commands_whatever_its_size(watched, batch, callers):
+async def test_a_batch_is_six_commands_whatever_its_size(watched, batch, callers):
     mongo, statements = watched
     ledger = MongoLedger(mongo)
     await ledger.append(made(1, 1, 2))
     statements.commands.clear()
     statements.statements = 0
     await ledger.append(made(batch, callers, 2))
-    assert statements.commands == [DAYS, BUCKETS, ROLLUPS, INSERT, COMMIT]
+    assert statements.commands == [DAYS, BUCKETS, ROLLUPS, ACCOUNTS, INSERT, COMMIT]
     # An entry each; a row of daily usage and a sum of each of two buckets for each caller.
     days = min(batch, callers)
     limits_per_account = 4  # callers with one service account
     buckets = days + -(-days // limits_per_account)
     rollups = 6  # hour, day and month, of the tenant and of all tenants
-    assert statements.statements == batch + days + buckets + rollups
+    accounts = -(-days // limits_per_account)
+    assert statements.statements == batch + days + buckets + rollups + accounts
 
 
 async def test_holds_are_saved_and_dropped_in_one_command_each(watched):

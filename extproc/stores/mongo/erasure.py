@@ -17,6 +17,7 @@ from pymongo.errors import DuplicateKeyError
 
 from extproc.core.quota.limits import read_key
 from extproc.ports.erasure import ErasableDates, ErasureJob, ErasureSums, NameKind
+from extproc.stores.mongo.account_months import AccountMonths
 from extproc.stores.mongo.client import (
     AUDIT,
     DAILY,
@@ -50,6 +51,7 @@ class MongoErasure:
 
     def __init__(self, mongo: Mongo) -> None:
         self._mongo = mongo
+        self._accounts = AccountMonths(mongo)
 
     async def is_possible(self) -> bool:
         async with translated():
@@ -124,6 +126,9 @@ class MongoErasure:
             for some in in_pieces(dates, _DATES_AT_ONCE):
                 changed += await self._rename_entries(job, some)
                 changed += await self._rename_days(job, some)
+                if job.kind is NameKind.SERVICE_ACCOUNT:
+                    for month in sorted({day[:7] for day in some}):
+                        await self._accounts.sum_again(job.tenant, [job.name, job.pseudonym], month)
                 new = {"$set": {_FIELDS[job.kind]: job.pseudonym}}
                 changed += (await self._aside.update_many(self._of(job, some, job.name), new)).modified_count
             changed += await self._rename_in_audit(job)

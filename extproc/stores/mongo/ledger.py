@@ -19,7 +19,15 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 from extproc.core.quota.ledger import Entry
 from extproc.ports.base import StoreError
 from extproc.ports.ledger import DailyUsage, UsageFilter
+from extproc.stores.mongo.account_months import (
+    ACCOUNTS_FROM,
+    AccountMonths,
+    account_sums,
+    account_updates,
+    complete_from,
+)
 from extproc.stores.mongo.client import (
+    ACCOUNT_MONTHS,
     BUCKETS,
     DAILY,
     LEDGER,
@@ -96,6 +104,7 @@ class MongoLedger:
     _daily = Named(DAILY)
     _buckets = Named(BUCKETS)
     _rollups = Named(ROLLUPS)
+    _accounts = Named(ACCOUNT_MONTHS)
     _state = Named(MIGRATIONS)
 
     def __init__(self, mongo: Mongo, tenant_of: Callable[[str], str | None] = _unknown_tenant) -> None:
@@ -125,6 +134,7 @@ class MongoLedger:
             await self._ledger.create_index(_ADMISSION)
             await self._ledger.create_index(UNROLLED, sparse=True)  # empty on a replica set
             await RollupIndexes(self._mongo).create()
+            await AccountMonths(self._mongo).create_indexes()
             await self._begin_rollups()
 
     async def _begin_rollups(self) -> None:
@@ -133,7 +143,9 @@ class MongoLedger:
             await self._state.find_one({"_id": STATE}, {"_id": 1}) is None
             and await self._ledger.find_one() is None
         ):
-            await self._state.update_one({"_id": STATE}, {"$setOnInsert": {"done": True}}, upsert=True)
+            empty = await self._daily.find_one() is None
+            new = {"done": True, ACCOUNTS_FROM: "" if empty else complete_from(datetime.now(UTC))}
+            await self._state.update_one({"_id": STATE}, {"$setOnInsert": new}, upsert=True)
 
     async def append(self, entries: Sequence[Entry], still: Still | None = None) -> None:
         if not entries:
@@ -237,8 +249,9 @@ class MongoLedger:
             return
 
         documents = [entry_document(e) | _ROLLED for e in entries]
-        days, sums = _day_updates(entries, self._models, shared), _bucket_updates(entries)
-        rows = rollup_sums(entries, self._names)
+        added = increments(entries, self._models)
+        days, sums = _day_updates(added, shared), _bucket_updates(entries)
+        rows, accounts = rollup_sums(entries, self._names), account_sums(added)
 
         async def write(session: AsyncClientSession) -> None:
             with self._slots.lent() as slot:
@@ -250,6 +263,8 @@ class MongoLedger:
             if sums:
                 await self._buckets.bulk_write(sums, session=session, ordered=False)
             await self._rollups.bulk_write(rollup_updates(rows, slot), session=session, ordered=False)
+            if accounts:
+                await self._accounts.bulk_write(account_updates(accounts, slot), session=session, ordered=False)
             await self._ledger.insert_many(documents, session=session)
             _require(still)  # the commit is sent next; a fault here aborts
 
@@ -343,13 +358,13 @@ def _rows(entries: Sequence[Entry], shared: Collection[DayKey]) -> list[dict[str
     return [former_filter(day) if day in shared else day_filter(day) for day in days]
 
 
-def _day_updates(entries: Sequence[Entry], models: ModelNames, shared: Collection[DayKey]) -> list[UpdateOne]:
+def _day_updates(days: Mapping[DayKey, dict[str, int]], shared: Collection[DayKey]) -> list[UpdateOne]:
     # Sorted, so that two replicas that write the same days can't deadlock.
     return [
         UpdateOne(former_filter(key), {"$inc": sums, **_sharing(key)}, upsert=True)
         if key in shared
         else UpdateOne(day_filter(key), {"$inc": sums}, upsert=True)
-        for key, sums in sorted(increments(entries, models).items())
+        for key, sums in sorted(days.items())
     ]
 
 

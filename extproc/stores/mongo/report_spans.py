@@ -20,9 +20,10 @@ class Span:
     months: bool = False
 
 
-def with_months(span: Span) -> list[Span]:
-    """Divide a span into its whole months, and the days before and after them; the newest first."""
+def with_months(span: Span, since: str = "") -> list[Span]:
+    """Divide a span into its whole months from `since` (YYYY-MM) on, and the days around; the newest first."""
     first = span.first if span.first.day == 1 else _next_month(span.first)
+    first = max(first, first_of(since)) if since else first
     last = span.last if (span.last + DAY).day == 1 else span.last.replace(day=1) - DAY
     if first > last:
         return [span]

@@ -1,7 +1,8 @@
 """Sum usage in the store, for reports. Each query touches as few rows as the question allows:
 
 - rollups: by tenant, model and endpoint, of one tenant or of all; months where whole months are wanted, else days;
-- daily usage: by service account and client IP, for days and months;
+- months of service accounts: whole months of one tenant or account, and what can be the largest of all;
+- daily usage: by service account and client IP, for other dates;
 - the ledger: what neither has, such as the models of a service account, or its hours.
 
 Reports are read from the newest period to the oldest, some periods at a time, until there are enough rows. So no
@@ -34,14 +35,36 @@ from extproc.ports.reports import (
     Sums,
     UsageRow,
 )
-from extproc.stores.mongo.client import DAILY, LEDGER, MIGRATIONS, ROLLUPS, Collection, Mongo, Named, translated
-from extproc.stores.mongo.report_spans import DAY, Span, date_of, first_of, last_of, midnight, windows, with_months
+from extproc.stores.mongo.account_months import ACCOUNTS_FROM
+from extproc.stores.mongo.client import (
+    ACCOUNT_MONTHS,
+    DAILY,
+    LEDGER,
+    MIGRATIONS,
+    ROLLUPS,
+    Collection,
+    Mongo,
+    Named,
+    translated,
+)
+from extproc.stores.mongo.report_queries import (
+    CALLERS,
+    Stage,
+    behind,
+    first_stages,
+    in_account_months,
+    in_accounts,
+    in_daily,
+    in_days,
+    in_ledger,
+    in_rollups,
+    is_behind,
+)
+from extproc.stores.mongo.report_spans import DAY, Span, date_of, first_of, last_of, windows, with_months
 from extproc.stores.mongo.rollups import STATE, UNROLLED, field_name, grain_name, name_of
-
-Stage = Mapping[str, Any]
+from extproc.stores.mongo.top_accounts import TopAccounts
 
 _EARLIEST: Final = date(2024, 1, 1)  # before the first release
-_CALLERS: Final = (By.SERVICE_ACCOUNT, By.CLIENT_IP)
 _OTHERS: Final = f"models.{OTHER}"
 _NAMED: Final = {By.MODEL: "models", By.ENDPOINT: "endpoints"}
 # What a row is named by, in daily usage and in the ledger.
@@ -94,11 +117,23 @@ class _Source:
         return [*self.stages, {"$group": {"_id": key or None, **{n: {"$sum": s} for n, s in self.sums.items()}}}]
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Say what has the sums beside daily usage and the ledger: rollups, or months of accounts from one on."""
+
+    rollups: bool = False
+    accounts_from: str | None = None
+
+
+_DAYS: Final = _Kept()
+
+
 class MongoSums:
     """Implement `ports.UsageSums`."""
 
     _rollups = Named(ROLLUPS)
     _daily = Named(DAILY)
+    _accounts = Named(ACCOUNT_MONTHS)
     _ledger = Named(LEDGER)
     _state = Named(MIGRATIONS)
 
@@ -115,9 +150,9 @@ class MongoSums:
             span = await self._span(by, wanted, grain, after)
             if span is None:
                 return rows
-            by_rollups = await self._are_in_rollups(by, wanted, span)
+            kept = await self._kept(by, wanted, span, grain)
             for some in windows(span, grain, lambda: len(rows) * 2 < at_most):  # noqa: B023 - it is one list
-                source = self._source(by, wanted, some, grain, by_rollups=by_rollups)
+                source = self._source(by, wanted, some, grain, kept)
                 rows += await self._page(source, after, at_most - len(rows))
                 if len(rows) >= at_most:
                     break
@@ -125,11 +160,17 @@ class MongoSums:
 
     async def top(self, by: By, wanted: ReportFilter, measure: Measure, at_most: int) -> list[UsageRow]:
         async with self._bounded():
-            spans, by_rollups = await self._over_all(by, wanted)
+            spans, kept = await self._over_all(by, wanted)
+            of_all = by is By.SERVICE_ACCOUNT and wanted.tenant is None and wanted.service_account is None
+            if of_all and kept.accounts_from is not None and spans:
+                largest = await self._top_accounts(spans, kept, measure, at_most)
+                if largest is not None:
+                    return largest
+                spans, kept = [Span(spans[-1].first, spans[0].last)], _DAYS
             alone = len(spans) == 1
             sums: dict[tuple[str, str | None], Sums] = {}
             for span in spans:
-                source = self._source(by, wanted, span, None, by_rollups=by_rollups)
+                source = self._source(by, wanted, span, None, kept)
                 pipeline = source.grouped()
                 if alone and not source.escaped:
                     order = {measure.value: -1, "_id.n": 1, "_id.t": 1}
@@ -142,22 +183,41 @@ class MongoSums:
         return rows[:at_most]
 
     async def total(self, wanted: ReportFilter) -> Sums:
-        total = Sums()
         async with self._bounded():
-            spans, by_rollups = await self._over_all(None, wanted)
-            for span in spans:
-                source = self._source(None, wanted, span, None, by_rollups=by_rollups)
-                async for found in self._aggregated(source, source.grouped(by_name=False)):
-                    total += _sums(found)
+            spans, kept = await self._over_all(None, wanted)
+            return await self._total(wanted, spans, kept)
+
+    async def _total(self, wanted: ReportFilter, spans: Sequence[Span], kept: _Kept) -> Sums:
+        total = Sums()
+        for span in spans:
+            source = self._source(None, wanted, span, None, kept)
+            async for found in self._aggregated(source, source.grouped(by_name=False)):
+                total += _sums(found)
         return total
+
+    async def _top_accounts(
+        self, spans: Sequence[Span], kept: _Kept, measure: Measure, at_most: int
+    ) -> list[UsageRow] | None:
+        async def sum_of(tenant: str, account: str) -> Sums:
+            return await self._total(ReportFilter(tenant, account), spans, kept)
+
+        whole = Span(spans[-1].first, spans[0].last)
+        if f"{whole.first:%Y-%m}" < (kept.accounts_from or ""):
+            return None
+        return await TopAccounts(self._mongo, sum_of).largest(whole, measure, at_most)
 
     async def missing(self) -> Missing:
         async with translated():
             state = await self._state.find_one({"_id": STATE})
             if state is None:  # no processor of this version has ever started
                 return Missing(await self._ledger.find_one({}, {"_id": 1}) is not None)
-            waits = not state.get("done") or bool(state.get("ids"))
-            return Missing(waits or await self._ledger.find_one({UNROLLED: True}, {"_id": 1}) is not None)
+            return Missing(await self._waits(state))
+
+    async def _waits(self, state: Mapping[str, Any]) -> bool:
+        """Return whether rollups may lack an entry."""
+        if not state.get("done") or state.get("ids"):
+            return True
+        return await self._ledger.find_one({UNROLLED: True}, {"_id": 1}) is not None
 
     # ------------------------------------------------ what to read
 
@@ -166,7 +226,7 @@ class MongoSums:
     ) -> Span | None:
         """Return the dates that may have something to read; None if there are none."""
         first, last = await self._known(wanted.tenant)
-        if first is None or _in_days(by, wanted, grain):
+        if first is None or in_days(by, wanted, grain):
             first = _EARLIEST  # there may be days without entries in the ledger, from before it
         if wanted.since is not None:
             first = max(first, date.fromisoformat(wanted.since))
@@ -188,18 +248,33 @@ class MongoSums:
         # A day of UTC begins a day before that of a tenant at the most, or ends a day after it.
         return (first - DAY if state.get("done") else None), max(last, today) + DAY
 
-    async def _over_all(self, by: By | None, wanted: ReportFilter) -> tuple[list[Span], bool]:
-        """Return the spans that are summed, and whether rollups have them: whole months by rows of their own."""
+    async def _over_all(self, by: By | None, wanted: ReportFilter) -> tuple[list[Span], _Kept]:
+        """Return the spans that are summed, the newest first, and where they are: whole months have rows of their
+        own.
+        """
         span = await self._span(by, wanted)
         if span is None:
-            return [], True
+            return [], _DAYS
+        kept = await self._kept(by, wanted, span, None)
+        if kept.rollups:
+            return with_months(span), kept
+        if kept.accounts_from is not None:
+            return with_months(span, kept.accounts_from), kept
+        return [span], kept
+
+    async def _kept(self, by: By | None, wanted: ReportFilter, span: Span, grain: Grain | None) -> _Kept:
         if await self._are_in_rollups(by, wanted, span):
-            return with_months(span), True
-        return [span], False
+            return _Kept(rollups=True)
+        if not in_account_months(by, wanted, grain):
+            return _DAYS
+        state = await self._state.find_one({"_id": STATE}) or {}
+        if state.get(ACCOUNTS_FROM) is None or await self._waits(state):
+            return _DAYS
+        return _Kept(accounts_from=state[ACCOUNTS_FROM])
 
     async def _are_in_rollups(self, by: By | None, wanted: ReportFilter, span: Span) -> bool:
         """Return whether rollups have the exact sums."""
-        if by in _CALLERS or wanted.service_account is not None or wanted.client_ip is not None:
+        if by in CALLERS or wanted.service_account is not None or wanted.client_ip is not None:
             return False
         if (wanted.model is not None or by is By.MODEL) and (wanted.endpoint is not None or by is By.ENDPOINT):
             return False
@@ -207,7 +282,7 @@ class MongoSums:
             return True
         # A model without sums of its own in some period is in the row that several models share.
         for grain in Grain:
-            stages = _first_stages(_in_rollups(By.MODEL, wanted, span, grain))
+            stages = first_stages(in_rollups(By.MODEL, wanted, span, grain))
             found = await self._rollups.aggregate(
                 [
                     *stages,
@@ -221,26 +296,28 @@ class MongoSums:
         return True
 
     def _source(
-        self, by: By | None, wanted: ReportFilter, span: Span, grain: Grain | None, *, by_rollups: bool
+        self, by: By | None, wanted: ReportFilter, span: Span, grain: Grain | None, kept: _Kept
     ) -> _Source:
         """Return how to sum the dates of a span, by periods of the grain if there is one."""
-        if by_rollups:
+        if kept.rollups:
             return self._of_rollups(by, wanted, span, grain)
         period: object = {"$substrCP": ["$date", 0, 7]} if grain is Grain.MONTH else "$date"
-        if _in_days(by, wanted, grain):
+        if in_days(by, wanted, grain):
             tenant = "$tenant_id" if by is By.SERVICE_ACCOUNT else None
-            stages = _first_stages(*_in_daily(wanted, span))
-            return _Source(self._daily, stages, period, f"${_FIELDS[by or By.TENANT]}", tenant)
+            name = f"${_FIELDS[by or By.TENANT]}"
+            if span.months and kept.accounts_from is not None and f"{span.first:%Y-%m}" >= kept.accounts_from:
+                return _Source(self._accounts, first_stages(*in_accounts(wanted, span)), "$at", name, tenant)
+            return _Source(self._daily, first_stages(*in_daily(wanted, span)), period, name, tenant)
         if grain is Grain.HOUR:
             period = {"$dateToString": {"date": "$admitted_at", "format": "%Y-%m-%dT%H"}}
-        stages = _first_stages(*_in_ledger(wanted, span, grain))
+        stages = first_stages(*in_ledger(wanted, span, grain))
         tenant = "$tenant_id" if by is By.SERVICE_ACCOUNT else None
         return _Source(self._ledger, stages, period, f"${_FIELDS[by or By.TENANT]}", tenant, _IN_LEDGER)
 
     def _of_rollups(self, by: By | None, wanted: ReportFilter, span: Span, grain: Grain | None) -> _Source:
         stored = Grain.HOUR if grain is Grain.HOUR else Grain.MONTH if span.months else Grain.DAY
         period: object = {"$substrCP": ["$at", 0, 7]} if grain is Grain.MONTH else "$at"
-        stages = _first_stages(_in_rollups(by, wanted, span, stored))
+        stages = first_stages(in_rollups(by, wanted, span, stored))
         if by in _NAMED:
             only = wanted.model if by is By.MODEL else wanted.endpoint
             named = f"${_NAMED[by]}"
@@ -265,14 +342,14 @@ class MongoSums:
         pipeline = source.grouped(by_period=True)
         if not source.escaped:
             if after is not None:
-                pipeline.append({"$match": {"$or": _behind(after)}})
+                pipeline.append({"$match": {"$or": behind(after)}})
             pipeline += [{"$sort": {"_id.p": -1, "_id.n": 1, "_id.t": 1}}, {"$limit": at_most}]
         rows = [_row(found, source) async for found in self._aggregated(source, pipeline)]
         if not source.escaped:
             return rows
         rows.sort(key=lambda row: row.name)
         rows.sort(key=lambda row: row.period or "", reverse=True)
-        return [row for row in rows if after is None or _is_behind(row.place, after)][:at_most]
+        return [row for row in rows if after is None or is_behind(row.place, after)][:at_most]
 
     async def _aggregated(self, source: _Source, pipeline: Sequence[Stage]) -> AsyncIterator[Mapping[str, Any]]:
         async for found in await source.collection.aggregate(pipeline, allowDiskUse=True):
@@ -292,84 +369,6 @@ class MongoSums:
             if timed_out and time.monotonic() - began >= self._timeout_s * 0.9:
                 raise SlowReportError(self._timeout_s) from error
             raise
-
-
-# ------------------------------------------------ queries
-
-
-def _in_days(by: By | None, wanted: ReportFilter, grain: Grain | None) -> bool:
-    """Return whether daily usage has the sums."""
-    subjects = by in _NAMED or wanted.model is not None or wanted.endpoint is not None
-    callers = by in _CALLERS or wanted.service_account is not None or wanted.client_ip is not None
-    return grain is not Grain.HOUR and not subjects and callers
-
-
-def _in_rollups(by: By | None, wanted: ReportFilter, span: Span, grain: Grain) -> dict[str, Any]:
-    first, last = span.first.isoformat(), span.last.isoformat()
-    match grain:
-        case Grain.HOUR:
-            first, last = f"{first}T00", f"{last}T23"
-        case Grain.MONTH:
-            first, last = first[:7], last[:7]
-    at = {"at": {"$gte": first, "$lte": last}}
-    if wanted.tenant is not None:
-        return {"tenant_id": {"$eq": wanted.tenant}, "grain": grain.value} | at
-    return {"grain": grain.value if by is By.TENANT else grain_name(grain, None)} | at
-
-
-def _in_daily(wanted: ReportFilter, span: Span) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what an index finds, and the rest."""
-    dates = {"date": {"$gte": span.first.isoformat(), "$lte": span.last.isoformat()}}
-    callers = _callers(wanted)
-    for name in ("serviceAccount", "clientIP", "tenant_id"):
-        if name in callers:
-            return {name: callers.pop(name)} | dates, callers
-    return dates, {}
-
-
-def _in_ledger(wanted: ReportFilter, span: Span, grain: Grain | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what an index finds, and the rest. A tenant's date begins and ends up to a day apart from UTC's."""
-    begin, end = midnight(span.first), midnight(span.last + DAY)
-    rest = _callers(wanted)
-    subjects = (("model", wanted.model), ("endpoint", wanted.endpoint))
-    rest |= {name: {"$eq": value} for name, value in subjects if value is not None}
-    if grain is Grain.HOUR:
-        admitted = {"$gte": begin, "$lt": end}
-    else:
-        admitted = {"$gte": begin - DAY, "$lt": end + DAY}
-        rest["date"] = {"$gte": span.first.isoformat(), "$lte": span.last.isoformat()}
-    if "serviceAccount" in rest:
-        return {"serviceAccount": rest.pop("serviceAccount")}, rest | {"admitted_at": admitted}
-    if "tenant_id" in rest:
-        ended = {"ended_at": {"$gte": admitted["$gte"]}}  # no request ends before it is admitted
-        return {"tenant_id": rest.pop("tenant_id")} | ended, rest | {"admitted_at": admitted}
-    return {"admitted_at": admitted}, rest
-
-
-def _callers(wanted: ReportFilter) -> dict[str, Any]:
-    """Return the filter's names. They only stand behind `$eq`, so a name can't inject an operator."""
-    names = {
-        "serviceAccount": wanted.service_account,
-        "clientIP": wanted.client_ip,
-        "tenant_id": wanted.tenant,
-    }
-    return {name: {"$eq": value} for name, value in names.items() if value is not None}
-
-
-def _first_stages(*matches: Mapping[str, Any]) -> list[Stage]:
-    return [{"$match": each} for each in matches if each]
-
-
-def _behind(after: Place) -> list[dict[str, Any]]:
-    same = {"_id.p": {"$eq": after.period}}
-    place = [{"_id.p": {"$lt": after.period}}, same | {"_id.n": {"$gt": after.name}}]
-    return (
-        [*place, same | {"_id.n": {"$eq": after.name}, "_id.t": {"$gt": after.tenant}}] if after.tenant else place
-    )
-
-
-def _is_behind(place: Place, after: Place) -> bool:
-    return place.period < after.period or (place.period == after.period and place.name > after.name)
 
 
 # ------------------------------------------------ rows

@@ -22,7 +22,9 @@ from pymongo import ASCENDING, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from extproc.ports.base import StoreError
+from extproc.stores.mongo.account_months import ACCOUNTS_FROM, account_sums, complete_from, updates_of_batch
 from extproc.stores.mongo.client import (
+    ACCOUNT_MONTHS,
     LEDGER,
     MIGRATIONS,
     REPLICAS,
@@ -33,7 +35,7 @@ from extproc.stores.mongo.client import (
     only_duplicates,
     translated,
 )
-from extproc.stores.mongo.documents import readable_entries
+from extproc.stores.mongo.documents import ModelNames, increments, readable_entries
 from extproc.stores.mongo.rollups import (
     ADDED_LATER,
     ROLLED,
@@ -66,6 +68,7 @@ class RollupBackfill:
 
     _ledger = Named(LEDGER)
     _rollups = Named(ROLLUPS)
+    _accounts = Named(ACCOUNT_MONTHS)
     _replicas = Named(REPLICAS)
     _state = Named(MIGRATIONS)
 
@@ -139,7 +142,8 @@ class RollupBackfill:
         place = state.get("place") or await self._oldest()
         end = datetime.now(UTC) + _BEYOND_NOW
         if place is None or place >= end:
-            if await self._note(state, [], {"done": True}):
+            complete = {ACCOUNTS_FROM: state.get(ACCOUNTS_FROM, complete_from(datetime.now(UTC)))}
+            if await self._note(state, [], {"done": True} | complete):
                 _log.info("mongodb: rollups have all entries of the ledger")
             return False
         upto = place + self._window
@@ -175,7 +179,8 @@ class RollupBackfill:
     async def _add(self, batch: int, ids: Sequence[Any]) -> None:
         """Carry out a batch, or what is left of it."""
         documents = await self._ledger.find({"_id": {"$in": list(ids)}}).to_list()
-        rows = rollup_sums(readable_entries(documents), self._names)
+        entries = readable_entries(documents)
+        rows, accounts = rollup_sums(entries, self._names), account_sums(increments(entries, ModelNames()))
         updates = [
             UpdateOne(
                 {"_id": row_id(key, ADDED_LATER), "batch": {"$not": {"$gte": batch}}},
@@ -184,12 +189,16 @@ class RollupBackfill:
             )
             for key, sums in rows.items()
         ]
-        try:
-            if updates:
-                await self._rollups.bulk_write(updates, ordered=False)
-        except BulkWriteError as error:
-            if not only_duplicates(error):  # a duplicate is a row that has taken the batch
-                raise
+        for collection, some in (
+            (self._rollups, updates),
+            (self._accounts, updates_of_batch(accounts, batch)),
+        ):
+            try:
+                if some:
+                    await collection.bulk_write(some, ordered=False)
+            except BulkWriteError as error:
+                if not only_duplicates(error):  # a duplicate is a row that has taken the batch
+                    raise
         await self._ledger.update_many(
             {"_id": {"$in": list(ids)}}, {"$set": {ROLLED: 1}, "$unset": {UNROLLED: ""}}
         )
