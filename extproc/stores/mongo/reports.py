@@ -10,6 +10,7 @@ query sorts more than the periods that it reads. The first stage of each pipelin
 index: some servers use no index for more. The second stage has the rest.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -64,6 +65,7 @@ from extproc.stores.mongo.report_spans import DAY, Span, date_of, first_of, last
 from extproc.stores.mongo.rollups import STATE, UNROLLED, field_name, grain_name, name_of
 from extproc.stores.mongo.top_accounts import TopAccounts
 
+_AT_ONCE: Final = 2  # reports of a process: the ledger is written to the same store
 _EARLIEST: Final = date(2024, 1, 1)  # before the first release
 _OTHERS: Final = f"models.{OTHER}"
 _NAMED: Final = {By.MODEL: "models", By.ENDPOINT: "endpoints"}
@@ -138,8 +140,9 @@ class MongoSums:
     _state = Named(MIGRATIONS)
 
     def __init__(self, mongo: Mongo, timeout_s: float = 30.0) -> None:
-        """Give each report `timeout_s` seconds."""
+        """Give each report `timeout_s` seconds, the time until its turn included."""
         self._mongo = mongo
+        self._turns = asyncio.Semaphore(_AT_ONCE)
         self._timeout_s = timeout_s
 
     async def report(
@@ -360,8 +363,12 @@ class MongoSums:
         """Give what is inside the time of a report. Raise `SlowReportError`, or `StoreError`."""
         began = time.monotonic()
         try:
+            await asyncio.wait_for(self._turns.acquire(), self._timeout_s)
+        except TimeoutError:
+            raise SlowReportError(self._timeout_s) from None
+        try:
             async with translated():
-                with pymongo.timeout(self._timeout_s):
+                with pymongo.timeout(max(0.001, self._timeout_s - (time.monotonic() - began))):
                     yield
         except Exception as error:
             driver = error.__cause__
@@ -369,6 +376,8 @@ class MongoSums:
             if timed_out and time.monotonic() - began >= self._timeout_s * 0.9:
                 raise SlowReportError(self._timeout_s) from error
             raise
+        finally:
+            self._turns.release()
 
 
 # ------------------------------------------------ rows

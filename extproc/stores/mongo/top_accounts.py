@@ -20,7 +20,7 @@ from extproc.stores.mongo.rollups import CORRECTED, grain_name
 
 _SHARES: Final = (256, 2048, 16384)
 _MOST: Final = 2000  # accounts that are summed
-_AT_ONCE: Final = 8
+_AT_ONCE: Final = 4
 
 Account = tuple[str, str]  # tenant and name
 SumOf = Callable[[str, str], Awaitable[Sums]]
