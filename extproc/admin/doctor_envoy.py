@@ -4,7 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from extproc.admin.envoy_dump import Chain, Dump, Json, cluster_of, config_of, get, listed, per_route, seconds
+from extproc.admin.envoy_dump import (
+    Chain,
+    Dump,
+    Json,
+    cluster_of,
+    config_of,
+    get,
+    listed,
+    per_route,
+    seconds,
+    type_of,
+)
 from extproc.admin.findings import Finding, error, note, ok, warning
 from extproc.core.quota.routes import LIMITS_KEY, ROUTE_KEY, BadRoute, read_route
 
@@ -30,6 +41,14 @@ def judged_envoy(dump: Dump, expected: Expected) -> Iterator[Finding]:
     """Judge a dump of Envoy's configuration."""
     yield from _role(dump)
     chains = [chain for chain in dump.chains if chain.processor is not None]
+    if not chains and dump.node.startswith("waypoint~"):
+        yield error(
+            PART,
+            "this waypoint has no ext_proc filter of Tokenweir: the charts do not meter at waypoints",
+            "nothing is metered here: requests pass without limits",
+            "meter at a gateway or at pods with sidecars (docs/istio.md)",
+        )
+        return
     if not chains:
         yield error(
             PART,
@@ -65,6 +84,7 @@ def _judged_chain(chain: Chain, dump: Dump, expected: Expected) -> Iterator[Find
     processor = chain.filters[place]
     name, config = str(processor.get("name", "")), config_of(processor)
     where = f"listener {chain.listener or '(unnamed)'}"
+    yield from _others(chain, place, where)
     found = [
         *_order(chain, place, where, expected),
         *_switched_on(processor, name, dump, where),
@@ -111,6 +131,21 @@ def _order(chain: Chain, place: int, where: str, expected: Expected) -> Iterator
             "nothing is metered: the router ends the chain",
             "move ext_proc before the router",
         )
+
+
+def _others(chain: Chain, place: int, where: str) -> Iterator[Finding]:
+    """Name other ext_proc filters of the chain, such as the endpoint picker of an InferencePool."""
+    for at, each in enumerate(chain.filters):
+        if at != place and type_of(each).endswith(".ExternalProcessor"):
+            order = "before" if at < place else "after"
+            yield note(
+                PART,
+                f"{where}: another ext_proc, {each.get('name')!r}, comes {order} Tokenweir",
+                "it sees requests that are denied afterwards, and what it changes is what is counted"
+                if at < place
+                else "it sees admitted requests only, and what it changes is not counted",
+                "each one costs a stream per request (docs/istio.md)",
+            )
 
 
 def _switched_on(processor: Json, name: str, dump: Dump, where: str) -> Iterator[Finding]:

@@ -333,6 +333,29 @@ async def test_a_waypoint_is_noted():
     assert "a waypoint of Istio's ambient mesh (models-waypoint-1.models)" in findings[0].what
 
 
+async def test_a_waypoint_without_the_filter_is_no_place_to_meter():
+    async def fetch(_path):
+        node = {"id": "waypoint~10.0.0.9~models-waypoint-1.models~models.svc.cluster.local"}
+        return {"configs": [{"bootstrap": {"node": node}}]}
+
+    role, finding = await Doctor(None, Told(), lambda: NOW).envoy(fetch, EXPECTED)
+    assert (role.level, finding.level) == (Level.NOTE, Level.ERROR)
+    assert "the charts do not meter at waypoints" in finding.what
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_second_ext_proc_is_noted_with_its_place(before):
+    envoy = Envoy()
+    kind = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
+    picker = {"name": "envoy.filters.http.ext_proc", "typed_config": {"@type": kind}}
+    filters = envoy.manager["http_filters"]
+    filters.insert(0 if before else len(filters) - 1, picker)
+    findings = await envoy.findings()
+    (finding,) = [each for each in findings if "another ext_proc" in each.what]
+    assert finding.level is Level.NOTE
+    assert finding.what.endswith("comes before Tokenweir" if before else "comes after Tokenweir")
+
+
 @pytest.mark.parametrize(
     "answer", [None, [], "text", 7, {"configs": None}, {"configs": [1, {"static_listeners": 3}]}]
 )

@@ -3,6 +3,7 @@
 One istiod holds the objects of one mesh at a time, so each module has a mesh of its own.
 """
 
+import os
 from functools import partial
 
 import pytest
@@ -15,6 +16,9 @@ from .mesh import running
 from .plane import Plane
 
 __all__ = ["issuer"]
+
+# Of `make cluster`; the processor would take it for one of its settings.
+os.environ.pop("TOKENWEIR_CLUSTER", None)
 
 MODULE = {"scope": "module", "loop_scope": "session"}
 

@@ -33,6 +33,7 @@ from .proxies import settled
 _SERIAL = itertools.count(1)
 # An address of loopback for each pod; runs beside one another differ in the second and third part.
 _NETWORK = f"127.{64 + os.getpid() % 128}.{os.getpid() // 128 % 256}"
+GATEWAY_LISTENER = "0.0.0.0_80"  # as istiod calls it; its address is another one here
 _MARK_HOST = "mark-{}.models.example.com"
 
 
@@ -63,7 +64,7 @@ class IstioMesh(Mesh):
     async def give(self, documents):
         """Makes these the charts' objects, and waits until the gateway's Envoy has what follows of them."""
         serial = next(_SERIAL)
-        await self.plane.apply([*documents, *self.around, *_mark(serial)])
+        self.plane.apply([*documents, *self.around, *_mark(serial)])
 
         async def arrived():
             """The gateway serves the host that was given last."""
@@ -117,7 +118,7 @@ async def running(plane, documents, issuer, run_dir, *, gateway_only_of=None):
         return
     async with AsyncExitStack() as stack:
         mesh = IstioMesh(Authority(run_dir / "pki"), issuer, documents, run_dir, plane=plane)
-        stack.push_async_callback(plane.clear)
+        stack.callback(plane.clear)
         await _start(stack, mesh, documents, run_dir)
         yield mesh
 
@@ -155,7 +156,13 @@ async def _start(stack, mesh, documents, run_dir):
     for place, kind, runtime in [(gateway, "router", None), *((place, "sidecar", more) for place, more in places)]:
         folder = run_dir / place.workload.name
         started = await proxies.run(
-            stack, place, kind, mesh.plane, folder, sockets[place.workload.name], runtime=runtime
+            stack,
+            place,
+            kind,
+            plane=mesh.plane,
+            folder=folder,
+            secrets=sockets[place.workload.name],
+            runtime=runtime,
         )
         mesh.proxies[place.workload.name] = started
         if kind == "router":

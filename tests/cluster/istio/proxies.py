@@ -53,14 +53,16 @@ class Proxy:
         return found
 
 
-async def run(stack, place, kind, plane, folder, secrets, *, runtime=None, binary=None):
+async def run(stack, place, kind, *, plane, folder, secrets, runtime=None, binary=None):
     """Starts one for the place; `kind` is the role in its node id: sidecar, router or waypoint.
 
     `secrets` is the Unix socket that serves its certificate.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (admin,) = free_ports(1)
-    config = _bootstrap(place, kind, plane, secrets, admin, {**_RUNTIME, **(runtime or {})})
+    config = _bootstrap(
+        place, kind, plane.address, secrets=secrets, admin=admin, runtime={**_RUNTIME, **(runtime or {})}
+    )
     (folder / "envoy.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     options = ("--concurrency", "1", "--log-level", "warning", "--drain-time-s", "1", "--disable-hot-restart")
     argv = (str(binary or envoy_binary()), "-c", "envoy.json", *options)
@@ -87,8 +89,8 @@ async def settled(check, *, within_s=60):
     raise AssertionError(f"not within {within_s} s: {check.__doc__ or check}")
 
 
-def _bootstrap(place, kind, plane, secrets, admin, runtime):
-    workload, (host, _, port) = place.workload, plane.address.rpartition(":")
+def _bootstrap(place, kind, address, *, secrets, admin, runtime):
+    workload, (host, _, port) = place.workload, address.rpartition(":")
     ads = {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"}
     return {
         "node": {

@@ -38,13 +38,18 @@ async def serving(folder, authority, principals):
         await child.stop()
 
 
-async def _serve(folder):
+def _known(folder):
     known = json.loads((folder / "known.json").read_text(encoding="utf-8"))
-    roots = Path(known["ca"]).read_bytes()
+    files = {name: [Path(each).read_bytes() for each in both] for name, both in known["files"].items()}
+    return {"ca": Path(known["ca"]).read_bytes(), "files": files}
+
+
+async def _serve(folder, known):
+    roots = known["ca"]
     servers = []
     for name, files in known["files"].items():
         server = grpc.aio.server()
-        certificate, key = (Path(each).read_bytes() for each in files)
+        certificate, key = files
         method = grpc.stream_stream_rpc_method_handler(
             _stream({"default": _certificate(certificate, key), "ROOTCA": _authority(roots)})
         )
@@ -72,23 +77,23 @@ def _stream(secrets):
 
 
 def _response(secret):
-    resource = _bytes(1, _SECRET.encode()) + _bytes(2, secret)
-    return _bytes(1, b"1") + _bytes(2, resource) + _bytes(4, _SECRET.encode()) + _bytes(5, b"1")
+    resource = delimited(1, _SECRET.encode()) + delimited(2, secret)
+    return delimited(1, b"1") + delimited(2, resource) + delimited(4, _SECRET.encode()) + delimited(5, b"1")
 
 
 def _certificate(chain, key):
-    return _bytes(1, b"default") + _bytes(2, _bytes(1, _inline(chain)) + _bytes(2, _inline(key)))
+    return delimited(1, b"default") + delimited(2, delimited(1, _inline(chain)) + delimited(2, _inline(key)))
 
 
 def _authority(roots):
-    return _bytes(1, b"ROOTCA") + _bytes(4, _bytes(1, _inline(roots)))
+    return delimited(1, b"ROOTCA") + delimited(4, delimited(1, _inline(roots)))
 
 
 def _inline(data):
-    return _bytes(2, data)  # DataSource.inline_bytes
+    return delimited(2, data)  # DataSource.inline_bytes
 
 
-def _bytes(field, value):
+def delimited(field, value):
     return _varint(field << 3 | 2) + _varint(len(value)) + value
 
 
@@ -128,4 +133,4 @@ def _read(message, place):
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1])))
+    asyncio.run(_serve(Path(sys.argv[1]), _known(Path(sys.argv[1]))))

@@ -1,11 +1,5 @@
 """What stays closed where all paths of a model are published, with what istiod makes of the charts' objects."""
 
-from tests.charts.live.test_callers import (
-    pytestmark as pytestmark,
-)
-from tests.charts.live.test_callers import (
-    test_they_are_closed_where_all_paths_are_published as test_they_are_closed_where_all_paths_are_published,
-)
-from tests.charts.live.test_callers import (
-    wide as wide,
-)
+from tests.charts.live.test_callers import pytestmark, test_they_are_closed_where_all_paths_are_published, wide
+
+__all__ = ["pytestmark", "test_they_are_closed_where_all_paths_are_published", "wide"]

@@ -1,19 +1,17 @@
 """Token quotas and request limits, with what istiod makes of the charts' objects: the checks of tests/charts/live."""
 
 from tests.charts.live.test_limits_enforced import (
-    pytestmark as pytestmark,
-)
-from tests.charts.live.test_limits_enforced import (
-    test_a_body_that_is_too_large_is_refused as test_a_body_that_is_too_large_is_refused,
-)
-from tests.charts.live.test_limits_enforced import (
-    test_a_stranger_uses_up_nothing as test_a_stranger_uses_up_nothing,
-)
-from tests.charts.live.test_limits_enforced import (
-    test_a_token_quota_is_enforced_and_shared_by_primary_and_canary as test_a_token_quota_is_enforced,
-)
-from tests.charts.live.test_limits_enforced import (
-    test_requests_to_an_llm_are_limited_by_address_and_by_account as test_requests_to_an_llm_are_limited,
+    pytestmark,
+    test_a_body_that_is_too_large_is_refused,
+    test_a_stranger_uses_up_nothing,
+    test_a_token_quota_is_enforced_and_shared_by_primary_and_canary,
+    test_requests_to_an_llm_are_limited_by_address_and_by_account,
 )
 
-__all__ = ["test_a_token_quota_is_enforced", "test_requests_to_an_llm_are_limited"]
+__all__ = [
+    "pytestmark",
+    "test_a_body_that_is_too_large_is_refused",
+    "test_a_stranger_uses_up_nothing",
+    "test_a_token_quota_is_enforced_and_shared_by_primary_and_canary",
+    "test_requests_to_an_llm_are_limited_by_address_and_by_account",
+]
