@@ -112,12 +112,9 @@ class Facts:
         if self.kind == "multiModel":
             return self.text("inferenceservice", "multiModel", "server") or "triton"
         if runtime:
-            own = (
-                "kserve"
-                if re.match("kserve-(sklearn|xgb|lgb|pmml|paddle|predictive|catboost|autogluon)", runtime)
-                else "other"
-            )
-            return next((each for each in _BY_RUNTIME if each in runtime), own)
+            if re.match("kserve-(sklearn|xgb|lgb|pmml|paddle|predictive|catboost|autogluon)", runtime):
+                return "kserve"  # before the words: kserve-pmmlserver is no MLServer
+            return next((each for each in _BY_RUNTIME if each in runtime), "other")
         name = "sklearn" if self.kind == "example" else self.text(*MODEL, "modelFormat", "name").lower()
         v2 = self.text(*MODEL, "protocolVersion") == "v2"
         return "mlserver" if v2 and name in {"sklearn", "xgboost", "lightgbm"} else _BY_FORMAT.get(name, "other")
@@ -219,6 +216,19 @@ class Facts:
             ):
                 return True
         return False
+
+    @cached_property
+    def gpu_count(self) -> int:
+        """Return the number of whole GPUs of the serving container."""
+        found = self.resource("limit", self.gpu_resource) or self.resource("request", self.gpu_resource) or ""
+        return int(found) if found.isdecimal() else 0
+
+    @cached_property
+    def accelerated(self) -> bool:
+        """Return whether the serving container has a device: a resource with a domain, such as amd.com/gpu."""
+        maps = [look(section, kind) for _, section in self.sections for kind in ("requests", "limits")]
+        named = [(key, value) for each in maps if isinstance(each, Mapping) for key, value in each.items()]
+        return self.gpus or any("/" in str(key) and str(value) != "0" for key, value in named)
 
     @cached_property
     def canary(self) -> list[Path]:

@@ -302,7 +302,8 @@ FORMATS = [
 SERVED = [
     *(model(f"modelFormat: {{name: {name}}}") for name in FORMATS),
     *(model(f"runtime: {name}") for name in ("kserve-huggingfaceserver", "kserve-tritonserver", "my-vllm", "kserve-xgbserver", "own")),
-    *(model(f"protocolVersion: {version}") for version in ("v1", "v2", "grpc-v2")),
+    *(model(f"protocolVersion: {version}") for version in ("v1", "v2")),
+    model("protocolVersion: grpc-v2, modelFormat: {name: triton}"),
     model("args: [--backend=huggingface], modelFormat: {name: huggingface}"),
     "inferenceservice: {protocol: openai}",
     "inferenceservice: {multiModel: {enabled: true, server: mlserver}}",
