@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import references, rules
-from tests.cluster.models import COMPONENTS, for_tests, selectors, values_of
+from tests.cluster.models import COMPONENTS, for_tests, others, selectors, values_of
 from tests.cluster.world import World
 from tests.sizes import sampled
 
@@ -112,6 +112,14 @@ def _world(chart: str, path: Path) -> tuple[World, list[Document]]:
         each["metadata"].setdefault("namespace", NAMESPACE)
         if each["kind"] == "InferenceService":
             made += _kserve(each)
+    for name in others(given):
+        made.append(
+            {
+                "apiVersion": "serving.kserve.io/v1beta1",
+                "kind": "InferenceService",
+                "metadata": {"name": name, "namespace": NAMESPACE},
+            }
+        )
     for number, labels in enumerate(selectors(given)):
         made += _pod(f"gateway-{number}", GATEWAY, labels, {"serviceAccountName": "gateway", "containers": []})
     for kind in ("networking.istio.io/v1", "gateway.networking.k8s.io/v1"):

@@ -70,9 +70,10 @@ def _container(wanted: dict[str, Any], found: dict[str, dict[str, Any]]) -> Iter
         return
     if wanted.get("image", made["image"]) != made["image"]:
         yield f"its image is {made['image']}, not {wanted['image']}"
-    arguments = wanted.get("args", [])
-    if made.get("args", [])[len(made.get("args", [])) - len(arguments) :] != arguments:
-        yield f"its arguments are {made.get('args')}, which do not end in {arguments}"
+    # KServe puts the runtime's before them, and where the predictor is behind those of a transformer.
+    arguments, given = wanted.get("args", []), made.get("args", [])
+    if not any(given[start : start + len(arguments)] == arguments for start in range(len(given) + 1)):
+        yield f"its arguments are {given}, which don't have {arguments} in them"
     env = {each["name"]: each for each in made.get("env", [])}
     for each in wanted.get("env", []):
         if env.get(each["name"]) != each and each.get("value") != "":
@@ -111,11 +112,9 @@ def _strangers(world: World) -> Iterator[str]:
 def _unguarded(world: World, release: Release) -> Iterator[str]:
     policies = [(each["kind"], each) for each in release.objects if each["kind"] in GUARDS]
     policies += [(f"policy to {each['spec']['action']}", each) for each in release.of("AuthorizationPolicy")]
-    mine = [
-        pod
-        for pod in world.of("Pod", world.namespace)
-        if pod["metadata"]["labels"].get("serving.kserve.io/inferenceservice", "") in _names(release)
-    ]
+    made = {(each["kind"], each["metadata"]["name"]) for each in release.objects}
+    deployments = [each for each in world.of("Deployment", world.namespace) if owner(each) in made]
+    mine = [pod for each in deployments for pod in world.pods_of(each["metadata"]["name"], world.namespace)]
     assert mine, "the release has no pods"
     for kind in {*GUARDS, "policy to ALLOW", "policy to DENY"}:
         chosen = [
@@ -127,10 +126,6 @@ def _unguarded(world: World, release: Release) -> Iterator[str]:
             labels = pod["metadata"]["labels"]
             if not any(each.items() <= labels.items() for each in chosen):
                 yield f"the pod {pod['metadata']['name']} has no {kind}"
-
-
-def _names(release: Release) -> set[str]:
-    return {each["metadata"]["name"] for each in release.of("InferenceService")}
 
 
 def _here(document: Document, world: World) -> bool:

@@ -52,7 +52,26 @@ def for_tests(given: dict[str, Any], gateway: str) -> Document:
     if exposures:
         own = {"namespace": gateway, "principals": [f"cluster.local/ns/{gateway}/sa/gateway"]}
         platform["exposures"] = {name: {"gateways": [f"{gateway}/models"], "gateway": own} for name in exposures}
-    return {"platform": platform}
+    laid: Document = {"platform": platform}
+    predictor = (given.get("inferenceservice") or {}).get("predictor") or {}
+    if predictor.get("priorityClassName"):  # belongs to the cluster, which need not have it
+        laid["inferenceservice"] = {"predictor": {"priorityClassName": None}}
+    return laid
+
+
+def belongings(given: dict[str, Any]) -> list[Document]:
+    """Return what a release with these values expects of its namespace: Secrets that its owner makes."""
+    predictor = (given.get("inferenceservice") or {}).get("predictor") or {}
+    key = (predictor.get("model") or {}).get("storageKey")
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "storage-config"}}
+    return [{**secret, "stringData": {key: '{"type": "s3"}'}}] if key else []
+
+
+def others(given: dict[str, Any]) -> set[str]:
+    """Return the names of other releases that an InferenceGraph in these values calls."""
+    graph = (given.get("inferenceservice") or {}).get("graph") or {}
+    steps = [step for router in graph.values() for step in router.get("steps", ())]
+    return {step["serviceName"] for step in steps if step.get("serviceName")}
 
 
 def selectors(given: dict[str, Any]) -> list[dict[str, str]]:
@@ -108,6 +127,10 @@ def installed(cluster: Cluster, chart: str, *values: Values) -> Iterator[Release
         gateway(cluster, beside, selectors(given))
         name = f"m{secrets.token_hex(3)}"
         cluster.install(chart, name, namespace, *values, for_tests(given, beside))
+        if wanted := belongings(given):
+            cluster.apply(wanted, "-n", namespace)
+        for other in sorted(others(given)):
+            cluster.install("kserve-model", other, namespace, _NEIGHBOUR, for_tests({}, beside))
         # As its name has the release's in it, a careless pattern fits its pods too.
         cluster.install("kserve-model", f"{name}-b", namespace, _NEIGHBOUR, for_tests({}, beside))
         yield settled(cluster, Release(name, namespace, beside, manifest(cluster, name, namespace)))
