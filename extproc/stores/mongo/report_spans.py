@@ -32,8 +32,15 @@ def with_months(span: Span, since: str = "") -> list[Span]:
 
 
 def windows(span: Span, grain: Grain, few: Callable[[], bool]) -> Iterator[Span]:
-    """Divide a span into parts, the newest first. They grow while `few()` says that they have few rows."""
+    """Divide a span into parts, the newest first. They grow while `few()` says that they have few rows.
+
+    Dates that have begun nowhere are a part of their own: they are empty, and say nothing about others.
+    """
     if grain is not Grain.MONTH:
+        begun = datetime.now(UTC).date() + DAY
+        if span.first <= begun < span.last:
+            yield Span(begun + DAY, span.last)
+            span = Span(span.first, begun)
         yield from _days(span, few)
         return
     for part in with_months(span):

@@ -19,8 +19,10 @@ from extproc.stores.mongo.report_spans import Span
 from extproc.stores.mongo.rollups import CORRECTED, grain_name
 
 _SHARES: Final = (256, 2048, 16384)
-_MOST: Final = 2000  # accounts that are summed
+_MOST: Final = 500  # accounts that are summed
 _AT_ONCE: Final = 4
+# Of so few days, all accounts are summed sooner than those that may be the largest of the whole month.
+_FEW_DAYS: Final = 3
 
 Account = tuple[str, str]  # tenant and name
 SumOf = Callable[[str, str], Awaitable[Sums]]
@@ -50,6 +52,8 @@ class TopAccounts:
 
         Raises the driver's exceptions.
         """
+        if (span.last - span.first).days < _FEW_DAYS:
+            return None
         totals = await self._totals(span, measure)
         found: dict[Account, Sums] = {}
         for share in _SHARES:
