@@ -31,7 +31,8 @@ async def serving(folder, authority, principals):
     async def ready():
         return all((folder / name).exists() for name in principals)
 
-    child = await start(Command("secrets", (sys.executable, "-m", __name__, str(folder)), ROOT), ready)
+    command = (sys.executable, "-m", __name__, str(folder))
+    child = await start(Command("secrets", command, folder, env={"PYTHONPATH": str(ROOT)}), ready)
     try:
         yield {name: folder / name for name in principals}
     finally:
