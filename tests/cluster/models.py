@@ -60,11 +60,20 @@ def for_tests(given: dict[str, Any], gateway: str) -> Document:
 
 
 def belongings(given: dict[str, Any]) -> list[Document]:
-    """Return what a release with these values expects of its namespace: Secrets that its owner makes."""
+    """Return what a release with these values expects of its namespace: Secrets and an account that its owner makes."""
     predictor = (given.get("inferenceservice") or {}).get("predictor") or {}
     key = (predictor.get("model") or {}).get("storageKey")
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "storage-config"}}
-    return [{**secret, "stringData": {key: '{"type": "s3"}'}}] if key else []
+    secrets_of: dict[str, dict[str, str]] = {name: {} for name in predictor.get("serviceAccountSecrets") or ()}
+    if key:
+        secrets_of["storage-config"] = {key: '{"type": "s3"}'}
+    made: list[Document] = [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content}
+        for name, content in secrets_of.items()
+    ]
+    if predictor.get("serviceAccountName"):
+        name = {"name": predictor["serviceAccountName"]}
+        made.append({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": name})
+    return made
 
 
 def others(given: dict[str, Any]) -> set[str]:
