@@ -127,7 +127,7 @@ async def test_a_piece_that_needs_long_goes_through_the_task_and_the_next_ones_a
     assert len(books.closed) == 1
 
 
-@pytest.mark.parametrize("many", [b"data: 1\n\n" * 5, b'data: {"choices":[' + b"{}," * 32 + b"{}]}\n\n"])
+@pytest.mark.parametrize("many", [b"data: 1\n\n" * 20, b'data: {"choices":[' + b"{}," * 64 + b"{}]}\n\n"])
 async def test_a_small_piece_of_many_events_or_objects_goes_through_the_task_in_slices(many):
     channel, task = await streaming(Books())
     assert not channel.says(response_body(many, end=False))

@@ -36,8 +36,8 @@ STEP_BYTES: Final = 4 << 10
 # What is read at once, without a step: a few events of a real stream.
 AT_ONCE_BYTES: Final = 1 << 10
 # Tiny events and tiny objects cost by their number.
-_AT_ONCE_LINES: Final = 8
-_AT_ONCE_OBJECTS: Final = 32
+_AT_ONCE_LINES: Final = 32
+_AT_ONCE_OBJECTS: Final = 64
 
 # Gives way after each step; returns what the client gets.
 Steps = Generator[None, None, bytes]
