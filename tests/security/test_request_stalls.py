@@ -16,6 +16,7 @@ from extproc.workers.pool import Pool, PoolOptions
 from tests.changing import replace
 
 from .request_shapes import DEAR, ORDINARY
+from .speed import slowness
 from .stalls import attack_until
 
 RULES = ExchangeRules(IdentityRules(), max_body_bytes=4 << 20, direct_bytes=DIRECT_BYTES)
@@ -42,8 +43,10 @@ def reading(screen=lambda _: None):
 
 @pytest.mark.parametrize("name", DEAR)
 def test_a_body_that_is_dear_to_read_delays_nobody(name):
-    stall = attack_until(lambda stall: stall.rise < DEAR_MS, DEAR[name], rules=RULES, reading=reading())
-    assert stall.rise < DEAR_MS, stall
+    stall = attack_until(
+        lambda stall: stall.rise < DEAR_MS * slowness(), DEAR[name], rules=RULES, reading=reading()
+    )
+    assert stall.rise < DEAR_MS * slowness(), stall
     assert stall.failed == 0
     assert all(replies for replies in stall.passed)
 
@@ -51,9 +54,9 @@ def test_a_body_that_is_dear_to_read_delays_nobody(name):
 @pytest.mark.parametrize("name", ORDINARY)
 def test_a_large_body_that_people_send_delays_nobody(name):
     shape = ORDINARY[name]
-    stall = attack_until(lambda stall: stall.p99 < ORDINARY_MS, shape, rules=RULES, reading=reading())
-    assert stall.p99 < ORDINARY_MS, stall
-    assert stall.rise < DEAR_MS, stall
+    stall = attack_until(lambda stall: stall.p99 < ORDINARY_MS * slowness(), shape, rules=RULES, reading=reading())
+    assert stall.p99 < ORDINARY_MS * slowness(), stall
+    assert stall.rise < DEAR_MS * slowness(), stall
     assert stall.failed == 0
     assert len(stall.ends) == shape.attackers * shape.times  # all were admitted
 
@@ -66,8 +69,10 @@ def test_the_body_of_a_caller_that_is_suspended_is_not_read():
         screened.append(caller)
         return Suspended("unpaid")
 
-    stall = attack_until(lambda stall: stall.rise < DEAR_MS, shape, rules=RULES, reading=reading(suspended))
-    assert stall.rise < DEAR_MS, stall
+    stall = attack_until(
+        lambda stall: stall.rise < DEAR_MS * slowness(), shape, rules=RULES, reading=reading(suspended)
+    )
+    assert stall.rise < DEAR_MS * slowness(), stall
     assert screened
     statuses = {reply[-1].immediate_response.status.code for reply in stall.passed}
     assert statuses == {403}

@@ -8,9 +8,10 @@ from tests.envoy.messages import EXCHANGE, Books
 from tests.sizes import sampled
 
 from .answer_shapes import HONEST, SHAPES
+from .speed import slowness
 from .stalls import Shape, Stall, attack, attack_until
 
-# In milliseconds of processor time. On a machine with nothing else to do a turn takes up to 2, and a rise is below 5.
+# In milliseconds of processor time, times `slowness`. On a machine with nothing else to do a turn takes up to 2, and a rise is below 5.
 # What a stall took before there were steps is between 20 and 10,000.
 _LONGEST_TURN_MS = 10.0
 _MOST_RISE_MS = 20.0
@@ -25,7 +26,8 @@ _SOME = [*sampled([name for name in SHAPES if name not in _MANY], 14), *sampled(
 
 
 def within_bounds(stall: Stall) -> bool:
-    return stall.longest_turn <= _LONGEST_TURN_MS and stall.rise <= _MOST_RISE_MS
+    slow = slowness()
+    return stall.longest_turn <= _LONGEST_TURN_MS * slow and stall.rise <= _MOST_RISE_MS * slow
 
 
 def changed(shape, stall):
@@ -56,8 +58,9 @@ def test_no_answer_holds_up_others_and_it_passes_as_it_is_and_is_charged(name):
 
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_large_answer_is_hardly_noticed_and_settled_on_its_usage(name):
-    stall = attack_until(lambda stall: stall.longest_turn <= _LONGEST_TURN_MS / 2, SHAPES[name])
-    assert stall.longest_turn <= _LONGEST_TURN_MS / 2, stall
+    longest = _LONGEST_TURN_MS / 2 * slowness()
+    stall = attack_until(lambda stall: stall.longest_turn <= longest, SHAPES[name])
+    assert stall.longest_turn <= longest, stall
     assert stall.failed == 0
     assert set(stall.ends) == {("settled", "usage")}
 
