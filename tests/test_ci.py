@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -33,3 +35,23 @@ def test_every_python_that_the_package_takes_is_tried():
     tried = {tuple(map(int, version.split("."))) for version in re.findall(r"\b3\.\d+\b", text)}
     assert tried == {(3, minor) for minor in range(11, 15)}
     assert 'requires-python = ">=3.11"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_a_cluster_is_asked_only_when_it_is_named():
+    unnamed = {
+        k: v for k, v in os.environ.items() if k not in {"TOKENWEIR_CLUSTER", "ISTIOD_ADDRESS", "KUBECONFIG"}
+    }
+    for environment, code in ((unnamed, 5), ({**unnamed, "TOKENWEIR_CLUSTER": "/nowhere"}, 0)):
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/cluster"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+    done = subprocess.run(
+        ["make", "-o", ".venv/.dev", "-o", ".cache/tools/.fetched", "cluster"],
+        cwd=ROOT,
+        env=unnamed,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "make cluster KUBECONFIG=FILE" in done.stderr
