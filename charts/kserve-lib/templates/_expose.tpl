@@ -341,7 +341,10 @@ spec:
   selector:
     app: isvc.{{ (index $own.backends 0).service }}
   ports:
-    - name: http
+    - name: {{ include "kserve-lib.servesGRPC" . | empty | ternary "http" "h2c" }}
+      {{- if include "kserve-lib.servesGRPC" . }}
+      appProtocol: kubernetes.io/h2c
+      {{- end }}
       port: 80
       targetPort: {{ include "kserve-lib.servingPort" . }}
 {{- else }}
@@ -378,18 +381,4 @@ spec:
         idleTimeout: {{ $idle }}
 {{- end }}
 {{- end }}
-{{- end }}
-
-{{/* The port that KServe's Service leads to: the logger's agent, else the first port of the container, else 8080. */}}
-{{- define "kserve-lib.servingPort" -}}
-{{- $service := .Values.inferenceservice | default dict -}}
-{{- $containers := ($service.transformer).containers | default ($service.predictor).containers -}}
-{{- if and (.Values.logger).enabled (not ($service.transformer).containers) -}}
-9081
-{{- else if $containers -}}
-{{- $port := first ((first $containers).ports | default (list dict)) | default dict -}}
-{{- $port.containerPort | default 8080 | int -}}
-{{- else -}}
-8080
-{{- end -}}
 {{- end }}

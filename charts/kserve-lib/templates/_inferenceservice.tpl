@@ -81,12 +81,16 @@ networking.kserve.io/visibility: cluster-local
 {{- with ($given.modelFormat).version }}{{ $_ := set $format "version" . }}{{ end -}}
 {{- $model := dict "modelFormat" $format -}}
 {{- with .variant.storageUri }}{{ $_ := set $model "storageUri" . }}{{ end -}}
-{{- with .variant.image }}{{ $_ := set $model "image" . }}{{ end -}}
+{{- with .variant.image -}}
+{{- $_ := set $model "image" . -}}
+{{- with and (not (include "kserve-lib.ownRuntime" $root)) (include "kserve-lib.runtimeVersion" .) }}{{ $_ := set $model "runtimeVersion" . }}{{ end -}}
+{{- end -}}
 {{- with include "kserve-lib.runtimeName" $root }}{{ $_ := set $model "runtime" . }}{{ end -}}
 {{- with include "kserve-lib.protocolVersion" $root }}{{ $_ := set $model "protocolVersion" . }}{{ end -}}
 {{- with $given.storageKey }}{{ $_ := set $model "storage" (dict "key" .) }}{{ end -}}
 {{- with (include "kserve-lib.modelArgs" $root | fromYaml).args }}{{ $_ := set $model "args" . }}{{ end -}}
 {{- with (include "kserve-lib.modelEnv" $root | fromYaml).env }}{{ $_ := set $model "env" . }}{{ end -}}
+{{- with (include "kserve-lib.modelPorts" $root | fromYaml).ports }}{{ $_ := set $model "ports" . }}{{ end -}}
 {{- range $field := list "envFrom" "readinessProbe" "livenessProbe" -}}
 {{- with get $given $field }}{{ $_ := set $model $field . }}{{ end -}}
 {{- end -}}

@@ -142,14 +142,18 @@ a canary's image (0 where none has).
 {{- end }}
 
 {{/*
-A model's format as KServe's runtimes spell it: vLLM and XGBoost in lower case. KServe compares letter by letter. A
-runtime of another's making may have spelled it in its own way.
+A model's format as KServe's runtimes spell it: in lower case, except vLLM of kserve-vllmserver. KServe compares letter
+by letter. A runtime of another's making may have spelled it in its own way.
 */}}
 {{- define "kserve-lib.format" -}}
 {{- $name := (.modelFormat).name | default "" -}}
 {{- $theirs := and .runtime (not (hasPrefix "kserve-" .runtime)) -}}
 {{- $known := hasKey (include "kserve-lib.servers" . | fromYaml) (lower $name) -}}
+{{- if and (eq (lower $name) "vllm") (hasPrefix "kserve-vllm" (.runtime | default "")) -}}
+vLLM
+{{- else -}}
 {{- ternary (lower $name) $name (and $known (not $theirs)) -}}
+{{- end -}}
 {{- end }}
 
 {{/* The canary's image, of what `source` says; empty where neither has one. */}}

@@ -14,10 +14,9 @@ name, else as KServe's own runtimes choose by format. vllm without a runtime is 
 {{- if eq $source.kind "multiModel" -}}
 {{- $found = ((.Values.inferenceservice).multiModel).server | default "triton" -}}
 {{- else if $runtime -}}
+{{- /* first: kserve-pmmlserver is no MLServer */ -}}
+{{- if regexMatch "^kserve-(sklearn|xgb|lgb|pmml|paddle|predictive|catboost|autogluon)" $runtime }}{{ $found = "kserve" }}{{ end -}}
 {{- range $servers }}{{ if and (not $found) (contains . $runtime) }}{{ $found = . }}{{ end }}{{ end -}}
-{{- if and (not $found) (regexMatch "^kserve-(sklearn|xgb|lgb|pmml|paddle|predictive|catboost|autogluon)" $runtime) -}}
-{{- $found = "kserve" -}}
-{{- end -}}
 {{- else if and (eq $protocol "v2") (has $format (list "sklearn" "xgboost" "lightgbm")) -}}
 {{- $found = "mlserver" -}}
 {{- else -}}
@@ -136,8 +135,8 @@ say; else the release's. Triton and TorchServe take names from their files: ther
 {{- end }}
 
 {{/*
-The arguments of a `model` as YAML, {args: [...]}: the name by the flag that its server knows, then the user's. Later
-flags win with all of these servers, so the runtime's own --model_name={{.Name}} does not count.
+The arguments of a `model` as YAML, {args: [...]}: the name by the flag that its server knows, then the user's, then
+the GPUs. Later flags win with all of these servers, so the runtime's own --model_name={{.Name}} does not count.
 */}}
 {{- define "kserve-lib.modelArgs" -}}
 {{- $args := (((.Values.inferenceservice).predictor).model).args | default list -}}
@@ -148,6 +147,7 @@ flags win with all of these servers, so the runtime's own --model_name={{.Name}}
 {{- $args = prepend $args (printf "%s=%s" . (include "kserve-lib.servedModelName" $)) -}}
 {{- end -}}
 {{- end -}}
+{{- with include "kserve-lib.parallelArg" . }}{{ $args = append $args . }}{{ end -}}
 {{- toYaml (dict "args" $args) -}}
 {{- end }}
 
@@ -173,6 +173,9 @@ flags win with all of these servers, so the runtime's own --model_name={{.Name}}
 {{- $server := include "kserve-lib.server" . -}}
 {{- $image := get ((.Values.platform).runtimeImages | default dict) $server -}}
 {{- $image = $image | default (get (include "kserve-lib.runtimeImages" . | fromYaml) $server) -}}
+{{- if and (eq $server "vllm") (not (include "kserve-lib.accelerated" .)) -}}
+{{- $image = ((.Values.platform).runtimeImages).vllmCPU | default (include "kserve-lib.cpuImage" $image) -}}
+{{- end -}}
 {{- if eq (include "kserve-lib.kind" .) "multiModel" }}{{ $image = .Values.inferenceservice.multiModel.image | default $image }}{{ end -}}
 apiVersion: serving.kserve.io/v1alpha1
 kind: ServingRuntime

@@ -69,11 +69,36 @@
 {{- fail (printf "%s.storageUri is missing: say where the model is, such as hf://, s3://, gs://, pvc://, oci:// (only huggingface can do without, with --model_id among its args)" $where) -}}
 {{- end -}}
 {{- end -}}
+{{- include "kserve-lib.validateGRPC" . -}}
 {{- include "kserve-lib.validateUri" (dict "root" . "key" (print $where ".storageUri") "uri" $model.storageUri) -}}
 {{- include "kserve-lib.validateUri" (dict "root" . "key" (print $where ".newStorageUri") "uri" $model.newStorageUri) -}}
 {{- include "kserve-lib.validateUri" (dict "root" . "key" "inferenceservice.explainer.storageUri" "uri" ($service.explainer).storageUri) -}}
 {{- if and $model.storageKey (not (regexMatch "^(s3|hdfs|webhdfs)://" ($model.storageUri | default ""))) -}}
 {{- fail (printf "%s.storageKey works with s3://, hdfs:// and webhdfs:// only, not with %q: name the Secret in inferenceservice.predictor.serviceAccountSecrets instead" $where ($model.storageUri | default "")) -}}
+{{- end -}}
+{{- end }}
+
+{{/* KServe finds no runtime, or one whose port is not known. */}}
+{{- define "kserve-lib.validateGRPC" -}}
+{{- $model := ((.Values.inferenceservice).predictor).model | default dict -}}
+{{- $where := "inferenceservice.predictor.model" -}}
+{{- $kind := include "kserve-lib.kind" . -}}
+{{- if and (eq $kind "model") (eq ($model.protocolVersion | default "") "grpc-v2") -}}
+{{- $server := include "kserve-lib.server" . -}}
+{{- $theirs := and $model.runtime (not (hasPrefix "kserve-" $model.runtime)) -}}
+{{- if and (not $theirs) (has $server (list "kserve" "mlserver" "huggingface" "vllm" "tensorflow")) -}}
+{{- fail (printf "%s.protocolVersion is grpc-v2, which KServe's runtime for %s does not speak: write v2, or name a runtime that speaks it in %s.runtime" $where $model.modelFormat.name $where) -}}
+{{- end -}}
+{{- if not (include "kserve-lib.modelPorts" . | fromYaml).ports -}}
+{{- fail (printf "%s.protocolVersion is grpc-v2, and the port of this runtime's gRPC is not known: set %s.ports, such as [{name: h2c, containerPort: 9000}]" $where $where) -}}
+{{- end -}}
+{{- end -}}
+{{- with $model.ports -}}
+{{- $first := first . -}}
+{{- $grpc := regexMatch "grpc|h2c" ($first.name | default "") -}}
+{{- if and (eq ($model.protocolVersion | default "") "grpc-v2") (not $grpc) -}}
+{{- fail (printf "%s.ports[0].name is %q: with grpc-v2 call it h2c, or KServe and Istio take the port for HTTP/1.1" $where ($first.name | default "")) -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
 
