@@ -133,17 +133,17 @@ def test_our_tables_are_those_of_kserve(folder: Path | None) -> None:
 # The fields of KServe's API that values can't set. A field that is new in the next release is in none of these: decide
 # whether the charts offer it.
 MODEL_NOT_OFFERED = {
-    "command", "confidential", "imagePullPolicy", "lifecycle", "name", "resizePolicy", "restartPolicy", "restartPolicyRules",
+    "command", "confidential", "imagePullPolicy", "name", "resizePolicy", "restartPolicy", "restartPolicyRules",
     "runtimeVersion", "securityContext", "startupProbe", "stdin", "stdinOnce", "storage", "terminationMessagePath",
     "terminationMessagePolicy", "tty", "volumeDevices", "volumeMounts", "workingDir",
 }  # fmt: skip
 CONTAINER_NOT_OFFERED = {
-    "lifecycle", "resizePolicy", "restartPolicy", "restartPolicyRules", "stdin", "stdinOnce", "terminationMessagePath",
+    "resizePolicy", "restartPolicy", "restartPolicyRules", "stdin", "stdinOnce", "terminationMessagePath",
     "terminationMessagePolicy", "tty", "volumeDevices",
 }  # fmt: skip
 PREDICTOR_NOT_OFFERED = {
     "activeDeadlineSeconds", "annotations", "autoScaling", "automountServiceAccountToken", "batcher",
-    "canaryTrafficPercent", "containerConcurrency", "deploymentStrategy", "dnsConfig", "dnsPolicy", "enableServiceLinks", "hostAliases",
+    "canaryTrafficPercent", "containerConcurrency", "dnsConfig", "dnsPolicy", "enableServiceLinks", "hostAliases",
     "hostIPC", "hostNetwork", "hostPID", "hostUsers", "hostname", "hostnameOverride", "huggingface", "initContainers",
     "labels", "lightgbm", "logger", "maxReplicas", "minReplicas", "name", "nodeName", "onnx", "os", "overhead", "paddle",
     "pmml", "preemptionPolicy", "priority", "pytorch", "readinessGates", "resourceClaims", "resources", "restartPolicy",

@@ -14,6 +14,7 @@ resources at the top> "named" <whether the first is told the model's name by fla
 {{- $_ := set $container "name" (ternary "kserve-container" $name $first) -}}
 {{- if $.canary }}{{ $_ := set $container "image" (include "kserve-lib.canaryImage" $each) }}{{ end -}}
 {{- if $first -}}
+{{- with include "kserve-lib.lifecycle" (dict "root" $.root "given" $each.lifecycle) | fromYaml }}{{ $_ := set $container "lifecycle" . }}{{ end -}}
 {{- with concat ($container.volumeMounts | default list) ($.mounts | default list) }}{{ $_ := set $container "volumeMounts" . }}{{ end -}}
 {{- $env := $container.env | default list -}}
 {{- $names := list -}}
@@ -36,7 +37,7 @@ resources at the top> "named" <whether the first is told the model's name by fla
 {{- define "kserve-lib.container" -}}
 {{- $own := .own -}}
 {{- $container := dict "image" $own.image -}}
-{{- range $field := list "command" "args" "workingDir" "imagePullPolicy" "ports" "volumeMounts" -}}
+{{- range $field := list "command" "args" "workingDir" "imagePullPolicy" "ports" "volumeMounts" "lifecycle" -}}
 {{- with get $own $field }}{{ $_ := set $container $field . }}{{ end -}}
 {{- end -}}
 {{- range $field := list "env" "envFrom" -}}

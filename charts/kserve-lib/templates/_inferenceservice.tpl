@@ -25,7 +25,7 @@ scales: KServe keeps it with autoscalerClass none, and with external some versio
 {{- $root := .root -}}
 {{- $service := $root.Values.inferenceservice | default dict -}}
 {{- $own := merge (dict "serving.kserve.io/deploymentMode" "Standard") (include "kserve-lib.autoscalingAnnotations" $root | fromYaml) -}}
-{{- $fixed := include "kserve-lib.metricsAnnotations" $root | fromYaml -}}
+{{- $fixed := merge (include "kserve-lib.metricsAnnotations" $root | fromYaml) (include "kserve-lib.sidecarAnnotations" $root | fromYaml) -}}
 {{- $spec := dict "predictor" (include "kserve-lib.predictor" . | fromYaml) -}}
 {{- with include "kserve-lib.transformer" $root | fromYaml }}{{ $_ := set $spec "transformer" . }}{{ end -}}
 {{- with include "kserve-lib.explainer" $root | fromYaml }}{{ $_ := set $spec "explainer" . }}{{ end -}}
@@ -59,7 +59,7 @@ networking.kserve.io/visibility: cluster-local
 {{- with get $given $field }}{{ $_ := set $all $field . }}{{ end -}}
 {{- end -}}
 {{- with $given.timeout }}{{ $_ := set $all "timeout" (int64 .) }}{{ end -}}
-{{- $_ := set $all "terminationGracePeriodSeconds" ($given.terminationGracePeriodSeconds | default 300 | int64) -}}
+{{- with include "kserve-lib.deploymentStrategy" $root | fromYaml }}{{ $_ := set $all "deploymentStrategy" . }}{{ end -}}
 {{- $_ := merge $all (include "kserve-lib.logger" $root | fromYaml) -}}
 {{- $labels := include "kserve-lib.entranceLabels" (dict "root" $root "component" "predictor") | fromYaml -}}
 {{- with $labels }}{{ $_ := set $all "labels" . }}{{ end -}}
@@ -91,6 +91,7 @@ networking.kserve.io/visibility: cluster-local
 {{- with (include "kserve-lib.modelArgs" $root | fromYaml).args }}{{ $_ := set $model "args" . }}{{ end -}}
 {{- with (include "kserve-lib.modelEnv" $root | fromYaml).env }}{{ $_ := set $model "env" . }}{{ end -}}
 {{- with (include "kserve-lib.modelPorts" $root | fromYaml).ports }}{{ $_ := set $model "ports" . }}{{ end -}}
+{{- with include "kserve-lib.lifecycle" (dict "root" $root "given" $given.lifecycle) | fromYaml }}{{ $_ := set $model "lifecycle" . }}{{ end -}}
 {{- range $field := list "envFrom" "readinessProbe" "livenessProbe" -}}
 {{- with get $given $field }}{{ $_ := set $model $field . }}{{ end -}}
 {{- end -}}
@@ -102,6 +103,7 @@ networking.kserve.io/visibility: cluster-local
 {{/* What pods of every component have. */}}
 {{- define "kserve-lib.podSpec" -}}
 serviceAccountName: {{ include "kserve-lib.serviceAccountName" . | quote }}
+terminationGracePeriodSeconds: {{ include "kserve-lib.graceSeconds" . }}
 securityContext:
   seccompProfile:
     type: RuntimeDefault

@@ -136,7 +136,7 @@ say; else the release's. Triton and TorchServe take names from their files: ther
 
 {{/*
 The arguments of a `model` as YAML, {args: [...]}: the name by the flag that its server knows, then the user's, then
-the GPUs. Later flags win with all of these servers, so the runtime's own --model_name={{.Name}} does not count.
+its GPUs and its end. Later flags win with all of these servers, so the runtime's own --model_name={{.Name}} does not count.
 */}}
 {{- define "kserve-lib.modelArgs" -}}
 {{- $args := (((.Values.inferenceservice).predictor).model).args | default list -}}
@@ -148,6 +148,7 @@ the GPUs. Later flags win with all of these servers, so the runtime's own --mode
 {{- end -}}
 {{- end -}}
 {{- with include "kserve-lib.parallelArg" . }}{{ $args = append $args . }}{{ end -}}
+{{- with include "kserve-lib.shutdownArg" . }}{{ $args = append $args . }}{{ end -}}
 {{- toYaml (dict "args" $args) -}}
 {{- end }}
 
@@ -171,12 +172,6 @@ the GPUs. Later flags win with all of these servers, so the runtime's own --mode
 {{- define "kserve-lib.servingRuntime" -}}
 {{- if include "kserve-lib.ownRuntime" . -}}
 {{- $server := include "kserve-lib.server" . -}}
-{{- $image := get ((.Values.platform).runtimeImages | default dict) $server -}}
-{{- $image = $image | default (get (include "kserve-lib.runtimeImages" . | fromYaml) $server) -}}
-{{- if and (eq $server "vllm") (not (include "kserve-lib.accelerated" .)) -}}
-{{- $image = ((.Values.platform).runtimeImages).vllmCPU | default (include "kserve-lib.cpuImage" $image) -}}
-{{- end -}}
-{{- if eq (include "kserve-lib.kind" .) "multiModel" }}{{ $image = .Values.inferenceservice.multiModel.image | default $image }}{{ end -}}
 apiVersion: serving.kserve.io/v1alpha1
 kind: ServingRuntime
 metadata:
@@ -191,7 +186,7 @@ spec:
   protocolVersions: [{{ ternary "v1, v2" "v2, grpc-v2" (eq $server "vllm") }}]
   containers:
     - name: kserve-container
-      image: {{ $image | quote }}
+      image: {{ include "kserve-lib.runtimeImage" . | quote }}
       {{- include (printf "kserve-lib.runtime.%s" $server) . | nindent 6 }}
       securityContext:
         allowPrivilegeEscalation: false
@@ -204,6 +199,18 @@ spec:
         medium: Memory
   {{- end }}
 {{- end -}}
+{{- end }}
+
+{{/* The image of the ServingRuntime that the chart makes. */}}
+{{- define "kserve-lib.runtimeImage" -}}
+{{- $server := include "kserve-lib.server" . -}}
+{{- $image := get ((.Values.platform).runtimeImages | default dict) $server -}}
+{{- $image = $image | default (get (include "kserve-lib.runtimeImages" . | fromYaml) $server) -}}
+{{- if and (eq $server "vllm") (not (include "kserve-lib.accelerated" .)) -}}
+{{- $image = ((.Values.platform).runtimeImages).vllmCPU | default (include "kserve-lib.cpuImage" $image) -}}
+{{- end -}}
+{{- if eq (include "kserve-lib.kind" .) "multiModel" }}{{ $image = .Values.inferenceservice.multiModel.image | default $image }}{{ end -}}
+{{- $image -}}
 {{- end }}
 
 {{/* Where platform.runtimeImages is null. */}}

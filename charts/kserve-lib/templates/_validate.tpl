@@ -6,6 +6,7 @@
 {{- include "kserve-lib.validateCanary" . -}}
 {{- include "kserve-lib.validateContainers" . -}}
 {{- include "kserve-lib.validateResources" . -}}
+{{- include "kserve-lib.validateRollout" . -}}
 {{- include "kserve-lib.validateRest" . -}}
 {{- end }}
 
