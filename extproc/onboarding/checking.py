@@ -3,13 +3,26 @@
 from collections.abc import Mapping
 from typing import Any
 
-from extproc.onboarding import rules_access, rules_runtime, rules_scaling, rules_serving, schema_problems
+from extproc.onboarding import (
+    rules_access,
+    rules_rollout,
+    rules_runtime,
+    rules_scaling,
+    rules_serving,
+    schema_problems,
+)
 from extproc.onboarding.facts import Facts
 from extproc.onboarding.problem import Level, Problem
 
 __all__ = ["Level", "Problem", "problems"]
 
-_RULES = (*rules_serving.RULES, *rules_runtime.RULES, *rules_scaling.RULES, *rules_access.RULES)
+_RULES = (
+    *rules_serving.RULES,
+    *rules_runtime.RULES,
+    *rules_rollout.RULES,
+    *rules_scaling.RULES,
+    *rules_access.RULES,
+)
 
 
 def problems(
