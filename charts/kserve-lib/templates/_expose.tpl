@@ -215,6 +215,23 @@ spec:
       {{- include "kserve-lib.virtualServiceRoute" . | nindent 6 }}
 {{- end }}
 
+{{/* What the CRD of an HTTPRoute refuses and Istio's VirtualService takes. */}}
+{{- define "kserve-lib.httpRouteLimits" -}}
+{{- $paths := include "kserve-lib.paths" .root | fromYaml -}}
+{{- $all := concat ($paths.exact | default list) ($paths.prefix | default list) -}}
+{{- if gt (len $all) 64 -}}
+{{- fail (printf "exposeModel.paths: with exposeModel.api gateway-api there may be 64 paths, and these are %d. Publish a common prefix" (len $all)) -}}
+{{- end -}}
+{{- range $all -}}
+{{- if regexMatch "//|/[.][.]?(/|$)|(?i)%2f" . -}}
+{{- fail (printf "exposeModel.paths: %q has //, /./, /../ or %%2f, which exposeModel.api gateway-api does not take: write the path that is meant" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (len .route.hosts) 16 -}}
+{{- fail (printf "exposeModel.hosts: with exposeModel.api gateway-api a model may have 16 hosts, and these are %d with its own. Publish the others by a release of their own, or by a wildcard" (len .route.hosts)) -}}
+{{- end -}}
+{{- end }}
+
 {{- define "kserve-lib.uriMatches" -}}
 {{- range .exact }}
 - uri:
@@ -259,6 +276,7 @@ its own ingress is on.
 */}}
 {{- define "kserve-lib.httpRoute" -}}
 {{- $root := .root -}}
+{{- include "kserve-lib.httpRouteLimits" . -}}
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata:

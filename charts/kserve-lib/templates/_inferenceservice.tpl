@@ -109,7 +109,7 @@ securityContext:
     type: RuntimeDefault
 {{- with ((.Values.inferenceservice).predictor).imagePullSecrets }}
 imagePullSecrets:
-{{- range . }}
+{{- range uniq . }}
   - name: {{ . | quote }}
 {{- end }}
 {{- end }}
@@ -216,13 +216,13 @@ metadata:
 automountServiceAccountToken: false
 {{- with $given.serviceAccountSecrets }}
 secrets:
-{{- range . }}
+{{- range uniq . }}
   - name: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- with $given.imagePullSecrets }}
 imagePullSecrets:
-{{- range . }}
+{{- range uniq . }}
   - name: {{ . | quote }}
 {{- end }}
 {{- end }}

@@ -5,6 +5,7 @@
 {{- include "kserve-lib.validateSource" . -}}
 {{- include "kserve-lib.validateCanary" . -}}
 {{- include "kserve-lib.validateContainers" . -}}
+{{- include "kserve-lib.validateRepeats" . -}}
 {{- include "kserve-lib.validateResources" . -}}
 {{- include "kserve-lib.validateRollout" . -}}
 {{- include "kserve-lib.validateRest" . -}}

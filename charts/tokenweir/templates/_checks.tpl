@@ -8,6 +8,7 @@
 {{- include "tokenweir.check.callers" . -}}
 {{- include "tokenweir.check.scaling" . -}}
 {{- include "tokenweir.check.admin" . -}}
+{{- include "tokenweir.check.extra" . -}}
 {{- include "tokenweir.check.dataSource" . -}}
 {{- end -}}
 
