@@ -69,7 +69,7 @@ class MeteringOptions:
     learn: bool = True
     allow_share: float = 0.1
     save_after_s: float = 0.25
-    ledger_linger_s: float = 0.2
+    ledger_linger_s: float = 0.1
     check_s: float = 0.25
     fresh_s: float = 0.9
     breaker: CircuitBreakerOptions = field(default_factory=CircuitBreakerOptions)

@@ -201,7 +201,7 @@ def test_a_panel_without_an_answer_says_so(render):
     ],
 )
 def test_figures_are_in_their_units(value, unit, shown, render):
-    assert render._form(value, unit) == shown
+    assert render.form(value, unit) == shown
 
 
 # ---- Grafana's set-up
