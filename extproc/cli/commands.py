@@ -37,7 +37,7 @@ PLACES: Final = {
     ),
     "erase": Place(
         "erase",
-        "Replace a person's name by a random pseudonym in ledger, daily usage and audit log. All sums stay.",
+        "Replace a person's name by a random pseudonym in ledger, daily usage, closed months and audit log.",
     ),
     "doctor": Place(
         "doctor",

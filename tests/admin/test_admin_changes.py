@@ -73,6 +73,8 @@ async def test_every_write_leaves_one_entry_with_who_why_and_the_document_before
     after = await tenants.document("acme")
     (entry,) = (await admin.history.entries(AuditFilter())).rows
     assert (entry.action, entry.actor, entry.note, entry.at, entry.tenant) == (action, ANN, "why", NOW, "acme")
+    if after is not None:  # beside what the entry says itself
+        assert after.pop("updated_by") == ANN.name
     assert (entry.before, entry.after) == (before, after)
     assert entry.version == done.version == (2 if after is not None else None)
     assert done.changes

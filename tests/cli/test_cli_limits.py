@@ -16,7 +16,7 @@ def stored(database):
     def call(tenant="t", **fields):
         if fields:
             database.tenantLimitation.insert_one({"tenant_id": tenant, **fields})
-        kept = {"_id": 0, "version": 0, "updated_at": 0, "tenant_id": 0}
+        kept = {"_id": 0, "version": 0, "updated_at": 0, "updated_by": 0, "tenant_id": 0}
         return database.tenantLimitation.find_one({"tenant_id": tenant}, kept)
 
     return call

@@ -213,7 +213,7 @@ def test_labels_are_the_ones_that_have_few_values():
     labels = {
         c._name: {*(c.labels if isinstance(c, Counts) else getattr(c, "_labelnames", ()))} for c in collectors
     }
-    fixed = {"outcome", "reason", "kind", "queue", "scope", "threshold", "state", "window", "unit"}
+    fixed = {"outcome", "reason", "kind", "queue", "scope", "threshold", "state", "window", "unit", "setting"}
     assert set().union(*labels.values()) == fixed | {"tenant", "model"}
     limits = {f"tokenweir_limit_{name}" for name in ("amount", "used", "remaining", "used_ratio")}
     limits |= {"tokenweir_limit_resets_timestamp_seconds", "tokenweir_tenant_decisions"}
