@@ -72,6 +72,7 @@ def test_every_setting_can_be_set_by_its_variable():
     given |= {f"admin.tls.{name}_file": "null" for name in ("certificate", "key")}
     given |= {f"admin.jwt.{name}": "null" for name in ("issuer", "audience", "jwks_file", "jwks_url")}
     given |= {"admin.jwt.algorithms": "[ES256]", "admin.jwt.roles": "{platform: admin}"}
+    given["admin.metrics_address"] = "127.0.0.1:9465"
     for name in field_names():
         value = Settings()
         for part in name.split("."):
