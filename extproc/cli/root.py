@@ -150,9 +150,8 @@ def with_stores(context: typer.Context, use: "Callable[[composition.Stores], Awa
 
 def on_stores(settings: Settings, use: "Callable[[composition.Stores], Awaitable[T]]") -> T:
     """Run one use case on the stores."""
-    from extproc import (
-        app as composition,
-    )  # with the stores' drivers: most of the time that a command takes to start
+    # With the stores' drivers: most of the time that a command takes to start.
+    from extproc import app as composition
 
     refuse_memory("mongo.url", settings.mongo.url)
 
