@@ -170,6 +170,7 @@ async def _passed(body, loop, *, changed):
     return turn, sorted(times), sender.replies()
 
 
+@pytest.mark.timeout(400)  # a busy machine takes long for a body, and there are several tries
 @pytest.mark.parametrize("stream", [False, True], ids=["as it is", "rewritten"])
 def test_a_body_of_32_mib_delays_nobody_and_arrives(stream):
     body, slow = _body(stream=stream), slowness()
