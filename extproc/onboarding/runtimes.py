@@ -1,7 +1,6 @@
 """Name KServe's own serving runtimes and what each of them serves, letter by letter as KServe compares it.
 
-The table is that of KServe 0.19 to 0.20. A test compares it with the runtimes of a checkout of KServe or of a
-cluster.
+The table is that of KServe 0.19 to 0.20. A test compares it with the runtimes of a checkout of KServe.
 """
 
 from collections.abc import Mapping
