@@ -1,6 +1,7 @@
 """Tell how slow this machine is, for bounds in milliseconds of processor time."""
 
 import time
+from statistics import median
 
 # What the loop below took on the machine that the bounds were made for.
 _USUAL_S = 0.007
@@ -8,8 +9,8 @@ _TIMES = 5
 
 
 def slowness() -> float:
-    """Return how many times as long a fixed piece of work takes here as where the bounds were made; at least 1."""
-    return max(1.0, min(_took() for _ in range(_TIMES)) / _USUAL_S)
+    """Return how many times as long a fixed piece of work takes now as where the bounds were made; at least 1."""
+    return max(1.0, median(_took() for _ in range(_TIMES)) / _USUAL_S)
 
 
 def _took() -> float:

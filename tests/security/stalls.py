@@ -128,7 +128,7 @@ def attack(
         gc.unfreeze()
 
 
-def attack_until(within: Callable[[Stall], bool], shape: Shape, tries: int = 3, **options: object) -> Stall:
+def attack_until(within: Callable[[Stall], bool], shape: Shape, tries: int = 5, **options: object) -> Stall:
     """Return the first of a few attacks whose result is `within` bounds, else the last.
 
     A stall comes each time. Processor time that neighbours on the machine cost (caches, a shared core) does not.

