@@ -121,7 +121,10 @@ class UsageAdmin:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """Tell what the sums of a month lacked of the ledger; negative: what they had too much."""
+    """Tell what the sums of a month lacked of the ledger; negative: what they had too much.
+
+    `lacked` is of the dates if they lacked something, else of the month, else of its service accounts.
+    """
 
     month: str
     lacked: Sums
@@ -136,7 +139,7 @@ async def rebuild(
     gone_before: datetime | None,
     tell: Callable[[str], None],
 ) -> Rebuilt:
-    """Correct the sums of a month by the ledger, one date after the other; `tell` is told each.
+    """Correct the sums of a month by the ledger, one date after the other, then the month; `tell` is told each.
 
     Raise `AdminError` if entries of the month may be deleted: the sums have more than the ledger then.
     """
@@ -148,8 +151,11 @@ async def rebuild(
     for day in (date.fromordinal(each) for each in range(first.toordinal(), last.toordinal() + 1)):
         tell(day.isoformat())
         lacked += await repair.rebuild(day.isoformat(), dry_run=dry_run)
+    tell(a_month(month))
     in_month = await repair.rebuild_month(a_month(month), dry_run=dry_run)
-    return Rebuilt(a_month(month), lacked if lacked != Sums() else in_month, dry_run)
+    of_accounts = await repair.rebuild_accounts(a_month(month), dry_run=dry_run)
+    found = next((each for each in (lacked, in_month, of_accounts) if each != Sums()), Sums())
+    return Rebuilt(a_month(month), found, dry_run)
 
 
 def a_date(name: str, text: str | None) -> str | None:

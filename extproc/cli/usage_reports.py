@@ -1,6 +1,7 @@
 """Define `tokenweir usage report|top|of|month`."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ Form = Annotated[Format, typer.Option("--format", help="Form of the output; CSV,
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")]
 ByKey = Annotated[By, typer.Option("--by", help="What there is a row for.")]
 
+_PROGRESS_S: Final = 2.0
 _INCOMPLETE: Final = (
     "Entries of the ledger are still being added to the reports (after an upgrade, or on a standalone MongoDB): "
     "these sums are too small until that is done."
@@ -212,7 +214,7 @@ def rebuild(
         if stores.repair is None:
             raise AdminError("these stores have no rollups")
         gone = await stores.reports.gone_before(datetime.now(UTC))
-        return await rebuild_month(stores.repair, month, dry_run=dry_run, gone_before=gone, tell=lambda _: None)
+        return await rebuild_month(stores.repair, month, dry_run=dry_run, gone_before=gone, tell=_Progress())
 
     done = on_stores(settings, correct)
     lacked, currency = done.lacked, settings.cost.currency
@@ -227,6 +229,18 @@ def rebuild(
         f"{done.month}: the sums {verb} usage {lacked.usage}, requests {lacked.requests}, denied {lacked.denied}, "
         f"price {price_text(lacked.price, 2)} {currency}"
     )
+
+
+class _Progress:
+    """Tell on stderr which date a rebuild compares, every few seconds."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _PROGRESS_S
+
+    def __call__(self, date: str) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _PROGRESS_S
+            output.note(f"comparing {date}")
 
 
 def _print_lines(lines: Sequence[tuple[str, str, Sums]], currency: str) -> None:

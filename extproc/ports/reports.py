@@ -201,6 +201,9 @@ class RollupRepair(Protocol):
     async def rebuild_month(self, month: str, *, dry_run: bool) -> Sums:
         """Correct the sums of a month (YYYY-MM) by those of its dates. Return as `rebuild`."""
 
+    async def rebuild_accounts(self, month: str, *, dry_run: bool) -> Sums:
+        """Correct the sums of service accounts in a month (YYYY-MM) by their daily usage. Return as `rebuild`."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClosedErasure:

@@ -251,7 +251,7 @@ async def test_a_dry_run_closes_nothing():
 
 class Repair:
     def __init__(self):
-        self.dates, self.months = [], []
+        self.dates, self.months, self.accounts = [], [], []
 
     async def rebuild(self, date, *, dry_run):
         self.dates.append(date)
@@ -261,12 +261,17 @@ class Repair:
         self.months.append(month)
         return Sums(usage=28)
 
+    async def rebuild_accounts(self, month, *, dry_run):
+        self.accounts.append(month)
+        return Sums(usage=9)
+
 
 async def test_a_rebuild_goes_through_all_dates_and_then_the_month():
     repair, told = Repair(), []
     done = await rebuild(repair, "2026-02", dry_run=False, gone_before=None, tell=told.append)
     assert (len(repair.dates), repair.months, done.lacked.usage) == (28, ["2026-02"], 28)
-    assert told == repair.dates
+    assert repair.accounts == ["2026-02"]
+    assert told == [*repair.dates, "2026-02"]
 
 
 async def test_a_month_with_deleted_entries_is_not_rebuilt():

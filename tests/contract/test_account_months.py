@@ -13,6 +13,7 @@ from extproc.stores.mongo.ledger import MongoLedger
 from extproc.stores.mongo.reports import MongoSums
 from tests.changing import replace
 
+from .conftest import Settled, new_database
 from .reservations import NOW, entry, who
 
 ALL = ReportFilter()
@@ -87,6 +88,48 @@ async def test_what_is_summed_again_is_daily_usage_and_can_be_repeated(ledger, r
         assert await months_of(replica_set) == await days_of(replica_set)
     await ledger.append([replace(used(random.Random(3), 1), identity=who(account="erased-1"))])
     assert await months_of(replica_set) == await days_of(replica_set)
+
+
+async def whole(mongo):
+    """Wait until the job that adds entries of earlier versions has found none."""
+    await Settled(mongo).missing()
+
+
+async def test_rows_that_somebody_changed_are_made_as_daily_usage_is_beside_a_writer(ledger, replica_set):
+    chosen = random.Random(4)
+    await ledger.append([used(chosen, 5) for _ in range(20)])
+    await whole(replica_set)
+    rows = replica_set.collection("usage_account_months")
+    assert await AccountMonths(replica_set).rebuild(MONTH, dry_run=False) == {}
+    await rows.delete_many({"serviceAccount": "sa1"})
+    await rows.update_many({"serviceAccount": "sa2"}, {"$inc": {"usage": 7}})
+    await rows.insert_one(
+        {"_id": "x", "at": MONTH, "slot": 1, "tenant_id": "none", "serviceAccount": "a", "usage": 5}
+    )
+    days = await days_of(replica_set)
+    lacked = await AccountMonths(replica_set).rebuild(MONTH, dry_run=True)
+    assert lacked["usage"] == days["acme", "sa1"] - 7 * await rows.count_documents({"serviceAccount": "sa2"}) - 5
+    assert await months_of(replica_set) != days
+
+    async def write():
+        for _ in range(10):
+            await ledger.append([used(chosen, 5)])
+
+    await asyncio.gather(write(), AccountMonths(replica_set).rebuild(MONTH, dry_run=False))
+    assert +await months_of(replica_set) == await days_of(replica_set)
+    assert await AccountMonths(replica_set).rebuild(MONTH, dry_run=False) == {}
+
+
+async def test_without_transactions_the_rows_of_a_rebuilt_month_do_not_count_any_more(mongo_standalone):
+    async with new_database(mongo_standalone) as mongo:
+        ledger, sums = MongoLedger(mongo), MongoSums(mongo)
+        await ledger.create_indexes()
+        await ledger.append([used(random.Random(5), 5) for _ in range(20)])
+        await whole(mongo)
+        await mongo.collection("usage_account_months").update_many({}, {"$inc": {"usage": 7}})
+        assert await AccountMonths(mongo).rebuild(MONTH, dry_run=False) == {}
+        rows = await sums.report(By.SERVICE_ACCOUNT, Grain.MONTH, ReportFilter(tenant="acme"), 100)
+        assert {(row.tenant, row.name): row.sums.usage for row in rows} == await days_of(mongo)
 
 
 def test_a_month_is_complete_if_it_has_begun_nowhere():

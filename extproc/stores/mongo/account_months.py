@@ -6,6 +6,7 @@ largest on, by each measure. The document of `MIGRATIONS` about rollups says fro
 daily usage may have rows of earlier dates that the ledger never had.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -13,6 +14,7 @@ from urllib.parse import quote
 
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.read_concern import ReadConcern
 
 from extproc.ports.reports import SUM_NAMES, Measure
 from extproc.stores.mongo.client import ACCOUNT_MONTHS, DAILY, MIGRATIONS, WRITE, Mongo, Named
@@ -26,7 +28,7 @@ AccountKey = tuple[str, str, str]  # month, tenant, service account
 
 
 class AccountMonths:
-    """Make indexes, and sum the rows of an account again."""
+    """Make indexes, and correct rows by daily usage."""
 
     _accounts = Named(ACCOUNT_MONTHS)
     _daily = Named(DAILY)
@@ -62,10 +64,65 @@ class AccountMonths:
         await self._state.update_one({"_id": STATE}, {"$max": {ACCOUNTS_FROM: _after(month)}})
         await write(None)
 
+    async def rebuild(self, month: str, *, dry_run: bool) -> Counter[str]:
+        """Correct the rows of a month by daily usage. Return what they lacked; negative: too much.
+
+        As long as entries of the month may have to be added to the rows, nothing is corrected. On a standalone
+        server rows can't be compared with days: there the rows up to this month do not count any more.
+        """
+        lacked: Counter[str] = Counter()
+        if not await self._mongo.has_transactions():
+            if not dry_run:
+                await self._state.update_one({"_id": STATE}, {"$max": {ACCOUNTS_FROM: _after(month)}})
+            return lacked
+        found: dict[AccountKey, dict[str, int]] = {}
+        for tenant in await self._tenants(month):
+
+            async def correct(session: AsyncClientSession, tenant: str = tenant) -> None:
+                found.clear()
+                found.update(await self._lacking(month, tenant, session))
+                if found and not dry_run:
+                    updates = account_updates(found, CORRECTED)
+                    await self._accounts.bulk_write(updates, session=session, ordered=False)
+
+            async with self._mongo.writing_session() as session:
+                await session.with_transaction(correct, read_concern=ReadConcern("snapshot"), write_concern=WRITE)
+            for sums in found.values():
+                lacked.update(sums)
+        return lacked
+
+    async def _tenants(self, month: str) -> list[str]:
+        found: set[str] = set()
+        for collection, rows in ((self._daily, _dates(month)), (self._accounts, {"at": month})):
+            stages = [{"$match": rows}, {"$group": {"_id": "$tenant_id"}}]
+            async for row in await collection.aggregate(stages):
+                if isinstance(row["_id"], str):
+                    found.add(row["_id"])
+        return sorted(found)
+
+    async def _lacking(
+        self, month: str, tenant: str, session: AsyncClientSession
+    ) -> dict[AccountKey, dict[str, int]]:
+        """Return what the rows of a tenant lack of one snapshot's daily usage."""
+        state = await self._state.find_one({"_id": STATE}, session=session) or {}
+        if not state.get("done") or state.get("ids"):
+            return {}
+        wanted: dict[str, Counter[str]] = {}
+        sums = {name: {"$sum": f"${name}"} for name in SUM_NAMES}
+        whose = {"tenant_id": {"$eq": tenant}}
+        for collection, rows, sign in ((self._daily, _dates(month), 1), (self._accounts, {"at": month}, -1)):
+            stages: list[dict[str, Any]] = [{"$match": whose | rows}]
+            stages.append({"$group": {"_id": "$serviceAccount", **sums}})
+            async for row in await collection.aggregate(stages, session=session):
+                if isinstance(row["_id"], str):
+                    counts = wanted.setdefault(row["_id"], Counter())
+                    counts.update({name: sign * int(row[name]) for name in SUM_NAMES})
+        lacking = {(month, tenant, name): {n: v for n, v in row.items() if v} for name, row in wanted.items()}
+        return {key: row for key, row in lacking.items() if row}
+
     async def _sum_again(self, key: AccountKey, session: AsyncClientSession | None) -> None:
         month, tenant, account = key
-        dates = {"date": {"$gte": f"{month}-01", "$lte": f"{month}-31"}}
-        whose = {"serviceAccount": {"$eq": account}} | dates
+        whose = {"serviceAccount": {"$eq": account}} | _dates(month)
         sums = dict.fromkeys(SUM_NAMES, 0)
         async for row in self._daily.find(whose, session=session):
             if row.get("tenant_id") == tenant:
@@ -125,6 +182,10 @@ def account_rows(rows: Mapping[AccountKey, Mapping[str, int]], slot: int) -> Ite
 def complete_from(now: datetime) -> str:
     """Return the first month of which all entries are written from now on: in no time zone has it begun."""
     return _after(f"{now + timedelta(days=1):%Y-%m}")
+
+
+def _dates(month: str) -> dict[str, Any]:
+    return {"date": {"$gte": f"{month}-01", "$lte": f"{month}-31"}}
 
 
 def _after(month: str) -> str:

@@ -16,6 +16,7 @@ from pymongo.read_concern import ReadConcern
 
 from extproc.core.quota.ledger import Entry
 from extproc.ports.reports import SUM_NAMES, Grain, Sums
+from extproc.stores.mongo.account_months import AccountMonths
 from extproc.stores.mongo.client import LEDGER, ROLLUPS, WRITE, Mongo, Named, translated
 from extproc.stores.mongo.documents import readable_entries
 from extproc.stores.mongo.rollups import (
@@ -70,6 +71,11 @@ class MongoRollupRepair:
             return wanted
 
         return await self._correct(lacking, Grain.MONTH, dry_run=dry_run)
+
+    async def rebuild_accounts(self, month: str, *, dry_run: bool) -> Sums:
+        async with translated():
+            with pymongo.timeout(_PATIENCE_S):
+                return Sums(**await AccountMonths(self._mongo).rebuild(month, dry_run=dry_run))
 
     async def _correct(self, lacking: Any, grain: Grain, *, dry_run: bool) -> Sums:
         """Add what rows lack. Return what the rows of all tenants and this grain lack."""
