@@ -179,16 +179,11 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("step", sampled(range(1, 9), quick=3))
-async def test_killed_at_any_step_it_goes_on_with_the_same_pseudonym_and_no_sum_changes(world, monkeypatch, step):
-    """After each write it may end: the next call finds what is left."""
-    for day in DATES:
-        await world.used(10, date=day)
-    await world.audit.append(AuditEntry("a1", OLD, ACTOR, "limit.add", "acme", JANE))
-    before = await world.totals()
+async def erased_until(world, monkeypatch, step, **options):
+    """Erase until the write of a number, after which the process is killed. Return whether it came so far."""
     left = [step]
     collection = world.mongo.collection
-    writes = ("update_one", "update_many", "bulk_write", "delete_one", "insert_one")
+    writes = ("update_one", "update_many", "bulk_write", "delete_one", "insert_one", "find_one_and_update")
 
     class Counting:
         def __init__(self, inner):
@@ -211,10 +206,20 @@ async def test_killed_at_any_step_it_goes_on_with_the_same_pseudonym_and_no_sum_
     with monkeypatch.context() as patch:
         patch.setattr(world.mongo, "collection", lambda name: Counting(collection(name)))
         try:
-            await world.erase()
-            killed = False
+            await world.erase(**options)
         except KilledError:
-            killed = True
+            return True
+    return False
+
+
+@pytest.mark.parametrize("step", sampled(range(1, 9), quick=3))
+async def test_killed_at_any_step_it_goes_on_with_the_same_pseudonym_and_no_sum_changes(world, monkeypatch, step):
+    """After each write it may end: the next call finds what is left."""
+    for day in DATES:
+        await world.used(10, date=day)
+    await world.audit.append(AuditEntry("a1", OLD, ACTOR, "limit.add", "acme", JANE))
+    before = await world.totals()
+    killed = await erased_until(world, monkeypatch, step)
     assert await world.totals() == before
     found = await world.erase()
     assert await world.totals() == before
@@ -277,6 +282,25 @@ async def test_a_closed_month_loses_the_name_and_notes_how_its_checksum_changed(
     noted = {"checksum_before": closed.checksum, "checksum_after": now.checksum_now}
     assert erased.after["closed_months"] == {MONTH: noted}
     assert (await world.erase(before=AFTER_MONTH)).closed_months == ()
+
+
+@pytest.mark.parametrize("step", sampled(range(1, 12), quick=4))
+async def test_killed_at_any_step_a_closed_month_is_changed_and_noted_once(world, monkeypatch, step):
+    """With a day of use as well: the month comes between its documents and the audit entry."""
+    closed = await closed_month(world, checksum(MONTH, "EUR", CLOSED_ROWS))
+    await world.used(10)
+    await erased_until(world, monkeypatch, step, before=AFTER_MONTH)
+    await world.erase(before=AFTER_MONTH)
+    rows, now = await world.months.rows(MONTH, 10), await world.months.find(MONTH)
+    ((name,),) = [{row.name for row in rows if row.sums.usage == 5}]
+    assert name.startswith("erased-")
+    assert sorted((row.tenant or "", row.sums.usage) for row in rows) == sorted(
+        (row.tenant or "", row.sums.usage) for row in CLOSED_ROWS
+    )
+    (noted,) = now.erasures
+    assert (noted.pseudonym, noted.before, noted.after) == (name, closed.checksum, checksum(MONTH, "EUR", rows))
+    assert len(await world.audit.entries(AuditFilter(action="identity.erase"), 10)) == 1
+    assert JANE not in str(await world.everything())
 
 
 async def test_an_erasure_does_not_make_a_changed_month_right(world):
