@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from extproc.admin.money import price_text
+from extproc.admin.report_rows import ReportedSums
 from extproc.admin.service import MAX_ROWS, Admin
 from extproc.cli import output, usage_closed, usage_reports
 from extproc.cli.ledger_file import line_of
@@ -39,24 +40,13 @@ _DAILY = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class DailyRow:
+class DailyRow(ReportedSums):
     """Hold a line of `usage daily --json`."""
 
     tenant: str
     service_account: str
     client_ip: str
     date: str
-    usage: int
-    input: int
-    output: int
-    cached: int
-    requests: int
-    denied: int
-    estimated: int
-    price: str
-    price_billionths: int
-    currency: str
 
 
 @dataclass(frozen=True, slots=True)
