@@ -151,6 +151,44 @@ def test_the_parts_of_a_release_may_always_call_one_another():
     assert not mesh.admitted(alone, Caller(principal("models", "qwen")), path)
 
 
+def _at(documents, component):
+    """The objects that hold for the pods of a component, with KServe's label on them."""
+    labels = {"tokenweir.io/release": "qwen", "component": component}
+
+    def chosen(document):
+        if document["kind"] != "AuthorizationPolicy":
+            return True
+        return document["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+    return [each for each in documents if chosen(each)]
+
+
+def test_metered_at_the_pods_a_predictor_behind_a_transformer_is_asked_by_the_release_s_own_parts_alone():
+    values = {
+        "ratelimitIPPerMinute": 10,
+        "inferenceservice": {"transformer": {"containers": [{"image": "registry.example.com/t:1"}]}},
+    }
+    at_pods = {
+        "platform": {
+            **ISSUERS["platform"],
+            "tokenweir": {"placement": "sidecar"},
+            "prometheusPrincipals": [PROMETHEUS],
+        }
+    }
+    path, own = "/v1/models/qwen:predict", Caller(principal("models", "qwen"))
+    documents = helm.render("kserve-model", values, at_pods)
+    for caller in (NEIGHBOUR, token(), token(via=NEIGHBOUR.principal)):
+        assert mesh.admitted(_at(documents, "transformer"), caller, path)
+        assert not mesh.admitted(_at(documents, "predictor"), caller, path)
+    assert mesh.admitted(_at(documents, "predictor"), own, path)
+    assert not mesh.admitted(_at(documents, "predictor"), Caller(), path)
+    for component in ("transformer", "predictor"):
+        assert mesh.admitted(_at(documents, component), Caller(PROMETHEUS), "/metrics")
+        assert not mesh.admitted(_at(documents, component), own, "/metrics")
+    # With the gateway's meter callers inside are not counted anyhow.
+    assert mesh.admitted(_at(helm.render("kserve-model", values, ISSUERS), "predictor"), NEIGHBOUR, path)
+
+
 def test_named_workloads_elsewhere_need_no_token():
     scorer = principal("batch", "scorer")
     documents = helm.render("kserve-model", LLM, {"security": {"allowedPrincipals": [scorer]}})

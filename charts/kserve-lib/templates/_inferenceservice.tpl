@@ -115,10 +115,15 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* Requests are metered at one component alone: the one that they reach first. (dict "root" $ "component" "predictor") */}}
+{{/*
+Requests are metered at the component that they reach first. KServe's explainers ask the predictor, also past a
+transformer: then a request that an explainer gets is metered there. (dict "root" $ "component" "predictor")
+*/}}
 {{- define "kserve-lib.entranceLabels" -}}
-{{- $entrance := ternary "transformer" "predictor" (not (empty ((.root.Values.inferenceservice).transformer).containers)) -}}
-{{- if and (eq .component $entrance) (or (include "kserve-lib.metered" .root) (include "kserve-lib.limitedAtPods" .root)) -}}
+{{- $entrance := include "kserve-lib.transforms" .root | empty | ternary "predictor" "transformer" -}}
+{{- $limited := or (include "kserve-lib.metered" .root) (include "kserve-lib.limitedAtPods" .root) -}}
+{{- $beside := and (eq .component "explainer") (eq $entrance "transformer") (include "kserve-lib.limitedAtPods" .root) -}}
+{{- if or $beside (and (eq .component $entrance) $limited) -}}
 tokenweir.io/metered: "true"
 {{- end -}}
 {{- end }}
@@ -137,6 +142,7 @@ tokenweir.io/metered: "true"
 {{- $given := (.Values.inferenceservice).explainer | default dict -}}
 {{- if or $given.containers $given.type -}}
 {{- $all := include "kserve-lib.component" (dict "root" . "given" $given) | fromYaml -}}
+{{- with include "kserve-lib.entranceLabels" (dict "root" . "component" "explainer") | fromYaml }}{{ $_ := set $all "labels" . }}{{ end -}}
 {{- if $given.containers -}}
 {{- $_ := merge $all (include "kserve-lib.containers" (dict "root" . "containers" $given.containers "named" true) | fromYaml) -}}
 {{- else -}}

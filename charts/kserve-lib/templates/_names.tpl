@@ -58,8 +58,12 @@ tokenweir.io/reconcile-interval: {{ . | quote }}
 
 {{/* The Service that callers of a variant reach: the transformer's where there is one. (dict "root" $ "variant" .) */}}
 {{- define "kserve-lib.entrance" -}}
-{{- $transformer := ((.root.Values.inferenceservice).transformer).containers -}}
-{{- .variant.isvc }}-{{ ternary "transformer" "predictor" (not (empty $transformer)) -}}
+{{- .variant.isvc }}-{{ include "kserve-lib.transforms" .root | empty | ternary "predictor" "transformer" -}}
+{{- end }}
+
+{{/* "true" where a transformer stands before the predictor, else empty. */}}
+{{- define "kserve-lib.transforms" -}}
+{{- if ((.Values.inferenceservice).transformer).containers }}true{{ end -}}
 {{- end }}
 
 {{/*

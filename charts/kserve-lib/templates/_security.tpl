@@ -41,6 +41,10 @@ spec:
 {{ include "kserve-lib.callersPolicy" . }}
 ---
 {{ include "kserve-lib.closedPolicy" . }}
+{{- if and (include "kserve-lib.transforms" .) (include "kserve-lib.limitedAtPods" .) }}
+---
+{{ include "kserve-lib.behindPolicy" . }}
+{{- end }}
 {{- if ((.Values.security).extAuthz).enabled }}
 ---
 {{ include "kserve-lib.extAuthzPolicy" . }}
@@ -128,9 +132,8 @@ spec:
 {{- end -}}
 {{- $service := .Values.inferenceservice | default dict -}}
 {{- if or ($service.transformer).containers ($service.explainer).type ($service.explainer).containers -}}
-{{- /* The release's own parts call one another. The trust domain is left open: it is the mesh's. */ -}}
-{{- $own := printf "*/ns/%s/sa/%s" .Release.Namespace (include "kserve-lib.serviceAccountName" .) -}}
-{{- $sources = append $sources (dict "source" (dict "principals" (list $own))) -}}
+{{- /* The release's own parts call one another. */ -}}
+{{- $sources = append $sources (dict "source" (dict "principals" (list (include "kserve-lib.ownPrincipal" .)))) -}}
 {{- end -}}
 {{- $rules := list -}}
 {{- if $sources -}}
@@ -191,6 +194,35 @@ spec:
         - operation:
             paths:
               {{- toYaml $closed | nindent 14 }}
+{{- end }}
+
+{{/*
+A predictor behind a transformer that is metered at its own pods: nobody but the release's own parts may ask it, or the
+meter would be passed by. The label is KServe's. Metrics are for the other policies.
+*/}}
+{{- define "kserve-lib.behindPolicy" -}}
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  {{- include "kserve-lib.meta" (dict "root" . "name" (print .Release.Name "-behind")) | nindent 2 }}
+spec:
+  {{- include "kserve-lib.podSelector" . | nindent 2 }}
+      component: predictor
+  action: DENY
+  rules:
+    - from:
+        - source:
+            notPrincipals:
+              - {{ include "kserve-lib.ownPrincipal" . | quote }}
+      to:
+        - operation:
+            notPaths:
+              {{- include "kserve-lib.policyPaths" (include "kserve-lib.metricsPaths" . | fromYaml) | nindent 14 }}
+{{- end }}
+
+{{/* Who the release's own parts are. The trust domain is left open: it is the mesh's. */}}
+{{- define "kserve-lib.ownPrincipal" -}}
+{{- printf "*/ns/%s/sa/%s" .Release.Namespace (include "kserve-lib.serviceAccountName" .) -}}
 {{- end }}
 
 {{/*
