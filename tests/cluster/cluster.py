@@ -49,7 +49,8 @@ class Cluster:
 
     def kubectl(self, *arguments: str, given: str | list[Document] = "") -> Said:
         """Run kubectl with `given` (a text, or objects) as its input. Raises `ClusterError`."""
-        text = given if isinstance(given, str) else yaml.safe_dump_all(given, sort_keys=False)
+        # JSON: PyYAML writes the name N as it is, and kubectl would take that for false.
+        text = given if isinstance(given, str) else "\n---\n".join(json.dumps(each, default=str) for each in given)
         return self._run(tool("kubectl"), *arguments, given=text)
 
     def helm(self, *arguments: str, values: tuple[Values, ...] = (), helm: str = "helm") -> Said:
