@@ -13,6 +13,7 @@ from tests.charts.helm import Document, Values
 
 from . import references, rules
 from .cluster import Cluster, documents_in
+from .ways import GATEWAY_NAME
 from .world import World, owner
 
 COMPONENTS = ("predictor", "transformer", "explainer")
@@ -109,7 +110,10 @@ def gateway(cluster: Cluster, namespace: str, labels: list[dict[str, str]]) -> N
             "spec": {"gatewayClassName": "istio", "listeners": [listener]},
         },
     ]  # fmt: skip
-    for number, each in enumerate([*labels, {"istio": "ingressgateway"}]):
+    # The first pods are of both Gateways.
+    for number, each in enumerate(
+        [{**labels[0], GATEWAY_NAME: "models"}, *labels[1:], {"istio": "ingressgateway"}]
+    ):
         pod = {"serviceAccountName": "gateway", "containers": [{"name": "istio-proxy", "image": "auto"}]}
         objects.append(
             {
