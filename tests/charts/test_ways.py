@@ -89,12 +89,9 @@ def gateway(name: str, namespace: str = NAMESPACE, mode: str = "SIMPLE", **selec
 def virtual_service(namespace: str = NAMESPACE, host: str = PODS, **spec: Any) -> Document:
     """Return a VirtualService with one rule that leads to the predictor."""
     to = {"route": [{"destination": {"host": host, "port": {"number": 80}}}]}
-    return thing(
-        "networking.istio.io/v1",
-        "VirtualService",
-        {"hosts": ["x.example.com"], "http": [to], **spec},
-        namespace=namespace,
-    )
+    given = {"hosts": ["x.example.com"], "http": [to], **spec}
+    kept = {key: each for key, each in given.items() if each is not None}
+    return thing("networking.istio.io/v1", "VirtualService", kept, namespace=namespace)
 
 
 def http_route(kind: str = "HTTPRoute", parent: str = "other", **rule: Any) -> Document:
@@ -107,7 +104,7 @@ def http_route(kind: str = "HTTPRoute", parent: str = "other", **rule: Any) -> D
 def endpoint_slice(address: str) -> Document:
     """Return endpoints that somebody wrote for a Service without a selector."""
     meta = {"name": "stranger-1", "namespace": "other", "labels": {"kubernetes.io/service-name": "stranger"}}
-    return {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta, "endpoints": [{"addresses": [address]}]}  # fmt: skip
+    return {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta, "endpoints": [{"addresses": [address]}], "addressType": "IPv4"}  # fmt: skip
 
 
 def ingress(name: str) -> Document:
@@ -127,6 +124,7 @@ def entry(**spec: Any) -> Document:
 BARE = thing("v1", "Service", {"ports": [{"port": 80}], "clusterIP": "None"}, namespace="other")
 WHOLE = f"{PODS}.{NAMESPACE}.svc.cluster.local"
 ROUTE = "networking.istio.io/v1"
+POOL = {"targetPorts": [{"number": 8080}], "endpointPickerRef": {"name": "picker", "port": {"number": 9002}}}
 ROOT = virtual_service(
     gateways=[f"{GATEWAY}/models"], http=[{"name": "a", "delegate": {"name": "held", "namespace": "other"}}]
 )
@@ -135,18 +133,18 @@ HELD["metadata"]["name"] = "held"
 # What somebody may add, the kind of the object that must be reported, and from where it leads to the model.
 STRANGERS: dict[str, tuple[list[Document], str, str]] = {
     "an Ingress": ([ingress(PODS)], "Ingress", OUTSIDE),
-    "an Ingress by its default": ([thing("networking.k8s.io/v1", "Ingress", {"defaultBackend": {"service": {"name": PODS}}})], "Ingress", OUTSIDE),
+    "an Ingress by its default": ([thing("networking.k8s.io/v1", "Ingress", {"defaultBackend": {"service": {"name": PODS, "port": {"number": 80}}}})], "Ingress", OUTSIDE),
     "an HTTPRoute at another gateway": ([http_route()], "HTTPRoute", OUTSIDE),
     "an HTTPRoute at the same gateway": ([http_route(parent="models")], "HTTPRoute", OUTSIDE),
     "an HTTPRoute that copies requests": (
-        [http_route(parent="models", backendRefs=[], filters=[{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": PODS}}}])],
+        [http_route(parent="models", backendRefs=[], filters=[{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": PODS, "port": 80}}}])],
         "HTTPRoute",
         OUTSIDE,
     ),
     "an HTTPRoute to an InferencePool": (
         [
             http_route(backendRefs=[{"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "pool"}]),
-            thing("inference.networking.k8s.io/v1", "InferencePool", {"selector": {"matchLabels": {"app": f"isvc.{PODS}"}}}, "pool"),
+            thing("inference.networking.k8s.io/v1", "InferencePool", {**POOL, "selector": {"matchLabels": {"app": f"isvc.{PODS}"}}}, "pool"),
         ],
         "HTTPRoute",
         OUTSIDE,
@@ -163,7 +161,7 @@ STRANGERS: dict[str, tuple[list[Document], str, str]] = {
         [
             virtual_service(gateways=["edge"], http=[{"name": f"{NAMESPACE}.{PODS}", "route": [{"destination": {"host": PODS}}]}]),
             gateway("edge", istio="edge"),
-            *_pod("edge", "other", {"istio": "edge"}, {"containers": []}),
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "edge", "namespace": "other", "labels": {"istio": "edge"}}, "spec": {"containers": [{"name": "istio-proxy", "image": "auto"}]}},
         ],
         "VirtualService",
         OUTSIDE,
@@ -212,7 +210,7 @@ STRANGERS: dict[str, tuple[list[Document], str, str]] = {
         OUTSIDE,
     ),
     "a patch with a route of its own": (
-        [thing(ROUTE, "EnvoyFilter", {"configPatches": [{"patch": {"value": {"route": {"cluster": f"outbound|80||{WHOLE}"}}}}]}, namespace=GATEWAY)],
+        [thing(f"{ROUTE}alpha3", "EnvoyFilter", {"configPatches": [{"applyTo": "HTTP_ROUTE", "patch": {"operation": "ADD", "value": {"route": {"cluster": f"outbound|80||{WHOLE}"}}}}]}, namespace=GATEWAY)],
         "EnvoyFilter",
         OUTSIDE,
     ),

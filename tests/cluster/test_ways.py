@@ -65,13 +65,18 @@ def _near(document: Document, release: Release) -> bool:
     return document["metadata"]["namespace"] in {release.namespace, release.gateway}
 
 
-def _install_meter(cluster: Cluster, release: Release, given: Document, placement: str) -> None:
-    """Install the chart tokenweir: its filters go to the gateways that the values name, or to the sidecars of metered pods."""
+def install_meter(
+    cluster: Cluster, release: Release, given: Document, placement: str, *, root: str | None = None
+) -> None:
+    """Install the chart tokenweir: its filters go to the gateways that the values name, or to the sidecars of metered pods.
+
+    `root` is the namespace of the sidecars' filter, the gateway's if none is given.
+    """
     for number, labels in enumerate(models.selectors(given)):
         where = {
             "placement": placement,
             "gateway": {"namespace": release.gateway, "selector": labels},
-            "sidecar": {"rootNamespace": release.gateway, "namespaces": [release.namespace]},
+            "sidecar": {"rootNamespace": root or release.gateway, "namespaces": [release.namespace]},
         }
         cluster.install("tokenweir", f"tokenweir-{number}", release.gateway, offline.STORES, where)
 
@@ -91,7 +96,7 @@ def test_every_way_to_a_model_passes_the_meter(cluster: Cluster, chart: str, pat
     given, meter = models.values_of(path), LIMITED.get(path.stem)
     with models.installed(cluster, chart, path, *([AT_PODS] if placement == "sidecar" else [])) as release:
         if meter:
-            _install_meter(cluster, release, given, placement)
+            install_meter(cluster, release, given, placement)
         found = _found(cluster, release)
         mine = f"{release.namespace}/{release.name}"
         assert {"Service", "VirtualService"} <= {way.kind for way in found if way.release == mine}
@@ -107,7 +112,7 @@ def test_each_way_that_somebody_adds_on_the_cluster_is_reported(cluster: Cluster
     """The API server takes each of them, so that they are what could be there."""
     refused: dict[str, str] = {}
     with models.installed(cluster, "kserve-model", offline.FULL) as release:
-        _install_meter(cluster, release, models.values_of(offline.FULL), "gateway")
+        install_meter(cluster, release, models.values_of(offline.FULL), "gateway")
         pods.make_ready(cluster, release.namespace)
         other = cluster.make_namespace("other")
         try:
@@ -131,7 +136,7 @@ def test_each_way_that_somebody_adds_on_the_cluster_is_reported(cluster: Cluster
                     refused[name] = str(error)
                     continue
                 found = around(_found(cluster, release), {mine})
-                cluster.kubectl("delete", "--wait=true", "-f", "-", given=made)
+                cluster.kubectl("delete", "--ignore-not-found", "-f", "-", given=made)
                 assert (kind, source) in {(way.kind, way.source) for way in found if way.release == mine}, name
             assert around(_found(cluster, release), {mine}) == []
         finally:

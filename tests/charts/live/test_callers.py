@@ -152,7 +152,10 @@ async def wide(start, issuer, tmp_path_factory):
 async def test_they_are_closed_where_all_paths_are_published(wide, path):
     assert (await ask(wide.outside(), wide.token(), path)).status_code in {403, 404}
     assert (await ask(wide.inside(SAME), path=path)).status_code == 403
-    assert (await ask(wide.outside(), wide.token(), "/v1/anything/else")).status_code == 200
+    # Any other path is open. There a POST might generate, so the meter itself refuses it.
+    assert (await ask(wide.outside(), wide.token(), "/v1/anything/else", "GET")).status_code == 200
+    refused = await ask(wide.outside(), wide.token(), "/v1/anything/else")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "endpoint_not_metered")
 
 
 async def test_another_host_leads_nowhere(mesh):
