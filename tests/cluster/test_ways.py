@@ -13,7 +13,7 @@ from tests.charts.helm import Document
 from . import models, pods
 from .cluster import Cluster, ClusterError
 from .models import Release
-from .test_kserve_references import OWN, _name
+from .test_kserve_references import OWN, REFUSED, THEIRS, _name
 from .ways import OUTSIDE, Way, around, ways
 
 pytestmark = pytest.mark.needs("kserve")
@@ -108,6 +108,25 @@ def test_every_way_to_a_model_passes_the_meter(cluster: Cluster, chart: str, pat
         assert inside == {meter if placement == "sidecar" else ""}
 
 
+@pytest.mark.parametrize(("chart", "path"), THEIRS, ids=_name)
+def test_the_same_holds_for_the_values_of_others(cluster: Cluster, chart: str, path: Path) -> None:
+    """What they ask to be limited is read from the release: its own filters switch the meter on."""
+    given = models.values_of(path)
+    placement = (((given.get("platform") or {}).get("tokenweir")) or {}).get("placement", "gateway")
+    try:
+        with models.installed(cluster, chart, path) as release:
+            install_meter(cluster, release, given, placement)
+            filters = str([each["spec"] for each in release.of("EnvoyFilter")])
+            limited = {f"{release.namespace}/{release.name}"} if "tokenweir" in filters else set[str]()
+            found = around(_found(cluster, release), limited, inside=placement == "sidecar")
+            assert [str(way) for way in found] == []
+    except ClusterError as error:
+        if any(each in str(error) for each in REFUSED):
+            pytest.skip(f"{chart} refuses {path.stem}")
+        raise
+
+
+@pytest.mark.timeout(600)
 def test_each_way_that_somebody_adds_on_the_cluster_is_reported(cluster: Cluster) -> None:
     """The API server takes each of them, so that they are what could be there."""
     refused: dict[str, str] = {}
