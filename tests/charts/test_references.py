@@ -73,7 +73,8 @@ def _kserve(isvc: Document) -> list[Document]:
         if spec is None:
             continue
         called = f"{name}-{part}"
-        labels = {**isvc["metadata"]["labels"], **spec.get("labels", {}), "app": f"isvc.{called}"}
+        own = {"app": f"isvc.{called}", "component": part, "serving.kserve.io/inferenceservice": name}
+        labels = {**isvc["metadata"]["labels"], **spec.get("labels", {}), **own}
         served = copy.deepcopy(spec.get("containers", [{"name": "kserve-container"}]))
         first = served[0].get("ports") or [{"containerPort": 8080}]
         target = 9081 if "logger" in spec else first[0]["containerPort"]

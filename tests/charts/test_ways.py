@@ -52,9 +52,6 @@ def cluster(*more: Document, chart: str = "kserve-model", meter: str = "gateway"
 def _reconciled(isvc: Document) -> list[Document]:
     made = _kserve(isvc)
     for each in made:
-        name, own = each["metadata"]["name"], isvc["metadata"]["name"]
-        each["metadata"].setdefault("labels", {}).update({"serving.kserve.io/inferenceservice": own})
-        each["metadata"]["labels"]["component"] = name.removeprefix(f"{own}-").partition("-")[0]
         if each["kind"] == "Pod":
             each["status"] = {"podIP": "10.1.2.3", "podIPs": [{"ip": "10.1.2.3"}]}
         if each["kind"] == "Service":
