@@ -33,25 +33,27 @@ from .test_ways import AT_PODS, install_meter
 pytestmark = [pytest.mark.needs("kserve", "istiod"), pytest.mark.asyncio(loop_scope="session")]
 MODULE: dict[str, Any] = {"scope": "module", "loop_scope": "session"}
 SAMPLE = CHARTS / "kserve-general" / "ci" / "full-llm-canary.yaml"
+TRANSFORMER = CHARTS / "kserve-model" / "ci" / "transformer-limits.yaml"
+VARIANTS = ("primary-predictor", "canary-predictor")
 
 
 class Seen:
-    """A release, and the configuration that istiod gave to its gateway and to the sidecar of each variant's pod."""
+    """A release, and the configuration that istiod gave to its gateway and to the sidecars of its pods."""
 
     def __init__(self, release: Release, services: dict[str, Document], dumps: dict[str, Document]) -> None:
         self.release = release
         self.services = services
         self.dumps = dumps
 
-    def cluster_of(self, variant: str) -> str:
-        """Return Envoy's name for the Service that KServe made for a variant."""
-        name = f"{self.release.name}-{variant}-predictor"
+    def cluster_of(self, part: str) -> str:
+        """Return Envoy's name for the Service that KServe made for a part."""
+        name = f"{self.release.name}-{part}"
         (port,) = self.services[name]["spec"]["ports"]
         return f"outbound|{port['port']}||{name}.{self.release.namespace}.svc.cluster.local"
 
-    def inbound_of(self, variant: str) -> str:
-        """Return a sidecar's name for the port that KServe's Service of the variant leads to."""
-        (port,) = self.services[f"{self.release.name}-{variant}-predictor"]["spec"]["ports"]
+    def inbound_of(self, part: str) -> str:
+        """Return a sidecar's name for the port that KServe's Service of the part leads to."""
+        (port,) = self.services[f"{self.release.name}-{part}"]["spec"]["ports"]
         return f"inbound|{port['targetPort']}||"
 
 
@@ -63,12 +65,22 @@ def _plane() -> Plane:
 
 
 @asynccontextmanager
-async def seen(cluster: Cluster, folder: Path, *more: Document, placement: str) -> AsyncIterator[Seen]:
-    """Install the sample, the platform's objects at the gateway and the meter; connect the Envoys."""
+async def seen(
+    cluster: Cluster,
+    folder: Path,
+    *more: Document,
+    placement: str,
+    sample: Path = SAMPLE,
+    parts: tuple[str, ...] = VARIANTS,
+) -> AsyncIterator[Seen]:
+    """Install the sample, the platform's objects at the gateway and the meter; connect the Envoys.
+
+    `parts` are the names of the Services whose pods get a sidecar, without the release's.
+    """
     plane, issuer = _plane(), TokenIssuer()
     jwt = {"platform": {"jwt": {"issuers": [{"issuer": issuer.issuer, "jwks": issuer.jwks_json()}]}}}
-    with models.installed(cluster, "kserve-general", SAMPLE, jwt, *more) as release, needing_parts():
-        given = models.values_of(SAMPLE)
+    with models.installed(cluster, sample.parts[-3], sample, jwt, *more) as release, needing_parts():
+        given = models.values_of(sample)
         section = {**models.for_tests(given, release.gateway)["platform"], **jwt["platform"]}
         cluster.install(
             "platform",
@@ -77,7 +89,7 @@ async def seen(cluster: Cluster, folder: Path, *more: Document, placement: str) 
             {"namespaces": {"create": False, "names": [release.namespace]}, "platform": section},
         )
         install_meter(cluster, release, given, placement, root=release.namespace)
-        places = _places(cluster, release)
+        places = _places(cluster, release, parts)
         authority = Authority(folder / "pki")
         principals = {place.workload.name: place.workload.principal for place, _ in places.values()}
         async with AsyncExitStack() as stack:
@@ -93,12 +105,11 @@ async def seen(cluster: Cluster, folder: Path, *more: Document, placement: str) 
             yield Seen(release, services, dumps)
 
 
-def _places(cluster: Cluster, release: Release) -> dict[str, tuple[Place, str]]:
-    """Return a place for the gateway and for a pod of each variant, whose labels and addresses the cluster has."""
+def _places(cluster: Cluster, release: Release, parts: tuple[str, ...]) -> dict[str, tuple[Place, str]]:
+    """Return a place for the gateway and for a pod of each part, whose labels and addresses the cluster has."""
     wanted = {"gateway": (release.gateway, "app=gateway-0", "router")}
-    for variant in ("primary", "canary"):
-        chosen = f"app=isvc.{release.name}-{variant}-predictor"
-        wanted[variant] = (release.namespace, chosen, "sidecar")
+    for part in parts:
+        wanted[part] = (release.namespace, f"app=isvc.{release.name}-{part}", "sidecar")
     found = {}
     for number, (name, (namespace, chosen, kind)) in enumerate(wanted.items(), 1):
         pod = cluster.all_of("pods", namespace, chosen)[0]
@@ -153,7 +164,7 @@ def _weights(routes: list[Document]) -> dict[str, dict[str, int]]:
 async def test_each_route_of_the_gateway_leads_to_a_service_of_kserve_s_and_is_metered(at_gateway: Seen) -> None:
     dump, release = at_gateway.dumps["gateway"], at_gateway.release
     routes = check_routes(dump, f".{release.namespace}.svc.cluster.local")
-    primary, canary = at_gateway.cluster_of("primary"), at_gateway.cluster_of("canary")
+    primary, canary = (at_gateway.cluster_of(each) for each in VARIANTS)
     name = f"{release.namespace}.{release.name}"
     share = models.values_of(SAMPLE)["primaryLoad"]
     assert _weights(routes) == {
@@ -179,8 +190,8 @@ async def test_the_gateway_closes_connections_to_the_models_before_they_do(at_ga
     """The DestinationRules are about the Services that KServe made."""
     dump = at_gateway.dumps["gateway"]
     clusters = [held["cluster"] for part in dump["configs"] for held in part.get("dynamic_active_clusters", [])]
-    for variant in ("primary", "canary"):
-        (found,) = (each for each in clusters if each["name"] == at_gateway.cluster_of(variant))
+    for part in VARIANTS:
+        (found,) = (each for each in clusters if each["name"] == at_gateway.cluster_of(part))
         (options,) = found["typed_extension_protocol_options"].values()
         assert options["common_http_protocol_options"]["idle_timeout"] == "4s"
 
@@ -197,17 +208,17 @@ def _policies(dump: Document, listener: str) -> list[list[str]]:
     return [list(each) for each in found]
 
 
-@pytest.mark.parametrize("variant", ["primary", "canary"])
-async def test_at_the_pods_everything_that_comes_in_is_metered(at_pods: Seen, variant: str) -> None:
-    dump = at_pods.dumps[variant]
+@pytest.mark.parametrize("part", VARIANTS)
+async def test_at_the_pods_everything_that_comes_in_is_metered(at_pods: Seen, part: str) -> None:
+    dump = at_pods.dumps[part]
     check_order(dump, {"virtualInbound"})
-    check_routes(dump, at_pods.inbound_of(variant))
+    check_routes(dump, at_pods.inbound_of(part))
     check_tcp_chains(dump)
 
 
-@pytest.mark.parametrize("variant", ["primary", "canary"])
-async def test_at_the_pods_the_release_s_policies_are_there(at_pods: Seen, variant: str) -> None:
-    rules = set().union(*_policies(at_pods.dumps[variant], "virtualInbound"))
+@pytest.mark.parametrize("part", VARIANTS)
+async def test_at_the_pods_the_release_s_policies_are_there(at_pods: Seen, part: str) -> None:
+    rules = set().union(*_policies(at_pods.dumps[part], "virtualInbound"))
     held = {each.partition("-policy[")[2].partition("]")[0] for each in rules}
     # That of the chart platform refuses whatever no policy of a release allows.
     assert held == {"default-deny", *(f"{at_pods.release.name}-{kind}" for kind in ("callers", "closed"))}
@@ -216,3 +227,19 @@ async def test_at_the_pods_the_release_s_policies_are_there(at_pods: Seen, varia
 async def test_with_the_meter_at_the_pods_the_gateway_has_none(at_pods: Seen) -> None:
     with pytest.raises(AssertionError):
         check_routes(at_pods.dumps["gateway"], f".{at_pods.release.namespace}.svc.cluster.local")
+
+
+async def test_behind_a_transformer_the_predictor_s_sidecar_lets_in_the_release_s_own_parts(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    parts = ("predictor", "transformer", "explainer")
+    async with seen(cluster, tmp_path, placement="sidecar", sample=TRANSFORMER, parts=parts) as found:
+        for part in ("transformer", "explainer"):
+            check_order(found.dumps[part], {"virtualInbound"})
+            to = found.inbound_of(part)
+            routes = [each for each in read_dump(found.dumps[part], {}).routes if to in str(each.get("route"))]
+            assert routes
+            assert all("tokenweir.ratelimit" in each["typed_per_filter_config"] for each in routes)
+        behind = f"policy[{found.release.name}-behind]"
+        held = {part: str(_policies(found.dumps[part], "virtualInbound")) for part in parts}
+        assert {part for part in parts if behind in held[part]} == {"predictor"}
