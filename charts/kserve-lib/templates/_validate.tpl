@@ -9,6 +9,7 @@
 {{- include "kserve-lib.validateResources" . -}}
 {{- include "kserve-lib.validateRollout" . -}}
 {{- include "kserve-lib.validateRest" . -}}
+{{- include "kserve-lib.validateSwitch" . -}}
 {{- end }}
 
 {{- define "kserve-lib.validateNames" -}}
