@@ -16,7 +16,7 @@ from .callers import Callers
 from .cluster import Cluster, ClusterError
 from .world import owner
 
-pytestmark = pytest.mark.needs("kserve")
+pytestmark = [pytest.mark.needs("kserve"), pytest.mark.timeout(300)]
 
 MODEL, GENERAL = "kserve-model", "kserve-general"
 HELMS = ("helm", "helm3")
