@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
+from extproc.core.quota.limits import Scope
 from extproc.onboarding import canary
 from extproc.onboarding.charts import WITH_CANARY, chart_path, schema, schema_of
 from extproc.onboarding.dumping import inline
@@ -329,7 +330,10 @@ def _canary(answers: Answers) -> Iterator[str]:
 
 
 def token_limit(text: str, chart: str = WITH_CANARY) -> dict[str, str | int]:
-    """Return `scope:amount/window[:unit]` as an item of `tokenLimit.limits`. Raise `OnboardingError`."""
+    """Return `scope:amount/window[:unit]` as an item of `tokenLimit.limits`. Raise `OnboardingError`.
+
+    The parts of a scope may have any order; the item has the one in which limits are stored.
+    """
     found = re.fullmatch(r"([a-z_+]+):([0-9_]{1,16})/([a-z]+)(?::([a-z_]+))?", text)
     accepted = schema(chart)["definitions"]["routeLimit"]["properties"]
     scopes, windows, units = (accepted[key]["enum"] for key in ("scope", "window", "unit"))
@@ -340,7 +344,7 @@ def token_limit(text: str, chart: str = WITH_CANARY) -> dict[str, str | int]:
     for key, allowed in (("scope", scopes), ("window", windows), ("unit", units)):
         if limit[key] not in allowed:
             raise OnboardingError(f"{form}: the {key} is one of {', '.join(allowed)}, not '{limit[key]}'")
-    return {**limit, "amount": int(found[2].replace("_", ""))}
+    return {**limit, "scope": Scope(found[1]).value, "amount": int(found[2].replace("_", ""))}
 
 
 def _quantity(text: str) -> str:

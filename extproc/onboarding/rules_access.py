@@ -63,7 +63,8 @@ def limits(facts: Facts) -> Iterator[Problem]:
         )
     seen: set[tuple[object, ...]] = set()
     for index, each in enumerate(_maps(entries)):
-        kind = (each.get("scope"), each.get("unit") or "tokens", each.get("window"))
+        scope = "+".join(sorted(str(each.get("scope")).split("+")))
+        kind = (scope, each.get("unit") or "tokens", each.get("window"))
         if kind in seen:
             yield error(
                 at("tokenLimit", "limits", index),

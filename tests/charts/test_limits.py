@@ -96,6 +96,12 @@ def test_tokenweir_reads_each_limit_as_it_was_meant(unit):
     assert (found.amount, found.unit.value) == (limit["amount"], unit or "tokens")
 
 
+def test_the_parts_of_a_scope_may_have_any_order():
+    limits = [{"scope": "client_ip+service_account", "window": "day", "amount": 5}]
+    (patch,) = patches(helm.render("kserve-model", LLM, {"tokenLimit": {"limits": limits}}, EXPOSED))
+    assert metadata(patch)["tokenweir-limits"] == "service_account+client_ip:5/day:tokens"
+
+
 def test_the_most_limits_that_values_can_hold_are_not_too_many_for_tokenweir():
     windows, units = ("minute", "hour", "day", "week"), ("tokens", "input_tokens", "output_tokens", "requests")
     limits = [

@@ -55,6 +55,11 @@ def test_an_llm_with_gpu_canary_and_limits_from_one_call():
     assert "tenant:1000000/month:output_tokens" in str(objects)
 
 
+def test_the_parts_of_a_limits_scope_may_have_any_order():
+    limit = {"scope": "service_account+client_ip", "unit": "tokens", "window": "day", "amount": 5}
+    assert drafting.token_limit("client_ip+service_account:5/day") == limit
+
+
 def test_nothing_stands_in_the_file_that_was_not_asked_for():
     found = values(Answers(name="iris", kind=Kind.SKLEARN, storage="s3://models/iris"))
     assert found == {

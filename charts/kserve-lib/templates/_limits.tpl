@@ -41,7 +41,8 @@ scope:amount/window:unit counts the unit.
 {{- end -}}
 {{- range ((.Values.tokenLimit).limits | default list) -}}
 {{- $unit := .unit | default "tokens" -}}
-{{- $limit := printf "%s:%d/%s" .scope (int64 .amount) .window -}}
+{{- $scope := eq .scope "client_ip+service_account" | ternary "service_account+client_ip" .scope -}}
+{{- $limit := printf "%s:%d/%s" $scope (int64 .amount) .window -}}
 {{- $limits = append $limits (eq $unit "requests" | ternary $limit (printf "%s:%s" $limit $unit)) -}}
 {{- end -}}
 {{- $limits | uniq | join "," -}}
