@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Long enough for a controller that was just started on a busy machine.
 SECONDS = 20
-NAMES = ("kubelets", "kserve", "keda", "helm-controller", "kustomize-controller", "istiod")
+NAMES = ("kubelets", "kserve", "keda", "helm-controller", "kustomize-controller", "source-controller", "istiod")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Controllers:
         return ", ".join(name for name in NAMES if name in self) or "none"
 
 
-# A model that no runtime serves; a deployment that is not there; a release and a tree without a source.
+# A model that no runtime serves; a deployment that is not there; a release and a tree without a source; a repository
+# that is nowhere.
 _PROBES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "kserve": (
         "serving.kserve.io/v1beta1",
@@ -39,7 +40,8 @@ _PROBES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "keda": (
         "keda.sh/v1alpha1",
         "ScaledObject",
-        {"scaleTargetRef": {"name": "probe"}, "triggers": [{"type": "cpu", "metricType": "Utilization", "metadata": {"value": "50"}}]},
+        # Its webhook refuses a trigger by CPU or memory of a deployment that is not there.
+        {"scaleTargetRef": {"name": "probe"}, "triggers": [{"type": "prometheus", "metadata": {"serverAddress": "http://probe.invalid", "query": "1", "threshold": "1"}}]},
     ),
     "helm-controller": (
         "helm.toolkit.fluxcd.io/v2",
@@ -50,6 +52,11 @@ _PROBES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "kustomize.toolkit.fluxcd.io/v1",
         "Kustomization",
         {"interval": "1h", "prune": True, "sourceRef": {"kind": "GitRepository", "name": "probe"}},
+    ),
+    "source-controller": (
+        "source.toolkit.fluxcd.io/v1",
+        "GitRepository",
+        {"interval": "1h", "url": "https://probe.invalid/probe.git"},
     ),
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """A release of a model chart on a cluster, with a gateway beside it and a neighbour, and what KServe makes of it."""
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import yaml
 from tests.charts.helm import Document, Values
 
 from . import references, rules
-from .cluster import Cluster, documents_in
+from .cluster import Cluster, ClusterError, documents_in
 from .ways import GATEWAY_NAME
 from .world import World, owner
 
@@ -139,9 +140,12 @@ def installed(cluster: Cluster, chart: str, *values: Values) -> Iterator[Release
     try:
         gateway(cluster, beside, selectors(given))
         name = f"m{secrets.token_hex(3)}"
-        cluster.install(chart, name, namespace, *values, for_tests(given, beside))
+        early = _refused_early(cluster, chart, name, namespace, *values, for_tests(given, beside))
         if wanted := belongings(given):
             cluster.apply(wanted, "-n", namespace)
+        if early:
+            cluster.until(lambda: _there(cluster, early, namespace), f"KServe has not made {early}", 90)
+            cluster.install(chart, name, namespace, *values, for_tests(given, beside))
         for other in sorted(others(given)):
             cluster.install("kserve-model", other, namespace, _NEIGHBOUR, for_tests({}, beside))
         # As its name has the release's in it, a careless pattern fits its pods too.
@@ -150,6 +154,26 @@ def installed(cluster: Cluster, chart: str, *values: Values) -> Iterator[Release
     finally:
         cluster.remove_namespace(namespace)
         cluster.remove_namespace(beside)
+
+
+def _refused_early(cluster: Cluster, chart: str, name: str, namespace: str, *values: Values) -> str:
+    """Install a release. Return the Deployment that KEDA's webhook missed, "" if Helm got through.
+
+    The webhook refuses a scaler by CPU or memory before KServe has made the Deployment: docs/autoscaling.md. Helm is
+    then run again. Raises `ClusterError` for anything else.
+    """
+    try:
+        cluster.install(chart, name, namespace, *values)
+    except ClusterError as error:
+        found = re.search(r'vscaledobject.* Deployment\.apps "([^"]+)" not found', str(error))
+        if not found:
+            raise
+        return found[1]
+    return ""
+
+
+def _there(cluster: Cluster, deployment: str, namespace: str) -> bool:
+    return any(each["metadata"]["name"] == deployment for each in cluster.all_of("deployments.apps", namespace))
 
 
 def manifest(cluster: Cluster, name: str, namespace: str) -> list[Document]:
